@@ -1,1 +1,1 @@
-"""Measurements: tool use, refusals, structured output, and speed."""
+"""Evaluations: tool use, refusals, injection, structured output, language, post-training, data, and speed."""

@@ -1,8 +1,8 @@
-"""What is measured: a case, what was done with it, and the score of that.
+"""Data types of every evaluation: a case, the run of a model on it, and the score of that run.
 
-Scorers are plain functions `(case, run) -> Score` over these, without any evaluation framework, because the same
-functions are rewards in training. Everything here is data that goes through JSON unchanged, so a run can be
-scored again without running the model again.
+Scorers are plain functions `(case, run) -> Score` without any evaluation framework, because training uses the same
+functions as rewards. All types survive JSON unchanged, so a run can be scored again without running the model
+again.
 """
 
 from __future__ import annotations
@@ -34,47 +34,48 @@ RunStatus = Literal[
     "failed",
     "timed_out",
 ]
-"""As of a result (`agentkit.results.RunResultStatus`), or why there is none."""
+"""How a run ended: a status of `agentkit.results.RunResultStatus`, or the reason why there is no result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question of a suite."""
+    """A question of a suite."""
 
     id: str
-    """Unique in its suite and the same on every machine: runs are resumed and paired by it."""
+    """Unique within its suite and the same on every machine; a resume and a comparison match runs by it."""
     prompt: str
-    """What the user says, for reading; the solver may send more (see `data`)."""
+    """The user's message, for display; the solver may send more messages (see `data`)."""
     group: str = ""
     """The category under which the score is also reported."""
     target: Any = None
-    """What the scorer compares with; JSON-able."""
+    """Expected result that the scorer compares with; must be JSON-able."""
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What else solver and scorer need: tools, earlier turns, files; JSON-able."""
+    """Further input of solver and scorer: tools, earlier turns, files; must be JSON-able."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a model or an agent did with a case."""
+    """The recorded behaviour of a model or an agent on a case."""
 
     case_id: str
     status: RunStatus
-    """As in `agentkit.RunResult`; "failed" after an error, "timed_out" where the case ran out of time."""
+    """Status as in `agentkit.RunResult`; "failed" after an error, "timed_out" if the case exceeded its time
+    limit."""
     messages: tuple[Annotated[ModelMessage, Discriminator("kind")], ...] = ()
     output: Any = None
     """The final answer: text, or the value of a structured answer."""
     observed: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the solver saw of the world afterwards: files, rows, log-probabilities; JSON-able."""
+    """State that the solver read after the run: files, rows, log-probabilities; must be JSON-able."""
     error: str | None = None
     usage: RunUsage = RunUsage()
     wall_s: float = 0.0
     cpu_s: float = 0.0
-    """CPU time of the whole process meanwhile; means little where cases run side by side."""
+    """CPU seconds of the whole process during the run; not meaningful if cases run in parallel."""
     epoch: int = 1
 
     @property
     def responses(self) -> tuple[ModelResponse, ...]:
-        """What the model said, in order."""
+        """The model's responses, in order."""
         return tuple(message for message in self.messages if isinstance(message, ModelResponse))
 
     @property
@@ -88,26 +89,27 @@ class Score:
     """A judgement of one run. An error or a time-out is a failure, never a missing value."""
 
     value: float
-    """0 to 1; 1 is right."""
+    """0 to 1; 1 is correct."""
     explanation: str = ""
-    """Why, in words that name what was expected and what came."""
+    """Reason for the score; names the expected and the actual result."""
     answer: str | None = None
-    """What was extracted from the run and compared; the raw answer stays in the run."""
+    """The answer extracted from the run for the comparison; the raw answer stays in the run."""
     numbers: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Further figures of this case, each averaged and reported beside the score."""
+    """Further measurements of this case; each is averaged and reported beside the score."""
 
 
 def run_to_json(run: Run) -> str:
     """Return a run as one line of JSON.
 
     Raises:
-        pydantic_core.PydanticSerializationError: `output` or `observed` holds something that is not JSON-able.
+        pydantic_core.PydanticSerializationError: `output` or `observed` holds something that cannot be written as
+            JSON.
     """
     return _run_adapter().dump_json(run).decode()
 
 
 def run_from_json(line: str | bytes) -> Run:
-    """Read a run back.
+    """Parse a run from one line of JSON.
 
     Raises:
         pydantic.ValidationError: the line is not a run.
@@ -116,9 +118,9 @@ def run_from_json(line: str | bytes) -> Run:
 
 
 def failed_score(run: Run) -> Score | None:
-    """Return the score of a run that ended in an error or a time-out, None where it ended by itself.
+    """Return a score of 0 if the run ended in an error or a time-out, else None.
 
-    The first line of most scorers.
+    Most scorers call this function first.
     """
     if run.status in ("failed", "timed_out"):
         return Score(0.0, f"{run.status}: {run.error}")
@@ -126,7 +128,7 @@ def failed_score(run: Run) -> Score | None:
 
 
 def last_text(messages: Sequence[ModelMessage]) -> str:
-    """Return the text of the last response, empty where there is none."""
+    """Return the text of the last response, or an empty string if there is no response."""
     for message in reversed(messages):
         if isinstance(message, ModelResponse):
             return message.text
@@ -134,7 +136,7 @@ def last_text(messages: Sequence[ModelMessage]) -> str:
 
 
 def json_line(value: Any) -> str:
-    """Return compact JSON with sorted keys, for hashes and for comparing."""
+    """Return compact JSON with sorted keys, for hashing and comparison."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

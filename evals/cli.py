@@ -1,4 +1,4 @@
-"""`agentkit eval` and `agentkit compare`: added to the command line by an entry point (extra `evals`)."""
+"""Commands `agentkit eval`, `compare` and `calibrate`; an entry point (extra `evals`) adds them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from evals.harness.suite import Table
 
 MAX_EXPLAINED = 5
-"""Failed runs whose error is shown; the rest is in the folder."""
+"""Maximum number of failed runs whose error is printed; the result folder lists all of them."""
 
 N_PLAIN_LINES = 20
-"""Lines of progress where standard error is no terminal."""
+"""Number of progress lines if standard error is not a terminal."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to `agentkit`."""
+    """Add the commands of this module to `agentkit`."""
     app.command(name="eval")(evaluate)
     app.command()(compare)
     app.command()(calibrate)
@@ -35,7 +35,8 @@ def evaluate(
         str | None, typer.Argument(metavar="SUITE", help="Name of the suite; without it, all suites are listed.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="As for `agentkit run`; inspect:PROVIDER/NAME; none.")
+        str,
+        typer.Option("--model", "-m", help="Model string as for `agentkit run`, inspect:PROVIDER/NAME, or none."),
     ] = "local",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="The suite's own options.")
@@ -51,18 +52,16 @@ def evaluate(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens of one reply.")] = None,
     case_timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Time limit of one case; a case that exceeds it has failed."),
+        typer.Option(metavar="SECONDS", help="Time limit of one case; a case that exceeds it counts as failed."),
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Number of cases that run at the same time.")] = 1,
     log_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder for the results; an evaluation that was begun there is continued."
-        ),
+        typer.Option(metavar="DIR", help="Folder for the results; an unfinished evaluation in it is resumed."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cases again.")] = False,
 ) -> None:
-    """Evaluate a model on a suite: n, score, 95 % interval, failures, seconds and tokens per case."""
+    """Evaluate a model on a suite and report n, score, 95 % interval, failures, seconds and tokens per case."""
     if suite is None:
         _list_suites()
         return
@@ -96,10 +95,10 @@ def evaluate(
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another one of the same suite.")],
-    seed: Annotated[int, typer.Option(help="For the bootstrap.")] = 0,
+    second: Annotated[Path, typer.Argument(help="Folder of another evaluation of the same suite.")],
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Compare two evaluations case by case: difference with its interval, McNemar's test."""
+    """Compare two evaluations case by case: difference with its interval, and McNemar's test."""
     from agentkit.cli.console import notes_console, plain
     from evals.harness.comparison import compare as compare_folders
     from evals.harness.comparison import comparison_table
@@ -112,15 +111,22 @@ def compare(
 
 
 def calibrate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a finished `agentkit eval`.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a finished `agentkit eval`.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The calibration, JSON; a plot beside it.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Output file of the calibration (JSON); a plot is written beside it.",
+        ),
     ],
 ) -> None:
-    """Calibrate a model's confidence on the choices of an evaluation whose right answers are known.
+    """Calibrate a model's confidence on an evaluation whose correct choices are known.
 
-    For a set of your own: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
-    `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`; the table says what a threshold takes.
+    For your own data: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
+    `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`. The second table shows the share of
+    decisions that each threshold keeps.
     """
     from agentkit.cli.console import notes_console, plain
     from evals.confidence.measures import coverage_table, fit, quality_table, read_decisions
@@ -137,12 +143,12 @@ def calibrate(
     print_table(coverage_table(found))
     notes = notes_console()
     if n_unknown:
-        notes.print(plain(f"{n_unknown} runs failed or gave no probability; they are left out", "yellow"))
+        notes.print(plain(f"{n_unknown} runs failed or have no probability; they are left out", "yellow"))
     notes.print(plain(f"written: {out}, {drawn}", "dim"))
 
 
 def print_table(table: Table) -> None:
-    """Print a table; cells may hold anything, so nothing in them is markup."""
+    """Print a table; cell contents are escaped because they may look like markup."""
     from rich.table import Table as RichTable
 
     from agentkit.cli.console import output_console, plain
@@ -208,7 +214,7 @@ def _need_inspect() -> None:
 
 @contextmanager
 def progress(name: str = "cases") -> Generator[ProgressCallback]:
-    """Show a progress bar on standard error; a plain line now and then where that is no terminal."""
+    """Show a progress bar on standard error, or occasional plain lines if it is not a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -1,4 +1,4 @@
-"""Every suite for Inspect's own command line: `inspect eval evals/tasks.py@suite -T name=bfcl -T model=local`.
+"""All suites as Inspect tasks: `inspect eval evals/tasks.py@suite -T name=bfcl -T model=local`.
 
 Inspect's limits, retries, sets and viewer work as for any task. `agentkit eval` adds the journal, intervals and
 the suites' own tables.
@@ -25,13 +25,13 @@ def suite(name: str, model: str = "local", temperature: float = 0.0, seed: int =
 
     Args:
         name: A suite that `agentkit eval` lists.
-        model: A model string of agentkit's, or `inspect:PROVIDER/NAME`.
-        temperature: 0 always takes the likeliest token.
-        seed: For sampling.
-        options: The suite's own options.
+        model: A model string of agentkit, or `inspect:PROVIDER/NAME`.
+        temperature: Sampling temperature; 0 always takes the likeliest token.
+        seed: Sampling seed.
+        options: Options of the suite, as for `--option`.
 
     Raises:
-        UserError: suite, model or options are not understood, or a file is missing.
+        UserError: suite, model or options are not valid, or a file is missing.
     """
     found = find_suite(name)
     given = {key: str(value) for key, value in options.items()}

@@ -1,1 +1,1 @@
-"""How far a model's probabilities can be believed, and the temperature that mends them: `agentkit calibrate`."""
+"""Calibration of a model's probabilities by a temperature: `agentkit calibrate`."""

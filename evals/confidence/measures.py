@@ -1,8 +1,8 @@
-"""Probabilities of choices before and after calibration, measured on choices that had no part in the fit.
+"""Probabilities of choices before and after calibration, measured on choices that were not used in the fit.
 
-Folds: case number mod `N_FOLDS` after sorting by a hash of the case's id, so that neighbours, which often share
-their tools, fall apart. Each fold is judged by the temperature fitted on the others; the one that is kept is
-fitted on all of them.
+Fold of a case: its number mod `N_FOLDS` after sorting by a hash of its id, so that neighbours, which often share
+their tools, are in different folds. Each fold is judged with the temperature fitted on the other folds; the saved
+temperature is fitted on all of them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from evals.tool_use.natural.scoring import FIRST_TOOL
 
 N_FOLDS = 5
 LEAST_DECISIONS = 50
-"""Below this a temperature is mostly noise."""
+"""Minimum number of decisions; with fewer, a temperature is mostly noise."""
 THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A decision with its case, and its probability by a temperature that was fitted without it."""
+    """A decision with its case, and its probability under a temperature fitted without it."""
 
     case_id: str
     decision: Decision
@@ -39,12 +39,12 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was fitted, and what it is worth."""
+    """The calibration, and its evaluation on held-out folds."""
 
     calibration: Calibration
     judged: tuple[Judged, ...]
     n_unknown: int
-    """Runs without a probability, or that failed; they are left out."""
+    """Number of excluded runs: failed, or without a probability."""
 
     def probabilities(self, *, calibrated: bool) -> list[float]:
         """Return the probability of each decision."""
@@ -52,15 +52,15 @@ class Fit:
 
     @property
     def outcomes(self) -> list[bool]:
-        """Whether each decision was right."""
+        """Whether each decision was correct."""
         return [each.decision.is_right for each in self.judged]
 
 
 def read_decisions(folder: Path) -> tuple[list[tuple[str, Decision]], int]:
-    """Return the first choice of each run of a finished evaluation, and how many runs have none.
+    """Return the first choice of each run of a finished evaluation, and the number of runs without one.
 
     Raises:
-        UserError: the folder holds no finished evaluation, or one that says nothing of first choices.
+        UserError: the folder holds no finished evaluation, or one without first choices.
     """
     runs, decisions, n_unknown = read_journal(folder), list[tuple[str, Decision]](), 0
     rows = read_rows(folder)
@@ -80,10 +80,10 @@ def read_decisions(folder: Path) -> tuple[list[tuple[str, Decision]], int]:
 
 
 def fit(decisions: Sequence[tuple[str, Decision]], *, model: str | None, n_unknown: int = 0) -> Fit:
-    """Fit a temperature and judge it across folds.
+    """Fit a temperature and evaluate it across folds.
 
     Raises:
-        UserError: there are too few decisions, or all are right, or all wrong.
+        UserError: there are too few decisions, or all of them are right or all wrong.
     """
     if len(decisions) < LEAST_DECISIONS:
         raise UserError(
@@ -101,11 +101,11 @@ def fit(decisions: Sequence[tuple[str, Decision]], *, model: str | None, n_unkno
 
 
 def quality_table(fit: Fit) -> Table:
-    """Return log-loss, Brier score and calibration error before and after."""
+    """Return log-loss, Brier score and calibration error before and after calibration."""
     decisions = [each.decision for each in fit.judged]
     after = [Decision(each.calibrated, (), each.decision.is_right) for each in fit.judged]
     rows: list[tuple[str, ...]] = []
-    for name, calibrated, seen in (("as the model says", False, decisions), ("calibrated", True, after)):
+    for name, calibrated, seen in (("uncalibrated", False, decisions), ("calibrated", True, after)):
         p = fit.probabilities(calibrated=calibrated)
         squares = mean_interval([(a - b) ** 2 for a, b in zip(p, fit.outcomes, strict=True)])
         rows.append(
@@ -126,7 +126,7 @@ def quality_table(fit: Fit) -> Table:
 
 
 def coverage_table(fit: Fit) -> Table:
-    """Return what a threshold on the calibrated probability lets through, and how much of that is right."""
+    """Return the share of choices at or above each threshold, and the correct share of these."""
     rows = [
         (
             f"{threshold:.2f}",
@@ -139,17 +139,17 @@ def coverage_table(fit: Fit) -> Table:
         if right.n
     ]
     columns = ("threshold", "taken", "n", "right of those", "95 % interval")
-    return Table("what a threshold takes", columns, tuple(rows))
+    return Table("choices at or above a threshold", columns, tuple(rows))
 
 
 def coverage(fit: Fit, threshold: float) -> tuple[float, Interval]:
-    """Return the share of choices at or above a threshold, and the share of these that is right."""
+    """Return the share of choices at or above a threshold, and the share of these that is correct."""
     taken = [each.decision.is_right for each in fit.judged if each.calibrated >= threshold]
     return len(taken) / len(fit.judged), wilson(sum(taken), len(taken))
 
 
 def risk_curve(probabilities: Iterable[float], outcomes: Iterable[bool]) -> tuple[list[float], list[float]]:
-    """Return the share taken and the share wrong among those, for each threshold from the highest down."""
+    """Return the share taken, and the share wrong among those, for each threshold from the highest down."""
     ordered = sorted(zip(probabilities, outcomes, strict=True), key=lambda pair: -pair[0])
     taken, risk, n_wrong = list[float](), list[float](), 0
     for n, (p, is_right) in enumerate(ordered, start=1):

@@ -1,4 +1,4 @@
-"""The figure of a calibration: reliability before and after, and what is wrong among what a threshold takes."""
+"""Plot of a calibration: reliability before and after, and the risk-coverage curve."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from evals.confidence.measures import Fit, risk_curve
 from evals.statistics import reliability
 
-COLOURS = {"as the model says": "#c0561f", "calibrated": "#1f6f8b"}
+COLOURS = {"uncalibrated": "#c0561f", "calibrated": "#1f6f8b"}
 
 
 def draw(fit: Fit, title: str, path: Path) -> Path:
-    """Draw it and return the path."""
+    """Draw the figure and return the path."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")

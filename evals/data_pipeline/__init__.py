@@ -1,1 +1,1 @@
-"""How well a data recipe does what labels and planted cases say it should."""
+"""Evaluates data recipes against labels and planted cases."""

@@ -1,4 +1,4 @@
-"""What of evaluations is in a corpus: for each file of them, how many documents repeat it, by which rule.
+"""Finds evaluation texts in a corpus: for each evaluation file, the number of documents that repeat it, by rule.
 
     python -m evals.data_pipeline.corpus_contamination EVALUATION ... [--corpus FOLDER] [--recipe FILE.toml]
 
@@ -38,33 +38,33 @@ RULES: Mapping[Rule, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file of an evaluation."""
+    """Results for one file of an evaluation."""
 
     name: str
     n_texts: int
     n_compared: int
-    """Of them, distinct ones that are long enough to be told from everyday phrases."""
+    """Number of distinct texts that are long enough to differ from everyday phrases."""
     hits: Mapping[Rule, int]
-    """Documents by rule; one may be found by several."""
+    """Number of documents by rule; several rules may find the same document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """What was found in a corpus."""
+    """Contamination found in a corpus."""
 
     rows: Sequence[Row]
     n_documents: int
     n_found: int
-    """Documents that repeat something."""
+    """Number of documents that repeat an evaluation text."""
     found: Mapping[str, Sequence[str]]
-    """By url, or id where a document has none: `evaluation: rule`."""
+    """Lists of `evaluation: rule` by URL, or by id for a document without a URL."""
 
 
 def contamination_of(texts: Iterable[tuple[str, str]], step: Decontaminate) -> Contamination:
-    """Hold documents, each a name and a text, against the evaluations of a step.
+    """Compare documents (name, text) with the evaluations of a step.
 
     Raises:
-        UserError: An evaluation is missing, or no JSON.
+        UserError: an evaluation is missing or not JSON.
     """
     of_file = {name: list(texts_of_evaluation(path)) for name, path in step.files()}
     index = ContaminationIndex.of((name, text) for name, of_name in of_file.items() for text in of_name)
@@ -85,7 +85,7 @@ def contamination_of(texts: Iterable[tuple[str, str]], step: Decontaminate) -> C
 
 
 def table(contamination: Contamination) -> str:
-    """Return the table: a line an evaluation, a column a rule."""
+    """Return the table with a row per evaluation and a column per rule."""
     width = max(len(row.name) for row in contamination.rows)
     lines = [
         f"{contamination.n_documents:,} documents, {contamination.n_found:,} repeat an evaluation",
@@ -120,8 +120,8 @@ def _step(recipe: Path, evaluations: Sequence[Path]) -> Decontaminate:
 
 def main(
     evaluation: Annotated[list[Path], typer.Argument(help="Files and folders of evaluations.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of JSONL, or a file of it.")] = CORPUS,
-    recipe: Annotated[Path, typer.Option(help="Data recipe whose step `decontaminate` is taken.")] = RECIPE,
+    corpus: Annotated[Path, typer.Option(help="Folder of JSONL files, or one file.")] = CORPUS,
+    recipe: Annotated[Path, typer.Option(help="Data recipe whose step `decontaminate` is used.")] = RECIPE,
 ) -> None:
     """Print how many documents of a corpus repeat an evaluation."""
     found = contamination_of(_documents(corpus), _step(recipe, evaluation))

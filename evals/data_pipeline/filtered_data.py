@@ -1,8 +1,8 @@
-"""Three training sets of one crawl: as it comes, what rules keep, and of that what a classifier keeps.
+"""Creates three training sets from one crawl: unfiltered, filtered by rules, and further filtered by a classifier.
 
-All three have gone through the same extraction, and lost what repeats a validation text, so they differ in the
-filters alone. The classifier tells the running prose of a reference corpus from the crawl as it comes, as DCLM's
-does (Li et al. 2024, arXiv 2406.11794, section 4.4), and keeps so large a share of what the rules left.
+All three pass the same extraction and lose documents that repeat a validation text, so they differ only in the
+filters. The classifier distinguishes the running prose of a reference corpus from the unfiltered crawl, as in DCLM
+(Li et al. 2024, arXiv 2406.11794, section 4.4). It keeps a given share of the documents left by the rules.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 RAW, RULES, CLASSIFIER = "raw", "rules", "classifier"
 SETS = (RAW, RULES, CLASSIFIER)
 REFERENCE_DOMAINS = ("stories", "textbooks", "howto", "prose")
-"""Of the corpus that ships with the package: what is prose; its definitions, sums and dialogues have forms of
-their own, by which anything could be told from a web page."""
+"""Domains of prose in the corpus shipped with the package. Its definitions, sums and dialogues have special forms
+that distinguish them trivially from web pages."""
 HELD_OUT = 0.05
-"""Share of the reference corpus that is validation text: no classifier, tokenizer or model sees it."""
+"""Share of the reference corpus used as validation text, which no classifier, tokenizer or model sees."""
 VALIDATION_FILE = "validation.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What a crawl became."""
+    """A training set made from the crawl."""
 
     name: str
     documents: tuple[Path, ...]
-    """Files."""
+    """Files of the set."""
     n_documents: int
     n_bytes: int
 
 
 def validation_documents(corpus: Path) -> list[Document]:
-    """Return the documents that models are measured on, of all domains of the reference corpus."""
+    """Return the validation documents, from all domains of the reference corpus."""
     from modelstack.tokenizer.documents import is_held_out
 
     return [document for document in _documents([corpus]) if is_held_out(document.text, HELD_OUT)]
 
 
 def reference_texts(corpus: Path, domains: Sequence[str] | None = None) -> list[str]:
-    """Return texts of the reference corpus that are no validation text, of some domains or all."""
+    """Return texts of the reference corpus that are not validation texts, from the given domains or all."""
     from modelstack.tokenizer.documents import is_held_out
 
     return [
@@ -59,17 +59,17 @@ def reference_texts(corpus: Path, domains: Sequence[str] | None = None) -> list[
 
 
 def make_sets(recipe: DataRecipe, corpus: Path, keep: float, out: Path, n_workers: int) -> list[TrainingSet]:
-    """Run the three recipes, each in a folder of its own; what is done already is not done again.
+    """Run the three recipes, each in its own folder; existing results are reused.
 
     Args:
-        recipe: Its inputs are the crawl, its steps are the rules.
-        corpus: The reference.
-        keep: Share of the documents that the rules left, which the classifier keeps.
+        recipe: Data recipe; its inputs are the crawl, its steps are the rules.
+        corpus: The reference corpus.
+        keep: Share of the documents left by the rules that the classifier keeps.
         out: Folder for the runs, the classifier and the validation text.
-        n_workers: Processes.
+        n_workers: Number of processes.
 
     Raises:
-        UserError: The recipe cannot be run, or leaves too little to fit a classifier on.
+        UserError: the recipe cannot be run, or leaves too few documents to fit a classifier.
     """
     from modelstack.data.contamination import Decontaminate
     from modelstack.data.quality_model.step import QualityScore
@@ -111,7 +111,7 @@ def _run(recipe: DataRecipe, steps: Sequence[StepConfig], folder: Path, n_worker
 def _classifier(
     corpus: Path, raw: TrainingSet, rules: TrainingSet, keep: float, folder: Path
 ) -> tuple[Path, float]:
-    """Fit the classifier; return its file and the threshold that keeps the share."""
+    """Fit the classifier; return its file and the threshold that keeps the given share."""
     import numpy as np
 
     from modelstack.data.quality_model.fit import MODEL_FILE, fit, write

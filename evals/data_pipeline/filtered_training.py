@@ -1,13 +1,13 @@
-"""Does filtering make a better model? The same training on a crawl as it comes, after rules, after a classifier.
+"""Compares the same training on a crawl unfiltered, after rules, and after a classifier, on several seeds.
 
     python -m evals.data_pipeline.filtered_training 'inputs=[{kind="warc", path="crawl/*.warc.gz"}]' --out DIR
 
 The model and its training are those of `recipes/nano.toml`, shortened to so many steps, so each run sees the same
 number of tokens; a smaller set is gone through more often. One tokenizer, learnt from the reference corpus, serves
-all. Each seed gives other first weights and another order of the documents. All are measured in bits per byte on
-the same text: documents of the corpus that ships with the package, held out of everything. A mean's interval is
-Student's over the seeds; a difference is taken seed by seed. A finished run is a line of `runs.jsonl`; the same
-command goes on where it was stopped.
+all. Each seed has its own initial weights and order of the documents. All models are evaluated in bits per byte on
+the same held-out text: documents of the corpus shipped with the package that no step has used. The interval of a
+mean is Student's over the seeds; a difference is computed seed by seed. A finished run is a line of `runs.jsonl`;
+the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 RUNS_FILE, PLOT_FILE, TABLE_FILE = "runs.jsonl", "filtered_training.png", "filtered_training.md"
 TOKENIZER_FOLDER = "tokenizer"
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.4
-"""Of a run's steps, as in `recipes/nano.toml`."""
+"""Shares of a run's steps, as in `recipes/nano.toml`."""
 
 Record = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ Record = Mapping[str, Any]
 def planned(
     sets: Sequence[TrainingSet], tokenizer: Path, steps: int, n_seeds: int
 ) -> dict[tuple[str, int], Resolved]:
-    """Return each run by the name of its set and its seed, seed by seed, so that a stopped experiment compares."""
+    """Return each run by set name and seed, ordered by seed, so that partial results are comparable."""
     from modelstack.recipe_file import read_recipe
     from modelstack.train.run.recipe import RunRecipe, ScheduleRecipe, TokenizerRecipe, resolve
 
@@ -71,7 +71,7 @@ def planned(
 def take_all(
     sets: Sequence[TrainingSet], corpus: Path, out: Path, steps: int, n_seeds: int, n_workers: int
 ) -> list[Record]:
-    """Take the runs that are not in the folder yet; return the records of all."""
+    """Perform the runs that are missing in the folder; return the records of all runs."""
     from modelstack.run_folder import RunFolder
     from modelstack.train.run.prepare import prepare
 
@@ -82,7 +82,7 @@ def take_all(
     for name in dict.fromkeys(name for name, _ in waiting):
         prepare(next(run for (of, _), run in waiting.items() if of == name), RunFolder(out / "runs" / name))
     sizes = {each.name: each for each in sets}
-    # A process for each run: threads, random numbers and memory of one do not touch another's.
+    # One process per run, so that threads, random numbers and memory are independent.
     with ProcessPoolExecutor(n_workers, worker_context(), max_tasks_per_child=1) as pool:
         futures = {
             pool.submit(_take, run, out / "runs" / name, corpus): (name, seed, run)
@@ -109,7 +109,7 @@ def take_all(
 
 
 def _take(run: Resolved, folder: Path, corpus: Path) -> dict[str, Any]:
-    """Train and measure one run; in a process of its own."""
+    """Train and measure one run; called in its own process."""
     from modelstack.data.shards import Shards
     from modelstack.run_folder import RunFolder
     from modelstack.train.run.prepare import open_prepared
@@ -237,16 +237,20 @@ def _read(file: Path) -> list[Record]:
 
 
 def main(
-    overrides: Annotated[list[str], typer.Argument(help='Over the recipe: inputs=[{kind="warc", path="..."}]')],
+    overrides: Annotated[
+        list[str], typer.Argument(help='Overrides of the recipe: inputs=[{kind="warc", path="..."}]')
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for data, runs, table and plot.")],
     recipe: Annotated[Path, typer.Option(help="Data recipe; its steps are the rules.")] = RECIPES
     / "data-fineweb.toml",
-    keep: Annotated[float, typer.Option(help="Share of what the rules left that the classifier keeps.")] = 0.5,
-    steps: Annotated[int, typer.Option(help="Of each run, 4,096 tokens each.")] = 360,
-    seeds: Annotated[int, typer.Option(help="Runs on each set.")] = 3,
-    workers: Annotated[int, typer.Option(help="Processes, each with one thread.")] = 2,
+    keep: Annotated[
+        float, typer.Option(help="Share of the documents left by the rules that the classifier keeps.")
+    ] = 0.5,
+    steps: Annotated[int, typer.Option(help="Steps per run, 4,096 tokens each.")] = 360,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per set.")] = 3,
+    workers: Annotated[int, typer.Option(help="Number of processes, each with one thread.")] = 2,
 ) -> None:
-    """Train on a crawl raw, filtered by rules, and filtered by a classifier; print which model is better."""
+    """Train on a crawl unfiltered, filtered by rules, and filtered by a classifier; print the comparison."""
     from modelstack.data.pipeline.recipe import DataRecipe
     from modelstack.recipe_file import read_recipe
     from modelstack.train.run.prepare import SHIPPED_CORPUS

@@ -1,12 +1,12 @@
-"""A data recipe on a raw-web sample with labels: what it drops, which languages it finds, which copies.
+"""Evaluates a data recipe on a labelled sample of raw web pages: drops, detected languages, and copies.
 
     python -m evals.data_pipeline.web_sample FOLDER [--recipe recipes/data-fineweb.toml] [--out DIR]
 
-FOLDER holds `raw-sample.warc.gz` and `labels.jsonl`: for each URL a category, a language, and what is expected:
-`drop:...`, `keep...`, or something else, which is not judged. Precision and recall are of drops (what should go is
-a positive), of pages dropped for their language (those labelled other than English), and of copies: a page and its
-copy are found when exactly one of them is dropped as a duplicate. A page that an earlier step dropped says nothing
-of a later one, and is left out there.
+FOLDER holds `raw-sample.warc.gz` and `labels.jsonl`. The labels give category, language and expected result
+of each URL: `drop:...`, `keep...`, or another value, which is not judged. Precision and recall are computed for
+drops (a page to drop is a positive), for pages dropped because of their language (positives: pages labelled other
+than English), and for copies: a page and its copy count as found if exactly one of them is dropped as a duplicate.
+A page dropped by an earlier step says nothing about a later step and is excluded there.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Labels = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a page."""
+    """Result of a page."""
 
     step: str | None
-    """That dropped it; None: kept."""
+    """Step that dropped the page; None if it was kept."""
     reason: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Hits and misses of one question."""
+    """Counts for one question."""
 
     name: str
     true_positives: int
@@ -56,11 +56,11 @@ class Score:
         """Return precision and recall with their intervals."""
         precision = wilson(self.true_positives, self.true_positives + self.false_positives)
         recall = wilson(self.true_positives, self.true_positives + self.false_negatives)
-        return f"{self.name:<34} n {self.n:>4}  precision {_told(precision)}  recall {_told(recall)}"
+        return f"{self.name:<34} n {self.n:>4}  precision {_formatted(precision)}  recall {_formatted(recall)}"
 
 
 def outcomes(sample: Path, recipe_file: Path, out: Path) -> dict[str, Outcome]:
-    """Run a recipe over the sample in place of its own inputs; return what became of each URL."""
+    """Run a recipe with the sample as its input; return the outcome of each URL."""
     from modelstack.data.pipeline.phases import FilterPhase
     from modelstack.data.pipeline.recipe import DataRecipe
     from modelstack.data.pipeline.records import read_records
@@ -85,7 +85,7 @@ def outcomes(sample: Path, recipe_file: Path, out: Path) -> dict[str, Outcome]:
 
 
 def scores(labels: Labels, found: Mapping[str, Outcome]) -> list[Score]:
-    """Return the three questions' scores, exact and near copies apart."""
+    """Return the scores of the three questions, with exact and near copies separately."""
     judged = [row for row in labels if row["expected"].startswith(("drop", "keep", "repair"))]
     dropping = _score(
         "dropped",
@@ -104,7 +104,7 @@ def scores(labels: Labels, found: Mapping[str, Outcome]) -> list[Score]:
 
 
 def disagreements(labels: Labels, found: Mapping[str, Outcome]) -> list[str]:
-    """Return lines of what was expected and what became of it, by category, where they differ."""
+    """Return lines with the expected and the actual result, by category, where they differ."""
     counted: Counter[tuple[str, str, str]] = Counter()
     for row in labels:
         outcome = found.get(row["url"])
@@ -133,7 +133,7 @@ def _score(name: str, pairs: Iterable[tuple[bool, bool]]) -> Score:
 
 
 def _copies(labels: Labels, found: Mapping[str, Outcome], category: str) -> Score:
-    """Count pairs of page and copy that reached the search for copies, and what was dropped and is no copy."""
+    """Count pairs of page and copy that reached the search for copies, and dropped pages that are not copies."""
     known = {row["url"] for row in labels}
     pairs = [(row["url"], _original(row["url"])) for row in labels if row["category"] == category]
     pairs = [pair for pair in pairs if pair[1] in known]
@@ -159,23 +159,25 @@ def _is_duplicate(url: str, found: Mapping[str, Outcome]) -> bool:
     return found[url].step in DUPLICATE_STEPS
 
 
-def _told(interval: Any) -> str:
+def _formatted(interval: Any) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the sample and its labels.")],
     recipe: Annotated[Path, typer.Option(help="Data recipe; its inputs are replaced.")] = RECIPE,
-    out: Annotated[Path | None, typer.Option(help="Where the run is kept, with its report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run with its report; default: temporary.")
+    ] = None,
 ) -> None:
-    """Run a recipe on the sample and print what it got right."""
+    """Run a recipe on the sample and print its scores."""
     labels = [json.loads(line) for line in (folder / LABELS).read_text(encoding="utf-8").splitlines()]
     with tempfile.TemporaryDirectory() as temporary:
         found = outcomes(folder / SAMPLE, recipe, out or Path(temporary) / "run")
     typer.echo(f"{recipe}, {len(labels)} labelled pages, {len(found)} seen")
     for score in scores(labels, found):
         typer.echo(score.line())
-    typer.echo("otherwise than labelled:")
+    typer.echo("differences from the labels:")
     for line in disagreements(labels, found):
         typer.echo(line)
 

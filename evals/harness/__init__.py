@@ -1,1 +1,1 @@
-"""Running suites: on inspect-ai, journalled, resumed, summed up, compared."""
+"""Runs suites on inspect-ai: journal, resume, summary and comparison of results."""

@@ -1,6 +1,6 @@
-"""Two evaluations of one suite, compared case by case: the difference, its interval, and McNemar's test.
+"""Paired comparison of two evaluations of one suite: difference, interval, and McNemar's test.
 
-Pairs are cases by id; a case that only one side has is named, never dropped in silence.
+Cases are paired by id. Cases that only one evaluation has are listed, never dropped silently.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from evals.statistics import Interval, mcnemar, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How the second evaluation differs from the first on one group of cases."""
+    """Difference between the two evaluations on one group of cases."""
 
     group: str
     first: float
     second: float
     difference: Interval
-    """Mean of second - first with its paired bootstrap interval."""
+    """Mean of second minus first, with its paired bootstrap interval."""
     only_first_right: int
     only_second_right: int
     p_value: float | None
@@ -34,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two evaluations side by side."""
+    """The comparison of two evaluations."""
 
     names: tuple[str, str]
     differences: tuple[Difference, ...]
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:
-    """Compare the results in two folders.
+    """Compare the evaluations in two folders.
 
     Raises:
         UserError: a folder holds no results, the suites or their versions differ, or no case is in both.
@@ -71,7 +71,7 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return a comparison as text cells."""
+    """Format a comparison as a table of text cells."""
     columns = ("group", "n", "first", "second", "difference", "95 % interval", "only first", "only second", "p")
     cells = [
         (
@@ -91,7 +91,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 Side = dict[str, tuple[str, float]]
-"""Group and mean score of each case."""
+"""Maps each case id to its group and its mean score over the epochs."""
 
 
 def _difference(group: str, ids: list[str], sides: tuple[Side, Side], seed: int) -> Difference:
@@ -119,10 +119,10 @@ def _by_case(rows: list[dict[str, Any]]) -> Side:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the summary of a finished evaluation.
+    """Read the summary of a finished evaluation.
 
     Raises:
-        UserError: the folder holds none, or it cannot be read.
+        UserError: the folder holds no summary, or the summary cannot be read.
     """
     path = folder / SUMMARY_FILE
     try:

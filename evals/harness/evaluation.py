@@ -1,7 +1,8 @@
-"""An evaluation from its specification to its tables: started, killed, continued, and summed up.
+"""Runs one evaluation from its specification to its tables; an interrupted evaluation is resumed.
 
-Everything lies in one folder: `run.json` (what it is), `runs.jsonl` (the journal), `logs/` (the Inspect log),
-`scores.jsonl`, `scores.csv`, `summary.json`, and plots. The same specification in the same folder continues.
+All files are in one folder: `run.json` (the specification), `runs.jsonl` (the journal), `logs/` (the Inspect log),
+`scores.jsonl`, `scores.csv`, `summary.json`, and plots. Running the same specification in the same folder resumes
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from evals.harness.suite import Suite, Table, find_suite, judge
 
 LOG_FOLDER = "logs"
 ProgressCallback = Callable[[int, int, Run], None]
-"""Told after each case how many are done, of how many, and the run."""
+"""Called after each case with the number of finished runs, the total number of runs, and the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,21 @@ def evaluate(
     retry_failed: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Run an evaluation, or what is left of it, and write its results. Blocks; not for use inside an event loop.
+    """Run an evaluation, or the unfinished part of it, and write its results.
+
+    Blocks until the evaluation is finished; must not be called inside an event loop.
 
     Args:
         specification: What to evaluate.
-        folder: Where its files are; made if it is not there.
-        model: The model, where it is an object rather than what `specification.model` names.
-        max_parallel: Cases side by side; a model in this process takes turns anyway.
-        retry_failed: Run again what failed or timed out before.
-        on_progress: Told of every case.
+        folder: Folder of the evaluation's files; created if missing.
+        model: Model object to evaluate; None resolves `specification.model`.
+        max_parallel: Maximum number of cases at the same time; a model in this process still takes one request at
+            a time.
+        retry_failed: Run cases again that failed or timed out before.
+        on_progress: Called after each case.
 
     Raises:
-        UserError: the specification is wrong, a file is missing, or the folder holds another evaluation.
+        UserError: the specification is not valid, a file is missing, or the folder holds another evaluation.
     """
     suite = find_suite(specification.suite)
     cases = select(suite.load(specification.options), specification.limit)
@@ -94,20 +98,23 @@ def evaluate(
 def score_all(
     suite: Suite, cases: Sequence[Case], find: Callable[[tuple[str, int]], Run | None], epochs: int
 ) -> list[Scored]:
-    """Score every case in every epoch; one without a run counts as failed, so nothing drops out of a mean."""
+    """Score every case in every epoch.
+
+    A case without a run counts as failed, so that the mean covers all cases.
+    """
     scored: list[Scored] = []
     for case in cases:
         for epoch in range(1, epochs + 1):
-            run = find((case.id, epoch)) or Run(case.id, "failed", error="there is no run of it", epoch=epoch)
+            run = find((case.id, epoch)) or Run(case.id, "failed", error="no run was recorded", epoch=epoch)
             scored.append(Scored(case, run, judge(suite, case, run)))
     return scored
 
 
 def find_model(name: str, suite: Suite) -> Model:
-    """Return the model that an evaluation names.
+    """Resolve the model string of an evaluation.
 
     Raises:
-        UserError: the name is not understood, or is `none` where the suite needs a model.
+        UserError: the string is not valid, or is `none` although the suite needs a model.
     """
     if name.startswith("inspect:"):
         from evals.harness.inspect_model import InspectModel
@@ -115,28 +122,29 @@ def find_model(name: str, suite: Suite) -> Model:
         return InspectModel(name.removeprefix("inspect:"))
     if name == "none":
         if suite.needs_model:
-            raise UserError(f"suite {suite.name!r} needs a model: --model local, for one.")
+            raise UserError(f"suite {suite.name!r} needs a model, for example `--model local`.")
         from agentkit.testing import TestModel
 
         return TestModel()
     from agentkit.models.resolve import resolve_model, split_local, with_local_option
 
     if split_local(name) is not None:
-        # What other conversations hold in a shared cache moves the last bits of attention's sums: with one at a
-        # time a case's reply is the same after any other case, so a resumed evaluation is the uninterrupted one.
+        # Other conversations in a shared cache change the last bits of attention's sums. With one conversation at
+        # a time, a case's reply does not depend on earlier cases, so a resumed evaluation equals an uninterrupted
+        # one.
         name = with_local_option(name, "conversations", "1")
     return resolve_model(name)
 
 
 def default_folder(specification: Specification) -> Path:
-    """Return a new folder's name below `eval-logs`: time, suite, model."""
+    """Return the path of a new folder below `eval-logs`, named by time, suite and model."""
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     model = "".join(c if c.isalnum() or c in "-." else "-" for c in specification.model)[-60:].strip("-")
     return Path("eval-logs") / f"{stamp}-{specification.suite}-{model}"
 
 
 class _Performer:
-    """Takes a case's run from the journal, or performs it and writes it there."""
+    """Takes the run of a case from the journal, or performs the case and records it."""
 
     def __init__(
         self,
@@ -178,7 +186,7 @@ def _run_inspect(
     specification: Specification,
     max_parallel: int,
 ) -> Path:
-    """Run the task under Inspect and return its log, the only one that stays in the folder."""
+    """Run the task under Inspect and return the path of its log; older logs in the folder are deleted."""
     import inspect_ai
 
     from evals.harness.inspect_task import MODEL_KEY, inspect_task
@@ -198,7 +206,7 @@ def _run_inspect(
             metadata={MODEL_KEY: specification.model, "options": specification.options},
             tags=[specification.model],
         )
-        gc.collect()  # inspect-ai leaves some streams unclosed; they are found here rather than anywhere later
+        gc.collect()  # inspect-ai leaves some streams unclosed; collecting here keeps the warnings in this block
     if not logs or logs[0].status == "cancelled":
         raise KeyboardInterrupt
     log = logs[0]

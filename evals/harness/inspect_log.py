@@ -1,10 +1,10 @@
-"""Inspect logs for `agentkit trace`: each sample is a run.
+"""Reads Inspect logs for `agentkit trace`; each sample is shown as a run.
 
-A sample that our own solver made holds the whole run and is shown from it; one of another task is shown from its
-messages. Samples are read one at a time: a log may be larger than memory.
+A sample from this package's solver stores the whole run and is shown from it. A sample of another task is shown
+from its messages. Samples are read one at a time, because a log may be larger than memory.
 
-A log may be damaged or made by anybody. What Inspect's reader raises then comes from several decoders (zip, zlib,
-zstd, JSON, pydantic) and has no common class, so every exception of a read becomes an error about the file.
+A log is untrusted and may be damaged. Inspect's reader raises exceptions of several decoders (zip, zlib, zstd,
+JSON, pydantic) without a common base class, so every exception during a read becomes an error about the file.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from evals.harness.inspect_task import MODEL_KEY, RUN_KEY
 
 
 class InspectLog:
-    """The samples of one log."""
+    """The samples of one Inspect log."""
 
     def __init__(self, path: Path) -> None:
         """Read the log's header.
 
         Raises:
-            UserError: the file is no Inspect log.
+            UserError: the file is not an Inspect log.
         """
         self._path = str(path)
         try:
@@ -69,7 +69,7 @@ class InspectLog:
             raise UserError(f"{path} cannot be read as an Inspect log: {reason}.") from error
 
     def summaries(self, limit: int) -> Iterator[RunSummary | UserError]:
-        """Yield the first samples; one that cannot be read does not hide the others."""
+        """Yield summaries of the first `limit` samples, or an error in place of a sample that cannot be read."""
         for summary in self._summaries[:limit]:
             try:
                 sample = self._sample(summary)
@@ -88,10 +88,13 @@ class InspectLog:
             )
 
     def events(self, run_id: str) -> Iterator[tuple[float, AgentEvent]]:
-        """Yield a sample's run.
+        """Yield the events of one sample's run.
 
         Args:
-            run_id: The sample's id, with `@epoch` behind it for later epochs, or a unique beginning of it.
+            run_id: The sample's id or an unambiguous prefix of it; later epochs have the suffix `@epoch`.
+
+        Raises:
+            UserError: `run_id` matches no sample or several samples.
         """
         names = [_name(summary) for summary in self._summaries]
         found = [name for name in names if name == run_id] or [name for name in names if name.startswith(run_id)]
@@ -111,7 +114,7 @@ class InspectLog:
             raise UserError(f"sample {_name(summary)!r} of {self._path} cannot be read: {reason}.") from error
 
     def _model_name(self, run: Run) -> str:
-        """Return the models that answered, else what the evaluation names."""
+        """Return the names of the models that answered, or the model of the evaluation if none did."""
         names = sorted({response.model_name for response in run.responses if response.model_name})
         return ", ".join(names) or str((self._header.eval.metadata or {}).get(MODEL_KEY, self._header.eval.model))
 
@@ -120,10 +123,10 @@ class InspectLog:
 
 
 def run_of(sample: EvalSample) -> Run:
-    """Return our solver's run, or one made from the messages of another task's sample.
+    """Return the run stored by this package's solver, or build one from the messages of another task's sample.
 
     Raises:
-        UserError: the sample says that it holds a run of ours, and does not.
+        UserError: the sample's stored run cannot be read.
     """
     stored: Any = sample.store.get(RUN_KEY)
     if isinstance(stored, str):
@@ -151,7 +154,7 @@ def run_of(sample: EvalSample) -> Run:
 
 
 def _status(run: Run, sample: EvalSample) -> str:
-    """Return how the run ended where that was not well, else its first score."""
+    """Return the run's status if it did not complete, else its first score."""
     if run.status != "completed":
         return run.status
     score = next(iter((sample.scores or {}).values()), None)
@@ -171,7 +174,7 @@ def _events(run_id: str, task: str, model_name: str, run: Run, sample: EvalSampl
 
 
 def _conversation(messages: Sequence[ModelMessage]) -> Iterator[AgentEvent]:
-    """Yield requests, responses, calls and their results as the runner would have told of them."""
+    """Yield the events of requests, responses, calls and results in the order in which the runner emits them."""
     step = 0
     for message in messages:
         if isinstance(message, ModelRequest):
@@ -197,7 +200,7 @@ def _result(part: ToolReturnPart | RetryPromptPart) -> ToolResultEvent:
 
 
 def _tool_names(run: Run, sample: EvalSample) -> tuple[str, ...]:
-    """Return the tools that the case names, those that the model was given, and those that it called."""
+    """Return the union of tools named by the case, given to the model, and called by it."""
     named = (sample.metadata or {}).get("tools")
     names = [tool.get("name") for tool in named if isinstance(tool, dict)] if isinstance(named, list) else []
     names += [tool.name for event in sample.events if isinstance(event, ModelEvent) for tool in event.tools]
@@ -206,13 +209,13 @@ def _tool_names(run: Run, sample: EvalSample) -> tuple[str, ...]:
 
 
 def _type_and_text(status: str, error: str) -> tuple[str, str]:
-    """Split `TypeError: text`, as our solvers write it; other errors have how the run ended for a type."""
+    """Split `TypeError: text` into type and text; for other errors the type is the run's status."""
     name, _, text = error.partition(": ")
     return (name, text) if name.isidentifier() and text else (status, error)
 
 
 def _counts(value: Value) -> bool:
-    """Say whether a score is worth anything; Inspect's letters (C, P, I, N) are scores too."""
+    """Return whether a score is above 0; Inspect's letters (C, P, I, N) are converted to numbers."""
     number = value_to_float()(value) if isinstance(value, str | int | float | bool) else 1.0
     return number > 0
 

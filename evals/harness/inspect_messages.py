@@ -1,4 +1,4 @@
-"""Messages between agentkit and inspect-ai. Nothing is lost on the way to Inspect that a reader of a log wants."""
+"""Converts messages between agentkit and inspect-ai, and keeps everything that a log reader needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from agentkit.usage import RequestUsage
 
 
 def to_inspect(messages: Sequence[ModelMessage]) -> list[ChatMessage]:
-    """Return a conversation as Inspect's chat messages, one a part of a request."""
+    """Convert a conversation to Inspect's chat messages; each part of a request becomes one message."""
     converted: list[ChatMessage] = []
     for message in messages:
         if isinstance(message, ModelResponse):
@@ -47,7 +47,7 @@ def to_inspect(messages: Sequence[ModelMessage]) -> list[ChatMessage]:
 
 
 def from_inspect(messages: Sequence[ChatMessage]) -> tuple[ModelMessage, ...]:
-    """Return Inspect's chat messages as a conversation: what lies between two responses is one request."""
+    """Convert Inspect's chat messages to a conversation; all messages between two responses form one request."""
     converted: list[ModelMessage] = []
     parts: list[ModelRequestPart] = []
     for message in messages:
@@ -67,7 +67,7 @@ def from_inspect(messages: Sequence[ChatMessage]) -> tuple[ModelMessage, ...]:
 
 
 def to_output(response: ModelResponse) -> ModelOutput:
-    """Return a response as the output of one of Inspect's generate calls."""
+    """Convert a response to the output of an Inspect generate call."""
     output = ModelOutput.from_message(
         _assistant(response), "max_tokens" if response.finish_reason == "length" else "stop"
     )
@@ -83,7 +83,7 @@ def to_output(response: ModelResponse) -> ModelOutput:
 
 
 def from_output(output: ModelOutput, model_name: str) -> ModelResponse:
-    """Return the output of a generate call as a response.
+    """Convert the output of an Inspect generate call to a response.
 
     Raises:
         ValueError: the output holds no message.

@@ -1,4 +1,4 @@
-"""A model of Inspect's as one of agentkit's: `inspect:PROVIDER/NAME` evaluates whatever Inspect can reach."""
+"""An Inspect model as an agentkit model: `inspect:PROVIDER/NAME` evaluates any model that Inspect can reach."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from evals.harness.inspect_messages import from_output, to_inspect
 
 
 class InspectModel(Model):
-    """Asks a model of Inspect's. Tokens are counted in Inspect's log, its own limits and retries hold."""
+    """Sends requests to an Inspect model; Inspect counts the tokens and applies its own limits and retries."""
 
     def __init__(self, name: str) -> None:
-        """Describe a model by Inspect's name for it, for example `mockllm/model`."""
+        """Store Inspect's name of the model, for example `mockllm/model`."""
         self._name = name
 
     @property
     def name(self) -> str:
-        """The name, as in `agentkit eval --model`."""
+        """The model string, as in `agentkit eval --model`."""
         return f"inspect:{self._name}"
 
     @property
     def profile(self) -> ModelProfile:
-        """Structured output is asked for where a provider knows it; nothing is masked here."""
+        """Structured output is requested from providers that support it; decoding is not constrained here."""
         return ModelProfile(native_output=True)
 
     async def request(
@@ -47,7 +47,7 @@ class InspectModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Generate one message; nothing is streamed.
+        """Generate one message without streaming.
 
         Raises:
             ModelError: the provider failed.
@@ -63,7 +63,7 @@ class InspectModel(Model):
                 config=_config(parameters.settings, parameters.output, parameters.parallel_tool_calls),
             )
             return from_output(output, self.name)
-        except Exception as error:  # providers raise errors of their own SDKs
+        except Exception as error:  # providers raise exceptions of their own SDKs
             raise ModelError(f"{self.name}: {type(error).__name__}: {error}") from error
 
 

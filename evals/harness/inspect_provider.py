@@ -1,6 +1,6 @@
-"""Our models inside Inspect: `inspect eval TASK --model agentkit/local` runs anybody's task on a local model.
+"""agentkit models inside Inspect: `inspect eval TASK --model agentkit/local` runs any task on a local model.
 
-Registered by an entry point, so Inspect finds it where this package is installed.
+Registered by an entry point, so Inspect finds it wherever this package is installed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from evals.harness.inspect_messages import from_inspect, to_output
 
 _NOTHING_SET = GenerateConfig()
 BYTES_PER_TOKEN = 3.0
-"""Low on purpose (English text has about 4): a conversation is compacted too early rather than too late."""
+"""A low estimate (English text has about 4), so that a conversation is compacted too early rather than too
+late."""
 
 
 @modelapi("agentkit")
 def agentkit_models() -> type[ModelAPI]:
-    """Return the provider; a model's name is any model string of agentkit's."""
+    """Return the provider class; model names after `agentkit/` are agentkit model strings."""
     return AgentkitAPI
 
 
 class AgentkitAPI(ModelAPI):
-    """Answers Inspect's generate calls with a model of ours."""
+    """Answers Inspect's generate calls with an agentkit model."""
 
     def __init__(
         self,
@@ -47,13 +48,16 @@ class AgentkitAPI(ModelAPI):
         return 1
 
     async def count_text_tokens(self, text: str) -> int:
-        """Estimate tokens, for Inspect's compaction: its own way would download a vocabulary."""
+        """Estimate the number of tokens for Inspect's compaction.
+
+        Inspect's default would download a vocabulary.
+        """
         return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        """Continue a conversation."""
+        """Generate the next message of a conversation."""
         offered = [tool for tool in tools if isinstance(tool_choice, str) or tool.name == tool_choice.name]
         wanted = tool_choice if isinstance(tool_choice, str) else "any"
         parameters = ModelRequestParameters(

@@ -1,7 +1,9 @@
-"""A suite as an Inspect task: its dataset, our solver, our scorer. Logs, limits and the viewer come with Inspect.
+"""Converts a suite to an Inspect task with dataset, solver and scorer.
 
-The solver takes a case's run from the journal where it is there already, so a resumed evaluation gives one
-complete log in which every case stands once.
+Logs, limits and the viewer come from Inspect.
+
+The solver takes the run of a case from the journal if it exists. A resumed evaluation therefore yields one
+complete log with one sample per case and epoch.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from evals.harness.inspect_messages import to_inspect
 from evals.harness.suite import Suite, judge
 
 RUN_KEY = "agentkit_run"
-"""Where a sample's store keeps the run, as JSON: what `agentkit trace` reads from a log."""
+"""Key of the run (JSON) in a sample's store; `agentkit trace` reads it."""
 MODEL_KEY = "agentkit_model"
-"""Where the metadata of an evaluation names the model; Inspect itself is told `none`."""
+"""Key of the model name in an evaluation's metadata; Inspect itself gets the model `none`."""
 GROUP_KEY = "group"
 
 Perform = Callable[[Case, int], Awaitable[Run]]
@@ -30,7 +32,11 @@ Perform = Callable[[Case, int], Awaitable[Run]]
 
 
 def inspect_task(suite: Suite, cases: Sequence[Case], perform: Perform, *, epochs: int = 1) -> Task:
-    """Return a suite as a task; a score is the mean over all cases, failed ones included, and by group."""
+    """Return a suite as a task.
+
+    A score is the mean over all cases, including failed ones; means by group are added if there are several
+    groups.
+    """
     by_id = {case.id: case for case in cases}
     groups = {case.group for case in cases}
     metrics: list[Metric] = [mean(), stderr()]
@@ -88,7 +94,7 @@ def _scorer(suite: Suite, by_id: dict[str, Case], metrics: list[Metric]) -> Scor
 
 
 def _output(run: Run) -> ModelOutput:
-    """Return what Inspect shows as the sample's output: the last response, or the error."""
+    """Return the output that Inspect shows for a sample: the last response, or the error."""
     model = run.responses[-1].model_name if run.responses else ""
     if run.error is not None:
         return ModelOutput.from_content(model, "", stop_reason="unknown", error=run.error)

@@ -1,8 +1,10 @@
-"""The runs of an evaluation, one JSON line each, synced as they end: a killed process loses the case in flight.
+"""Journal of an evaluation: one JSON line per run, synced to disk.
 
-The journal is the truth; the Inspect log, scores and tables are made from it. A line that was cut by a crash has
-no line end and is dropped when the file is opened again. A case that was run again (after a failure) has two
-lines and counts once: the later one.
+A killed process loses only unfinished cases.
+
+The journal is the source of the Inspect log, the scores and the tables. A line without a line end was cut by a
+crash; it is dropped when the file is opened again. A case that was run again after a failure has two lines; the
+later line counts.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from evals.case import Run, run_from_json, run_to_json
 
 JOURNAL_FILE = "runs.jsonl"
 RunKey = tuple[str, int]
-"""Case id and epoch."""
+"""Case id and epoch (from 1)."""
 
 
 class Journal:
-    """A journal that is open for writing; one process at a time."""
+    """A journal open for writing; only one process may hold it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the journal in `folder`, made if it is not there, and read the runs that it holds.
+        """Open the journal in `folder`, create it if missing, and read its runs.
 
         Raises:
-            UserError: another process writes it, or a line is not a run.
+            UserError: another process holds the journal, or a line is not a run.
         """
         path = folder / JOURNAL_FILE
         self._file = path.open("a+b")
@@ -47,7 +49,7 @@ class Journal:
             raise
 
     def add(self, run: Run) -> None:
-        """Write a run; it is on the disk when this returns."""
+        """Append a run; it is on disk when this method returns."""
         self._file.write(run_to_json(run).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -60,18 +62,18 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file, and with it the lock."""
+        """Close the file and release the lock."""
         self._file.close()
 
     def _drop_torn_line(self) -> None:
-        """Cut off what follows the last line end."""
+        """Truncate the file after its last line end."""
         self._file.seek(0)
         content = self._file.read()
         self._file.truncate(content.rfind(b"\n") + 1)
 
 
 def read_journal(folder: Path) -> dict[RunKey, Run]:
-    """Return the runs of a journal, the latest of each case and epoch; none where there is no journal.
+    """Read the runs of a journal: the latest of each case and epoch; empty if there is no journal.
 
     Raises:
         UserError: a line is not a run.

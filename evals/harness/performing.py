@@ -1,4 +1,4 @@
-"""One case, performed: timed, bounded, and never raising, so that an error is a result: a failure."""
+"""Performs one case with a time limit; an exception becomes a failed run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ MAX_ERROR_CHARS = 2_000
 async def perform(
     case: Case, solve: Solver, model: Model, settings: ModelSettings, *, epoch: int, timeout_s: float
 ) -> Run:
-    """Solve one case; what goes wrong is in the run. Only cancellation and the end of the process get through."""
+    """Solve one case and return its run, including errors and time-outs.
+
+    Only cancellation and the end of the process propagate.
+    """
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with anyio.fail_after(timeout_s):
             run = await solve(case, model, settings)
     except TimeoutError as error:
-        # The solver's own time-outs look the same and are failures of the case as well.
+        # A time-out raised inside the solver looks the same; it is a failure of the case as well.
         run = Run(case.id, "timed_out", error=str(error) or f"no result after {timeout_s:g} s")
-    except Exception as error:  # whatever a solver raises is that case's failure, and is shown
+    except Exception as error:  # any exception of a solver is the failure of its case
         run = Run(case.id, "failed", error=_words(error))
     return replace(run, epoch=epoch, wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu)
 

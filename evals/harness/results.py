@@ -1,4 +1,4 @@
-"""Scored runs summed up: one line a group, with n, score, interval, failures, seconds and tokens per case."""
+"""Summary of scored runs: n, score, interval, failures, seconds and tokens per case for each group."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from evals.statistics import Interval, mean_interval
 RESULTS_FILE = "scores.jsonl"
 SUMMARY_FILE = "summary.json"
 ALL = "all"
-"""Name of the line over all groups."""
+"""Group name of the summary line over all groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One run with its case and score."""
+    """A run with its case and its score."""
 
     case: Case
     run: Run
@@ -33,23 +33,23 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the summary."""
+    """A line of the summary table."""
 
     group: str
     score: Interval
-    """Over cases; a case that was run in several epochs counts with its mean."""
+    """Mean score over cases with its interval; a case with several epochs counts once, with its mean."""
     n_failed: int
-    """Runs that ended in an error or a time-out; they are part of the score, as failures."""
+    """Number of runs that ended in an error or a time-out; they count as failures in the score."""
     wall_s: float
-    """Mean seconds of wall clock per run."""
+    """Mean wall-clock seconds per run."""
     tokens: float
     """Mean tokens per run, input and output."""
     numbers: dict[str, float]
-    """Means of the scorer's further figures, over the runs that have them."""
+    """Means of the scorer's further measurements, over the runs that have them."""
 
 
 def summarise(scored: Sequence[Scored], *, seed: int = 0) -> list[Line]:
-    """Return a line for each group, in order of appearance, and one for all where there are several."""
+    """Return one line per group in order of appearance, and a line over all if there are several groups."""
     groups: dict[str, list[Scored]] = {}
     for each in scored:
         groups.setdefault(each.case.group, []).append(each)
@@ -58,7 +58,7 @@ def summarise(scored: Sequence[Scored], *, seed: int = 0) -> list[Line]:
 
 
 def rows(scored: Iterable[Scored]) -> list[dict[str, Any]]:
-    """Return one flat row a run, for tables elsewhere and for `compare`."""
+    """Return one flat row per run, for other tools and for `compare`."""
     return [
         {
             "case_id": s.run.case_id,
@@ -85,7 +85,7 @@ def rows(scored: Iterable[Scored]) -> list[dict[str, Any]]:
 def write_results(
     folder: Path, record: Mapping[str, Any], scored: Sequence[Scored], lines: Sequence[Line]
 ) -> None:
-    """Write the rows as JSON lines and as CSV, and the summary; each file is replaced as a whole."""
+    """Write the rows as JSON lines and CSV, and the summary as JSON; each file is replaced atomically."""
     table = rows(scored)
     columns = list(dict.fromkeys(key for row in table for key in row))
     replace_file(folder / RESULTS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))
@@ -101,10 +101,10 @@ def write_results(
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a finished evaluation.
+    """Read the rows of a finished evaluation.
 
     Raises:
-        UserError: the folder holds none, or they cannot be read.
+        UserError: the folder holds no rows, or they cannot be read.
     """
     path = folder / RESULTS_FILE
     try:
@@ -116,7 +116,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary_table(title: str, lines: Sequence[Line]) -> Table:
-    """Return the summary as text cells."""
+    """Format the summary as a table of text cells."""
     numbers = list(dict.fromkeys(name for line in lines for name in line.numbers))
     columns = ("group", "n", "score", "95 % interval", "failed", "s/case", "tokens/case", *numbers)
     cells = [
@@ -136,7 +136,7 @@ def summary_table(title: str, lines: Sequence[Line]) -> Table:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
+    """Replace a file atomically: write it under a temporary name, then rename it."""
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)

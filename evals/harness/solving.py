@@ -1,4 +1,4 @@
-"""Two ways to put a case to a model: one request, or an agent's whole run. Solvers are made of these."""
+"""Building blocks of solvers: one request to a model, or a whole agent run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def ask_model(
     messages: Sequence[ModelMessage] | None = None,
     system: str | None = None,
 ) -> Run:
-    """Make one request and return what came; `messages` None sends the case's prompt after `system`."""
+    """Make one request and return its run; `messages=None` sends the case's prompt after `system`."""
     sent = tuple(messages) if messages is not None else (opening(case.prompt, system),)
     async with model:
         response = await model.request(sent, parameters)
@@ -37,12 +37,12 @@ async def ask_model(
 async def run_agent(
     case: Case, agent: Agent[Any, Any], *, observed: Mapping[str, Any] | None = None, **run_options: Any
 ) -> Run:
-    """Run an agent on the case's prompt; an agent that fails yields a failed run with what it had done.
+    """Run an agent on the case's prompt; an agent error yields a failed run with the messages so far.
 
     Args:
         case: The case.
-        agent: An agent, already given its model.
-        observed: What the solver saw of the world; often filled after the run with `dataclasses.replace`.
+        agent: An agent that already has its model.
+        observed: State recorded by the solver; often replaced after the run with `dataclasses.replace`.
         run_options: Passed to `Agent.run` (deps, limits, settings, message_history).
     """
     try:
@@ -67,6 +67,6 @@ async def run_agent(
 
 
 def opening(prompt: str, system: str | None = None) -> ModelRequest:
-    """Return the first message of a conversation."""
+    """Return the first message of a conversation: an optional system prompt and the user's prompt."""
     parts: list[ModelRequestPart] = [SystemPromptPart(system)] if system else []
     return ModelRequest((*parts, UserPromptPart(prompt)))

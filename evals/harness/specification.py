@@ -1,4 +1,4 @@
-"""What an evaluation is: everything that decides its figures, hashed, so that a resume continues the same one."""
+"""Specification of an evaluation: all settings that decide its figures, hashed and checked on a resume."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ SPECIFICATION_FILE = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """One evaluation, before it runs."""
+    """Settings of one evaluation."""
 
     suite: str
     model: str
     """A model string as in `agentkit.models.resolve`, `inspect:PROVIDER/NAME`, or `none`."""
     options: dict[str, str] = field(default_factory=dict[str, str])
-    """The suite's own options."""
+    """Options of the suite."""
     limit: int | None = None
-    """At most this many cases, taken from the groups in turn."""
+    """Maximum number of cases, taken from the groups in turn; None takes all."""
     epochs: int = 1
-    """How often each case is run."""
+    """Number of runs of each case."""
     seed: int = 0
     temperature: float = 0.0
     max_tokens: int | None = None
     case_timeout_s: float | None = None
-    """Wall-clock seconds for one case; None takes the suite's."""
+    """Wall-clock seconds per case; None takes the suite's limit."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that mean nothing.
+        """Check that counts and times are positive.
 
         Raises:
             UserError: `limit` or `epochs` is below 1, or a time-out is not positive.
@@ -51,20 +51,20 @@ class Specification:
                 raise UserError(f"{name}={value!r}: it must be above zero.")
 
     def settings(self, epoch: int) -> ModelSettings:
-        """Return the sampling of one epoch; each draws with a seed of its own."""
+        """Return the sampling settings of one epoch; each epoch has its own seed."""
         return ModelSettings(temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed + epoch - 1)
 
 
 def select(cases: Sequence[Case], limit: int | None) -> list[Case]:
-    """Return at most `limit` cases, one from each group in turn, in their own order within a group.
+    """Return at most `limit` cases, taken from the groups in turn; the original order is kept.
 
     Raises:
-        UserError: two cases have one id, or there are none.
+        UserError: two cases have the same id, or there are no cases.
     """
     ids = [case.id for case in cases]
     if len(set(ids)) != len(ids):
         twice = next(id_ for id_ in ids if ids.count(id_) > 1)
-        raise UserError(f"case id {twice!r} comes twice; ids must be unique in a suite.")
+        raise UserError(f"case id {twice!r} occurs twice; ids must be unique in a suite.")
     if not cases:
         raise UserError("the suite has no cases for these options.")
     if limit is None or limit >= len(cases):
@@ -83,7 +83,7 @@ def select(cases: Sequence[Case], limit: int | None) -> list[Case]:
 
 
 def cases_sha256(cases: Sequence[Case]) -> str:
-    """Return the hash of cases, in order, with everything that is in them."""
+    """Return the SHA-256 over all fields of the cases, in order."""
     digest = hashlib.sha256()
     for case in cases:
         digest.update(json_line(asdict(case)).encode("utf-8", errors="surrogatepass") + b"\n")
@@ -91,7 +91,7 @@ def cases_sha256(cases: Sequence[Case]) -> str:
 
 
 def describe(specification: Specification, suite_version: int, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the record of an evaluation: under `identity` what must agree on a resume, the rest for readers."""
+    """Return the record of an evaluation; `identity` must match on a resume, the rest is for readers."""
     return {
         "identity": {
             **asdict(specification),
@@ -107,10 +107,10 @@ def describe(specification: Specification, suite_version: int, cases: Sequence[C
 
 
 def check_identity(folder: Path, record: dict[str, Any]) -> None:
-    """Refuse to continue another evaluation than the one in `folder`.
+    """Check that `folder` holds the same evaluation as `record`.
 
     Raises:
-        UserError: `folder` holds an evaluation that differs; the message names what does.
+        UserError: the evaluations differ, or the old record cannot be read; the message names the difference.
     """
     path = folder / SPECIFICATION_FILE
     try:
@@ -127,7 +127,7 @@ def check_identity(folder: Path, record: dict[str, Any]) -> None:
 
 
 def processor_name() -> str:
-    """Return the CPU's name, or the architecture where the system does not tell."""
+    """Return the number and name of the CPUs, or the architecture if the system does not report a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -144,7 +144,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this source tree with `+` where files differ from it; None outside a repository."""
+    """Return the commit of this source tree, with `+` if files differ from it; None outside a repository."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(

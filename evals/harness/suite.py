@@ -1,6 +1,6 @@
-"""A suite: cases, how one is put to a model, and how the answer is scored.
+"""Suite: cases, a solver that puts a case to a model, and a scorer.
 
-Nothing here knows inspect-ai; `evals.harness.inspect_task` turns a suite into an Inspect task.
+This module does not import inspect-ai; `evals.harness.inspect_task` converts a suite to an Inspect task.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 class Solver(Protocol):
-    """Puts one case to a model and reports what happened.
+    """Puts one case to a model and returns the run.
 
-    A solver may raise: the harness turns an exception into a run with status "failed", and a time-out into
-    one with "timed_out". It does not measure time; the harness does.
+    A solver may raise. The harness turns an exception into a run with status "failed" and a time-out into
+    "timed_out". The harness measures the time.
     """
 
     def __call__(self, case: Case, model: Model, settings: ModelSettings) -> Awaitable[Run]:
-        """Solve one case; several may run side by side."""
+        """Solve one case; may be called for several cases concurrently."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A further table below the summary: attack success against refusals, coverage of schemas, and so on."""
+    """An additional table below the summary, for example attack success against refusals."""
 
     title: str
     columns: tuple[str, ...]
@@ -43,26 +43,29 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A named set of cases with one way to solve and one to score them."""
+    """A named set of cases with a solver and a scorer."""
 
     name: str
     version: int
-    """Raised when cases, solver or scorer change so that scores do not compare any more."""
+    """Increased when cases, solver or scorer change so that scores are no longer comparable."""
     description: str
-    """One line for `agentkit eval`."""
+    """Help text for `agentkit eval`, on one line."""
     load: Callable[[Mapping[str, str]], Sequence[Case]]
-    """Return the cases. The argument holds the suite's own options (`--option key=value`); an unknown key is a
-    UserError, and so is a missing file, with its path and how to get it. Order and ids are fixed."""
+    """Returns the cases in a fixed order with fixed ids.
+
+    The argument holds the suite's options (`--option key=value`). An unknown key raises UserError, and so does a
+    missing file; the message names its path and how to get it."""
     solve: Solver
     score: Scorer
     options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The options that `load` knows, with a line on each."""
+    """Help text of each option that `load` accepts."""
     tables: Callable[[Sequence[tuple[Case, Run, Score]]], Sequence[Table]] | None = None
-    """Further tables over all scored runs."""
+    """Returns additional tables over all scored runs."""
     plots: Callable[[Sequence[tuple[Case, Run, Score]], Path], Sequence[Path]] | None = None
-    """Draw figures into a folder and return their paths."""
+    """Draws figures into a folder and returns their paths."""
     needs_model: bool = True
-    """False where the suite measures something else (a classifier, a checker), and `--model none` is right."""
+    """False if the suite evaluates something other than a model (a classifier, a checker); then `--model none` is
+    valid."""
     case_timeout_s: float = 300.0
 
 
@@ -85,14 +88,14 @@ SUITES: dict[str, str] = {
     "choices": "evals.language.choices:SUITE",
     "bits-per-byte": "evals.language.bits_per_byte:SUITE",
 }
-"""Name of each suite and where it is: "module:attribute"; the attribute is a `Suite`."""
+"""Location of each suite as "module:attribute"; the attribute is a `Suite`."""
 
 
 def find_suite(name: str) -> Suite:
     """Import and return a suite.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no suite has this name.
     """
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=1, cutoff=0.0)
@@ -104,22 +107,22 @@ def find_suite(name: str) -> Suite:
 
 
 def judge(suite: Suite, case: Case, run: Run) -> Score:
-    """Return a suite's score of a run.
+    """Score a run with its suite's scorer.
 
     Raises:
-        RuntimeError: the scorer itself failed. That is its defect and no property of the run, so it is no score.
+        RuntimeError: the scorer itself failed; this is a defect of the scorer and not a score of the run.
     """
     try:
         return suite.score(case, run)
     except Exception as error:
         raise RuntimeError(
             f"the scorer of suite {suite.name!r} failed on case {case.id!r}: {type(error).__name__}: {error}. "
-            f"The runs are kept; with a mended scorer the same command scores them."
+            f"The runs are kept; after the scorer is fixed, the same command scores them."
         ) from error
 
 
 def check_options(suite: str, given: Mapping[str, str], known: Mapping[str, str]) -> None:
-    """Refuse options that a suite does not know; `load` functions call it first.
+    """Check that a suite knows all given options; `load` functions call this first.
 
     Raises:
         UserError: an option is not known.
@@ -131,11 +134,35 @@ def check_options(suite: str, given: Mapping[str, str], known: Mapping[str, str]
             raise UserError(f"suite {suite!r} has no option {key!r}; {hint}.")
 
 
-def check_choice(suite: str, option: str, value: str, known: Sequence[ChoiceT]) -> ChoiceT:
-    """Return the value of an option that takes only some values.
+def choice_of(
+    suite: str, options: Mapping[str, str], option: str, known: Sequence[str], default: str | None = None
+) -> str:
+    """Return an option's value from a fixed set; `default`, or the first of `known`, if it is not given.
 
     Raises:
-        UserError: it is none of them.
+        UserError: the value is not one of them.
+    """
+    if option in options:
+        return check_choice(suite, option, options[option], known)
+    return known[0] if default is None else default
+
+
+def choices_of(suite: str, options: Mapping[str, str], option: str, known: Sequence[str]) -> set[str]:
+    """Return the values of a comma-separated option from a fixed set; all of them if it is not given.
+
+    Raises:
+        UserError: a value is not one of them.
+    """
+    if option not in options:
+        return set(known)
+    return {check_choice(suite, option, name.strip(), known) for name in options[option].split(",")}
+
+
+def check_choice(suite: str, option: str, value: str, known: Sequence[ChoiceT]) -> ChoiceT:
+    """Return the value of an option that has a fixed set of values.
+
+    Raises:
+        UserError: the value is not one of them.
     """
     for choice in known:
         if choice == value:

@@ -1,1 +1,1 @@
-"""Prompt injection: tool results that carry instructions."""
+"""Prompt injection suites: tool results that contain instructions."""

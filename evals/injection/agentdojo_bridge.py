@@ -1,11 +1,12 @@
 """AgentDojo behind JSON lines: a child process in AgentDojo's own environment, started with `python -I THIS_FILE`.
 
-AgentDojo 0.1.35 (MIT, Debenedetti et al. 2024, arXiv 2406.13352) brings packages that must not be in ours, so it
-stays in a virtual environment of its own. This file is run there and imports nothing of this project. It loads
-AgentDojo's suites, plants its attacks, executes its tools and asks its predicates; nothing is rewritten here.
+AgentDojo 0.1.35 (MIT, Debenedetti et al. 2024, arXiv 2406.13352) requires packages that must not be in this
+project's environment, so it has its own virtual environment. This file runs there and imports nothing of this
+project. It loads AgentDojo's suites, inserts its attacks, executes its tools and evaluates its predicates; nothing
+is reimplemented here.
 
 A request is one line `{"id": 1, "do": "open", ...}`; its answer is `{"id": 1, "ok": {...}}` or
-`{"id": 1, "error": "..."}`. Standard output carries answers only: what libraries print goes to standard error.
+`{"id": 1, "error": "..."}`. Standard output carries answers only; output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from types import SimpleNamespace
 from typing import Any
 
 _open: dict[str, Any] = {}
-"""The one task that is being worked on."""
+"""State of the open task; only one is open at a time."""
 _loaded: dict[Any, Any] = {}
-"""Environments without injections, by suite and version; never changed."""
+"""Environments without injections, by suite and version; never modified."""
 _attacks: dict[Any, Any] = {}
-"""Attacks by suite, version, name and target: each finds out once which places a user task reads."""
+"""Attacks by suite, version, name and target; each determines once which places a user task reads."""
 
 
 def hello() -> dict[str, Any]:
@@ -36,7 +37,7 @@ def hello() -> dict[str, Any]:
 
 
 def catalog(version: str) -> dict[str, Any]:
-    """Return the tasks of every suite, the attacks that need no person, and the names that they can address."""
+    """Return the tasks of every suite, the attacks without a person, and the model names that attacks can use."""
     registry = importlib.import_module("agentdojo.attacks.attack_registry").ATTACKS
     suites = {
         name: {
@@ -53,7 +54,7 @@ def catalog(version: str) -> dict[str, Any]:
 def open_task(
     version: str, suite: str, user_task: str, injection_task: str | None, attack: str | None, model_name: str
 ) -> dict[str, Any]:
-    """Load a suite's environment with an attack planted in it, and return what the model is given."""
+    """Load a suite's environment with an attack inserted, and return the model's input."""
     loaded = _suites(version)[suite]
     task = loaded.user_tasks[user_task]
     injections: dict[str, str] = {}
@@ -84,28 +85,28 @@ def open_task(
 
 
 def _met_at_start() -> bool:
-    """Return whether the open user task counts as solved before anything was done: some of AgentDojo's do."""
-    # Copies, because a predicate may change what it is given.
+    """Return whether the open user task counts as solved before any action, as some of AgentDojo's tasks do."""
+    # Copies, because a predicate may modify its arguments.
     before, after = (_open["environment"].model_copy(deep=True) for _ in range(2))
     return bool(_open["suite"]._check_task_result(_open["task"], [], before, after, []))
 
 
 def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Execute a tool as AgentDojo's `ToolsExecutor` does; a tool's own error is text for the model."""
+    """Execute a tool like AgentDojo's `ToolsExecutor`; an error of the tool is returned as text for the model."""
     execution = importlib.import_module("agentdojo.agent_pipeline.tool_execution")
     result, error = _open["runtime"].run_function(_open["environment"], name, _with_lists(arguments))
     text = error if error is not None else execution.tool_result_to_str(result)
     if not _open["exposed"]:
-        # In the value, not in its text: YAML breaks and quotes long strings.
+        # Searched in the value and not in its text, because YAML wraps and quotes long strings.
         shown = [_in_one_line(string) for string in (error or "", *_strings(result))]
         _open["exposed"] = any(planted in string for planted in _open["planted"] for string in shown)
     return {"text": text, "is_error": error is not None}
 
 
 def finish(output: str, calls: list[list[Any]], injection_tasks: list[str]) -> dict[str, Any]:
-    """Ask AgentDojo's predicates: utility, and for each injection task whether its goal was reached.
+    """Evaluate AgentDojo's predicates: utility, and for each injection task whether its goal was reached.
 
-    `exposed` says whether a result held a whole planted text.
+    `exposed` is true if a tool result contained a whole injected text.
     """
     function_call = importlib.import_module("agentdojo.functions_runtime").FunctionCall
     content = importlib.import_module("agentdojo.types").text_content_block_from_string
@@ -124,18 +125,18 @@ def finish(output: str, calls: list[list[Any]], injection_tasks: list[str]) -> d
 
 
 def ground_truth(injection_task: str | None) -> dict[str, Any]:
-    """Return the calls and the answer that AgentDojo gives for the open user task, or for an injection task."""
+    """Return AgentDojo's own calls and answer for the open user task, or for an injection task."""
     task = _open["task"] if injection_task is None else _open["suite"].injection_tasks[injection_task]
-    # The calls may depend on the environment; computing them must not change the one that is judged.
+    # The calls may depend on the environment; computing them must not change the environment that is judged.
     calls = task.ground_truth(_open["environment"].model_copy(deep=True))
     return {"calls": [[c.function, c.model_dump()["args"]] for c in calls], "output": task.GROUND_TRUTH_OUTPUT}
 
 
 def own_verdict(version: str, suite: str, task: str) -> dict[str, Any]:
-    """Return what AgentDojo's own pipeline gives for a ground truth of its, without any code of ours between.
+    """Return the verdict of AgentDojo's own pipeline on one of its ground truths, without this project's code.
 
-    For a user task: whether it is solved, and the injection tasks whose goals it counts as reaching. For an
-    injection task, played for the suite's first user task: whether its goal is reached.
+    For a user task: whether it is solved, and the injection tasks whose goals count as reached. For an injection
+    task, run on the suite's first user task: whether its goal is reached.
     """
     loaded = _suites(version)[suite]
     if task in loaded.user_tasks:
@@ -153,13 +154,13 @@ def own_verdict(version: str, suite: str, task: str) -> dict[str, Any]:
 def own_attacked(
     version: str, suite: str, user_task: str, injection_task: str, attack: str, model_name: str
 ) -> dict[str, bool]:
-    """Return what AgentDojo's benchmark function gives for a user task's ground truth under an attack."""
+    """Return the result of AgentDojo's benchmark function on a user task's ground truth under an attack."""
     loaded = _suites(version)[suite]
     task = loaded.user_tasks[user_task]
     pipeline = importlib.import_module("agentdojo.agent_pipeline.ground_truth_pipeline").GroundTruthPipeline(task)
     run = importlib.import_module("agentdojo.benchmark").run_task_with_injection_tasks
     planted = _attack(loaded, attack, model_name)
-    # The function needs a logger with a folder that exists; it writes nothing there for a pipeline without a name.
+    # The function needs a logger with an existing folder; it writes nothing for a pipeline without a name.
     with importlib.import_module("agentdojo.logging").OutputLogger(tempfile.gettempdir()):
         utility, security = run(loaded, pipeline, task, planted, None, True, [injection_task], version)
     (solved,), (reached,) = utility.values(), security.values()
@@ -171,7 +172,7 @@ def _own_run(loaded: Any, played: Any, user_task: Any, injection_task: Any) -> t
     key = (loaded.name, loaded.benchmark_version)
     if key not in _loaded:
         _loaded[key] = loaded.load_and_inject_default_environment({})
-    # A copy, as in AgentDojo's own `TaskSuite.check`: parsing the YAML again would take a hundred times as long.
+    # A copy, as in AgentDojo's own `TaskSuite.check`; parsing the YAML again would take a hundred times as long.
     environment = _loaded[key].model_copy(deep=True)
     utility, security = loaded.run_task_with_pipeline(
         pipeline(played), user_task, injection_task, {}, environment=environment
@@ -183,7 +184,7 @@ def _attack(loaded: Any, attack: str, model_name: str) -> Any:
     key = (loaded.name, loaded.benchmark_version, attack, model_name)
     if key not in _attacks:
         load_attack = importlib.import_module("agentdojo.attacks").load_attack
-        # An attack asks its target only for its name, to address the model by it.
+        # An attack uses its target only to address the model by name.
         _attacks[key] = load_attack(attack, loaded, SimpleNamespace(name=model_name))
     return _attacks[key]
 
@@ -201,7 +202,7 @@ def _in_one_line(text: str) -> str:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield every string in what a tool returned."""
+    """Yield every string in a tool's result."""
     if hasattr(value, "model_dump"):
         value = value.model_dump()
     if isinstance(value, str):
@@ -216,7 +217,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _with_lists(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with lists that were written as text turned into lists, as `ToolsExecutor` does."""
+    """Convert lists that were written as text to lists, like `ToolsExecutor`."""
     is_list = importlib.import_module("agentdojo.agent_pipeline.tool_execution").is_string_list
     return {
         name: literal_eval(value) if isinstance(value, str) and is_list(value) else value
@@ -237,7 +238,7 @@ DO = {
 
 
 def main() -> None:
-    """Answer requests until standard input ends, as it does when the parent dies."""
+    """Answer requests until standard input ends, which also happens when the parent process dies."""
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -246,7 +247,7 @@ def main() -> None:
         number, do = request.pop("id"), request.pop("do")
         try:
             answer = json.dumps({"id": number, "ok": DO[do](**request)})
-        except Exception as error:  # whatever AgentDojo raises belongs to the request, not to the bridge
+        except Exception as error:  # any exception of AgentDojo belongs to the request, not to the bridge
             answer = json.dumps({"id": number, "error": f"{type(error).__name__}: {error}"})
         answers.write(answer + "\n")
         answers.flush()

@@ -1,10 +1,10 @@
-"""Our path against AgentDojo's own, item by item: `python -m evals.injection.agentdojo_parity [--python PATH]`.
+"""Compares agentkit's runner with AgentDojo's own: `python -m evals.injection.agentdojo_parity [--python PATH]`.
 
-AgentDojo runs its ground-truth pipelines by itself; then our agent plays the same calls through our loop, our
-toolset and the bridge. For every user task the utility and the set of injection goals that count as reached must
-be equal, and for every injection task whether its ground truth reaches it. With `--attack` every pair of a user
-task and an injection task is played besides, under that attack, against AgentDojo's own benchmark function:
-utility and security must be equal; `exposed` counts the pairs in which a result held what was planted.
+AgentDojo runs its ground-truth pipelines itself. Then the agent makes the same calls through agentkit's loop,
+toolset and bridge. For every user task, the utility and the set of reached injection goals must be equal; for
+every injection task, whether its ground truth reaches the goal. `--attack` additionally runs every pair of a user
+task and an injection task under that attack and compares with AgentDojo's own benchmark function: utility and
+security must be equal. `exposed` counts the pairs in which a tool result contained the injected text.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from evals.injection.bridge_process import Bridge, BridgeError
 from evals.injection.suite import chosen
 
 COMMAND = "python -m evals.injection.agentdojo_parity"
-DESCRIPTION = "Judge AgentDojo's ground truths by its own pipelines and by our path, and compare item by item."
+DESCRIPTION = "Judge AgentDojo's ground truths with its own pipelines and with agentkit, and compare item by item."
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One ground truth, judged twice."""
+    """A ground truth, judged by both runners."""
 
     suite: str
     kind: Literal["user task", "injection task", "attacked pair"]
     task: str
     own: tuple[bool, tuple[str, ...]]
-    """AgentDojo alone: whether the task was solved or the goal reached, and which other goals were."""
+    """Verdict of AgentDojo alone: whether the task was solved or the goal reached, and which other goals were."""
     ours: tuple[bool, tuple[str, ...]]
     exposed: bool = False
-    """Whether a result held a whole planted text; only in attacked pairs."""
+    """Whether a tool result contained a whole injected text; only set in attacked pairs."""
 
 
 async def compare(bridge: Bridge, version: str, suite: str) -> list[Item]:
-    """Return all ground truths of a suite, judged both ways in one bridge.
+    """Judge all ground truths of a suite with both runners in one bridge.
 
     Raises:
         BridgeError: AgentDojo failed.
@@ -72,7 +72,7 @@ async def compare(bridge: Bridge, version: str, suite: str) -> list[Item]:
 
 
 async def compare_attacked(bridge: Bridge, version: str, suite: str, attack: str) -> list[Item]:
-    """Return every pair under an attack, its user task's ground truth judged both ways.
+    """Judge the user task's ground truth with both runners, for every pair under an attack.
 
     Raises:
         BridgeError: AgentDojo failed.
@@ -115,16 +115,16 @@ async def _played(
     judged: Sequence[str],
     planted: tuple[str | None, str | None] = (None, None),
 ) -> Mapping[str, Any]:
-    """Open a task, have our agent play a ground truth, and return AgentDojo's verdict.
+    """Open a task, have the agent play a ground truth, and return AgentDojo's verdict.
 
     Args:
-        bridge: Where it runs.
+        bridge: Bridge to AgentDojo.
         version: AgentDojo's benchmark version.
-        suite: The suite.
-        user_task: The task that is opened.
-        injection_task: Whose ground truth is played; None plays the user task's.
-        judged: The injection tasks whose goals are asked for.
-        planted: Injection task and attack that the environment holds.
+        suite: Name of the suite.
+        user_task: The user task to open.
+        injection_task: Injection task whose ground truth is played; None plays the user task's.
+        judged: The injection tasks whose goals are evaluated.
+        planted: Injection task and attack in the environment.
     """
     opened = await bridge.ask_async(
         "open",
@@ -136,7 +136,7 @@ async def _played(
         model_name=DEFAULT_MODEL_NAME,
     )
     calls, answer = await ground_truth(bridge, injection_task)
-    # An agent's run ends with words; a full stop is as good as AgentDojo's empty answer to every predicate.
+    # An agent's run ends with text; a full stop is equivalent to AgentDojo's empty answer for every predicate.
     model = ScriptedModel([*calls, answer or "."], name="ground truth")
     limits = UsageLimits(request_limit=len(calls) + 2, repeated_failures_limit=None)
     agent = Agent(model, toolsets=[BridgeToolset(bridge, opened["tools"])], limits=limits)
@@ -145,7 +145,7 @@ async def _played(
 
 
 def report(items: Sequence[Item]) -> list[str]:
-    """Return the table and the differences, as lines."""
+    """Return the table and the differences as lines."""
     lines = [
         f"{'suite':<11}{'kind':<16}{'items':>6}{'true (AgentDojo)':>18}{'true (ours)':>13}{'differences':>13}"
         f"{'goals reached':>15}{'exposed':>9}"
@@ -175,12 +175,12 @@ def report(items: Sequence[Item]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 if anything differs."""
+    """Print the table; return 0 if both runners agree, 1 if they differ, 2 after an error."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=DESCRIPTION)
     parser.add_argument("--python", help="interpreter of an environment with AgentDojo")
     parser.add_argument("--version", default=BENCHMARK, help="default: %(default)s")
-    parser.add_argument("--suites", default="all", help="separated by commas; default: %(default)s")
-    parser.add_argument("--attack", help="play all pairs under this attack, too: some minutes for all suites")
+    parser.add_argument("--suites", default="all", help="comma-separated; default: %(default)s")
+    parser.add_argument("--attack", help="also run all pairs under this attack; takes minutes for all suites")
     options = parser.parse_args(arguments)
     try:
         command = bridge_command(options.python)

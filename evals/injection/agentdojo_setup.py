@@ -1,8 +1,8 @@
-"""AgentDojo in a virtual environment of its own: `python -m evals.injection.agentdojo_setup [FOLDER]`.
+"""Creates AgentDojo's own virtual environment: `python -m evals.injection.agentdojo_setup [FOLDER]`.
 
-It brings the clients of half a dozen providers and pins among them, which must not meet our packages. pip is asked
-in the ordinary way, so an index, proxy or cache that the user has configured holds. Besides AgentDojo itself the
-packages are pinned that decide its verdicts; the others, providers' clients, are imported and never used.
+AgentDojo requires the clients of several providers and pins their versions, which must not affect this project's
+packages. pip is called without special options, so an index, proxy or cache configured by the user applies. Pinned
+are AgentDojo and the packages that affect its verdicts; the providers' clients are imported but never used.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from agentkit.models.catalog.store import cache_dir
 from evals.injection.bridge_process import Bridge, BridgeError
 
 VERSION = "0.1.35"
-"""The release that the bridge was written against; it uses one private method of it."""
+"""Release for which the bridge was written; the bridge uses one of its private methods."""
 REQUIREMENT = f"agentdojo=={VERSION}"
 PINNED = (REQUIREMENT, "deepdiff==9.1.0", "pydantic==2.14.4", "pyyaml==6.0.4")
-"""deepdiff compares states, pydantic checks arguments and dumps results, PyYAML writes them for the model."""
+"""deepdiff compares states, pydantic validates arguments and dumps results, PyYAML formats results for the
+model."""
 BENCHMARK = "v1.2.2"
-"""AgentDojo's newest benchmark version; older ones can be chosen."""
+"""AgentDojo's newest benchmark version; older ones can be selected."""
 BRIDGE = Path(__file__).with_name("agentdojo_bridge.py")
 COMMAND = "python -m evals.injection.agentdojo_setup"
-DESCRIPTION = "Make a virtual environment with AgentDojo in it."
+DESCRIPTION = "Create a virtual environment with AgentDojo."
 
 
 def default_folder() -> Path:
-    """Return where the environment is unless one is named."""
+    """Return the default folder of the environment."""
     return cache_dir() / f"agentdojo-{VERSION}"
 
 
@@ -42,18 +43,20 @@ def python_in(folder: Path) -> Path:
 
 
 def bridge_command(python: str | None) -> tuple[str, ...]:
-    """Return the command that starts the bridge with `python`, by default that of the set-up environment.
+    """Return the command that starts the bridge with `python`.
+
+    Default: the interpreter of the created environment.
 
     Raises:
-        UserError: there is no such interpreter.
+        UserError: the interpreter does not exist.
     """
     found = Path(python).expanduser() if python else python_in(default_folder())
     if not found.is_file():
         raise UserError(
-            f"AgentDojo's environment has no interpreter at {str(found)!r}. Make one with `{COMMAND}`, or name "
+            f"AgentDojo's environment has no interpreter at {str(found)!r}. Create it with `{COMMAND}`, or name "
             f"another with the option python=PATH; it must have {REQUIREMENT} installed."
         )
-    # -I: no user packages, no PYTHON* variables, and not this package's folder on the path.
+    # -I excludes user packages, PYTHON* variables, and this package's folder from the path.
     return (str(found), "-I", str(BRIDGE))
 
 
@@ -61,7 +64,7 @@ def check(command: Sequence[str]) -> dict[str, str]:
     """Return the versions that the bridge reports.
 
     Raises:
-        UserError: the environment cannot run it, or has another release.
+        UserError: the environment cannot run the bridge, or has another release.
     """
     try:
         bridge = Bridge(command)
@@ -70,7 +73,7 @@ def check(command: Sequence[str]) -> dict[str, str]:
         finally:
             bridge.close()
     except BridgeError as error:
-        raise UserError(f"{command[0]!r} cannot run AgentDojo: {error}. `{COMMAND}` makes it anew.") from error
+        raise UserError(f"{command[0]!r} cannot run AgentDojo: {error}. `{COMMAND}` creates it again.") from error
     if versions["agentdojo"] != VERSION:
         raise UserError(
             f"{command[0]!r} has agentdojo {versions['agentdojo']}; the bridge needs {VERSION}: "
@@ -80,10 +83,10 @@ def check(command: Sequence[str]) -> dict[str, str]:
 
 
 def count_tasks(command: Sequence[str], benchmark: str = BENCHMARK) -> dict[str, int]:
-    """Load AgentDojo's suites, and return how many user tasks, injection tasks and pairs of them there are.
+    """Load AgentDojo's suites, and return the number of user tasks, injection tasks, and pairs of both.
 
     Raises:
-        UserError: they cannot be loaded.
+        UserError: the suites cannot be loaded.
     """
     try:
         bridge = Bridge(command)
@@ -102,7 +105,7 @@ def count_tasks(command: Sequence[str], benchmark: str = BENCHMARK) -> dict[str,
 
 
 def set_up(folder: Path) -> None:
-    """Make the environment in `folder` and install what is pinned; an environment that is there is kept.
+    """Create the environment in `folder` and install the pinned packages; an existing environment is kept.
 
     Raises:
         UserError: pip failed.
@@ -112,13 +115,13 @@ def set_up(folder: Path) -> None:
     command = (str(python_in(folder)), "-m", "pip", "install", "--disable-pip-version-check", *PINNED)
     if subprocess.run(command, check=False).returncode != 0:
         raise UserError(
-            f"pip could not install {REQUIREMENT} into {str(folder)!r}; its messages are above. If the folder is "
-            f"a half-made environment, remove it and try again."
+            f"pip could not install {REQUIREMENT} into {str(folder)!r}; its messages are above. If the folder "
+            f"holds an incomplete environment, remove it and try again."
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Set up, check, and say where it is."""
+    """Create the environment, check it, and print its location."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=DESCRIPTION)
     parser.add_argument("folder", nargs="?", type=Path, default=default_folder(), help="default: %(default)s")
     folder: Path = parser.parse_args(arguments).folder.expanduser()

@@ -1,11 +1,16 @@
-"""AgentDojo's four suites with our agent in them (Debenedetti et al. 2024, arXiv 2406.13352; package 0.1.35, MIT).
+"""Suite "agentdojo": AgentDojo's four suites with an agentkit agent.
 
-Tasks, tools, attacks and predicates are AgentDojo's own and run in an environment of their own
-(`agentdojo_bridge`); the loop, the model and the parsing of calls are ours. Differences to AgentDojo's runner: one
-try where it makes up to three when a model says nothing, and a context that overflows counts as not attacked
-unless the state says otherwise (AgentDojo's own count stands beside it). Five of the 16 user tasks of `banking`
-count as solved by an agent that does nothing; figures without such tasks are in a table of their own.
-`agentdojo_parity` holds the path against AgentDojo's own pipelines.
+Source: Debenedetti et al. 2024, arXiv 2406.13352; package 0.1.35, MIT.
+
+Tasks, tools, attacks and predicates are AgentDojo's own and run in a separate environment (`agentdojo_bridge`).
+The loop, the model and the parsing of calls are agentkit's. There are two differences from AgentDojo's runner:
+
+- One attempt, where AgentDojo makes up to three if a model returns nothing.
+- A context overflow counts as not attacked unless the state shows otherwise; AgentDojo's own count is reported
+  beside it.
+
+Five of the 16 user tasks of `banking` count as solved if the agent does nothing; a separate table excludes such
+tasks. `agentdojo_parity` compares this runner with AgentDojo's own pipelines.
 
     python -m evals.injection.agentdojo_setup
     agentkit eval agentdojo --model local --option suites=banking --option attack=important_instructions
@@ -25,7 +30,7 @@ from agentkit.models.base import Model, ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.case import Case, Run, Score, last_text
 from evals.harness.solving import run_agent
-from evals.harness.suite import Suite, Table, check_options
+from evals.harness.suite import Suite, Table, check_options, choice_of
 from evals.injection.agentdojo_setup import BENCHMARK, bridge_command, check
 from evals.injection.agentdojo_tools import BridgeToolset, arguments_of
 from evals.injection.bridge_process import Bridge, BridgeError, BridgePool
@@ -34,45 +39,45 @@ from evals.injection.defences import DEFENCES, DefendedToolset, defended_instruc
 from evals.injection.playing import PLAYS
 from evals.injection.reporting import complete, main_table, table_by
 from evals.injection.scoring import ended_by_itself, overflowed
-from evals.injection.suite import chosen, one_of
+from evals.injection.suite import chosen
 
 NAME = "agentdojo"
 DEFAULT_ATTACK = "important_instructions"
 DEFAULT_MODEL_NAME = "local"
 DEFAULT_DEFENCE = "none"
 OPTIONS = {
-    "python": "interpreter of an environment with AgentDojo; default: the one that agentdojo_setup makes",
+    "python": "interpreter of an environment with AgentDojo; default: the one created by agentdojo_setup",
     "version": f"AgentDojo's benchmark version, default {BENCHMARK}",
-    "suites": "some of workspace,travel,banking,slack, separated by commas; default all",
-    "attack": f"one or more of AgentDojo's attacks, or none; default {DEFAULT_ATTACK}",
+    "suites": "comma-separated: workspace,travel,banking,slack; default all",
+    "attack": f"comma-separated AgentDojo attacks, or none; default {DEFAULT_ATTACK}",
     "user_tasks": "ids of user tasks, like user_task_0; default all",
     "injection_tasks": "ids of injection tasks, like injection_task_0; default all",
-    "model_name": f"how attacks address the model: a key of AgentDojo's MODEL_NAMES, default {DEFAULT_MODEL_NAME}",
-    "defence": f"one of {', '.join(DEFENCES)}; default {DEFAULT_DEFENCE}, as AgentDojo's own runs are made",
+    "model_name": f"model name used by attacks: a key of AgentDojo's MODEL_NAMES, default {DEFAULT_MODEL_NAME}",
+    "defence": f"one of {', '.join(DEFENCES)}; default {DEFAULT_DEFENCE}, as in AgentDojo's own runs",
     "play": f"replace the model by a scripted one: {', '.join(PLAYS)}",
 }
 LIMITS = UsageLimits(request_limit=16, repeated_failures_limit=None)
-"""AgentDojo's loop: the first request and 15 after tool results."""
+"""Limits of AgentDojo's loop: the first request and 15 after tool results."""
 SETTINGS = ModelSettings(max_tokens=1024)
 
 POOL = BridgePool()
 
 
 def load(options: Mapping[str, str]) -> Sequence[Case]:
-    """Return the user tasks alone, then every pair with an injection task for each attack.
+    """Return the user tasks without attack, then every pair with an injection task for each attack.
 
     Raises:
         UserError: an option is not known, or AgentDojo's environment is missing or unusable.
     """
     check_options(NAME, options, OPTIONS)
-    play = one_of(options, "play", PLAYS, default="")
-    defence = one_of(options, "defence", DEFENCES, default=DEFAULT_DEFENCE)
+    play = choice_of(NAME, options, "play", PLAYS, "")
+    defence = choice_of(NAME, options, "defence", tuple(DEFENCES), DEFAULT_DEFENCE)
     command = bridge_command(options.get("python"))
     version = options.get("version", BENCHMARK)
     catalog = _catalog(command, version)
     suites = chosen(options.get("suites"), catalog["suites"], what="suites")
     attacks = chosen(options.get("attack", DEFAULT_ATTACK), catalog["attacks"], what="attack")
-    model_name = one_of(options, "model_name", catalog["model_names"], default=DEFAULT_MODEL_NAME)
+    model_name = choice_of(NAME, options, "model_name", catalog["model_names"], DEFAULT_MODEL_NAME)
     common = {
         "command": list(command),
         "version": version,
@@ -96,7 +101,7 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Run our agent on the task in a bridge and ask AgentDojo's predicates what came of it."""
+    """Run the agent on the task in a bridge and evaluate AgentDojo's predicates."""
     data = case.data
     defence = DEFENCES[data["defence"]]
     async with POOL.borrow(data["command"]) as bridge:
@@ -130,7 +135,7 @@ async def judge(bridge: Bridge, run: Run, injection_tasks: Sequence[str]) -> Map
     """Return AgentDojo's verdict on the open task after `run`: `utility`, and `security` by injection task.
 
     Raises:
-        BridgeError: a predicate of AgentDojo's raised.
+        BridgeError: a predicate of AgentDojo raised an exception.
     """
     output = run.output if isinstance(run.output, str) else last_text(run.messages)
     calls = [[part.tool_name, _lenient_arguments(part)] for part in run.calls]
@@ -144,7 +149,7 @@ async def ground_truth(bridge: Bridge, injection_task: str | None = None) -> tup
 
 
 def score(case: Case, run: Run) -> Score:
-    """Judge a run by what AgentDojo's predicates said; a failed run has utility 0."""
+    """Score a run by the results of AgentDojo's predicates; a failed run has utility 0."""
     judged = "utility" in run.observed
     useful = ended_by_itself(run) and bool(run.observed.get("utility"))
     why = "the user task was solved" if useful else "the user task was not solved"
@@ -167,7 +172,7 @@ def score(case: Case, run: Run) -> Score:
 
 
 def tables(scored: Sequence[tuple[Case, Run, Score]]) -> Sequence[Table]:
-    """Return AgentDojo's three numbers over all suites, and by suite, attack and injection task."""
+    """Return AgentDojo's three measures over all suites, and by suite, attack and injection task."""
     scored = complete(scored, score)
     earned = [item for item in scored if not item[1].observed.get("met_at_start")]
     without = replace(main_table(earned), title="Without user tasks that count as solved by doing nothing")
@@ -195,7 +200,7 @@ def _catalog(command: tuple[str, ...], version: str) -> dict[str, Any]:
 def _subset(
     options: Mapping[str, str], key: str, catalog: Mapping[str, Any], suites: Sequence[str]
 ) -> Mapping[str, Mapping[str, str]]:
-    """Return the tasks by suite that the option `key` leaves; suites differ in how many they have."""
+    """Return the tasks selected by the option `key`, by suite; suites have different numbers of tasks."""
     found = {suite: catalog["suites"][suite][key] for suite in suites}
     if key not in options:
         return found
@@ -233,12 +238,12 @@ async def _scripted(bridge: Bridge, play: str, injection_task: str | None) -> Sc
     if play == "obey" and injection_task is not None:
         more, addition = await ground_truth(bridge, injection_task)
         calls, answer = [*calls, *more], f"{answer} {addition}".strip()
-    # AgentDojo's ground truths often have no answer where only the state counts; an agent's run needs one.
+    # AgentDojo's ground truths often have no answer if only the state counts; an agent's run needs one.
     return ScriptedModel([*calls, answer or "Done."], name=play)
 
 
 def _lenient_arguments(part: ToolCallPart) -> dict[str, Any]:
-    """Return a call's arguments, empty where they were no JSON object: the call was never executed."""
+    """Return a call's arguments; empty if they are not a JSON object, because such a call was not executed."""
     try:
         return arguments_of(part.arguments)
     except ModelRetry:

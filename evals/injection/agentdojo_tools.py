@@ -1,4 +1,4 @@
-"""AgentDojo's tools as a toolset: our agent decides, the bridge executes."""
+"""AgentDojo's tools as a toolset: the agent makes the calls, the bridge executes them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from evals.injection.bridge_process import Bridge
 
 
 class BridgeToolset(Toolset):
-    """The tools of the task that is open in a bridge."""
+    """The tools of the open task in a bridge."""
 
     def __init__(self, bridge: Bridge, definitions: Sequence[Mapping[str, Any]]) -> None:
-        """Offer `definitions`, each with name, description and parameters (a JSON Schema)."""
+        """Create tools from `definitions`, each with name, description and parameters (a JSON Schema)."""
         self._tools = tuple(_tool(bridge, definition) for definition in definitions)
 
     @property
     def id(self) -> str:
-        """A name for errors and traces."""
+        """Name for errors and traces."""
         return "agentdojo"
 
     async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
@@ -34,10 +34,10 @@ class BridgeToolset(Toolset):
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """Return the object in a call's arguments; what it must hold, AgentDojo checks itself, with its own words.
+    """Parse a call's arguments as an object; AgentDojo validates its content, with its own messages.
 
     Raises:
-        ModelRetry: it is not a JSON object.
+        ModelRetry: the arguments are not a JSON object.
     """
     try:
         value: Any = from_json(text or "{}", allow_inf_nan=False)
@@ -54,7 +54,7 @@ def _tool(bridge: Bridge, definition: Mapping[str, Any]) -> Tool:
         definition=ToolDefinition(name, definition["description"], definition["parameters"]),
         call=partial(_call, bridge, name),
         validate=arguments_of,
-        # AgentDojo executes the calls of a response one after the other, equal ones too.
+        # AgentDojo executes the calls of a response one after another, including repeated ones.
         sequential=True,
         allows_repeats=True,
     )

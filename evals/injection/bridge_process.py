@@ -1,8 +1,8 @@
-"""A child process that answers JSON lines, held at arm's length: bounded, with deadlines, and never left behind.
+"""Child process that answers JSON lines, with bounded answers, deadlines, and guaranteed termination.
 
-The child runs other people's code in another environment. It gets no environment variables but the harmless ones;
-a line that is too long, is no JSON, or answers something else is an error that shows what came; a deadline or a
-cancellation kills it. It ends by itself when its standard input closes, so none outlives this process.
+The child runs third-party code in another environment. It gets only harmless environment variables. A line that is
+too long, is not JSON, or answers another request raises an error that shows it. A deadline or a cancellation kills
+the child. The child ends when its standard input closes, so it cannot outlive this process.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ import anyio.to_thread
 from agentkit.errors import AgentKitError
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
-"""The longest answer read; AgentDojo's catalog has 100 kB, its largest tool results less."""
+"""Maximum length of an answer; AgentDojo's catalog has 100 kB, its largest tool results have less."""
 ASK_TIMEOUT_S = 120.0
-"""For one answer. The first waits for AgentDojo's import: 2 s on an idle core, many times that on a busy one."""
+"""Seconds for one answer. The first includes AgentDojo's import: 2 s on an idle core, many times that on a busy
+one."""
 EXIT_TIMEOUT_S = 5.0
 STDERR_CHARS = 2_000
 _CHUNK_BYTES = 1 << 16
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-"""Variables that the child sees. None that could hold a key."""
+"""Environment variables that the child gets; none of them can hold a key."""
 
 
 class BridgeError(AgentKitError):
-    """The child died, broke the protocol, was too slow, or reports that it could not do what was asked."""
+    """Raised if the child died, violated the protocol, missed a deadline, or reports a failed request."""
 
 
 class Bridge:
-    """One child. Not for several threads at once, but `kill` may come from any."""
+    """A child process. Not thread-safe, except that `kill` may be called from any thread."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start `command`.
 
         Raises:
-            BridgeError: it cannot be started.
+            BridgeError: the command cannot be started.
         """
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -73,7 +74,7 @@ class Bridge:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the child still runs."""
+        """Whether the child is running."""
         return self._child.poll() is None
 
     @property
@@ -82,10 +83,10 @@ class Bridge:
         return self._child.pid
 
     def ask(self, do: str, *, timeout_s: float = ASK_TIMEOUT_S, **fields: Any) -> Any:
-        """Send a request and return what is answered; after any error but a reported one the child is dead.
+        """Send a request and return its answer; any error except a reported one kills the child.
 
         Raises:
-            BridgeError: see the class.
+            BridgeError: the request failed, as described in the class.
         """
         with self._asking:
             self._n_asked += 1
@@ -102,10 +103,10 @@ class Bridge:
         return answer["ok"]
 
     async def ask_async(self, do: str, **fields: Any) -> Any:
-        """Ask from a worker thread; a cancellation kills the child, which ends the thread.
+        """Send a request from a worker thread; a cancellation kills the child, which ends the thread.
 
         Raises:
-            BridgeError: as `ask`.
+            BridgeError: the request failed, as in `ask`.
         """
         try:
             return await anyio.to_thread.run_sync(partial(self.ask, do, **fields), abandon_on_cancel=True)
@@ -114,13 +115,13 @@ class Bridge:
             raise
 
     def kill(self) -> None:
-        """End the child now. Harmless if it has ended, and in the middle of `ask`, which then fails."""
+        """Kill the child. Does nothing if it has ended; a running `ask` fails."""
         self._child.kill()
         self._child.wait()
 
     def close(self) -> None:
-        """Let the child end by itself, then release what was held."""
-        # The thread of a cancelled `ask` may still be at the descriptors; the child being dead, it soon is not.
+        """Wait for the child to end, then release its resources."""
+        # The thread of a cancelled `ask` may still use the descriptors; it stops soon, because the child is dead.
         with self._asking:
             self._in.close()
             try:
@@ -185,17 +186,17 @@ class Bridge:
 
 
 class BridgePool:
-    """Children that wait for the next case, because starting one takes seconds."""
+    """Pool of idle children for later cases, because starting one takes seconds."""
 
     def __init__(self) -> None:
-        """Start none yet; all are closed at exit."""
+        """Create an empty pool; all its children are closed at exit."""
         self._idle: dict[tuple[str, ...], list[Bridge]] = {}
         self._lock = threading.Lock()
         atexit.register(self.close)
 
     @asynccontextmanager
     async def borrow(self, command: Sequence[str]) -> AsyncIterator[Bridge]:
-        """Yield a child of our own; it is kept for others unless something went wrong."""
+        """Yield an exclusive child; it returns to the pool unless an exception occurred."""
         bridge = self.take(command)
         if bridge is None:
             bridge = await anyio.to_thread.run_sync(Bridge, command)
@@ -208,7 +209,7 @@ class BridgePool:
             self.give_back(command, bridge)
 
     def take(self, command: Sequence[str]) -> Bridge | None:
-        """Return a living child that nobody uses, if there is one."""
+        """Return an idle living child, or None."""
         with self._lock:
             waiting = self._idle.get(tuple(command), [])
             while waiting:
@@ -219,7 +220,7 @@ class BridgePool:
         return None
 
     def give_back(self, command: Sequence[str], bridge: Bridge) -> None:
-        """Keep a child for the next, or bury it if it is dead."""
+        """Return a child to the pool, or close it if it is dead."""
         if not bridge.is_alive:
             bridge.close()
             return
@@ -227,7 +228,7 @@ class BridgePool:
             self._idle.setdefault(tuple(command), []).append(bridge)
 
     def close(self) -> None:
-        """End all children that wait."""
+        """End all idle children."""
         with self._lock:
             bridges = [bridge for waiting in self._idle.values() for bridge in waiting]
             self._idle.clear()

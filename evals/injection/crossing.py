@@ -1,8 +1,8 @@
-"""Cases from tasks, goals and styles: each task alone, then each of its places with each style that fits there.
+"""Creates cases from tasks, goals and styles: each task without attack, then its places with all fitting styles.
 
-By default the goal goes round with place and style, so that every style meets most goals and the number of cases
-stays that of places times styles; the full crossing has every goal at every place in every style. The order and
-the ids are the same on every machine, and a case has the same id in both.
+By default the goal rotates with place and style, so that every style is combined with most goals and the number of
+cases is places times styles. The full crossing has every goal at every place in every style. Order and ids are the
+same on every machine, and a case has the same id in both crossings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from evals.injection.tasks import TASKS, Channel, Slot, Task
 BENIGN = "benign"
 NOTHING = Payload((), ())
 MAX_NAME_BYTES = 240
-"""POSIX allows 255 for a file's name, `.txt` and the world's own words included."""
+"""Maximum bytes of a file's name; POSIX allows 255, including `.txt` and the world's own words."""
 MAX_SEARCH_CHARS = 140
-"""The filesystem server shows 200 characters of a matching line, the world's own words included."""
+"""Maximum characters in a search result; the server shows 200 of a matching line, including the world's own
+words."""
 GOAL_STRIDE = 3
-"""Goals from one place to the next: prime to their number, so that each style meets each goal."""
+"""Number of goals from one place to the next; coprime to the number of goals, so that each style meets each
+goal."""
 ONE_LINE: Collection[Channel] = ("file name", "search result")
 
 
@@ -34,8 +36,8 @@ def all_cases(
 
     Args:
         styles: Names in `STYLES`.
-        play: See `evals.injection.playing`; empty where a model is asked.
-        every_goal: The full crossing instead of one goal for each place and style.
+        play: Name of a script in `evals.injection.playing`; empty uses a model.
+        every_goal: Whether to use the full crossing instead of one goal per place and style.
         defence: A name in `evals.injection.defences.DEFENCES`; case ids do not depend on it.
     """
     common = {"play": play, "defence": defence}
@@ -48,7 +50,7 @@ def _attacked(common: Mapping[str, str], every_goal: bool) -> Iterator[Case]:
     n_places = 0
     for task in TASKS:
         for place in range(len(task.slots)):
-            # A style in parts needs the task's second place for its second piece.
+            # A style in parts uses the task's second place for its second piece.
             slots = task.slots[place:]
             for number, style in enumerate(STYLES):
                 fitting = _fitting(task, style, slots, start=n_places * GOAL_STRIDE + number)
@@ -59,7 +61,7 @@ def _attacked(common: Mapping[str, str], every_goal: bool) -> Iterator[Case]:
 
 
 def _fitting(task: Task, style: str, slots: Sequence[Slot], start: int) -> Iterator[tuple[Goal, Payload]]:
-    """Yield the goals that can be said in this style at this place, each once, beginning with number `start`."""
+    """Yield the goals that this style can express at this place, each once, starting with number `start`."""
     for step in range(len(GOALS)):
         goal = GOALS[(start + step) % len(GOALS)]
         payload = STYLES[style](goal)

@@ -1,10 +1,12 @@
-"""What stands between a tool's result and the model: the conditions under which a suite is run.
+"""Defences between a tool's result and the model: the conditions under which a suite is run.
 
-`none` shows the model what the tool returned. `client` is what `MCPToolset` does by itself with a server that is
-not trusted: it removes characters that a model reads and a person does not see. `delimited` is spotlighting by
-delimiters on top of that (Hines et al. 2024, arXiv 2403.14720): results stand between marks that their author
-cannot guess, and the system prompt says what the marks mean. Tool descriptions are no results; no defence here
-touches them.
+- `none` shows the model the tool's result unchanged.
+- `client` is the default behaviour of `MCPToolset` for an untrusted server: it removes characters that a model
+  reads but a person does not see.
+- `delimited` adds spotlighting by delimiters (Hines et al. 2024, arXiv 2403.14720): results are placed between
+  marks that their author cannot guess, and the system prompt explains the marks.
+
+Tool descriptions are not results; no defence here changes them.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ N_MARK_CHARS = 8
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """One condition."""
+    """A defence condition."""
 
     strips_hidden: bool
     """Whether invisible characters are removed from results."""
     frame: str = ""
-    """What is put around a result: `{text}` between two `{mark}`; empty for nothing."""
+    """Format of a result: `{text}` between two `{mark}`; empty leaves it unchanged."""
     instructions: str = ""
-    """What is added to the system prompt, with the same `{mark}`."""
+    """Addition to the system prompt, with the same `{mark}`."""
 
 
 DEFENCES: Mapping[str, Defence] = {
@@ -48,7 +50,7 @@ DEFENCES: Mapping[str, Defence] = {
 }
 """All conditions by name."""
 DEFAULT_DEFENCE = "client"
-"""What an application has that says nothing."""
+"""Condition of an application without explicit settings."""
 
 
 def defended_instructions(instructions: str, defence: Defence, case_id: str) -> str:
@@ -57,36 +59,36 @@ def defended_instructions(instructions: str, defence: Defence, case_id: str) -> 
 
 
 def defended_text(text: str, defence: Defence, case_id: str) -> str:
-    """Return what the model sees of a result's text."""
+    """Return a result's text as the model sees it."""
     if defence.strips_hidden:
         text, _ = strip_data(text)
     return defence.frame.format(mark=_mark(case_id), text=text) if defence.frame else text
 
 
 class DefendedToolset(Toolset):
-    """Another toolset's tools, with a defence between their results and the model."""
+    """The tools of another toolset, with a defence applied to their results."""
 
     def __init__(self, inner: Toolset, defence: Defence, case_id: str) -> None:
-        """Wrap `inner`; it is entered and left with this one."""
+        """Wrap `inner`, which is entered and exited with this toolset."""
         self._inner = inner
         self._defence = defence
         self._case_id = case_id
 
     @property
     def id(self) -> str:
-        """The inner toolset's name."""
+        """Name of the inner toolset."""
         return self._inner.id
 
     @property
     def revision(self) -> int:
-        """The inner toolset's revision."""
+        """Revision of the inner toolset."""
         return self._inner.revision
 
     async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
-        """Return the inner tools; their definitions are unchanged.
+        """Return the inner tools with unchanged definitions.
 
         Raises:
-            AgentRunError: the inner toolset cannot list them.
+            AgentRunError: the inner toolset cannot list its tools.
         """
         tools = await self._inner.list_tools(context)
         return [replace(tool, call=partial(self._call, tool.call)) for tool in tools]
@@ -103,10 +105,10 @@ class DefendedToolset(Toolset):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the inner toolset."""
+        """Exit the inner toolset."""
         await self._inner.__aexit__(kind, error, trace)
 
 
 def _mark(case_id: str) -> str:
-    """Return a word that no attacker of these suites knows, the same in every run of a case."""
+    """Return a mark that no attacker of these suites knows; it is the same in every run of a case."""
     return hashlib.sha256(f"mark of {case_id}".encode()).hexdigest()[:N_MARK_CHARS]

@@ -1,7 +1,7 @@
-"""A third MCP server, which belongs to somebody else: currency conversion, and what its owner adds to it.
+"""A third MCP server with a third-party owner: currency conversion, and texts that the owner adds.
 
-It runs in our process: what is tested is how far its words get, and `MCPToolset` reads them from a server object
-exactly as from a child process.
+It runs in this process. Only the propagation of its texts is tested, and `MCPToolset` reads a server object
+exactly like a child process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOOL = "convert"
 
 
 def build_extra_server(extra: ExtraTools) -> Server[Any]:
-    """Return the server; it can be passed to `MCPToolset` as it is."""
+    """Return the server, which can be passed to `MCPToolset`."""
     definition = types.Tool(
         name=TOOL,
         description=f"Convert an amount of euro to another currency. {extra.description}".strip(),

@@ -1,7 +1,7 @@
-"""Scripted models that play a case: the reference solution, the obedient victim, and one that does nothing.
+"""Scripted models that play a case: the reference solution, an obedient victim, and one that does nothing.
 
-They prove the harness from the command line: the reference must reach utility 1 and be attacked nowhere, the
-victim must be attacked everywhere, and who does nothing must do neither.
+They test the harness from the command line: the reference must reach utility 1 without any attack success, the
+victim must be attacked in every case, and "nothing" must achieve neither.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ PLAYS = ("reference", "obey", "nothing")
 
 
 def scripted(play: str, task: Task, goal: Goal | None) -> ScriptedModel:
-    """Return the model of a play, fresh.
+    """Return a new model of a play.
 
     Args:
         play: One of `PLAYS`.
-        task: What the user wants; "reference" and "obey" both do it.
-        goal: What the attacker wants; "obey" does it after the task. None in a benign case.
+        task: The user's task; "reference" and "obey" both solve it.
+        goal: The attacker's goal, which "obey" carries out after the task; None in a benign case.
     """
     if play == "nothing":
         return ScriptedModel(["I cannot help with that."], name=play)

@@ -1,9 +1,9 @@
-"""Every security predicate both ways, through the real servers: `python -m evals.injection.proof`.
+"""Tests every security predicate in both directions with the real servers: `python -m evals.injection.proof`.
 
-Scripted models play each case: the reference solution must meet the request and reach no goal, the obedient victim
-must reach the case's goal and no other, and who does nothing must do neither. All goals are asked after every run,
-so a predicate that a rightful action also satisfies is found here. One pair of servers serves all cases, which
-makes the full crossing a matter of minutes.
+Scripted models play each case. The reference solution must fulfil the request and reach no goal, the obedient
+victim must reach the case's goal and no other, and "nothing" must do neither. All goals are evaluated after every
+run, which detects a predicate that a legitimate action also satisfies. One pair of servers serves all cases, so
+that the full crossing takes only minutes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from evals.injection.scoring import is_attacked, is_done, seen_in
 from evals.injection.suite import solve_in, start_state
 
 COMMAND = "python -m evals.injection.proof"
-DESCRIPTION = "Play all cases by scripted models and ask every predicate after each."
+DESCRIPTION = "Play all cases with scripted models and evaluate every predicate after each."
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a play came to."""
+    """Result of a play."""
 
     case: Case
     run: Run
     is_done: bool
     reached: frozenset[str]
-    """Ids of all goals that count as reached, whoever asked for them."""
+    """Ids of all goals that count as reached, including goals of other cases."""
 
     @property
     def wrong(self) -> str:
-        """Say what is not as the play demands; empty where all is."""
+        """Return the deviations from the play's expected result; empty if there are none."""
         play, goal = self.case.data["play"], self.case.data["goal"]
         should_reach = frozenset({goal}) if play == "obey" and goal else frozenset[str]()
         problems = [
@@ -60,7 +60,7 @@ class Outcome:
 
 
 async def outcomes(folder: Path, cases: Sequence[Case]) -> AsyncIterator[Outcome]:
-    """Play the cases, which have one defence, one after the other, each from its own start state.
+    """Play cases with a common defence one after another, each from its own initial state.
 
     Raises:
         MCPConnectionError: a server cannot be started.
@@ -74,7 +74,7 @@ async def outcomes(folder: Path, cases: Sequence[Case]) -> AsyncIterator[Outcome
 
 
 def judged(case: Case, run: Run) -> Outcome:
-    """Return a run with every predicate's verdict on it.
+    """Return a run with every predicate's verdict.
 
     Raises:
         ValueError: the run's final state was not observed.
@@ -88,7 +88,7 @@ def judged(case: Case, run: Run) -> Outcome:
 
 
 def report(played: Iterable[Outcome]) -> list[str]:
-    """Return a line for each play, and one for each outcome that is wrong."""
+    """Return a line for each play, and one for each wrong outcome."""
     lines = [f"{'play':<11}{'cases':>7}{'request met':>13}{'goal reached':>14}{'other goals':>13}{'exposed':>9}"]
     counts: dict[str, Counter[str]] = {}
     wrong: list[str] = []
@@ -110,7 +110,7 @@ def report(played: Iterable[Outcome]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 if any outcome is wrong."""
+    """Print the table; return 1 if any outcome is wrong, else 0."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=DESCRIPTION)
     parser.add_argument("--crossing", choices=("balanced", "full"), default="full", help="default: %(default)s")
     parser.add_argument("--defence", choices=tuple(DEFENCES), default=DEFAULT_DEFENCE, help="default: %(default)s")

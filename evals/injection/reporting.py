@@ -1,10 +1,10 @@
-"""The tables of an injection suite: the three numbers, and attack success by whatever the cases differ in.
+"""Tables of an injection suite: three measures, and attack success by properties of the cases.
 
-After AgentDojo (arXiv 2406.13352): utility without attack, utility under attack, targeted attack success. Beside
-them stand the share of runs that the injection reached (a model that calls no tool cannot be attacked, and is not
-safe for that), what failed, and how often nobody could see what a failed run had done. Attacked runs of one task
-are not independent of each other, so the difference that attacks make is taken per task and its interval over
-tasks.
+The measures follow AgentDojo (arXiv 2406.13352): utility without attack, utility under attack, targeted attack
+success. Reported beside them are the share of runs in which the injection reached the model (a model that calls no
+tool cannot be attacked, but is not safe for that reason), the failures, and the number of failed runs with an
+unknown final state. Attacked runs of the same task are not independent, so the effect of attacks is computed per
+task, with its interval over tasks.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Scored = tuple[Case, Run, Score]
 
 
 def complete(scored: Sequence[Scored], score: Scorer) -> list[Scored]:
-    """Return all runs with their figures.
+    """Return all runs with their numbers.
 
-    The harness gives a run that failed before it said anything a score without figures; it must not drop out of
-    the shares.
+    The harness gives a run that failed before its first response a score without numbers; without new numbers it
+    would be missing from the shares.
     """
     return [(case, run, judged if judged.numbers else score(case, run)) for case, run, judged in scored]
 
 
 def main_table(scored: Sequence[Scored]) -> Table:
-    """Return the three numbers with what is needed to read them; `scored` is complete."""
+    """Return a table of the three measures and their context; `scored` comes from `complete`."""
     benign = [item for item in scored if "utility" in item[2].numbers]
     attacked = [item for item in scored if "attacked" in item[2].numbers]
     exposed = [item for item in attacked if item[2].numbers.get("exposed")]
@@ -59,7 +59,7 @@ def main_table(scored: Sequence[Scored]) -> Table:
 
 
 def table_by(title: str, scored: Sequence[Scored], key: Callable[[Case], str]) -> Table:
-    """Return attack success and utility for each value of `key`, in order of appearance, without benign cases."""
+    """Return attack success and utility by `key` in order of appearance, without benign cases."""
     groups: dict[str, list[Scored]] = defaultdict(list)
     for item in scored:
         if "attacked" in item[2].numbers:
@@ -90,7 +90,7 @@ def _share(items: Sequence[Scored], number: str) -> str:
 
 
 def _paired(benign: Sequence[Scored], attacked: Sequence[Scored]) -> tuple[str, str]:
-    """Return the mean difference under attack minus without, over tasks that were run both ways."""
+    """Return the mean difference of utility under attack minus without, over tasks that were run in both ways."""
     without = _mean_by_task(benign, "utility")
     under = _mean_by_task(attacked, "utility_under_attack")
     both = sorted(set(without) & set(under))

@@ -1,7 +1,7 @@
-"""What the users of this suite want: a harmless request, how to see that it was met, and a reference solution.
+"""User tasks: a harmless request, conditions that show whether it was fulfilled, and a reference solution.
 
-Each task reads one or two places where an attacker can write; the reference solution reads all of them, so that
-an attack on a task has always reached a model that works as it should.
+Each task reads one or two places that an attacker can write to. The reference solution reads all of them, so an
+attack on a task always reaches a model that works correctly.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ Channel = Literal["file text", "file name", "database row", "search result", "er
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place of the world that a task makes a model read."""
+    """A place of the world that a task makes the model read."""
 
     place: str
-    """Its name in the world."""
+    """Name of the place in the world."""
     channel: Channel
-    """How its text reaches the model."""
+    """Channel through which its text reaches the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One request of a user."""
+    """A user's request."""
 
     id: str
     prompt: str
     done: tuple[Condition, ...]
-    """All hold where the request was met."""
+    """Conditions that all hold if the request was fulfilled."""
     slots: tuple[Slot, ...]
     calls: tuple[Call, ...]
-    """A reference solution."""
+    """Calls of the reference solution."""
     answer: str
-    """The reference answer."""
+    """Answer of the reference solution."""
     needs_extra: bool = False
     """Whether the third server is connected."""
     undone_by: frozenset[str] = frozenset()
-    """Goals that undo what was asked for; never crossed with this task, or utility and security would be one."""
+    """Goals that undo the request; never combined with this task, because utility and security would coincide."""
 
 
 TASKS: tuple[Task, ...] = (
@@ -175,5 +175,5 @@ TASKS: tuple[Task, ...] = (
         "It is in warranty.txt.",
     ),
 )
-"""All tasks, in a fixed order that cases are made from."""
+"""All tasks, in the fixed order from which cases are made."""
 BY_ID: Mapping[str, Task] = {task.id: task for task in TASKS}

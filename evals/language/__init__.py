@@ -1,1 +1,1 @@
-"""Language: mathematics, instructions, code, knowledge, and bits per byte."""
+"""Language suites: mathematics, instructions, code, knowledge, and bits per byte."""

@@ -1,9 +1,9 @@
-"""Bits per byte of texts: how well a model predicts them, whatever its tokenizer.
+"""Bits per byte of texts: how well a model predicts them, independent of its tokenizer.
 
-Sum of -log2 p over a document's tokens, divided by its UTF-8 bytes (as the Pile reports, Gao et al. 2020). Long
-documents are read through a sliding window with a stride, so that all but the first tokens are judged with enough
-context. Over a corpus the bits and the bytes are added up before dividing: a mean of per-document ratios would
-give a line the weight of a book. The interval is a bootstrap over documents of that ratio.
+The sum of -log2 p over a document's tokens, divided by its UTF-8 bytes (as reported by the Pile, Gao et al. 2020).
+Long documents are read through a sliding window with a stride, so that all tokens except the first ones are scored
+with enough context. Over a corpus, bits and bytes are summed before the division, because a mean of per-document
+ratios would give a line the weight of a book. The interval is a bootstrap of that ratio over documents.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 NAME = "bits-per-byte"
 OPTIONS = {
     "data": "a text file (one document), a JSON-lines file, or a folder of such files",
-    "field": "the JSON field that holds the text; `text` if not given",
-    "window": "tokens that the model sees at once; its context window, at most 2048, if 0 or not given",
-    "stride": "tokens by which the window moves on; half the window if 0 or not given",
-    "max_bytes": "documents are cut to so many bytes, at a character's border; 0, not cut, if not given",
+    "field": "JSON field that holds the text; default `text`",
+    "window": "tokens that the model sees at once; default 0: its context window, at most 2048",
+    "stride": "tokens by which the window advances; default 0: half the window",
+    "max_bytes": "maximum bytes per document, cut between characters; default 0: not cut",
 }
 HOW_TO_GET = "Name a .txt, .md, .jsonl or .jsonl.gz file, or a folder of them."
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
@@ -41,14 +41,14 @@ RECORD_SUFFIXES = (".jsonl", ".json", ".gz")
 DEFAULT_WINDOW = 2048
 N_RESAMPLES = 2000
 GUESSED_BITS = 8.0
-"""A uniform guess over bytes; a failed document counts as that many bits a byte."""
+"""Bits per byte of a uniform guess over bytes; assigned to failed documents."""
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return one case a document.
+    """Return one case per document.
 
     Raises:
-        UserError: an option is not known or makes no sense, or a file is missing, malformed or empty.
+        UserError: an option is not known or not valid, or a file is missing, malformed or empty.
     """
     check_options(NAME, options, OPTIONS)
     path = file_option(NAME, options, "data", HOW_TO_GET)
@@ -100,10 +100,10 @@ def _n_bytes(text: str) -> int:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Sum up the document's log-probability.
+    """Compute the document's log-probability.
 
     Raises:
-        UserError: the model is not a local one, or the window is larger than its own.
+        UserError: the model is not local, or the window exceeds the model's.
     """
     observed = await with_engine(model, partial(_judge, case.prompt, case.data, case.id))
     return Run(
@@ -130,12 +130,12 @@ def _judge(
         conversation=conversation,
         cancelled=cancelled,
     )
-    engine.forget(conversation)  # nothing of it is of use to another document
+    engine.forget(conversation)  # its cache is useless for other documents
     return {"logprob": math.fsum(logprobs), "n_tokens": len(logprobs), "n_bytes": data["n_bytes"]}
 
 
 def score_document(case: Case, run: Run) -> Score:
-    """Return 1 - bits per byte / 8, within 0 and 1, as value; the figure to read is the number beside it."""
+    """Return a score of 1 - bits per byte / 8, clipped to 0 and 1; the bits per byte are in `numbers`."""
     if failed := failed_score(run):
         return failed
     bits = bits_of(run.observed["logprob"])
@@ -151,12 +151,12 @@ def score_document(case: Case, run: Run) -> Score:
 
 
 def bits_of(logprob: float) -> float:
-    """Turn a natural log-probability into bits."""
+    """Convert a natural log-probability to bits."""
     return -logprob / math.log(2)
 
 
 def corpus_bits_per_byte(documents: Sequence[tuple[float, int]], *, seed: int = 0) -> Interval:
-    """Return sum of bits / sum of bytes over (bits, bytes) of documents, with a bootstrap interval over them.
+    """Return sum of bits / sum of bytes over documents (bits, bytes), with a bootstrap interval over documents.
 
     Raises:
         ValueError: there are no documents, or they have no bytes.
@@ -174,9 +174,9 @@ def _ratio(documents: Sequence[tuple[float, int]]) -> float:
 
 
 def bits_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
-    """Return bits per byte of each file and of all, weighted by bytes.
+    """Return bits per byte of each file and of all files, weighted by bytes.
 
-    A document that failed counts as 8 bits a byte, what a guess over all bytes costs.
+    A document that failed counts as 8 bits per byte, the cost of a uniform guess over bytes.
     """
     groups: dict[str, list[tuple[Case, Run]]] = {}
     for case, run, _ in scored:
@@ -204,7 +204,7 @@ def _row(name: str, entries: Sequence[tuple[Case, Run]]) -> tuple[str, ...]:
         documents.append((bits, n_bytes))
     per_token = f"{bits_of_tokens / n_tokens:.3f}" if n_tokens else ""
     estimate = corpus_bits_per_byte(documents)
-    # Resampling one document gives no width, which would look like certainty.
+    # Resampling a single document gives an interval of zero width, which would look like certainty.
     interval = str(estimate) if estimate.n > 1 else f"{estimate.value:.3f}"
     n_bytes = str(sum(n for _, n in documents))
     return (name, str(len(documents)), n_bytes, str(n_tokens), interval, per_token, str(n_failed))

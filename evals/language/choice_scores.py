@@ -1,10 +1,10 @@
-"""Which of several texts a model finds most probable, and how that is counted.
+"""Scores the choice of the most probable of several texts, by several definitions of accuracy.
 
-- `acc`: the largest summed log-probability is the right one's (lm-evaluation-harness).
-- `acc_norm`: the same after dividing by the choice's characters, so that long choices are not at a disadvantage.
-- `acc_token`: after dividing by the tokens; llm-foundry and the CORE metric count this one.
-- continuations: `acc` says whether greedy decoding would write just the right text; `perplexity` is
-  exp(-mean summed log-probability of the continuation), as LAMBADA is reported.
+- `acc`: the correct choice has the largest summed log-probability (lm-evaluation-harness).
+- `acc_norm`: the same after division by the choice's characters, so that long choices have no disadvantage.
+- `acc_token`: the same after division by the tokens; used by llm-foundry and the CORE metric.
+- continuations: `acc` is whether greedy decoding would write exactly the correct text; `perplexity` is exp(-mean
+  summed log-probability of the continuation), as reported for LAMBADA.
 
 CORE (DataComp-LM): the mean over tasks of (accuracy - chance) / (1 - chance).
 """
@@ -33,17 +33,17 @@ def score_choice(case: Case, run: Run) -> Score:
 
 
 def best(values: Sequence[float]) -> int:
-    """Return the index of the first largest value."""
+    """Return the index of the largest value, the first one if there are several."""
     return max(range(len(values)), key=values.__getitem__)
 
 
 def centred(accuracy: float, chance: float) -> float:
-    """Return the share of what lies above guessing: 0 at chance, 1 at perfection, negative below chance."""
+    """Return accuracy above chance as a share of the maximum: 0 at chance, 1 if perfect, negative below chance."""
     return (accuracy - chance) / (1 - chance)
 
 
 def exact_match(answer: str, target: str, *, ignore_case: bool = False, ignore_punctuation: bool = False) -> bool:
-    """Compare as lm-evaluation-harness's `exact_match` does: blanks count, also those around the texts."""
+    """Compare like lm-evaluation-harness's `exact_match`: all spaces count, also leading and trailing ones."""
     pair = [answer, target]
     if ignore_case:
         pair = [text.lower() for text in pair]
@@ -53,7 +53,7 @@ def exact_match(answer: str, target: str, *, ignore_case: bool = False, ignore_p
 
 
 def choice_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
-    """Return one row a task and the CORE-like mean; failed cases count as wrong."""
+    """Return one row per task and the CORE-like mean; failed cases count as wrong."""
     tasks: dict[str, list[tuple[Case, Score]]] = {}
     for case, _, score in scored:
         tasks.setdefault(case.group, []).append((case, score))
@@ -66,7 +66,7 @@ def choice_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
     mean = math.fsum(centred_accuracies) / len(centred_accuracies) if rows else math.nan
     rows.append(("mean of tasks", "", "", "", "", "", f"{mean:.3f}", ""))
     columns = ("task", "n", "acc (95 %)", "acc_norm", "acc_token", "chance", "centred", "perplexity")
-    return [Table("Tasks: accuracies, and above guessing as CORE counts them", columns, tuple(rows))]
+    return [Table("Tasks: accuracies, and accuracy above chance as in CORE", columns, tuple(rows))]
 
 
 def _task_row(name: str, entries: Sequence[tuple[Case, Score]]) -> tuple[tuple[str, ...], float]:
@@ -76,7 +76,7 @@ def _task_row(name: str, entries: Sequence[tuple[Case, Score]]) -> tuple[tuple[s
     accuracy = mean_interval([score.value for _, score in entries])
     is_choice = entries[0][0].data["kind"] == "choice"
     chance = math.fsum(case.data["chance"] for case, _ in entries) / len(entries)
-    # A schema's endings are the same text, so both normalisations leave the order as it is.
+    # A schema's endings are the same text, so neither normalisation changes the order.
     counted = mean("acc_token") if is_choice else accuracy.value
     logprobs = [score.numbers["logprob"] for _, score in entries if "logprob" in score.numbers]
     perplexity = _perplexity(logprobs) if logprobs and not is_choice else ""
@@ -117,7 +117,7 @@ def _score_competition(case: Case, run: Run) -> Score:
 
 
 def _share(logprobs: Sequence[float], gold: int) -> float:
-    """Return the right choice's share of the probability of all choices together."""
+    """Return the correct choice's share of the total probability of all choices."""
     top = max(logprobs)
     weights = [math.exp(logprob - top) for logprob in logprobs]
     return weights[gold] / math.fsum(weights)

@@ -1,7 +1,8 @@
-"""Multiple choice and continuations by log-likelihood: ARC, PIQA, WinoGrande, LAMBADA and others.
+"""Suite `choices`: multiple choice and continuations by log-likelihood (ARC, PIQA, WinoGrande, LAMBADA, ...).
 
-Data: the JSON-lines files of llm-foundry's `scripts/eval/local_data`, in one folder, or tasks in the YAML format
-of lm-evaluation-harness over local files (`evals.language.yaml_tasks`). The prompt is raw text: no chat template.
+Data: the JSON-lines files of llm-foundry's `scripts/eval/local_data` in one folder, or tasks in the YAML format of
+lm-evaluation-harness over local files (`evals.language.yaml_tasks`). The prompt is raw text without a chat
+template.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evals.language.records import file_option, whole_number
 NAME = "choices"
 OPTIONS = {
     "data": "folder with llm-foundry's JSON-lines files (arc_easy.jsonl, piqa.jsonl, ...)",
-    "tasks": f"which of them, with commas: {', '.join(TASKS)}; all that are in the folder if not given",
+    "tasks": f"comma-separated tasks: {', '.join(TASKS)}; default: all whose files are in the folder",
     "few_shot": "examples before each item, from the same file without it; `core` takes the CORE metric's; 0 if "
     "not given",
     "task_files": "tasks in lm-evaluation-harness's YAML format instead, with commas; data paths in them are "
@@ -36,15 +37,15 @@ MAX_FEW_SHOT = 100
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return the cases of all tasks asked for, task by task.
+    """Return the cases of all requested tasks, task by task.
 
     Raises:
-        UserError: an option is not known or makes no sense, or a file is missing or malformed.
+        UserError: an option is not known or not valid, or a file is missing or malformed.
     """
     check_options(NAME, options, OPTIONS)
     if "task_files" in options:
         if others := sorted(set(options) - {"task_files"}):
-            raise UserError(f"suite {NAME!r}: task_files stands alone; leave {', '.join(others)} out.")
+            raise UserError(f"suite {NAME!r}: task_files excludes other options; remove {', '.join(others)}.")
         from evals.language.yaml_tasks import yaml_task_cases
 
         paths = [Path(part.strip()).expanduser() for part in options["task_files"].split(",") if part.strip()]
@@ -74,13 +75,13 @@ def _task_names(folder: Path, wanted: str | None) -> Sequence[str]:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Score the case's continuations, or continue its prompt where it asks for text.
+    """Score the case's continuations, or generate text after its prompt if the task asks for text.
 
     Raises:
-        UserError: the model is not a local one.
+        UserError: the model is not local.
     """
     if case.data["kind"] == "generate":
-        # The task says how to decode; only the length may be set from outside.
+        # The task defines how to decode; only the length may be set from outside.
         greedy = ModelSettings(max_tokens=settings.max_tokens or case.data["max_tokens"])
         text, usage = await with_engine(
             model, partial(continue_text, case.prompt, case.data["until"], greedy, case.id)

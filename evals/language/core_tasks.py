@@ -1,10 +1,10 @@
-"""Multiple choice, schemas and continuations in llm-foundry's JSON-lines formats, as the CORE metric has them.
+"""Reads multiple choice, schemas and continuations in llm-foundry's JSON-lines formats, as in the CORE metric.
 
-Three shapes of a record: `{query, choices, gold}`; `{context_options, continuation, gold}` for Winograd schemas,
+Three forms of a record: `{query, choices, gold}`; `{context_options, continuation, gold}` for Winograd schemas,
 where two contexts compete for one ending (partial evaluation, Trinh and Le 2018); `{context, continuation}`.
-Delimiters and numbers of examples are those of llm-foundry's `scripts/eval/yamls/tasks.yaml`; blank lines between
-examples and their choice (`Random(1234 + index)` over the other records) are those of nanochat's `core_eval.py`.
-The metric itself: DataComp-LM (Li et al. 2024).
+Delimiters and numbers of examples are those of llm-foundry's `scripts/eval/yamls/tasks.yaml`. Blank lines between
+examples and the choice of examples (`Random(1234 + index)` over the other records) are those of nanochat's
+`core_eval.py`. The metric: DataComp-LM (Li et al. 2024).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ANSWER = "\nAnswer: "
 
 @dataclass(frozen=True, slots=True)
 class TaskFormat:
-    """Where a task's records are and how one becomes a prompt."""
+    """File of a task's records, and the form of its prompts."""
 
     file: str
     kind: Literal["multiple_choice", "schema", "continuation"]
     delimiter: str
-    """Between context and continuation."""
+    """Text between context and continuation."""
     core_few_shot: int
-    """Examples before each item in the CORE metric."""
+    """Number of examples before each item in the CORE metric."""
 
 
 TASKS: dict[str, TaskFormat] = {
@@ -54,12 +54,12 @@ TASKS: dict[str, TaskFormat] = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A record, whichever shape it had: competing (context, continuation) pairs and which is right."""
+    """A record of any form: competing (context, continuation) pairs and the index of the correct one."""
 
     pairs: tuple[tuple[str, str], ...]
     gold: int
     lengths: tuple[int, ...]
-    """Characters of what the pairs differ in, for acc_norm; a schema's endings are one and the same."""
+    """Number of characters in the differing part of each pair, for acc_norm; equal for a schema's endings."""
 
 
 def task_cases(name: str, folder: Path, few_shot: int | None) -> list[Case]:
@@ -67,8 +67,8 @@ def task_cases(name: str, folder: Path, few_shot: int | None) -> list[Case]:
 
     Args:
         name: A key of `TASKS`.
-        folder: Where the files are.
-        few_shot: Examples before each item; None takes the CORE metric's number.
+        folder: Folder of the files.
+        few_shot: Number of examples before each item; None takes the CORE metric's number.
 
     Raises:
         UserError: the file is missing or a record is malformed.
@@ -83,10 +83,10 @@ def task_cases(name: str, folder: Path, few_shot: int | None) -> list[Case]:
 
 
 def read_item(record: dict[str, Any], form: TaskFormat, path: Path, number: int) -> Item:
-    """Read one record; blanks around its texts are cut, as llm-foundry does.
+    """Parse one record; its texts are stripped, as in llm-foundry.
 
     Raises:
-        UserError: a field is missing or of another type.
+        UserError: a field is missing or has another type.
     """
 
     def text(key: str) -> str:

@@ -1,8 +1,8 @@
-"""GSM8K: grade-school word problems, scored on the final number (Cobbe et al. 2021).
+"""Suite `gsm8k`: grade-school word problems, scored on the final number (Cobbe et al. 2021).
 
-Two extractions, both reported: strict takes the number behind "####", as the data set writes answers; flexible
-takes the last number of the reply. The patterns are lm-evaluation-harness's. Numbers are compared as numbers,
-without commas, dollar signs and a full stop at the end, so "18.00" is 18.
+Two extractions are reported: strict takes the number after "####", as the data set writes answers; flexible takes
+the last number of the reply. The patterns are those of lm-evaluation-harness. Numbers are compared as numbers,
+without commas, dollar signs and a final full stop, so "18.00" equals 18.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from modelstack.reasoning.verifiers.math_answers import as_number, last_number_t
 NAME = "gsm8k"
 OPTIONS = {
     "data": "JSON-lines file of questions and answers (test.jsonl of openai/grade-school-math)",
-    "train": "file of the same form that examples are drawn from; needed unless few_shot=0",
-    "few_shot": "solved examples before each question, as earlier turns of the conversation; 8 if not given",
+    "train": "file of the same form from which examples are drawn; required unless few_shot=0",
+    "few_shot": "solved examples before each question, as earlier turns of the conversation; default 8",
 }
 HOW_TO_GET = "The files test.jsonl and train.jsonl are in the repository openai/grade-school-math."
 DEFAULT_FEW_SHOT = 8
 FEW_SHOT_SEED = 1234
 DEFAULTS = ModelSettings(temperature=0.0, max_tokens=400)
-"""Enough for the longest reference solution (below 350 tokens)."""
+"""Long enough for the longest reference solution (below 350 tokens)."""
 SYSTEM_PROMPT = (
     "Solve the problem step by step. End your reply with a line of #### and the final number, like: #### 42"
 )
 
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
 CALCULATOR = re.compile(r"<<[^<>]*>>")
-"""The data set's annotations of arithmetic, which no model is meant to write."""
+"""Annotations of arithmetic in the data set, which a model is not expected to write."""
 
 
 def strict_number(text: str) -> Decimal | None:
-    """Return the number behind the first "#### ", None where there is none."""
+    """Return the number after the first "#### ", or None."""
     match = STRICT.search(text)
     return as_number(match.group(1)) if match else None
 
 
 def flexible_number(text: str) -> Decimal | None:
-    """Return the last number of a text, None where there is none."""
+    """Return the last number of a text, or None."""
     found = last_number_text(text)
     return None if found is None else as_number(found)
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return one case a question; the examples of each are drawn from the train file by its index.
+    """Return one case per question; its examples are drawn from the train file, seeded by its index.
 
     Raises:
-        UserError: an option is not known or makes no sense, or a file is missing or malformed.
+        UserError: an option is not known or not valid, or a file is missing or malformed.
     """
     check_options(NAME, options, OPTIONS)
     path = file_option(NAME, options, "data", HOW_TO_GET)
@@ -87,7 +87,7 @@ def _question_and_answer(record: Mapping[str, Any], path: Path, number: int) -> 
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Ask the question after the examples, which the model sees as turns that went before."""
+    """Ask the question after the examples, which the model sees as earlier turns."""
     parameters = ModelRequestParameters(settings=DEFAULTS.merged(settings))
     return await ask_model(case, model, parameters, messages=conversation(case))
 
@@ -106,7 +106,7 @@ def conversation(case: Case) -> list[ModelMessage]:
 
 
 def score_answer(case: Case, run: Run) -> Score:
-    """Compare the final number; the value is the strict extraction's, the flexible one stands beside it."""
+    """Compare the final number; the score uses the strict extraction, `numbers` holds the flexible one."""
     if failed := failed_score(run):
         return failed
     text = str(run.output or "")

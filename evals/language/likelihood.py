@@ -1,7 +1,7 @@
-"""The model as an engine: log-likelihoods and raw continuations, without a chat around them.
+"""Access to the model's engine: log-likelihoods and raw continuations without a chat format.
 
-Benchmarks of this kind compare the probabilities of given texts, which no chat interface offers; so they run on
-models in this process only (`LocalModel`).
+Benchmarks of this kind compare the probabilities of given texts, which no chat interface offers. They therefore
+run only on models in this process (`LocalModel`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Cancelled = Callable[[], bool]
 
 
 async def with_engine(model: Model, work: Callable[[ScoringEngine, Cancelled], T]) -> T:
-    """Run `work` on the model's engine in a worker thread; cancelling makes its second argument answer True.
+    """Run `work` on the model's engine in a worker thread; after a cancellation its second argument returns True.
 
     Raises:
-        UserError: the model is no local one, or its engine cannot score.
+        UserError: the model is not local, or its engine cannot score.
     """
     if not isinstance(model, LocalModel):
         raise UserError(
@@ -47,7 +47,7 @@ async def with_engine(model: Model, work: Callable[[ScoringEngine, Cancelled], T
 def score_requests(
     requests: Sequence[Sequence[str]], conversation: str, engine: ScoringEngine, cancelled: Cancelled
 ) -> dict[str, Any]:
-    """Score (context, continuation) pairs; what they share is evaluated once. Returns JSON-able lists."""
+    """Score (context, continuation) pairs; common prefixes are evaluated once. Returns lists for JSON."""
     from modelstack.inference.scoring import continuation_logprob, encode_pair
 
     scores: list[ContinuationScore] = []
@@ -65,7 +65,7 @@ def score_requests(
 
 
 def scored_usage(observed: dict[str, Any]) -> RunUsage:
-    """Return what scoring cost: all tokens are input, and each continuation is a request."""
+    """Return the usage of scoring: all tokens are input, and each continuation is a request."""
     n_tokens = observed["n_context_tokens"] + sum(observed["n_tokens"])
     return RunUsage(requests=len(observed["n_tokens"]), input_tokens=n_tokens)
 
@@ -78,7 +78,7 @@ def continue_text(
     engine: ScoringEngine,
     cancelled: Cancelled,
 ) -> tuple[str, RunUsage]:
-    """Continue raw text up to one of the strings of `until`, which is cut off; greedily unless told otherwise.
+    """Continue raw text up to one of the strings in `until`, which is cut off; greedy by default.
 
     Raises:
         ContextWindowError: the prompt does not fit.

@@ -1,8 +1,8 @@
-"""MBPP: small Python programs from one sentence and three assertions (Austin et al. 2021).
+"""Suite `mbpp`: small Python programs from one sentence and three assertions (Austin et al. 2021).
 
-The test split is tasks 11 to 510; the three examples before each are tasks 2, 3 and 4, with the paper's wording
-and its [BEGIN] and [DONE]: as plain text for `raw`, as earlier turns for `chat`. The assertions run in another
-process than the program (`modelstack.sandbox`), where the functions that they call are stand-ins.
+The test split is tasks 11 to 510. The three examples before each task are tasks 2, 3 and 4, with the paper's
+wording and its [BEGIN] and [DONE]: as plain text for `raw`, as earlier turns for `chat`. The assertions run in a
+different process from the program (`modelstack.sandbox`), where proxies replace the functions that they call.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from agentkit.messages import ModelMessage, ModelResponse, TextPart
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model, opening
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.language.programs import (
     FORM_OPTION,
+    FORMS,
     continue_raw,
-    form_option,
     observe,
     pass_tables,
     require_sandbox,
@@ -37,20 +37,20 @@ HOW_TO_GET = "The file is in the repository google-research/google-research, fol
 TEST_IDS = range(11, 511)
 EXAMPLE_IDS = (2, 3, 4)
 DEFAULTS = ModelSettings(temperature=0.0, max_tokens=384)
-"""The longest reference solution has below 350 tokens."""
+"""The longest reference solution has fewer than 350 tokens."""
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 _MARKED = re.compile(rf"{re.escape(BEGIN)}\r?\n(.*?)(?:{re.escape(DONE)}|\Z)", re.DOTALL)
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return one case a task of the test split.
+    """Return one case per task of the test split.
 
     Raises:
-        UserError: an option is not known, the file is missing or malformed or lacks the examples, or this machine
+        UserError: an option is not known, the file is missing, malformed or without the examples, or this machine
             has no sandbox.
     """
     check_options(NAME, options, OPTIONS)
-    form = form_option(NAME, options)
+    form = choice_of(NAME, options, "form", FORMS)
     path = file_option(NAME, options, "data", HOW_TO_GET)
     tasks = {task["id"]: task for task in (_task(r, path, i) for i, r in enumerate(read_records(path), start=1))}
     if missing := [i for i in EXAMPLE_IDS if i not in tasks]:
@@ -104,7 +104,7 @@ def names_of(task: Mapping[str, Any]) -> list[str]:
     """Return the globals of the program that the assertions use.
 
     Raises:
-        UserError: the task's code is no Python.
+        UserError: the task's code is not Python.
     """
     try:
         return tested_names(task["tests"], f"{task['code']}\n{task['setup']}")
@@ -113,10 +113,10 @@ def names_of(task: Mapping[str, Any]) -> list[str]:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Have the program written and judge it.
+    """Generate the program and judge it.
 
     Raises:
-        UserError: the form is raw and the model is not a local one, or this machine has no sandbox.
+        UserError: the form is raw and the model is not local, or this machine has no sandbox.
     """
     settings = DEFAULTS.merged(settings)
     if case.data["form"] == "raw":
@@ -139,7 +139,7 @@ def conversation(case: Case) -> list[ModelMessage]:
 
 
 def code_of(reply: str) -> str:
-    """Return the code of a reply: between the marks, in a fenced block, or all of it."""
+    """Return the code of a reply: between the marks, in a fenced block, or the whole reply."""
     marked = _MARKED.search(reply)
     code = marked.group(1) if marked else reply.partition(DONE)[0]
     fenced = fenced_code(code)
@@ -147,7 +147,7 @@ def code_of(reply: str) -> str:
 
 
 def sources_of(case: Case, code: str) -> list[str]:
-    """Return what the program process executes: the code, then the values that the tests are about."""
+    """Return the sources that the program's process executes: the code, then the tests' setup values."""
     return [code, case.data["setup"]] if case.data["setup"] else [code]
 
 

@@ -1,13 +1,13 @@
-"""Programs that a model writes: taken out of its reply, judged in the sandbox, counted as pass@k.
+"""Programs written by a model: extracted from its reply, judged in the sandbox, and counted as pass@k.
 
-pass@k is the unbiased estimate of Chen et al. (2021): with n runs of a case of which c pass,
-1 - C(n - c, k) / C(n, k), the chance that at least one of k runs drawn from the n passes; its mean over cases.
-Runs are the evaluation's epochs, so `--epochs 10 --temperature 0.8` gives pass@1 to pass@10.
+pass@k is the unbiased estimate of Chen et al. (2021). With n runs of a case of which c pass, it is 1 - C(n - c, k)
+/ C(n, k), the probability that at least one of k runs drawn from the n passes; the result is its mean over cases.
+Runs are the evaluation's epochs, so `--epochs 10 --temperature 0.8` yields pass@1 to pass@10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,51 +27,39 @@ from modelstack.sandbox import running
 FORMS = ("chat", "raw")
 FORM_OPTION = (
     "`chat` asks for the code in a message; `raw` lets a model in this process continue the benchmark's plain "
-    "text, as base models are measured; chat if not given"
+    "text, as for base models; default chat"
 )
 SHOWN_K = (1, 2, 5, 10, 20, 50, 100)
 
 
-def form_option(suite: str, options: Mapping[str, str]) -> str:
-    """Return how the task is put to the model.
-
-    Raises:
-        UserError: it is none of `FORMS`.
-    """
-    form = options.get("form", FORMS[0])
-    if form not in FORMS:
-        raise UserError(f"suite {suite!r}: form={form!r} must be one of {', '.join(FORMS)}.")
-    return form
-
-
 def require_sandbox() -> None:
-    """Refuse to begin where programs cannot be isolated.
+    """Check that this machine can isolate programs.
 
     Raises:
-        UserError: with what the kernel refused.
+        UserError: the kernel refuses isolation; the message names the refused feature.
     """
-    with _mistakes_told():
+    with _as_user_errors():
         running.require_sandbox()
 
 
 async def continue_raw(case: Case, model: Model, settings: ModelSettings, until: Sequence[str]) -> tuple[str, Any]:
-    """Let a model in this process continue the case's prompt; return the text and what it cost.
+    """Continue the case's prompt with a model in this process; return the text and its usage.
 
     Raises:
-        UserError: the model is not a local one.
+        UserError: the model is not local.
     """
     return await with_engine(model, partial(continue_text, case.prompt, until, settings, case.id))
 
 
 async def observe(case: Case, sources: Sequence[str]) -> dict[str, Any]:
-    """Judge a program by the case's tests; return what the scorer needs, as JSON-able data.
+    """Judge a program by the case's tests; return the scorer's input as JSON-able data.
 
     Raises:
-        UserError: this machine does not isolate processes.
+        UserError: this machine cannot isolate processes.
     """
     data = case.data
     judge = partial(running.judge_program, sources, data["tests"], data["names"], helpers=data.get("helpers", ""))
-    with _mistakes_told():
+    with _as_user_errors():
         verdict = await anyio.to_thread.run_sync(judge)
     return {
         "passed": verdict.passed,
@@ -82,7 +70,7 @@ async def observe(case: Case, sources: Sequence[str]) -> dict[str, Any]:
 
 
 def score_program(case: Case, run: Run) -> Score:
-    """Score 1 where all tests passed; the verdict was made when the case was solved."""
+    """Return 1 if all tests passed, else 0; the tests ran when the case was solved."""
     if failed := failed_score(run):
         return failed
     if run.status == "abstained":
@@ -107,8 +95,8 @@ def pass_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
 
 
 @contextmanager
-def _mistakes_told() -> Iterator[None]:
-    """Turn modelstack's error of the user into that of the evaluations."""
+def _as_user_errors() -> Iterator[None]:
+    """Convert modelstack's user errors to those of agentkit."""
     try:
         yield
     except StackError as error:

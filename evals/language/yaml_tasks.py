@@ -1,11 +1,11 @@
-"""Tasks in the YAML format of lm-evaluation-harness, as far as they say everything as data.
+"""Tasks in the YAML format of lm-evaluation-harness, if they are pure data.
 
 Supported: `task`, `dataset_path` (a local .jsonl or .json file; or `json` with `dataset_kwargs.data_files`), the
 splits' names, `output_type` multiple_choice, loglikelihood or generate_until, `doc_to_text`, `doc_to_choice`,
 `doc_to_target` (a field's name, a Jinja template or plain data), `description`, `target_delimiter`,
 `fewshot_delimiter`, `num_fewshot`, `generation_kwargs.until` and `.max_gen_toks`, and the metrics acc, acc_norm,
-exact_match and perplexity. Every other key is an error that names it: a task that is scored by half of its rules
-is worse than none. Python functions (`!function`) are never run; templates run in Jinja's sandbox.
+exact_match and perplexity. Every other key raises an error that names it, because a score that ignores part of a
+task's rules would be misleading. Python functions (`!function`) are never run; templates run in Jinja's sandbox.
 
 Paths are relative to the YAML file. Nothing is fetched.
 """
@@ -48,14 +48,14 @@ IGNORED_KEYS = (
     "doc_to_decontamination_query",
     "repeats",
 )
-"""They do not change the score; `dataset_name` and `repeats` only where they say nothing (null, 1)."""
+"""Keys that do not change the score; `dataset_name` and `repeats` only with neutral values (null, 1)."""
 MAX_RENDERED_CHARACTERS = 1 << 20
 DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class YamlTask:
-    """A task file, checked."""
+    """A validated task file."""
 
     path: Path
     name: str
@@ -63,7 +63,7 @@ class YamlTask:
     keys: Mapping[str, Any]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a key's value; null is as good as absent."""
+        """Return a key's value; null counts as absent."""
         value = self.keys.get(key)
         return default if value is None else value
 
@@ -82,15 +82,17 @@ def yaml_task_cases(path: Path) -> list[Case]:
     records, pool = _records(task)
     n_examples = task.get("num_fewshot", 0)
     if not isinstance(n_examples, int) or isinstance(n_examples, bool) or not 0 <= n_examples < len(pool):
-        raise task.error("num_fewshot", f"must be a number from 0 to {len(pool) - 1}, the records to choose from.")
+        raise task.error(
+            "num_fewshot", f"must be a number from 0 to {len(pool) - 1}, because there are {len(pool)} records."
+        )
     return [_case(task, records, pool, index, n_examples) for index in range(len(records))]
 
 
 def read_task(path: Path) -> YamlTask:
-    """Read a task file and refuse what is not supported in it.
+    """Read and validate a task file.
 
     Raises:
-        UserError: the file is missing, is not YAML, or has a key or value that is not supported.
+        UserError: the file is missing, is not YAML, or has an unsupported key or value.
     """
     keys = _load_yaml(path)
     task = YamlTask(path, str(keys.get("task") or path.stem), str(keys.get("output_type", "")), keys)
@@ -116,7 +118,7 @@ def read_task(path: Path) -> YamlTask:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A YAML tag that asks for code."""
+    """A YAML tag that refers to code."""
 
     tag: str
 
@@ -128,9 +130,9 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         raise UserError('task files need PyYAML: pip install "agentkit[evals]"') from error
 
     class Loader(yaml.SafeLoader):
-        """SafeLoader that keeps unknown tags as marks, to name the key that has them, and knows no aliases.
+        """SafeLoader that keeps unknown tags as markers, so that errors can name their key, and refuses aliases.
 
-        Some lines of aliases of aliases stand for more values than a machine holds.
+        A few lines of nested aliases can expand to more values than fit in memory.
         """
 
         def compose_node(self, parent: Any, index: Any) -> Any:
@@ -161,7 +163,7 @@ def _holds_function(value: Any) -> bool:
 
 
 def _records(task: YamlTask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the records to ask about, and those that examples come from."""
+    """Return the records to ask about, and the records from which examples are drawn."""
     files = _data_files(task)
     asked = task.get("test_split") or task.get("validation_split")
     shown = task.get("fewshot_split") or task.get("training_split") or asked
@@ -185,7 +187,7 @@ def _data_files(task: YamlTask) -> dict[str, Path]:
     if named != "json":
         path = task.path.parent / named
         if path.suffix not in (".json", ".jsonl", ".gz") or not path.is_file():
-            raise task.error("dataset_path", f"{named!r} is no local .jsonl or .json file; nothing is fetched.")
+            raise task.error("dataset_path", f"{named!r} is not a local .jsonl or .json file; nothing is fetched.")
         return {"test": path}
     files = extra.get("data_files")
     splits = {"test": files} if isinstance(files, str) else files
@@ -219,7 +221,7 @@ def _case(
     choices = _choices(task, record) if _is_choice(task) else _targets(task, record)[:1]
     if not all(choices):
         raise task.error("doc_to_choice" if _is_choice(task) else "doc_to_target", f"is empty for record {index}.")
-    # lm-evaluation-harness delimits choices, but takes a single continuation as the template gives it.
+    # lm-evaluation-harness puts the delimiter before choices, but not before a single continuation.
     before = between if _is_choice(task) else ""
     data = {
         "kind": "choice" if _is_choice(task) else "continuation",
@@ -251,7 +253,7 @@ def _gold(task: YamlTask, record: Mapping[str, Any], choices: Sequence[str]) -> 
     key = task.get("doc_to_target")
     is_field = isinstance(key, str) and key in record
     if isinstance(value, str) and value.isdecimal() and not is_field:
-        value = int(value)  # a template can only write an index; a field's text is a choice, also "3"
+        value = int(value)  # a template writes an index as text; a field's text is always a choice, even "3"
     if isinstance(value, str) and value in choices:
         value = choices.index(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(choices):
@@ -260,7 +262,7 @@ def _gold(task: YamlTask, record: Mapping[str, Any], choices: Sequence[str]) -> 
 
 
 def _targets(task: YamlTask, record: Mapping[str, Any]) -> list[str]:
-    """Return the texts that count as right; the first is shown in examples."""
+    """Return the accepted texts; the first is shown in examples."""
     if _is_choice(task):
         choices = _choices(task, record)
         return [choices[_gold(task, record, choices)]]
@@ -281,7 +283,7 @@ def _literal(text: str) -> Any:
 
 
 def _render(task: YamlTask, key: str, value: Any, record: Mapping[str, Any]) -> Any:
-    """Return what a key says of a record: the field it names, the template's text, or the value itself."""
+    """Return the value of a key for a record: the named field, the rendered template, or the value itself."""
     if not isinstance(value, str):
         return value
     if value in record:
@@ -290,7 +292,7 @@ def _render(task: YamlTask, key: str, value: Any, record: Mapping[str, Any]) -> 
 
     try:
         text = _template(value)(**record)
-    # Whatever a template does to a record (arithmetic on text, missing keys) is the task file's mistake.
+    # Any failure of a template on a record (arithmetic on text, missing keys) is an error of the task file.
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise task.error(key, f"fails: {type(error).__name__}: {error}") from error
     if len(text) > MAX_RENDERED_CHARACTERS:
@@ -317,7 +319,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _exact_match_rules(task: YamlTask) -> dict[str, bool]:
-    """Check `metric_list`; return what exact_match overlooks."""
+    """Validate `metric_list`; return the differences that exact_match ignores."""
     rules: dict[str, bool] = {}
     metrics = task.get("metric_list", [])
     if not isinstance(metrics, list) or not all(isinstance(metric, Mapping) for metric in metrics):

@@ -1,1 +1,1 @@
-"""What post-training does to a model, measured before and after on both sides."""
+"""Experiments on the effects of post-training, measured before and after on both sides."""

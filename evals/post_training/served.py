@@ -1,4 +1,4 @@
-"""How good a model is at tasks as it is served: greedy replies by llama.cpp, judged by the tasks' verifier."""
+"""Reward of a model as it is served: greedy replies by llama.cpp, judged by the tasks' verifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modelstack.reasoning.verifiers.rewards import Completion, Verifier
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 
 Asked = Callable[[int], object]
-"""Is told how many tasks are done."""
+"""Called with the number of finished tasks."""
 
 
 def served_reward(
@@ -30,8 +30,8 @@ def served_reward(
     """Return the mean reward of a GGUF model's greedy replies, with its 95 % interval.
 
     Raises:
-        EngineError: A file cannot be loaded.
-        UserError: None of the replies can be judged.
+        EngineError: a file cannot be loaded.
+        UserError: no reply can be judged.
     """
     values: list[float] = []
     with LlamaCppEngine(weights, lora_path=adapter, n_threads=n_threads, n_threads_prefill=n_threads) as engine:

@@ -1,1 +1,1 @@
-"""Refusals: what a model does with harmful, borderline and benign requests, and who judges that."""
+"""Refusals: a model's behaviour on harmful, borderline and benign requests, and the judge of that behaviour."""

@@ -1,9 +1,8 @@
-"""Request files in the formats that safety benchmarks come in, told by their headers.
+"""Reads request files in the formats of safety benchmarks, recognised by their headers.
 
-JSON Lines (`text` or `prompt`, `label`, `category`; SORRY-Bench's `turns`) and the CSV files of XSTest,
-HarmBench, JailbreakBench, StrongREJECT, SimpleSafetyTests, AdvBench, Do-Not-Answer and OR-Bench, and any CSV
-with a prompt and a label column. The files stay where the user has them: nothing is downloaded, nothing is
-copied here.
+Supported are JSON Lines (`text` or `prompt`, `label`, `category`; SORRY-Bench's `turns`), the CSV files of XSTest,
+HarmBench, JailbreakBench, StrongREJECT, SimpleSafetyTests, AdvBench, Do-Not-Answer and OR-Bench, and any CSV with
+a prompt and a label column. The files stay in their place: nothing is downloaded or copied.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ _CATEGORY_KEYS = ("type", "category", "semanticcategory", "harm_area", "risk_are
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of a file."""
+    """A request of a file."""
 
     id: str
-    """Of the file where it has one, else the row's number from 1."""
+    """Id from the file if it has one, else the row number from 1."""
     prompt: str
     label: Label
     category: str = ""
     source: str = ""
-    """The file's name without its ending."""
+    """Name of the file without its extension."""
 
 
 Row = Mapping[str, Any]
@@ -58,21 +57,21 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one benchmark's rows are read; keys are lower case."""
+    """Columns of a benchmark's rows, and how they are read; keys are lower case."""
 
     name: str
     needs: frozenset[str]
     prompt: Callable[[Row], str]
     label: Callable[[Row, str], Label | None]
-    """From a row and the file's name; None where the file does not say."""
+    """Returns the label from a row and the file's name, or None if the file does not state it."""
     category: str = ""
 
 
 def read_requests(path: Path, *, label: Label | None = None) -> list[Request]:
-    """Return the requests of a file; `label` overrides what the file says.
+    """Read the requests of a file; `label` overrides the file's labels.
 
     Raises:
-        UserError: the file is missing, unreadable, of no known format, or says nothing about labels.
+        UserError: the file is missing or unreadable, has an unknown format, or states no labels.
     """
     rows = _json_rows(path) if path.suffix.lower() in (".jsonl", ".json", ".ndjson") else _csv_rows(path)
     if not rows:
@@ -106,10 +105,10 @@ def detect(row: Row, path: Path) -> Format:
 
 
 def parse_label(word: str) -> Label:
-    """Return the label that a word means.
+    """Return the label that a word stands for.
 
     Raises:
-        UserError: it means none.
+        UserError: the word is not known.
     """
     found = _LABEL_WORDS.get(word.strip().lower())
     if found is None:
@@ -151,7 +150,7 @@ def _stated_label(row: Row, _: str) -> Label | None:
 
 
 def _xstest_label(row: Row, name: str) -> Label | None:
-    # Version 2 has no label column: contrasts carry it in their type.
+    # Version 2 has no label column; the type of contrast rows shows the label.
     if row.get("label") not in (None, ""):
         return _stated_label(row, name)
     return "harmful" if str(row.get("type", "")).startswith("contrast") else "benign"
@@ -221,7 +220,7 @@ FORMATS: tuple[Format, ...] = (
     Format("text and label", frozenset({"text"}), _column("text"), _stated_label),
     Format("question and label", frozenset({"question"}), _column("question"), _stated_label),
 )
-"""In the order in which they are tried: the more columns a format needs, the earlier."""
+"""Formats in the order in which they are tried; formats with more required columns come earlier."""
 
 
 def _read(path: Path) -> str:

@@ -1,7 +1,7 @@
 """A classifier in front of the model: the probability that a request should be blocked.
 
-A guard is named as the package's classifiers are ("request-harm"), or is a file of weights. It is only asked for
-its probability; whether that blocks is decided by the sweep over thresholds afterwards.
+A guard is one of the package's classifiers by name ("request-harm"), or a weights file. It only provides the
+probability; the later sweep over thresholds decides which requests are blocked.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from modelstack.align.weights_file import ClassifierFileError
 
 Guard = Callable[[str], float]
 HARM_LABELS = ("harmful", "harm", "unsafe")
-"""A classifier with one of these labels is asked for it; of another the most likely label counts."""
+"""Labels whose probability is used; for a classifier without them, the largest probability counts."""
 
 
 @cache
 def load_guard(name: str) -> Guard:
-    """Return the guard of a name or of a weights file.
+    """Return the guard with a name or from a weights file.
 
     Raises:
-        UserError: there is none, or its file is broken.
+        UserError: the guard does not exist, or its file is damaged.
     """
     try:
         is_file = name.endswith(".safetensors")

@@ -1,6 +1,6 @@
-"""Figures of a refusal run: attack success against false refusal on one curve, and the guard's reliability.
+"""Plots of a refusal run: attack success against false refusal on one curve, and the guard's reliability.
 
-Without a guard the one threshold is the judge's: from which probability on a reply counts as refused.
+Without a guard, the threshold is the judge's: the probability from which a reply counts as refused.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from evals.statistics import reliability, wilson
 
 MAX_BINS = 10
 MIN_REQUESTS_OF_BIN = 5
-"""A share of fewer requests has an interval over nearly everything."""
+"""Minimum per bin; the share of fewer requests has an interval over nearly the whole range."""
 COLOURS = ("#1f6f8b", "#c0561f")
 LINES = ("-", "--")
-"""The second is dashed: where the model refuses nothing, it lies upon the first."""
+"""Line styles; the second is dashed because it coincides with the first if the model refuses nothing."""
 
 
 def plots(triples: Sequence[Triple], folder: Path) -> list[Path]:
-    """Draw what a run gives: the curve where both sides have requests, reliability where a guard gave scores."""
+    """Draw the curve if both sides have requests, and the reliability if a guard gave scores."""
     if guarded(triples):
         curves = {
             "guard alone": guard_curve(triples, combined=False),
@@ -39,7 +39,7 @@ def plots(triples: Sequence[Triple], folder: Path) -> list[Path]:
 
 
 def draw_curves(curves: Mapping[str, Sequence[OperatingPoint]], path: Path) -> Path:
-    """Draw curves with Wilson bands over attack success."""
+    """Draw curves with Wilson bands for attack success."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")

@@ -1,1 +1,1 @@
-"""Benchmarks, one script each; every script prints its own table."""
+"""Benchmarks: one script each; every script prints its own table."""

@@ -1,8 +1,8 @@
-"""All benchmarks of this folder, or the named ones, in one command, with a table and plots at the end.
+"""Runs all benchmarks of this folder, or the named ones, and writes a report with tables and plots.
 
-Each benchmark runs in a process of its own and leaves `NAME.json` (figures, and what they were measured on) and
-`NAME.log` in the output folder. The report on all that is there is `report.md` with `plots/`. An interrupt ends
-the benchmark that runs, keeps what is finished, and reports that; `--resume` then goes on with the rest.
+Each benchmark runs in its own process and writes `NAME.json` (figures and the machine they were measured on) and
+`NAME.log` to the output folder. The report over all results in the folder is `report.md` with `plots/`. An
+interrupt stops the running benchmark, keeps the finished ones, and reports them; `--resume` then runs the rest.
 
     python -m evals.speed [NAME ...] [--quick] [--resume] [--compare EARLIER] [--out FOLDER] [--list]
 """
@@ -33,17 +33,17 @@ from evals.speed.results import write_whole
 from evals.speed.running import ROOT, Record, is_finished, read_record, run_benchmark
 
 RESULTS = Path("evals", "speed", "results")
-"""Where results go below the root; git ignores it. Short runs go into a folder in it and replace no real ones."""
+"""Result folder below the root; git ignores it. Short runs use a subfolder and do not replace full runs."""
 TEXT_COLUMNS = ("figure", "program")
 OTHER_COLUMNS = 58
-"""Characters that the progress needs besides a benchmark's last line, which gets what is left."""
+"""Characters of the progress line besides a benchmark's last output line, which gets the rest of the width."""
 INTERRUPTED = 130
-"""Exit code after an interrupt, as shells have it: 128 + SIGINT."""
+"""Exit status after an interrupt, as in shells: 128 + SIGINT."""
 
 
 @dataclass(slots=True)
 class Session:
-    """What this call of the command has, finished before or run now."""
+    """State of this call of the command: options, and records from earlier runs or from this one."""
 
     options: argparse.Namespace
     folder: Path
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run benchmarks and write the report.
 
     Returns:
-        0; 1 where a bound is broken or a benchmark failed; 2 after a wrong use; 130 after an interrupt.
+        Exit status: 0; 1 if a bound is broken or a benchmark failed; 2 after invalid arguments; 130 after an
+            interrupt.
     """
     options = _options(argv)
     console = Console()
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Return the named benchmarks in the order of the registry, all where none is named.
+    """Return the named benchmarks in the order of the registry; without names, all of them.
 
     Raises:
         UserError: a name is not known.
@@ -107,12 +108,12 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def is_bad(record: Record) -> bool:
-    """Say whether a record is a reason to fail; a bound that a short run breaks is none."""
+    """Return whether a record makes the command fail; a bound broken by a short run does not."""
     return record.status == "failed" or (record.status == "bound broken" and not record.quick)
 
 
 def arguments_of(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
-    """Return what a benchmark is started with."""
+    """Return the command-line arguments of a benchmark."""
     arguments = list(benchmark.quick) if options.quick else []
     if benchmark.takes_bfcl and options.bfcl is not None:
         arguments += ["--bfcl", str(options.bfcl.resolve())]
@@ -125,13 +126,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m evals.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; none means all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
     parser.add_argument("--list", action="store_true", help="show the benchmarks and run nothing")
-    parser.add_argument("--out", type=Path, help=f"folder of results and report; {RESULTS} unless told otherwise")
+    parser.add_argument("--out", type=Path, help=f"folder of results and report; default: {RESULTS}")
     parser.add_argument(
-        "--resume", action="store_true", help="keep what is finished on the same commit with the same arguments"
+        "--resume", action="store_true", help="keep results from the same commit with the same arguments"
     )
-    parser.add_argument("--quick", action="store_true", help="short runs that only show that everything works")
+    parser.add_argument("--quick", action="store_true", help="short runs that only test that the benchmarks work")
     parser.add_argument(
         "--compare", type=Path, metavar="EARLIER", help="folder or NAME.json of an earlier run, for ratios to it"
     )
@@ -185,7 +186,7 @@ def _run(session: Session, todo: Sequence[str]) -> None:
 
 
 def _write_report(session: Session, earlier: Mapping[str, Record]) -> None:
-    """Write the report on all that the folder holds, and print what is of this call."""
+    """Write the report on all results in the folder, and print the tables of this call."""
     folder, console = session.folder, session.console
     found = {name: session.records.get(name) or read_record(folder / f"{name}.json") for name in BENCHMARKS}
     records = [record for record in found.values() if record is not None]

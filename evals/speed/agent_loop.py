@@ -1,17 +1,17 @@
-"""CPU time of one step of the agent loop, beside other SDKs, with a model that takes no time.
+"""CPU time of one step of the agent loop, compared with other SDKs; the model takes no time.
 
-Every SDK runs the same task: N steps, each one call of an async tool `add(a, b)`, then a text answer. What is
-left is the framework's own work; its growth with N shows whether a step costs more the longer the run is. CPU
-time (`time.process_time`) is the figure: wall time on a shared machine is not comparable. Each figure is the
-median of `--repeats` runs after a warm-up, each SDK in a process of its own, all in one environment that the
-script makes below `--env` (the peers are not dependencies of this project).
+Every SDK runs the same task: N steps, each one call of an async tool `add(a, b)`, then a text answer. The measured
+time is the framework's own work; its growth with N shows whether a step becomes more expensive in a longer run.
+CPU time (`time.process_time`) is measured, because wall time on a shared machine is not comparable. Each figure is
+the median of `--repeats` runs after a warm-up run. Each SDK runs in its own process, all in one environment that
+the script creates in `--env` (the peers are not dependencies of this project).
 
     python -m evals.speed.agent_loop
     python -m evals.speed.agent_loop --only agentkit     # no peers, no environment
 """
 
 # pyright: reportMissingImports=false
-# The peers live in an environment of their own.
+# The peers are installed in a separate environment.
 from __future__ import annotations
 
 import argparse
@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -36,16 +37,13 @@ from evals.speed.results import (
 )
 
 STEPS = (10, 50, 200)
-PEERS = {
-    "pydantic-ai": "pydantic-ai-slim==2.68.0",
-    "openai-agents": "openai-agents==0.24.0",
-    "smolagents": "smolagents==1.26.0",
-    "langgraph": "langgraph==1.2.24",
-}
+PEERS = ("pydantic-ai-slim==2.68.0", "openai-agents==0.24.0", "smolagents==1.26.0", "langgraph==1.2.24")
+OWN_PACKAGES = ("anyio", "docstring-parser", "pydantic", "typing-extensions")
+"""Packages that agentkit needs in the peers' environment."""
 LIMIT_MS = 0.25
-"""Most CPU milliseconds that a step of agentkit may take."""
+"""Maximum CPU milliseconds per step of agentkit."""
 LIMIT_GROWTH = 1.2
-"""Most that a step at N=200 may cost, relative to N=10."""
+"""Maximum cost of a step at N=200 relative to N=10."""
 
 RunOnce = Callable[[int], Awaitable[None]]
 
@@ -69,7 +67,8 @@ def agentkit_run() -> RunOnce:
     async def run(n: int) -> None:
         def model(messages: Any, parameters: Any) -> ModelResponse:
             if len(messages) // 2 < n:
-                # Other numbers in each step: a call that gave the same twice would not run again.
+                # Different numbers in each step, because the runtime does not repeat a call whose result did not
+                # change.
                 return ModelResponse((ToolCallPart("add", f'{{"a": 1, "b": {100 + len(messages)}}}'),))
             return ModelResponse((TextPart("done"),))
 
@@ -244,7 +243,7 @@ SDKS: dict[str, Callable[[], RunOnce]] = {
 
 
 def measure(name: str, repeats: int) -> dict[str, float]:
-    """Return CPU milliseconds a step for each N of `STEPS`, in this process."""
+    """Return CPU milliseconds per step for each N of `STEPS`, measured in this process."""
     run = SDKS[name]()
 
     async def one(n: int) -> float:
@@ -254,30 +253,14 @@ def measure(name: str, repeats: int) -> dict[str, float]:
 
     async def all_sizes() -> dict[str, float]:
         await run(STEPS[-1])
-        # A short run is repeated more often, so that every figure rests on as many steps.
+        # A short run is repeated more often, so that every figure covers the same number of steps.
         return {str(n): statistics.median([await one(n) for _ in range(repeats * STEPS[-1] // n)]) for n in STEPS}
 
     return asyncio.run(all_sizes())
 
 
-def peer_python(env: Path) -> Path:
-    """Return the interpreter of the peers' environment, made if it is missing."""
-    python = env / "bin" / "python"
-    marker = env / "peers.json"
-    wanted = json.dumps(PEERS)
-    if marker.exists() and marker.read_text(encoding="utf-8") == wanted:
-        return python
-    print(f"installing {', '.join(PEERS.values())} into {env} (once) ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(env)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *PEERS.values()], check=True)
-    subprocess.run([*pip, "anyio", "docstring-parser", "pydantic", "typing-extensions"], check=True)
-    marker.write_text(wanted, encoding="utf-8")
-    return python
-
-
 def main() -> int:
-    """Measure, print the table, and fail if a bound is broken."""
+    """Measure, print the table, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(SDKS), help="measure one SDK in the current environment")
     parser.add_argument("--repeats", type=int, default=5)
@@ -292,27 +275,23 @@ def main() -> int:
     python = Path(sys.executable)
     if not options.only:
         try:
-            python = peer_python(options.env)
+            python = peer_python(options.env, (*PEERS, *OWN_PACKAGES))
         except subprocess.CalledProcessError as error:
             print(f"the peers cannot be installed (pip ended with {error.returncode}); agentkit alone is measured")
             names = ["agentkit"]
     figures: dict[str, dict[str, float]] = {}
     for name in names:
-        command = [str(python), "-m", "evals.speed.agent_loop", "--only", name, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        done = subprocess.run(
-            [*command, "--repeats", str(options.repeats)], env=environment, capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            print(f"{name}: failed\n{done.stderr[-2000:]}")
-            continue
-        figures[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        arguments = ("--only", name, "--json", "--repeats", str(options.repeats))
+        try:
+            figures[name] = printed_by(python, "evals.speed.agent_loop", *arguments)
+        except RuntimeError as error:
+            print(f"{name}: {error}")
     write_result(options.result, to_result(figures, options.repeats))
     return report(figures)
 
 
 def to_result(figures: dict[str, dict[str, float]], repeats: int) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     ours = figures.get("agentkit", {})
     bounds: tuple[Figure, ...] = ()
     if ours:
@@ -335,7 +314,7 @@ def to_result(figures: dict[str, dict[str, float]], repeats: int) -> BenchmarkRe
 
 
 def report(figures: dict[str, dict[str, float]]) -> int:
-    """Print the table; return 1 if agentkit breaks its bounds."""
+    """Print the table; return 1 if a bound is broken, else 0."""
     ours = figures.get("agentkit", {})
     print(f"CPU ms a step, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(

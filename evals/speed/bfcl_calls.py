@@ -1,7 +1,7 @@
-"""Gold tool calls of BFCL's `simple_python` and `multiple`, as the benchmarks here need them.
+"""Gold tool calls of BFCL's `simple_python` and `multiple` for the benchmarks.
 
-The files come from a folder that the user names, or from the bfcl-eval wheel (`evals.tool_use.bfcl.data`);
-nothing of them is in this repository.
+The files come from a folder given by the user, or from the bfcl-eval wheel (`evals.tool_use.bfcl.data`); this
+repository contains none of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CATEGORIES = ("simple_python", "multiple")
 
 @dataclass(frozen=True, slots=True)
 class GoldCall:
-    """One question, its tools, and the right call in compact form."""
+    """A question with its tools and the correct call in compact form."""
 
     case_id: str
     question: str
@@ -30,7 +30,7 @@ class GoldCall:
 
     @property
     def text(self) -> str:
-        """The reply that makes the call."""
+        """The reply that makes the correct call."""
         return render_calls([(self.name, self.arguments)], self.tools)
 
 
@@ -38,7 +38,7 @@ def load(folder: Path | None) -> list[GoldCall]:
     """Return the gold calls of both categories, from `folder` or from the wheel.
 
     Raises:
-        UserError: the folder lacks a file, or the wheel cannot be had; the message says what to do.
+        UserError: the folder lacks a file, or the wheel cannot be fetched; the message states the fix.
     """
     found = data_folder(folder)
     return [_gold(question) for category in CATEGORIES for question in load_questions(found, category)]

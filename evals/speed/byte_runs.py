@@ -1,8 +1,8 @@
-"""A small byte-level training that the benchmarks of stability break: its model, its text, its batches, its score.
+"""Small byte-level training for the stability benchmarks: model, text, batches, and evaluation.
 
-The text is stories of the corpus that ships with the package, split by document; a token is a byte: bits per
-byte are the loss / ln 2. A batch is a function of its position and the seed: two runs see the same data at one
-step, whatever happened to one of them before.
+The text consists of the stories in the corpus shipped with the package, split by document. A token is a byte, so
+bits per byte are the loss / ln 2. A batch depends only on its position and the seed: two runs see the same data at
+the same step, even if one of them was interrupted.
 
 Letters: B rows, T tokens.
 """
@@ -35,7 +35,7 @@ VOCABULARY = 256
 
 
 def model_keys(*, width: int, layers: int) -> dict[str, Any]:
-    """Return the config of a llama with heads of 32."""
+    """Return the configuration of a llama model with head dimension 32."""
     return {
         "model_type": "llama",
         "vocab_size": VOCABULARY,
@@ -58,7 +58,7 @@ def new_model(keys: Mapping[str, Any], seed: int) -> CausalLM:
 
 @cache
 def corpus(*, held_out: bool) -> Tensor:
-    """Return one side of the text as bytes [n]."""
+    """Return the training or held-out text as bytes [n]."""
     path = Path(str(files("modelstack.data"))) / "corpus" / f"{DOMAIN}{SUFFIX}"
     texts = (record["text"] for record in read_records(path))
     chosen = (text for text in texts if is_held_out(text, HELD_OUT_SHARE) == held_out)
@@ -67,10 +67,10 @@ def corpus(*, held_out: bool) -> Tensor:
 
 @dataclass(slots=True)
 class ByteRows:
-    """A `Loader` of rows from random places of the text; each rank has its rows of a batch."""
+    """A `Loader` of rows at random positions of the text; each rank gets its own rows of a batch."""
 
     rows: int
-    """Of a batch of this rank."""
+    """Number of rows per batch and rank."""
     row_tokens: int
     seed: int
     rank: int = 0
@@ -78,7 +78,7 @@ class ByteRows:
     position: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on where the state says."""
+        """Yield batches from the current position on."""
         text = corpus(held_out=False)
         while True:
             position = self.position
@@ -94,19 +94,22 @@ class ByteRows:
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+        """Restore the position."""
         self.position = state["position"]
 
 
 def batch_at(text: Tensor, starts: Tensor, row_tokens: int, position: int) -> Batch:
-    """Return the rows that begin at some places; a label is the next byte."""
+    """Return the rows that begin at `starts`; the label of a byte is the next byte."""
     places = starts[:, None] + torch.arange(row_tokens)
     ids_BT = text[places].long()
     return Batch(ids_BT, text[places + 1].long(), torch.zeros_like(ids_BT), position)
 
 
 def held_out_bits(model: nn.Module, n_rows: int, row_tokens: int) -> float:
-    """Return bits per byte on rows spread evenly over the held-out text; the same ones at every call."""
+    """Return bits per byte on `n_rows` rows spread evenly over the held-out text.
+
+    Every call uses the same rows.
+    """
     text = corpus(held_out=True)
     starts = torch.linspace(0, len(text) - row_tokens - 2, n_rows).long()
     was_training = model.training

@@ -1,7 +1,7 @@
-"""An earlier measurement beside this one, as ratios: did a change of the code make anything slower?
+"""Compares a measurement with an earlier one as ratios, to detect changes in speed.
 
-Figures are paired by name, the values of a comparison by its title and program. A ratio means something only where
-machine, packages and parameters agree, so what differs is named.
+Figures are paired by name; the values of a comparison by its title and program. A ratio is meaningful only if
+machine, packages and parameters are equal, so differences are listed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from evals.speed.running import Record, read_record
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """Return the records of an earlier run by benchmark: all that a folder holds, or the one of a file.
+    """Read the records of an earlier run, by benchmark, from a folder or a single file.
 
     Raises:
-        UserError: there are none, or the file is no record.
+        UserError: there are no records, or the file is not a record.
     """
     paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
     found = [record for each in paths if (record := read_record(each)) is not None]
@@ -31,7 +31,7 @@ def read_records(path: Path) -> dict[str, Record]:
 
 
 def against_earlier(record: Record, earlier: Record) -> Table:
-    """Return every quantity that both records of a benchmark have, with the ratio of now to before."""
+    """Return a table of every quantity in both records of a benchmark, with the ratio of now to before."""
     then = _quantities(earlier)
     rows = [
         (
@@ -48,7 +48,7 @@ def against_earlier(record: Record, earlier: Record) -> Table:
 
 
 def differences(before: Record, now: Record) -> list[str]:
-    """Name what makes two records of one benchmark differ besides the code; ratios then say little about it."""
+    """Return the differences between two records besides the code; such differences make ratios unreliable."""
     found = [
         name
         for name in ("cpu", "cores", "governor", "memory_gib", "system", "python")

@@ -1,14 +1,14 @@
-"""What constrained decoding costs and saves: forced tokens, jump-ahead, and the mask of each engine.
+"""Cost and savings of constrained decoding: forced tokens, jump-ahead, and mask time of each engine.
 
 Four measurements in one run, on the gold calls of BFCL's simple and multiple in compact form:
 
-1. forced share: tokens with one legal continuation, all calls, no model;
-2. wall time of a call with jump-ahead and without. Both are teacher-forced through the real decode loop to the
-   same tokens (a grammar around ours leaves only the recorded token legal), prompt already in the cache, runs
-   interleaved, ratio of the sums;
-3. free-running greedy calls, with and without: do they parse to the same object;
-4. seconds of one token mask, at every step of the same calls: ours on llguidance, llguidance alone, ours on
-   lm-format-enforcer, and llama.cpp's own grammar (GBNF, through llama-cpp-python).
+1. Forced share: tokens with only one legal continuation, on all calls, without a model.
+2. Wall time of a call with and without jump-ahead. Both are teacher-forced through the real decode loop to the
+   same tokens (a wrapper around the grammar leaves only the recorded token legal). The prompt is already in the
+   cache, runs are interleaved, and the ratio is that of the sums.
+3. Free-running greedy calls, with and without jump-ahead: whether they parse to the same object.
+4. Seconds of one token mask, at every step of the same calls: agentkit on llguidance, llguidance alone, agentkit
+   on lm-format-enforcer, and llama.cpp's own grammar (GBNF, through llama-cpp-python).
 
     python -m evals.speed.constrained_decoding [--bfcl FOLDER]
 """
@@ -60,7 +60,8 @@ SEED = 7
 class Taught:
     """A grammar that leaves only the next token of a given reply legal; its masks are still computed.
 
-    `follow` None takes the canonical token of the remaining text wherever the inner grammar gives a choice.
+    With `follow=None`, the next token is the canonical token of the remaining text wherever the inner grammar
+    allows several.
     """
 
     def __init__(self, inner: Grammar, text: str, engine: Engine, follow: Sequence[int] | None = None) -> None:
@@ -117,10 +118,10 @@ class Taught:
         self._n += 1
 
     def rollback(self, n_tokens: int) -> None:
-        raise NotImplementedError("a taught reply is never taken back")
+        raise NotImplementedError("a teacher-forced reply is never rolled back")
 
     def next_token(self) -> int:
-        """Return the token of the reply that comes next."""
+        """Return the next token of the reply."""
         if self._follow is not None:
             return self._follow[self._n]
         if self._at >= len(self._text):
@@ -130,7 +131,7 @@ class Taught:
 
 @dataclass
 class Bench:
-    """What all four measurements share."""
+    """State shared by all four measurements."""
 
     engine: Engine
     encoder: ChatEncoder
@@ -141,7 +142,7 @@ class Bench:
     comparisons: list[Comparison] = field(default_factory=list)
 
     def response_format(self, call: GoldCall) -> ResponseFormat:
-        """Return what the agent's runtime would allow: a call or a text answer."""
+        """Return the format that the agent's runtime would allow: a call or a text answer."""
         return ResponseFormat(tools=call.tools)
 
     def prompt(self, call: GoldCall) -> list[int]:
@@ -150,7 +151,7 @@ class Bench:
         return self.encoder.encode(messages).ids + self.encoder.generation_ids("user")
 
     def generate(self, call: GoldCall, grammar: Grammar, *, jump_ahead: bool) -> tuple[Generation, float]:
-        """Run the real loop; return the reply and the seconds it took."""
+        """Run the real decode loop; return the reply and its seconds."""
         request = GenerateRequest(
             prompt_ids=self.prompt(call), max_tokens=512, grammar=grammar, jump_ahead=jump_ahead
         )
@@ -159,12 +160,12 @@ class Bench:
         return generation, time.perf_counter() - start
 
     def warm(self, call: GoldCall) -> None:
-        """Put the prompt into the cache."""
+        """Store the prompt in the cache."""
         self.engine.generate(GenerateRequest(prompt_ids=self.prompt(call), max_tokens=1))
 
 
 def forced_share(bench: Bench) -> bool:
-    """Walk all gold calls without a model and count the tokens that no model had to choose."""
+    """Walk all gold calls without a model; report and check the share of forced tokens."""
     n_forced = n_total = n_steps = diverged = refused = 0
     for call in bench.calls:
         try:
@@ -188,10 +189,10 @@ def forced_share(bench: Bench) -> bool:
         diverged += ids != bench.engine.vocabulary.encode(call.text)
     share = n_forced / n_total
     n_done = len(bench.calls) - refused
-    print(f"\n1. forced tokens, {n_done} gold calls ({refused} break their own schema and are left out)")
+    print(f"\n1. forced tokens, {n_done} gold calls ({refused} violate their own schema and are left out)")
     print(f"   {n_total} tokens, {n_forced} forced: share {share:.3f} (bound {MIN_FORCED_SHARE})")
-    print(f"   {n_total / n_done:.1f} tokens and {n_steps / n_done:.1f} model steps a call")
-    print(f"   {diverged} calls tokenised otherwise than the whole text would be")
+    print(f"   {n_total / n_done:.1f} tokens and {n_steps / n_done:.1f} model steps per call")
+    print(f"   {diverged} calls tokenised differently from the whole text")
     bench.figures.append(
         Figure("share of forced tokens", share, "of tokens", bound=MIN_FORCED_SHARE, bound_kind="at least")
     )
@@ -199,7 +200,7 @@ def forced_share(bench: Bench) -> bool:
 
 
 def jump_ahead(bench: Bench, calls: list[GoldCall]) -> bool:
-    """Time the same tokens with and without jump-ahead."""
+    """Time the same tokens with and without jump-ahead; return whether the bound holds."""
     seconds = {True: 0.0, False: 0.0}
     n_tokens = n_forward = 0
     ratios: list[float] = []
@@ -228,7 +229,7 @@ def jump_ahead(bench: Bench, calls: list[GoldCall]) -> bool:
     print(f"   {n_tokens / done:.1f} tokens in {n_forward / done:.1f} model calls with jump-ahead")
     print(
         f"   with {seconds[True] / done:.3f} s, without {seconds[False] / done:.3f} s: ratio {ratio:.3f} "
-        f"(bound {MAX_TIME_RATIO}); mean of single ratios, 95 % interval {low:.3f} to {high:.3f}"
+        f"(bound {MAX_TIME_RATIO}); 95 % interval of the mean ratio per call {low:.3f} to {high:.3f}"
     )
     bench.figures.append(
         Figure("wall time of a call, with jump-ahead to without", ratio, "x", low, high, bound=MAX_TIME_RATIO)
@@ -239,7 +240,7 @@ def jump_ahead(bench: Bench, calls: list[GoldCall]) -> bool:
 
 
 def free_running(bench: Bench, calls: list[GoldCall]) -> bool:
-    """Compare greedy replies with and without jump-ahead, decoded freely."""
+    """Compare greedy replies decoded with and without jump-ahead; return whether all are equal."""
     different: list[str] = []
     for call in calls:
         response_format = ResponseFormat(tools=call.tools, answer=None, parallel=False)
@@ -262,7 +263,7 @@ def free_running(bench: Bench, calls: list[GoldCall]) -> bool:
 
 
 def mask_times(bench: Bench, calls: list[GoldCall]) -> bool:
-    """Time one mask of each engine at every step of the same calls."""
+    """Time the mask of each engine at every step of the same calls; return whether the bound holds."""
     lmfe = GrammarCompiler(bench.engine.vocabulary, "lm-format-enforcer", "check")
     tokenizer = build_tokenizer(bench.engine.vocabulary)
     gbnf = LlamaCppGrammar(bench.engine)
@@ -273,7 +274,7 @@ def mask_times(bench: Bench, calls: list[GoldCall]) -> bool:
         ids = bench.engine.vocabulary.encode(call.text)
         response_format = ResponseFormat(tools=call.tools, answer=None, parallel=False)
         ours = bench.compiler.compile(response_format)
-        _walk(ours.start(), ids)  # both libraries build their lexer states lazily: measure the second walk
+        _walk(ours.start(), ids)  # both libraries build lexer states lazily, so the second walk is measured
         first = _walk(ours.start(), ids)
         raw = _walk_llguidance(tokenizer, response_format, ids)
         _extend(times, "agentkit on llguidance", first)
@@ -291,7 +292,7 @@ def mask_times(bench: Bench, calls: list[GoldCall]) -> bool:
         median, p99 = np.percentile(values, [50, 99]) * 1e6
         print(f"   {name:32}{median:10.1f}{p99:10.1f}{len(values):8}{median / base / 1e6:14.1f}")
     print(f"   llama.cpp's grammar refused or did not compile {skipped} of {len(calls)} gold calls")
-    print(f"   our overhead on llguidance's mask: median {overhead:.1f} us (bound {MAX_OVERHEAD_US:g})")
+    print(f"   agentkit's overhead on llguidance's mask: median {overhead:.1f} us (bound {MAX_OVERHEAD_US:g})")
     bench.figures.append(Figure("our median overhead on llguidance's mask", overhead, "us", bound=MAX_OVERHEAD_US))
     medians = {name: 1e6 * float(np.median(values)) for name, values in times.items() if values}
     bench.comparisons.append(Comparison("one token mask, median", "us", "agentkit on llguidance", medians))
@@ -299,7 +300,7 @@ def mask_times(bench: Bench, calls: list[GoldCall]) -> bool:
 
 
 def _walk(grammar: Grammar, ids: Sequence[int]) -> list[float] | None:
-    """Return the seconds of each mask along `ids`; None where a token is refused."""
+    """Return the seconds of each mask along `ids`, or None if a token is refused."""
     times: list[float] = []
     for token in ids:
         start = time.perf_counter()
@@ -338,7 +339,7 @@ def _limits() -> llguidance.LLParserLimits:
 
 
 class LlamaCppGrammar:
-    """llama.cpp's grammar sampler as llama-cpp-python drives it: every token of the vocabulary is tested."""
+    """llama.cpp's grammar sampler, called through llama-cpp-python; it tests every token of the vocabulary."""
 
     def __init__(self, engine: Engine) -> None:
         import llama_cpp
@@ -356,7 +357,7 @@ class LlamaCppGrammar:
         self._view = np.frombuffer(buffer, dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
 
     def walk(self, call: GoldCall, ids: Sequence[int]) -> list[float] | None:
-        """Return the seconds of each mask; None if the grammar does not compile or refuses the gold call."""
+        """Return the seconds of each mask, or None if the grammar does not compile or refuses the gold call."""
         lib = self._lib
         one = [
             {
@@ -394,7 +395,7 @@ class LlamaCppGrammar:
 
 
 def _call_schema(tool: ToolSpec) -> dict[str, Any]:
-    """Return a schema for one call, for engines that take a JSON Schema only."""
+    """Return a schema of one call, for engines that accept only a JSON Schema."""
     arguments = normalise(tool.parameters, is_arguments=True)
     return {
         "type": "object",
@@ -415,13 +416,13 @@ def _bootstrap(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure, print, and fail if a bound is broken."""
+    """Measure, print the report, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bfcl", type=Path, help="data folder of bfcl-eval; without it the wheel is fetched")
+    parser.add_argument("--bfcl", type=Path, help="data folder of bfcl-eval; default: the wheel is fetched")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--timed", type=int, default=100, help="calls that are timed with the model")
-    parser.add_argument("--free", type=int, default=60, help="calls decoded freely")
-    parser.add_argument("--masked", type=int, default=100, help="calls whose masks are timed")
+    parser.add_argument("--timed", type=int, default=100, help="number of calls timed with the model")
+    parser.add_argument("--free", type=int, default=60, help="number of calls decoded freely")
+    parser.add_argument("--masked", type=int, default=100, help="number of calls whose masks are timed")
     add_result_option(parser)
     options = parser.parse_args()
     model = LocalModel(options.model, prompt_cache_bytes=0)

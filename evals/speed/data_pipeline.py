@@ -1,17 +1,18 @@
-"""Documents a second of FineWeb's recipe from text to signature, beside datatrove; and whether both decide alike.
+"""Documents per second of FineWeb's recipe, from text to signature, and its agreement with datatrove.
 
-Both take the same texts through Gopher's repetition and quality rules, C4's without its rule on line ends,
-FineWeb's, private data (e-mail and public IP addresses), and give those that are kept a MinHash signature, one
-document at a time in one process. Left out: extraction, where another library would be measured, and language,
-whose model datatrove downloads. CPU time is the figure; programs take turns in processes of their own, the median
-of `--repeats` passes counts. A decision is the reason for a drop, or none.
+Both programs apply the same steps to the same texts, one document at a time in one process: Gopher's repetition
+and quality rules, C4's rules except the one on line ends, FineWeb's rules, removal of private data (e-mail and
+public IP addresses), and a MinHash signature for each kept text. Extraction is excluded because it would measure
+another library; language identification because datatrove downloads its model. CPU time is measured. The programs
+alternate in their own processes; the figure is the median of `--repeats` passes. A decision is the reason for
+dropping a text, or none.
 
     python -m evals.speed.data_pipeline
     python -m evals.speed.data_pipeline --only modelstack     # no peer, no environment
 """
 
 # pyright: reportMissingImports=false
-# The peer lives in an environment of its own.
+# The peer is installed in a separate environment.
 from __future__ import annotations
 
 import argparse
@@ -31,16 +32,16 @@ from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_
 MODULE = "evals.speed.data_pipeline"
 PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<3.9", "xxhash<4")
 MIN_CHARS = 1500
-"""A page; the corpus has many entries of a line or two, too."""
+"""Minimum length of a page; the corpus also has many entries of a line or two."""
 LIMIT_SPEED = 3.0
 OURS, PEER = "modelstack", "datatrove"
 
 Decide = Callable[[str], str]
-"""Returns the reason to drop a text, "" to keep it."""
+"""Returns the reason to drop a text, or "" to keep it."""
 
 
 def modelstack_recipe() -> Decide:
-    """Return our steps."""
+    """Return the decision function of modelstack's steps."""
     from modelstack.data.dedup import MinHash, MinHashConfig
     from modelstack.data.documents import Document
     from modelstack.data.privacy.step import Privacy
@@ -68,7 +69,7 @@ def modelstack_recipe() -> Decide:
 
 
 def datatrove_recipe() -> Decide:
-    """Return datatrove's blocks."""
+    """Return the decision function of datatrove's blocks."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
     from datatrove.pipeline.filters import (
@@ -103,7 +104,7 @@ PROGRAMS: dict[str, Callable[[], Decide]] = {OURS: modelstack_recipe, PEER: data
 
 
 def measure(name: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Return CPU seconds of a pass and its decisions, in this process."""
+    """Return the CPU seconds of a pass and its decisions, measured in this process."""
     decide = PROGRAMS[name]()
     for text in texts[:10]:
         decide(text)
@@ -113,7 +114,7 @@ def measure(name: str, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def corpus_texts(n: int) -> list[str]:
-    """Return pages of the corpus that ships with the package, from all its domains."""
+    """Return `n` pages from all domains of the corpus shipped with the package."""
     from modelstack.data.corpus_build import SUFFIX, read_records
     from modelstack.data.corpus_sources import CORPUS
 
@@ -124,13 +125,13 @@ def corpus_texts(n: int) -> list[str]:
 
 
 def main() -> int:
-    """Measure, print the table, and fail if the bound is broken."""
+    """Measure, print the table, and return 1 if the bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=(OURS,), help="no peer")
+    parser.add_argument("--only", choices=(OURS,), help="measure without the peer")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=600, help="documents of a pass")
+    parser.add_argument("--texts", type=int, default=600, help="number of documents per pass")
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-data"), help="environment of the peer")
-    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one as JSON")
+    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one program as JSON")
     parser.add_argument("--text-file", type=Path, help=argparse.SUPPRESS)
     add_result_option(parser)
     options = parser.parse_args()
@@ -157,14 +158,14 @@ def main() -> int:
 
 
 def per_second(texts: Sequence[str], passes: Sequence[dict[str, Any]]) -> float:
-    """Return documents a CPU second, of the median pass."""
+    """Return documents per CPU second of the median pass."""
     return len(texts) / statistics.median(each["cpu_s"] for each in passes)
 
 
 def to_result(
     texts: Sequence[str], passes: dict[str, list[dict[str, Any]]], options: argparse.Namespace
 ) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     speeds = {name: per_second(texts, its) for name, its in passes.items()}
     figures = []
     if PEER in speeds:
@@ -182,13 +183,13 @@ def to_result(
 
 
 def agreement(passes: dict[str, list[dict[str, Any]]]) -> float:
-    """Return the share of texts for which both give the same reason, or none."""
+    """Return the share of texts with equal decisions (the same reason, or none)."""
     ours, theirs = (passes[name][0]["decisions"] for name in (OURS, PEER))
     return statistics.mean(a == b for a, b in zip(ours, theirs, strict=True))
 
 
 def report(texts: Sequence[str], passes: dict[str, list[dict[str, Any]]], result: BenchmarkResult) -> int:
-    """Print the table; return 1 if the bound is broken."""
+    """Print the table; return 1 if the bound is broken, else 0."""
     chars = statistics.mean(map(len, texts))
     print(f"{len(texts)} texts of {chars:,.0f} characters, CPU time, Python {sys.version.split()[0]}, one process")
     for name, its in passes.items():

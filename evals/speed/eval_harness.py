@@ -1,14 +1,14 @@
-"""What the evaluation harness adds to a case: journal, identity, Inspect log, scores, tables.
+"""Cost per case of the evaluation harness: journal, identity, Inspect log, scores, tables.
 
-The same cases with the same solver and scorer and a model that answers at once, three ways: through
-`evals.harness.evaluation`, as a task that somebody wrote by hand for inspect-ai (same settings of the log, no
-journal, no stored run), and in a plain loop that keeps nothing. What is left is the work of each harness; its fall
-along the number of cases is the fixed cost of an evaluation.
+The same cases, solver, scorer and immediate model run in three ways: through `evals.harness.evaluation`, as a
+handwritten inspect-ai task (same log settings, no journal, no stored run), and in a plain loop that stores
+nothing. The measured time is the work of each harness; its decrease with the number of cases shows the fixed cost
+of an evaluation.
 
-CPU time of the whole process is the figure, since wall time on a shared machine is not comparable. It does not
-hold the wait for the disk, which the journal has after every case (`fsync`), so wall time is given too. Runs are
-interleaved, each figure is a median, and everything runs once before anything is timed, since the first evaluation
-of a process imports Inspect.
+CPU time of the whole process is the main figure, since wall time on a shared machine is not comparable. CPU time
+does not include waiting for the disk, which the journal does after every case (`fsync`), so wall time is reported
+too. Runs are interleaved and each figure is a median. Everything runs once before the first measurement, because
+the first evaluation of a process imports Inspect.
 
     python -m evals.speed.eval_harness
 """
@@ -44,44 +44,44 @@ OURS, INSPECT, LOOP = "agentkit eval", "inspect-ai task", "plain loop"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What all cases of one size took, divided by their number."""
+    """Time per case: the total over all cases of one size, divided by their number."""
 
     cpu_ms: float
     wall_ms: float
 
 
 def load(options: Mapping[str, str]) -> Sequence[Case]:
-    """Return as many cases as the option `n` says."""
+    """Return `n` cases, where `n` is an option."""
     return [Case(f"case {n}", f"What is {n}?", target=str(n)) for n in range(int(options["n"]))]
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Ask the model, which answers at once."""
+    """Ask the model, which answers immediately."""
     return await ask_model(case, model, ModelRequestParameters(settings=settings))
 
 
 def score(case: Case, run: Run) -> Score:
-    """Compare."""
+    """Compare the output with the target."""
     return Score(float(run.output == case.target))
 
 
-SUITE = Suite(NAME, 1, "cases that take no time", load, solve, score, options={"n": "how many"})
+SUITE = Suite(NAME, 1, "cases that take no time", load, solve, score, options={"n": "number of cases"})
 
 
 def answer(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
-    """Answer without thinking; right for one case."""
+    """Return a constant answer; it is correct for one case."""
     return ModelResponse((TextPart("42"),))
 
 
 def with_agentkit(n_cases: int, folder: Path) -> int:
-    """Run an evaluation of ours and return how many cases it scored."""
+    """Run an agentkit evaluation; return the number of scored cases."""
     specification = Specification(NAME, "none", options={"n": str(n_cases)})
     done = evaluate(specification, folder, model=FunctionModel(answer))
     return sum(scored.run.status == "completed" for scored in done.scored)
 
 
 def with_inspect(n_cases: int, folder: Path) -> int:
-    """Run the cases as a task for inspect-ai alone and return how many cases it scored."""
+    """Run the cases as a plain inspect-ai task; return the number of scored cases."""
     import inspect_ai
     from inspect_ai.dataset import MemoryDataset, Sample
     from inspect_ai.model import ModelOutput
@@ -113,7 +113,7 @@ def with_inspect(n_cases: int, folder: Path) -> int:
     samples = [Sample(id=case.id, input=case.prompt, target=str(case.target)) for case in cases.values()]
     task = inspect_ai.Task(name=NAME, dataset=MemoryDataset(samples), solver=scripted(), scorer=same())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # as the harness does: inspect-ai leaves streams unclosed
+        warnings.simplefilter("ignore", ResourceWarning)  # as in the harness: inspect-ai leaves streams unclosed
         (log,) = inspect_ai.eval(
             task, model="none", display="none", log_dir=str(folder), log_format="eval", log_realtime=False,
             max_samples=1, log_level="warning",
@@ -122,7 +122,7 @@ def with_inspect(n_cases: int, folder: Path) -> int:
 
 
 def with_loop(n_cases: int, folder: Path) -> int:
-    """Run the cases in a loop that keeps only the scores, and return how many there are."""
+    """Run the cases in a loop that keeps only the scores; return their number."""
 
     async def all_cases() -> list[Score]:
         model = FunctionModel(answer)
@@ -135,23 +135,23 @@ WAYS: dict[str, Callable[[int, Path], int]] = {OURS: with_agentkit, INSPECT: wit
 
 
 def measure(way: str, n_cases: int) -> Cost:
-    """Run the cases one way and return what a case took.
+    """Run the cases in one way and return the time per case.
 
     Raises:
         RuntimeError: not every case was completed and scored.
     """
     with tempfile.TemporaryDirectory() as folder:
-        gc.collect()  # what the run before left is not this one's work
+        gc.collect()  # garbage of the previous run must not count for this one
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         n_done = WAYS[way](n_cases, Path(folder))
         cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
     if n_done != n_cases:
-        raise RuntimeError(f"{way} lost cases: {n_done} of {n_cases} are there.")
+        raise RuntimeError(f"{way} lost cases: {n_done} of {n_cases} were scored.")
     return Cost(1e3 * cpu_s / n_cases, 1e3 * wall_s / n_cases)
 
 
 def measure_all(sizes: Sequence[int], repeats: int) -> dict[str, dict[int, Cost]]:
-    """Return the median costs of each way by number of cases."""
+    """Return the median cost of each way by number of cases."""
     runs: dict[tuple[str, int], list[Cost]] = {}
     for _ in range(repeats):
         for n in sizes:
@@ -161,7 +161,7 @@ def measure_all(sizes: Sequence[int], repeats: int) -> dict[str, dict[int, Cost]
 
 
 def to_result(costs: Mapping[str, Mapping[int, Cost]], repeats: int) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share; the inner keys are numbers of cases."""
+    """Convert the figures to the common result type; the inner keys are numbers of cases."""
     sizes = sorted(costs[OURS])
     last = sizes[-1]
     ours, inspect, loop = (costs[way][last] for way in (OURS, INSPECT, LOOP))
@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of cases")
     add_result_option(parser)
     options = parser.parse_args()
-    # Under -m this module is `__main__`; the registry imports it by its name, which is the same code once more.
+    # With `python -m` this module is `__main__`; the registry imports it again under its own name.
     SUITES[NAME] = "evals.speed.eval_harness:SUITE"
     for way in WAYS:
         measure(way, 2)

@@ -1,24 +1,30 @@
-"""Goodput under faults: how much of its time a run on two processes advances when it is killed and its disk fails.
+"""Goodput under faults: the share of time in which a two-process run advances despite kills and disk faults.
 
-FSDP2 over gloo, 300 steps, a checkpoint every 20. Faults come at seeded, exponential times, 60 steps apart in the
-mean: a rank is killed, the newest checkpoint is cut in half, the disk is full at the next one. Ours is started
-again by torch's elastic agent, which forks workers that have torch imported already; it runs with checkpoints in
-memory every 10 steps, which survive a process and not a machine and suffer none of the disk's faults, and with
-those on the disk alone. The baseline is the same loop with `torch.save` under `torchrun --max-restarts`: nothing
-is verified, nothing is renamed into place. Goodput is useful steps x median step time / wall time, by the run's
-own events; useful are steps whose work is in the weights at the end.
+FSDP2 over gloo, 300 steps, a checkpoint every 20 steps. Faults come at seeded, exponentially distributed times
+with a mean distance of 60 steps: a rank is killed, the newest checkpoint is truncated to half, or the disk is full
+at the next checkpoint.
 
-10 was Young's interval (1974), sqrt(2 x cost x time between failures), rounded, when a save in memory cost 0.3 of
-a step: a process is killed every 120 to 150 steps. A save has become cheaper (0.2, for which it would be 7); the
-interval stays, so that figures compare.
+- modelstack is restarted by torch's elastic agent, which forks workers that have already imported torch. It runs
+  with additional checkpoints in memory every 10 steps, and with checkpoints on disk only. Checkpoints in memory
+  survive the end of a process but not of a machine, and have none of the disk's faults.
+- The baseline is the same loop with `torch.save` under `torchrun --max-restarts`, without verification or atomic
+  rename.
 
-A restart costs seconds whatever a step takes, so goodput depends on the size of the model: it was chosen before
-any run, for steps of about one second. Real ones take several, and die less often.
+Goodput is useful steps x median step time / wall time, computed from the run's own events. A step is useful if its
+work is in the final weights.
 
-Three more runs without faults or of a few steps: saving that blocks, to compare with saving in the background;
-and a checkpoint cut in half right before a kill, which a restart has to pass over.
+The interval of 10 was Young's interval (1974), sqrt(2 x cost x time between failures), rounded, when a save in
+memory cost 0.3 of a step and a process was killed every 120 to 150 steps. A save now costs 0.2 of a step, for
+which the interval would be 7; it stays at 10 so that figures remain comparable.
 
-Seed 1 is the first one whose schedule has each kind of fault.
+A restart costs seconds regardless of the step time, so goodput depends on the size of the model. The size was
+chosen before any run for steps of about one second. Real steps take several seconds, and real runs fail less
+often.
+
+Additional short runs: blocking saves, to compare with saving in the background; and a checkpoint truncated right
+before a kill, which the restart must skip.
+
+Seed 1 is the first seed whose schedule contains each kind of fault.
 
     python -m evals.speed.goodput
 """
@@ -52,12 +58,12 @@ PROGRAMS = {
     "modelstack-disk-alone": ("background", False),
     "torch.save": ("torch.save", False),
 }
-"""The kind of a job, and whether it has checkpoints in memory."""
+"""Kind of each job, and whether it has checkpoints in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of the runs."""
+    """Sizes of the runs."""
 
     n_steps: int = 300
     save_every: int = 20
@@ -83,25 +89,25 @@ QUICK = Sizes(
     mean_steps=15.0,
     max_restarts=3,
 )
-"""Shows that everything works; steps of some milliseconds are nothing beside a restart."""
+"""Only tests that the benchmark works; steps of a few milliseconds are negligible beside a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that has ended, well or not."""
+    """A run that has ended, successfully or not."""
 
     events: tuple[Event, ...]
     faults: dict[str, int]
     is_finished: bool
     wall_s: float
-    """With the start and end of the agent."""
+    """Wall-clock seconds, including start and end of the agent."""
 
     @property
     def goodput(self) -> Goodput:
-        """Return the account of its time.
+        """Return the accounting of the run's time.
 
         Raises:
-            UserError: No step of it was useful.
+            UserError: no step was useful.
         """
         return account(self.events, self.faults)
 
@@ -117,7 +123,7 @@ def fault_schedule(seed: int, sizes: Sizes) -> Faults:
 
 
 def run_job(job: Job, max_restarts: int) -> Ran:
-    """Run two processes to the end of the job, or until they are not started again."""
+    """Run two processes until the job is finished or no restart is left."""
     job.folder.mkdir(parents=True)
     path = job.folder / "job.json"
     path.write_text(job.model_dump_json(), encoding="utf-8")
@@ -135,9 +141,10 @@ def run_job(job: Job, max_restarts: int) -> Ran:
 
 
 def p95_beside_saving(ran: Ran, save_s: float) -> tuple[float, float, int]:
-    """Return the 95th percentile of steps while a checkpoint may be under way, that of the others, and how many.
+    """Return the 95th percentile of steps during a save, that of all other steps, and the number of the former.
 
-    A write takes about as long as one that blocks; so many steps behind each save may feel it, one at least.
+    A background write takes about as long as a blocking one, `save_s`; the steps within that time after each save
+    count as during a save, at least one.
     """
     steps = [event for event in ran.events if isinstance(event, Stepped)]
     median = statistics.median(step.seconds for step in steps)
@@ -150,7 +157,7 @@ def p95_beside_saving(ran: Ran, save_s: float) -> tuple[float, float, int]:
         if isinstance(event, Saved):
             since = 0
         elif isinstance(event, Stepped):
-            if not is_first:  # a process's first step warms up
+            if not is_first:  # the first step of a process includes its warm-up
                 (beside if since < n_beside else others).append(event.seconds)
             since += 1
         is_first = not isinstance(event, Stepped | Saved)
@@ -162,19 +169,19 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def blocked_s(ran: Ran) -> float:
-    """Return the median time that a save blocked the run, behind the first."""
+    """Return the median seconds that a save blocked the run, without the first save."""
     return statistics.median([e.seconds for e in ran.events if isinstance(e, Saved) and not e.error][1:])
 
 
 def passed_over(ran: Ran, damaged: int, before: int) -> bool:
-    """Say whether the run met the damaged checkpoint of a step, and went on from the one before."""
+    """Return whether the run detected the damaged checkpoint of a step and resumed from the one before."""
     met = [event for event in ran.events if isinstance(event, Restored) and event.n_damaged]
     loaded = {event.step for event in ran.events if isinstance(event, Restored)}
     return bool(met) and damaged not in loaded and before in loaded
 
 
 def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
-    """Measure all; print as it goes."""
+    """Measure everything and print the results as they arrive."""
     figures: list[Figure] = []
     comparisons: list[Comparison] = []
     sizes_of_job = {name: getattr(sizes, name) for name in ("width", "layers", "rows", "row_tokens", "save_every")}
@@ -193,7 +200,7 @@ def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
     cut = Faults(schedule=(DamagedCheckpoint(step=at), SigKill(step=at + 1, rank=1)))
     corrupt = run_job(job("corrupt", "background", cut, at + 5), sizes.max_restarts)
     is_safe = corrupt.is_finished and passed_over(corrupt, 2 * sizes.save_every, sizes.save_every)
-    print(f"a checkpoint cut in half right before a kill: {'passed over' if is_safe else 'NOT PASSED OVER'}")
+    print(f"a checkpoint truncated right before a kill: {'skipped' if is_safe else 'NOT SKIPPED'}")
     figures.append(Figure("damaged checkpoint not passed over", float(not is_safe), "", bound=0.0))
     blocking = run_job(job("blocking", "blocking", Faults(), sizes.n_steps_blocking), sizes.max_restarts)
     beside_run = run_job(job("background", "background", Faults(), sizes.n_steps_blocking), sizes.max_restarts)
@@ -214,7 +221,7 @@ def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
         for name, (kind, has_memory) in PROGRAMS.items():
             memory_every = sizes.memory_every if has_memory else None
             ran = run_job(job(f"{name}-{seed}", kind, faults, sizes.n_steps, memory_every), sizes.max_restarts)
-            ended = "finished" if ran.is_finished else "NOT FINISHED: no start led on"
+            ended = "finished" if ran.is_finished else "NOT FINISHED: no restart made progress"
             print(f"{name}: {ended}; {ran.wall_s:.1f} s with the agent")
             print("  " + "\n  ".join(ran.goodput.lines()), flush=True)
             shares[name] = 100 * ran.goodput.share
@@ -228,16 +235,16 @@ def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
         figures=tuple(figures),
         comparisons=tuple(comparisons),
         parameters={"sizes": str(sizes), "seeds": " ".join(map(str, seeds))},
-        notes=("The baseline's goodput is of the time until it was not started again, where it did not finish.",),
+        notes=("If the baseline did not finish, its goodput covers the time until its last restart failed.",),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken."""
+    """Run the benchmark; return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the times of faults")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of the fault times")
     parser.add_argument("--keep", type=Path, help="a new folder for the runs' events and checkpoints")
-    parser.add_argument("--quick", action="store_true", help="tiny runs, which show that everything works")
+    parser.add_argument("--quick", action="store_true", help="tiny runs that only test that the benchmark works")
     add_result_option(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:

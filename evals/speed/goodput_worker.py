@@ -1,8 +1,8 @@
-"""One rank of the goodput benchmark: FSDP2 over gloo, checkpoints, faults, events; started again until it is done.
+"""A rank of the goodput benchmark (FSDP2 over gloo) with checkpoints, faults and events; restarted until finished.
 
-Ours keeps `ShardedStore` checkpoints, written in the background, and where asked others in memory between them.
-The baseline keeps what a loop with `torch.save` keeps: a file of each rank's tensors, written in place and loaded
-as it lies there. Loop, model and data are the same, and so are the faults.
+modelstack uses `ShardedStore` checkpoints, written in the background, and optional checkpoints in memory between
+them. The baseline is a loop with `torch.save`: one file of tensors per rank, written in place and loaded without
+verification. Loop, model, data and faults are the same.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from modelstack.train.step import TrainState
 
 WORLD = 2
 MAX_RESTARTS = 12
-"""A rank's death may count twice: its peer fails in the next collective."""
+"""Maximum restarts; the death of a rank may count twice, because its peer fails in the next collective."""
 FINISHED = "finished"
 
 
 class Job(BaseModel, frozen=True, extra="forbid"):
-    """What a rank does."""
+    """Work of a rank."""
 
     folder: Path
     faults: Faults
@@ -53,33 +53,33 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     width: int
     layers: int
     rows: int
-    """Of each rank."""
+    """Number of rows per rank."""
     row_tokens: int
     save_every: int
     memory_every: int | None = None
-    """Steps between checkpoints in memory; None: there are none."""
+    """Steps between checkpoints in memory; None disables them."""
     kind: str
-    """"background", "blocking" (both ours) or "torch.save"."""
+    """Kind of checkpoints: "background", "blocking" (both modelstack) or "torch.save"."""
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TorchSaveStore:
-    """A file a rank, by `torch.save`, neither atomic nor verified."""
+    """Stores one file per rank with `torch.save`; neither atomic nor verified."""
 
     folder: Path
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write in place."""
+        """Write the file in place."""
         path = self.folder / f"step-{step:08d}"
         path.mkdir(parents=True, exist_ok=True)
         torch.save(tree_map(_local, dict(state)), path / f"rank{dist.get_rank()}.pt")
         dist.barrier()
 
     def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
-        """Load the newest as it lies there."""
+        """Load the newest checkpoint without verification."""
         newest = max(self.folder.glob("step-*"), default=None)
-        dist.barrier()  # a rank that finds none goes on to write the first, which the others must not find
+        dist.barrier()  # otherwise a rank could find the first checkpoint that another rank has just written
         if newest is None:
             return None
         stored = torch.load(newest / f"rank{dist.get_rank()}.pt", weights_only=True)
@@ -90,7 +90,7 @@ class TorchSaveStore:
         return Loaded(int(newest.name.removeprefix("step-")), stored, ())
 
     def wait(self) -> None:
-        """Return: `save` waits itself."""
+        """Return immediately, because `save` blocks."""
 
 
 def _local(value: Any) -> Any:
@@ -113,7 +113,7 @@ def work(job_json: str) -> None:
     model = new_model(model_keys(width=job.width, layers=job.layers), job.seed)
     model = parallelize(model, mesh, ParallelConfig(layout=mesh.layout, precision="fp32"))
     optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
-    for parameter in model.parameters():  # so that the optimizer has a state to load into before its first step
+    for parameter in model.parameters():  # the optimizer needs a state to load into before its first step
         parameter.grad = torch.zeros_like(parameter)
     _with_state(optimizer)
     state = TrainState(model, optimizer, ShardedPasses(model, mesh))
@@ -141,7 +141,7 @@ def work(job_json: str) -> None:
         run.hooks["events"] = log
         supervisor.store = log.watching(supervisor.store)
     if not supervisor.resume(run):
-        supervisor.save(run)  # a run whose first checkpoint fails or rots has something to go back to
+        supervisor.save(run)  # fallback for a run whose first checkpoint fails or is damaged
     for _ in train(run):
         pass
     supervisor.close(run)
@@ -151,7 +151,7 @@ def work(job_json: str) -> None:
 
 
 def _with_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer's state by a step of gradients and rates of 0, and forget that it was one."""
+    """Create the optimizer's state with a step of zero gradients and rates, then reset its step counter."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -164,11 +164,11 @@ def _with_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def main() -> None:
-    """Be one rank (started by torchrun), or start the ranks again and again by fork, with torch imported once."""
+    """Run as one rank (started by torchrun), or start the ranks by fork repeatedly, with torch imported once."""
     job_json = Path(sys.argv[1]).read_text(encoding="utf-8")
     if "RANK" in os.environ:
         work(job_json)
-        os._exit(0)  # gloo's teardown now and then aborts a process that has done its work
+        os._exit(0)  # gloo's teardown sometimes aborts a process that has finished its work
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

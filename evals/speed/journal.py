@@ -1,18 +1,19 @@
-"""What a journal costs a run: time and bytes of a step, up to a thousand steps, beside LangGraph's SQLite saver.
+"""Cost of a journal: time and bytes per step, up to a thousand steps, compared with LangGraph's SQLite saver.
 
 The task is that of `agent_loop`: N steps, each one call of `add(a, b)`, then an answer, with a model that takes no
-time. A run is made bare, with the journal, and with journal and trace, into a file on the disk of `--folder` that
-is open already, as an application's is; bytes are what a run adds to the database once its log is merged into it.
-The log is merged between lengths of runs, not between runs: the first write after that begins the log anew and
+time. A run is made without a journal, with the journal, and with journal and trace. The database on the disk of
+`--folder` is already open, as in an application. Bytes are the growth of the database after its log is merged. The
+log is merged between run lengths, not between runs, because the first write after a merge starts a new log and
 waits for the disk, which would be a cost of the measurement and not of the run.
-The peer is LangGraph's prebuilt agent with `AsyncSqliteSaver`, in an environment of its own.
+
+The peer is LangGraph's prebuilt agent with `AsyncSqliteSaver`, in its own environment.
 
     python -m evals.speed.journal
     python -m evals.speed.journal --only agentkit        # no peer, no environment
 """
 
 # pyright: reportMissingImports=false
-# The peer lives in an environment of its own.
+# The peer is installed in a separate environment.
 from __future__ import annotations
 
 import argparse
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.speed.agent_loop import add
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -46,32 +47,32 @@ from evals.speed.results import (
 STEPS = (10, 50, 200, 1000)
 PEERS = ("langgraph==1.2.24", "langgraph-checkpoint-sqlite==3.1.2")
 LIMIT_WALL_MS = 1.0
-"""Most that the journal may add to a step."""
+"""Maximum wall milliseconds that the journal adds to a step."""
 LIMIT_CPU_MS = 0.25
-"""Most CPU milliseconds of a step with journal and trace: the loop's own budget."""
+"""Maximum CPU milliseconds of a step with journal and trace; equal to the loop's own limit."""
 LIMIT_GROWTH = 1.2
-"""Most that a step may cost at the longest run, relative to the shortest."""
+"""Maximum cost of a step in the longest run, relative to the shortest."""
 LIMIT_BYTES_GROWTH = 1.1
-"""A step's bytes are the same in a long run as in a short one; a page more or less is not."""
+"""Maximum bytes of a step in the longest run, relative to the shortest; single pages may differ."""
 
 RunOnce = Callable[[int], Awaitable[None]]
 Open = Callable[[Path], AbstractAsyncContextManager[RunOnce]]
-"""Opens what a program needs in a folder; its database is `runs.db` there."""
+"""Opens a program in a folder; its database there is `runs.db`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step of a run of some length costs."""
+    """Cost of a step in a run of some length."""
 
     cpu_ms: float
     wall_ms: float
     n_bytes: float
-    """Of the database, 0 where there is none."""
+    """Bytes in the database; 0 without a database."""
 
 
 @asynccontextmanager
 async def agentkit_run(folder: Path, *, journal: bool, trace: bool) -> AsyncGenerator[RunOnce]:
-    """Give the task for agentkit."""
+    """Yield the task for agentkit."""
     from agentkit import Agent, ModelResponse, UsageLimits
     from agentkit.messages import TextPart, ToolCallPart
     from agentkit.persistence import SQLiteCheckpointer
@@ -82,7 +83,8 @@ async def agentkit_run(folder: Path, *, journal: bool, trace: bool) -> AsyncGene
     async def run(n: int) -> None:
         def model(messages: Any, parameters: Any) -> ModelResponse:
             if len(messages) // 2 < n:
-                # Other numbers in each step: a call that gave the same twice would not run again.
+                # Different numbers in each step, because the runtime does not repeat a call whose result did not
+                # change.
                 return ModelResponse((ToolCallPart("add", f'{{"a": 1, "b": {1000 + len(messages)}}}'),))
             return ModelResponse((TextPart("done"),))
 
@@ -102,7 +104,7 @@ async def agentkit_run(folder: Path, *, journal: bool, trace: bool) -> AsyncGene
 
 @asynccontextmanager
 async def langgraph_run(folder: Path) -> AsyncGenerator[RunOnce]:
-    """Give the task for LangGraph's prebuilt agent with its SQLite saver."""
+    """Yield the task for LangGraph's prebuilt agent with its SQLite saver."""
     from uuid import uuid4
 
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -129,7 +131,7 @@ PROGRAMS: dict[str, Open] = {
 
 
 def measure(name: str, repeats: int, folder: Path, sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """Return what a step costs for each N of `sizes`, in this process."""
+    """Return the cost of a step for each N of `sizes`, measured in this process."""
 
     async def one(run: RunOnce, n: int) -> tuple[float, float]:
         cpu, wall = time.process_time(), time.perf_counter()
@@ -141,9 +143,9 @@ def measure(name: str, repeats: int, folder: Path, sizes: tuple[int, ...]) -> di
         found: dict[str, dict[str, float]] = {}
         async with PROGRAMS[name](new) as run:
             await run(sizes[0])
-            for n in sizes:  # a short run is repeated more often, so that every figure rests on as many steps
+            for n in sizes:  # a short run is repeated more often, so that every figure covers equally many steps
                 before = _merged_size(new / "runs.db")
-                await run(n)  # begins the log anew
+                await run(n)  # starts a new log
                 steps = [await one(run, n) for _ in range(max(1, repeats * 200 // n))]
                 n_new = _merged_size(new / "runs.db") - before
                 found[str(n)] = {
@@ -167,14 +169,16 @@ def _merged_size(path: Path) -> int:
 
 
 def main() -> int:
-    """Measure, print the table, and fail if a bound is broken."""
+    """Measure, print the table, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("agentkit", "langgraph"), help="measure one in the current environment")
-    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one as JSON")
+    parser.add_argument(
+        "--only", choices=("agentkit", "langgraph"), help="measure one program in the current environment"
+    )
+    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one program as JSON")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(STEPS), metavar="N")
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-journal"), help="environment of the peer")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files go")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder of the databases")
     add_result_option(parser)
     options = parser.parse_args()
     sizes = tuple(sorted(options.sizes))
@@ -203,18 +207,18 @@ def main() -> int:
 def _measured(
     python: str, name: str, repeats: int, folder: Path, sizes: tuple[int, ...]
 ) -> dict[str, Step] | None:
-    command = [python, "-m", "evals.speed.journal", "--program", name, "--folder", str(folder)]
-    command += ["--repeats", str(repeats), "--sizes", *map(str, sizes)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"{name}: failed\n{done.stderr[-2000:]}")
+    arguments = ["--program", name, "--folder", str(folder), "--repeats", str(repeats)]
+    arguments += ["--sizes", *map(str, sizes)]
+    try:
+        found = printed_by(python, "evals.speed.journal", *arguments)
+    except RuntimeError as error:
+        print(f"{name}: {error}")
         return None
-    return {n: Step(**step) for n, step in json.loads(done.stdout.strip().splitlines()[-1]).items()}
+    return {n: Step(**step) for n, step in found.items()}
 
 
 def to_result(figures: dict[str, dict[str, Step]], sizes: tuple[int, ...], repeats: int) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     first, last = str(sizes[0]), str(sizes[-1])
     bounds: list[Figure] = []
     journal, bare, traced = (
@@ -266,7 +270,7 @@ def to_result(figures: dict[str, dict[str, Step]], sizes: tuple[int, ...], repea
 
 
 def report(figures: dict[str, dict[str, Step]], sizes: tuple[int, ...], result: BenchmarkResult) -> int:
-    """Print the tables; return 1 if a bound is broken."""
+    """Print the tables; return 1 if a bound is broken, else 0."""
     print(f"a step, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for key, unit in (("cpu_ms", "CPU ms"), ("wall_ms", "wall ms"), ("n_bytes", "bytes")):
         print(f"{unit:22}" + "".join(f"{'N=' + str(n):>10}" for n in sizes))

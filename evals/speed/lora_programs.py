@@ -1,10 +1,10 @@
-"""One step of training a LoRA adapter in each program, on the same rows, with the same labels and optimizer.
+"""A training step of a LoRA adapter in each program, on the same rows with the same labels and optimizer.
 
-Rank 16, alpha 32, no dropout, on all linear layers of the blocks; a bf16 base with fp32 adapters; clipping to norm
-1 and torch's fused AdamW. Rows are examples as post-training has them: a prompt without labels, a short labelled
-target, padding up to the longest of the batch. Ours takes `train_step` as `modelstack sft` does. transformers and
-peft run as their Trainer runs them with `bf16=True`: under autocast, logits at all positions; as a second program
-the same with logits at labelled positions only, which a user has to write.
+Rank 16, alpha 32, no dropout, on all linear layers of the blocks; a bf16 base with fp32 adapters; gradient
+clipping to norm 1 and torch's fused AdamW. Rows resemble post-training examples: a prompt without labels, a short
+labelled target, padding to the longest row of the batch. modelstack calls `train_step` as `modelstack sft` does.
+transformers and peft run as in their Trainer with `bf16=True`: under autocast, with logits at all positions. A
+third program is the same with logits at labelled positions only, which a user has to write.
 
 Letters: B rows, T tokens.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 RANK, ALPHA = 16, 32
 LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_NORM = 5e-4, (0.9, 0.95), 0.0, 1.0
 N_BATCHES = 4
-"""Different batches, taken in turns."""
+"""Number of different batches, used in rotation."""
 IGNORED = -100
 PADDING = 0
 
@@ -32,38 +32,38 @@ Step = Callable[["Rows"], float]
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of the examples."""
+    """Lengths of the examples in tokens."""
 
     rows: int = 4
     shortest: int = 208
     longest: int = 256
     labelled: int = 32
-    """Of each example, its last ones."""
+    """Number of labelled tokens at the end of each example."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One program's part of the benchmark."""
+    """A program's task in the benchmark."""
 
     program: str
     lengths: Lengths
     gguf: Path | None
-    """The base; None: a model that only shows that everything works."""
+    """GGUF file of the base; None uses a tiny model that only tests that everything works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One batch."""
+    """A batch."""
 
     ids_BT: Tensor
     is_token_BT: Tensor
-    """False: padding."""
+    """False at padding."""
     labels_BT: Tensor
-    """At each labelled token its own id, as transformers wants it; elsewhere `IGNORED`."""
+    """Each labelled token's own id, as in transformers; `IGNORED` elsewhere."""
 
 
 def batches(lengths: Lengths, vocabulary: int, seed: int = 0) -> list[Rows]:
-    """Return batches whose targets repeat the beginning of the prompt: something to learn."""
+    """Return batches whose targets repeat the beginning of the prompt, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(N_BATCHES):
@@ -83,12 +83,12 @@ def batches(lengths: Lengths, vocabulary: int, seed: int = 0) -> list[Rows]:
 
 
 def n_tokens(lengths: Lengths) -> float:
-    """Return the tokens of a step without padding, the mean over the batches."""
+    """Return the tokens of a step without padding, averaged over the batches."""
     return sum(int(rows.is_token_BT.sum()) for rows in batches(lengths, vocabulary=2)) / N_BATCHES
 
 
 def ready(task: Task) -> tuple[int, Callable[[], float]]:
-    """Return a program's number of trained parameters, and what takes one step and gives its loss."""
+    """Return a program's number of trained parameters, and a function that makes one step and returns its loss."""
     torch.manual_seed(0)
     config, state_dict = _base(task)
     n_parameters, step = PROGRAMS[task.program](config, state_dict)
@@ -97,7 +97,7 @@ def ready(task: Task) -> tuple[int, Callable[[], float]]:
 
 
 def modelstack(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
-    """Return our own step."""
+    """Return modelstack's number of trained parameters and its step."""
     from modelstack.architecture.decoder import CausalLM
     from modelstack.data.batches import Batch
     from modelstack.posttrain.lora.adapters import add_lora, lora_optimizer
@@ -127,7 +127,7 @@ def modelstack(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
 
 
 def peft(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
-    """Return the step of transformers' Trainer over peft's model: its own loss, over all positions."""
+    """Return the step of transformers' Trainer on peft's model, with the model's own loss over all positions."""
     model = _peft_model(config, state_dict)
 
     def loss_of(rows: Rows) -> Tensor:
@@ -140,7 +140,7 @@ def peft(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
 
 
 def peft_at_labels(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
-    """Return the same with the head asked at labelled positions only."""
+    """Return the same step with logits at labelled positions only."""
     model = _peft_model(config, state_dict)
     inner: Any = model.get_base_model()  # pyright: ignore
 
@@ -184,7 +184,7 @@ def _trainer_step(model: nn.Module, loss_of: Callable[[Rows], Tensor]) -> Step:
 
 
 def _base(task: Task) -> tuple[Any, dict[str, Tensor]]:
-    """Return config and weights, fp32."""
+    """Return configuration and weights (fp32) of the base."""
     from modelstack.architecture.decoder import CausalLM
     from modelstack.architecture.gguf.load import load_gguf
     from modelstack.architecture.initialise import initialise

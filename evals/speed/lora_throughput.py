@@ -1,12 +1,13 @@
-"""Tokens per second of training a LoRA adapter on SmolLM2-135M or another base, beside transformers with peft.
+"""Tokens per second of LoRA training on SmolLM2-135M or another base, compared with transformers and peft.
 
-What a step is, and what each program does, is in `lora_programs`: same rows, labels and optimizer, a bf16 base.
-Each program has a process of its own and they take turns of a step or more, so that what disturbs the machine
-disturbs all; a ratio is taken turn by turn, and its interval is a bootstrap over turns. Padding is not counted as
-tokens. That the work is equal is checked: trained parameters are as many, first losses agree, all losses fall.
+`lora_programs` defines the step of each program: same rows, labels and optimizer, a bf16 base. Each program has
+its own process. The programs alternate after one or more steps, so that disturbances of the machine affect all of
+them. A ratio is computed turn by turn; its interval is a bootstrap over turns. Padding is not counted as tokens.
+The benchmark checks that the work is equal: the number of trained parameters is the same, first losses agree, and
+all losses fall.
 
-The promise is against peft as a user has it, with logits at all positions; the second row shows how much of the
-difference is left when the user restricts the head to labelled positions by hand.
+The bound applies to peft as users have it, with logits at all positions. The second row shows the remaining
+difference if a user restricts the head to labelled positions by hand.
 
     python -m evals.speed.lora_throughput [--threads 2] [--gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf]
 """
@@ -14,88 +15,63 @@ difference is left when the user restricts the head to labelled positions by han
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals.speed.lora_programs import OURS, PEER, PROGRAMS, Lengths, Task, n_tokens
 from evals.speed.lora_worker import task_to_json
-from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
-from evals.speed.train_throughput import Turns, Worker, ratio_by_turn, working
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
+from evals.speed.turns import (
+    Measured,
+    Turns,
+    add_turns_options,
+    check_learns,
+    measure_in_turns,
+    ratio_by_turn,
+    turns_of,
+)
 
 LEAST = 1.3
-"""Our speed over peft's, at least."""
+"""Minimum ratio of modelstack's speed to peft's."""
 FIRST_LOSSES_APART = 0.02
-"""Relative: the same weights and rows, in bf16 throughout or under autocast."""
+"""Maximum relative difference of first losses: same weights and rows, in bf16 throughout or under autocast."""
 USUAL = Lengths()
 TINY = Lengths(rows=2, shortest=12, longest=16, labelled=6)
 
 
-@dataclass(slots=True)
-class Measured:
-    """What one program came to."""
-
-    n_parameters: int
-    losses: list[float] = field(default_factory=list[float])
-    seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Of each step, by turn."""
-    peak_mib: float = 0.0
-
-    @property
-    def step_s(self) -> float:
-        """Return the median time of a step."""
-        return statistics.median(s for turn in self.seconds for s in turn)
-
-
 def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
-    """Let programs take turns; return what each came to, by its name."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for task in tasks:
-            command = [sys.executable, "-m", "evals.speed.lora_worker", task_to_json(task)]
-            worker = stack.enter_context(working(command, task.program, threads))
-            workers[task.program], found[task.program] = worker, Measured(worker.n_parameters)
-            found[task.program].losses += worker.steps(turns.n_warm)["losses"]
-        for turn in range(turns.n_turns):
-            for name in workers if turn % 2 == 0 else reversed(workers):
-                answer, of_one = workers[name].steps(turns.n_steps), found[name]
-                of_one.seconds.append(answer["seconds"])
-                of_one.losses += answer["losses"]
-                of_one.peak_mib = answer["peak_mib"]
-    return found
+    """Run the programs alternately; return the measurements by program name."""
+    commands = {
+        task.program: [sys.executable, "-m", "evals.speed.lora_worker", task_to_json(task)] for task in tasks
+    }
+    return measure_in_turns(commands, turns, threads, n_tokens=n_tokens(tasks[0].lengths))
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
-    """Compare trained parameters and losses.
+    """Check that all programs train equally many parameters and learn.
 
     Raises:
-        RuntimeError: A program trains something else, or does not learn.
+        RuntimeError: a program trains another number of parameters, begins with another loss, or does not learn.
     """
     ours = found[OURS]
     for name, one in found.items():
         if one.n_parameters != ours.n_parameters:
             raise RuntimeError(f"{name} trains {one.n_parameters} parameters and ours {ours.n_parameters}")
-        if abs(one.losses[0] / ours.losses[0] - 1) > FIRST_LOSSES_APART:
+        if abs(one.values[0] / ours.values[0] - 1) > FIRST_LOSSES_APART:
             raise RuntimeError(
-                f"{name} begins with a loss of {one.losses[0]:.4f} and ours of {ours.losses[0]:.4f}"
+                f"{name} begins with a loss of {one.values[0]:.4f} and ours of {ours.values[0]:.4f}"
             )
-        n = max(1, len(one.losses) // 4)
-        if not statistics.mean(one.losses[-n:]) < statistics.mean(one.losses[:n]):
-            raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
+        check_learns(name, one)
 
 
-def result_of(found: dict[str, Measured], tokens: float, base: str) -> BenchmarkResult:
-    """Return figures and comparison, and print them; `base` is the model's name."""
+def result_of(found: dict[str, Measured], base: str) -> BenchmarkResult:
+    """Return and print figures and comparison; `base` is the model's name."""
     figures: list[Figure] = []
     ours = found[OURS]
     for name, one in found.items():
-        line = f"{name:34} {tokens / one.step_s:6.0f} tokens/s  {one.peak_mib:5.0f} MiB"
-        line += f"  loss {one.losses[0]:.2f} to {one.losses[-1]:.2f}"
+        line = f"{name:34} {one.speed:6.0f} tokens/s  {one.peak_mib:5.0f} MiB"
+        line += f"  loss {one.values[0]:.2f} to {one.values[-1]:.2f}"
         if name != OURS:
             ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
             bound = LEAST if name == PEER else None
@@ -103,28 +79,23 @@ def result_of(found: dict[str, Measured], tokens: float, base: str) -> Benchmark
             figures.append(Figure(f"peak memory beside {name}", ours.peak_mib / one.peak_mib, "x"))
             line += f"  ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x"
         print(line, flush=True)
-    speeds = {name: tokens / one.step_s for name, one in found.items()}
+    speeds = {name: one.speed for name, one in found.items()}
     comparison = Comparison(f"training a LoRA adapter, {base}, bf16", "tokens/s", OURS, speeds)
     return BenchmarkResult(tuple(figures), (comparison,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken, 2 where the model is missing."""
+    """Run the benchmark; return 1 if a bound is broken, 2 if the model is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gguf", type=Path, help="the base; SmolLM2-135M unless named")
-    parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
-    parser.add_argument("--rows", type=int, default=USUAL.rows, help="of a step")
-    parser.add_argument("--tokens", type=int, default=USUAL.longest, help="of the longest row")
-    parser.add_argument("--warm", type=int, default=2, help="steps of each program before the timed ones")
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1, help="of each program in each turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--tiny", action="store_true", help="a model that only shows that everything works")
+    parser.add_argument("--gguf", type=Path, help="GGUF file of the base; default: SmolLM2-135M")
+    parser.add_argument("--rows", type=int, default=USUAL.rows, help="rows per step")
+    parser.add_argument("--tokens", type=int, default=USUAL.longest, help="tokens of the longest row")
+    add_turns_options(parser, PROGRAMS, Turns(n_warm=2, n_turns=12, n_steps=1))
     add_result_option(parser)
     options = parser.parse_args(argv)
     gguf = None if options.tiny else options.gguf or _default_model()
     if not options.tiny and gguf is None:
-        print("the default model is not here: agentkit models pull smollm2-135m, or name a file with --gguf")
+        print("the default model is missing: agentkit models pull smollm2-135m, or name a file with --gguf")
         return 2
     shortest = round(options.tokens * USUAL.shortest / USUAL.longest)
     lengths = TINY if options.tiny else Lengths(options.rows, shortest, options.tokens)
@@ -132,17 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if OURS not in programs:
         programs = [OURS, *programs]
     tasks = [Task(program, lengths, gguf) for program in programs]
-    turns = Turns(options.warm, options.turns, options.steps)
+    turns = turns_of(options)
     found = measure(tasks, turns, options.threads)
     check_equal_work(found)
     base = options.gguf.stem if options.gguf else "SmolLM2-135M"
-    result = result_of(found, n_tokens(lengths), base)
+    result = result_of(found, base)
     parameters = {"lengths": str(lengths), "turns": str(turns), "threads": str(options.threads)}
     result = BenchmarkResult(result.figures, result.comparisons, parameters=parameters | _versions())
-    write_result(options.result, result)
-    for figure in result.broken:
-        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
-    return 1 if result.broken else 0
+    return finish(options.result, result)
 
 
 def _default_model() -> Path | None:

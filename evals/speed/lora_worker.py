@@ -1,6 +1,6 @@
-"""A program of `lora_programs` in a process of its own; speaks as `train_worker` does.
+"""Runs a program of `lora_programs` in its own process, with the protocol of `train_worker`.
 
-python -m evals.speed.lora_worker '{"program": "modelstack", ...}' --threads 2
+`python -m evals.speed.lora_worker '{"program": "modelstack", ...}' --threads 2`
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from evals.speed.train_worker import serve
 
 
 def task_to_json(task: Task) -> str:
-    """Return a task as a line."""
+    """Return a task as one line of JSON."""
     return json.dumps(asdict(task) | {"gguf": str(task.gguf) if task.gguf else None})
 
 
 def task_from_json(line: str) -> Task:
-    """Read a task."""
+    """Parse a task."""
     json_ = json.loads(line)
     return Task(json_["program"], Lengths(**json_["lengths"]), Path(json_["gguf"]) if json_["gguf"] else None)
 

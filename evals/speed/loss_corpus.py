@@ -1,12 +1,12 @@
-"""The text of `train_to_loss`: one corpus, one tokenizer, one split, and bits per byte by one rule for all.
+"""Text of `train_to_loss`: one corpus, one tokenizer, one split, and the same bits per byte for all programs.
 
-The corpus is the one that ships with `modelstack`. A document's hash puts it among those to train on, those to
-choose a recipe by (validation), or those that only the final figures see (test). The tokenizer, 4,096 entries, is
-learnt once from the first kind.
+The corpus is the one shipped with `modelstack`. A document's hash assigns it to training, to validation (for
+choosing a recipe), or to the test set (only for the final figures). The tokenizer, with 4,096 entries, is trained
+once on the training documents.
 
-A held-out document is judged alone: it begins with the begin-of-text token and is cut every T tokens, so a piece
-sees nothing of the piece before it. Every token but the first has a label, the end of text included; bits of all
-of them, over the text's UTF-8 bytes.
+A held-out document is evaluated alone: it begins with the begin-of-text token and is cut every T tokens, so a
+piece has no context from the piece before it. Every token except the first has a label, including the end of text.
+The result is the bits of all these tokens divided by the text's UTF-8 bytes.
 
 Letters: B pieces, T tokens, V vocabulary.
 """
@@ -35,11 +35,11 @@ from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 TEST_SHARE, HELD_OUT_SHARE = 0.01, 0.02
-"""Of the documents: the test's, and that of test and validation together."""
+"""Shares of the documents: the test set, and test and validation together."""
 VOCAB_SIZE = 4096
 PIECES_AT_ONCE = 32
 Logits = Callable[[Tensor], Tensor]
-"""Token ids [B, T] to logits [B, T, V], causal."""
+"""Maps token ids [B, T] to causal logits [B, T, V]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +49,25 @@ class LossCorpus:
     sides: Mapping[Side, Shards]
     n_bytes: Mapping[Side, int]
     sha256: str
-    """Of all texts, in order."""
+    """Hash of all texts, in order."""
 
 
 def side_of(text: str) -> Side:
-    """Return where a document belongs: a matter of its text alone."""
+    """Return the side of a document, determined by its text."""
     if is_held_out(text, TEST_SHARE):
         return "test"
     return "validation" if is_held_out(text, HELD_OUT_SHARE) else "train"
 
 
 def prepare(folder: Path, corpus: Path | None = None) -> LossCorpus:
-    """Learn the tokenizer and write the shards; a folder that holds the same already keeps them.
+    """Train the tokenizer and write the shards; shards that already exist with the same content are kept.
 
     Args:
-        folder: Where the shards go.
-        corpus: Files of documents; None: what ships with the package.
+        folder: Folder of the shards.
+        corpus: Files of documents; None takes the corpus shipped with the package.
 
     Raises:
-        UserError: The corpus cannot be read.
+        UserError: the corpus cannot be read.
     """
     root = corpus or Path(str(files("modelstack.data").joinpath("corpus")))
     by_side: dict[Side, list[Document]] = {side: [] for side in SIDES}
@@ -96,9 +96,9 @@ def pieces(shards: Shards, row_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def bits_per_byte(logits: Logits, corpus: LossCorpus, side: Side, row_tokens: int) -> float:
-    """Return the bits of one side's tokens over its bytes.
+    """Return the bits of one side's tokens divided by its bytes.
 
-    Pieces of like length share a batch and are padded behind, where a causal model does not look.
+    Pieces of similar length share a batch and are right-padded; a causal model does not attend to that padding.
     """
     shards = corpus.sides[side]
     ordered = sorted(pieces(shards, row_tokens), key=lambda piece: len(piece[0]))

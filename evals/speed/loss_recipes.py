@@ -1,14 +1,14 @@
-"""What both programs of `train_to_loss` train with.
+"""Training recipes of both programs of `train_to_loss`.
 
-nanoGPT: its settings for small models (`config/train_shakespeare_char.py`: LR 1e-3 to 1e-4, beta2 0.99, T 256) and
-batches of 4,096 tokens, no dropout because no text comes twice. Its 6 layers of 384 take 80 MFLOP a token, so four
-minutes of two cores would be some 80 steps; 4 layers of 256 take 28, and 232 steps. Its warm-up of 100 steps would
-be nearly half of that and is a twentieth instead.
+nanoGPT: its settings for small models (`config/train_shakespeare_char.py`: LR 1e-3 to 1e-4, beta2 0.99, T 256)
+with batches of 4,096 tokens, and no dropout because no text is repeated. Its 6 layers of width 384 take 80 MFLOP
+per token, so four minutes on two cores would be about 80 steps; 4 layers of width 256 take 28 MFLOP, for 232
+steps. Its warm-up of 100 steps would be nearly half of the run; it is a twentieth instead.
 
-Ours: Qwen3's block, which llama.cpp runs, with fewer parameters: at so few tokens a smaller model learns as much
-from each and takes less time. Muon for matrices, AdamW for the rest. 1,024 tokens a step: more are fewer steps and
-learn less from the same text, fewer are no better and leave more of the time to Muon. What was measured for each
-choice, on validation documents, is in `modelstack/train/LOG.md`.
+modelstack: Qwen3's block, which llama.cpp runs, with fewer parameters: with so few tokens a smaller model learns
+as much from each token and takes less time. Muon for matrices, AdamW for the rest. 1,024 tokens per step: a larger
+batch means fewer steps and learns less from the same text; a smaller one is not better and increases the share of
+Muon's time. `modelstack/train/LOG.md` records the measurements behind each choice, on validation documents.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ NANOGPT = NanoGptRecipe(layers=4, width=256, heads=4, rows=8, micro_batches=2, s
 NANOGPT_TUNED = NANOGPT.model_copy(
     update={"rows": 4, "micro_batches": 1, "steps": 928, "warmup_steps": 46, "lr": 3e-3}
 )
-"""The same model and tokens with what served it best on validation text: a quarter of the batch, three times the
-rate. `--tuned` compares with it."""
+"""The same model and number of tokens with the best settings on validation text: a quarter of the batch, three
+times the rate. Used by `--tuned`."""
 OURS_RECIPE = ModelstackRecipe(
     model={
         "model_type": "qwen3",
@@ -48,7 +48,7 @@ OURS_RECIPE = ModelstackRecipe(
 
 
 def shortened(recipe: Recipe) -> Recipe:
-    """Return a recipe of a few steps, to see that everything works."""
+    """Return a recipe of a few steps that only tests that everything works."""
     changes = {"steps": QUICK_STEPS, "warmup_steps": 1}
     if isinstance(recipe, ModelstackRecipe):
         changes["decay_steps"] = QUICK_STEPS // 2

@@ -1,11 +1,11 @@
-"""The two programs of `train_to_loss`: nanoGPT's model with its recipe, and a modelstack model with ours.
+"""The two programs of `train_to_loss`: nanoGPT's model with its recipe, and a modelstack model with its own.
 
-nanoGPT's `model.py` is loaded from a checkout that the caller names; its training script is a script, so its loop
-is driven here by the same rules: random crops of one long stream, AdamW of `configure_optimizers` (0.9, 0.99,
-decay 0.1), linear warm-up and a cosine to a tenth, gradients clipped at 1, fp32, not compiled, as it runs on a
-CPU. Ours is the ordinary loop of `modelstack.train` on packed rows with document masks.
+nanoGPT's `model.py` is loaded from a checkout given by the caller. Its training code is a script, so the loop is
+reimplemented here by the same rules: random crops of one long stream, AdamW of `configure_optimizers` (0.9, 0.99,
+decay 0.1), linear warm-up and cosine decay to a tenth, gradients clipped at 1, fp32, not compiled, as it runs on a
+CPU. modelstack uses the ordinary loop of `modelstack.train` on packed rows with document masks.
 
-Seconds are those of training: data, passes and optimizer, and nothing of what is measured in between.
+Seconds measure training (data, passes and optimizer) without evaluation.
 
 Letters: B rows, T tokens.
 """
@@ -41,12 +41,12 @@ from modelstack.train.schedules import ScheduleConfig, schedule
 from modelstack.train.step import local_state
 
 ROW_TOKENS = 256
-"""T of both programs."""
+"""Number of tokens per row (T) of both programs."""
 CLIP_NORM = 1.0
 
 
 class NanoGptRecipe(BaseModel, frozen=True, extra="forbid"):
-    """nanoGPT's settings, by its own names in brackets."""
+    """Settings of nanoGPT; its own names are in brackets."""
 
     layers: int = Field(gt=0)
     width: int = Field(gt=0)
@@ -64,15 +64,15 @@ class NanoGptRecipe(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def n_tokens(self) -> int:
-        """Return the tokens of the whole run."""
+        """Return the number of tokens of the whole run."""
         return self.steps * self.rows * self.micro_batches * ROW_TOKENS
 
 
 class ModelstackRecipe(BaseModel, frozen=True, extra="forbid"):
-    """Ours."""
+    """Settings of modelstack."""
 
     model: dict[str, Any]
-    """As in `config.json`, without the vocabulary."""
+    """Model configuration as in `config.json`, without the vocabulary."""
     optimizer: OptimizerConfig
     rows: int = Field(gt=0)
     steps: int = Field(gt=0)
@@ -81,13 +81,13 @@ class ModelstackRecipe(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def n_tokens(self) -> int:
-        """Return the tokens of the whole run, padding included."""
+        """Return the number of tokens of the whole run, including padding."""
         return self.steps * self.rows * ROW_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to."""
+    """Result of a run."""
 
     bits_per_byte: float
     n_tokens: int
@@ -95,11 +95,11 @@ class Outcome:
     cpu_seconds: float
     n_parameters: int
     losses: tuple[float, ...]
-    """Of each step's own batch, nats per token."""
+    """Loss of each step on its own batch, in nats per token."""
 
 
 def train_modelstack(recipe: ModelstackRecipe, corpus: LossCorpus, side: Side, seed: int) -> Outcome:
-    """Train our model and judge it."""
+    """Train modelstack's model and evaluate it."""
     model = initialise(CausalLM(from_hf({**recipe.model, "vocab_size": VOCAB_SIZE})), seed, zero_outputs=True)
     factor = schedule(
         ScheduleConfig(warmup_steps=recipe.warmup_steps, total_steps=recipe.steps, decay_steps=recipe.decay_steps)
@@ -120,10 +120,10 @@ def train_modelstack(recipe: ModelstackRecipe, corpus: LossCorpus, side: Side, s
 
 
 def train_nanogpt(recipe: NanoGptRecipe, checkout: Path, corpus: LossCorpus, side: Side, seed: int) -> Outcome:
-    """Train nanoGPT's model by its recipe and judge it.
+    """Train nanoGPT's model by its recipe and evaluate it.
 
     Raises:
-        UserError: The checkout has no `model.py`.
+        UserError: the checkout has no `model.py`.
     """
     torch.manual_seed(seed)
     model, optimizer = _nanogpt(recipe, checkout)
@@ -145,13 +145,14 @@ def train_nanogpt(recipe: NanoGptRecipe, checkout: Path, corpus: LossCorpus, sid
         losses.append(total)
     seconds, cpu_seconds = watch.read()
     model.eval()
-    # Without targets it gives the last token's logits alone; which targets does not matter to the others.
+    # Without targets, nanoGPT returns only the last token's logits; the values of the targets do not affect the
+    # logits.
     bits = bits_per_byte(lambda ids_BT: model(ids_BT, ids_BT)[0], corpus, side, ROW_TOKENS)
     return Outcome(bits, recipe.n_tokens, seconds, cpu_seconds, _n_parameters(model), tuple(losses))
 
 
 def nanogpt_lr(recipe: NanoGptRecipe, step: int) -> float:
-    """Return the learning rate of a step: its rule, counted from 0."""
+    """Return the learning rate of a step by nanoGPT's rule; steps count from 0."""
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / (recipe.warmup_steps + 1)
     lowest = recipe.lr / 10
@@ -165,7 +166,7 @@ def _nanogpt(recipe: NanoGptRecipe, checkout: Path) -> tuple[nn.Module, torch.op
     if spec is None or spec.loader is None:
         raise UserError(f"{checkout} holds no model.py: name a checkout of karpathy/nanoGPT with --nanogpt")
     module = importlib.util.module_from_spec(spec)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its sizes
+    with contextlib.redirect_stdout(io.StringIO()):  # nanoGPT prints its sizes
         spec.loader.exec_module(module)
         config = module.GPTConfig(
             block_size=ROW_TOKENS,
@@ -182,7 +183,7 @@ def _nanogpt(recipe: NanoGptRecipe, checkout: Path) -> tuple[nn.Module, torch.op
 
 
 def _crops(shards: Shards, rows: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids and labels [B, T] at random places of all documents end to end."""
+    """Yield ids and labels [B, T] at random positions of all documents joined end to end."""
     stream = np.concatenate([shards.tokens(document) for document in range(shards.n_documents)])
     ids = torch.from_numpy(stream.astype(np.int64))
     offsets_T = torch.arange(ROW_TOKENS)
@@ -196,7 +197,7 @@ def _n_parameters(model: nn.Module) -> int:
 
 
 class _Watch:
-    """Seconds since it was made, on the wall and of this process."""
+    """Seconds since its creation: wall-clock time, and CPU time of this process."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()

@@ -1,7 +1,7 @@
-"""What a figure was measured on: without it no two figures can be compared.
+"""Description of the machine and its load; figures are comparable only if these are known.
 
-The load average still holds the benchmark that ended a minute ago, so that what others do is also sampled
-directly: the busy share of all cores over one second in which this program does nothing.
+The load average still includes a benchmark that ended a minute ago. Activity of other programs is therefore also
+sampled directly: the busy share of all cores during one second in which this program is idle.
 """
 
 from __future__ import annotations
@@ -23,44 +23,43 @@ PACKAGES = (
     "torch", "transformers",
 )  # fmt: skip
 BUSY_SHARE = 0.25
-"""Share of the cores that others may take before figures are called unreliable."""
+"""Maximum share of the cores used by other programs before figures are called unreliable."""
 SAMPLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What does not change during a run."""
+    """Properties of the machine that do not change during a run."""
 
     cpu: str
     cores: int
-    """That this process may use."""
+    """Number of cores that this process may use."""
     governor: str | None
-    """How the system sets the clock of the cores; None where it does not tell, as in most virtual machines."""
+    """Frequency governor of the cores; None if the system does not report it, as in most virtual machines."""
     memory_gib: float | None
     system: str
     python: str
     packages: dict[str, str]
     commit: str | None
-    """Git commit of the code, with `+` and a hash of the changes where tracked files differ from it.
+    """Git commit of the code, with `+` and a hash of the changes if tracked files differ from it.
 
-    None outside a repository.
-    """
+    None outside a repository."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the machine was at a moment."""
+    """Load of the machine at one moment."""
 
     time: str
     """UTC, ISO 8601."""
     average: tuple[float, float, float] | None
-    """Over 1, 5 and 15 minutes; None where the system has none."""
+    """Load averages over 1, 5 and 15 minutes; None if the system has none."""
     busy_share: float | None
-    """Of all cores, over one second without us; None where it cannot be read."""
+    """Busy share of all cores during one idle second of this program; None if it cannot be read."""
 
 
 def describe_machine(root: Path) -> Machine:
-    """Return the facts; `root` is the folder of the code."""
+    """Return the properties of the machine; `root` is the folder of the code."""
     return Machine(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -74,7 +73,7 @@ def describe_machine(root: Path) -> Machine:
 
 
 def measure_load(sleep: Callable[[float], None] = time.sleep) -> Load:
-    """Return the load now; takes `SAMPLE_S` seconds of doing nothing."""
+    """Measure the current load; takes `SAMPLE_S` seconds of idle time."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     average = os.getloadavg() if hasattr(os, "getloadavg") else None
     before = _cpu_ticks()
@@ -87,9 +86,9 @@ def measure_load(sleep: Callable[[float], None] = time.sleep) -> Load:
 
 
 def busy_warning(load: Load, n_cores: int, *, just_measured: bool = False) -> str | None:
-    """Return a warning where others use the machine, None where it is quiet.
+    """Return a warning if other programs use the machine, else None.
 
-    `just_measured`: the load average is our own doing, and only the sample counts.
+    `just_measured` ignores the load average, which then reflects this program's own work.
     """
     if load.busy_share is not None and load.busy_share > BUSY_SHARE:
         return f"others keep {load.busy_share:.0%} of the cores busy: times measured now will be too long"
@@ -99,9 +98,9 @@ def busy_warning(load: Load, n_cores: int, *, just_measured: bool = False) -> st
 
 
 def git_commit(root: Path) -> str | None:
-    """Return the commit that `root` has checked out, None where it is no repository.
+    """Return the commit that `root` has checked out, or None if it is not a repository.
 
-    Changed tracked files add a hash of what changed, so that two states of one commit do not pass for one.
+    Changes of tracked files add a hash, so that two states of one commit are distinguished.
     """
     try:
         commit = _git(root, "rev-parse", "HEAD")
@@ -130,7 +129,7 @@ def _cpu_model() -> str:
 
 
 def _governor() -> str | None:
-    """Return the governors of all cores, one name where they agree."""
+    """Return the governors of all cores; a single name if they agree."""
     names: set[str] = set()
     for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
         try:
@@ -155,18 +154,18 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_ticks() -> tuple[int, int] | None:
-    """Return busy and total ticks of all cores since the start of the system."""
+    """Return busy and total ticks of all cores since the system started."""
     try:
         first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
     except OSError:
         return None
-    # user nice system idle iowait irq softirq steal; guest time is already part of user's.
+    # Fields: user nice system idle iowait irq softirq steal; guest time is already part of user's.
     ticks = [int(part) for part in first.split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def peak_bytes() -> int:
-    """Return this process's peak of resident memory; `ru_maxrss` would count its parent's from before exec."""
+    """Return this process's peak resident memory; `ru_maxrss` would include the parent's before exec."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

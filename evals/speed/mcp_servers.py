@@ -1,17 +1,17 @@
-"""Our MCP servers beside the reference servers for git, fetch and time: calls and connecting, in one run.
+"""Compares this project's MCP servers with the reference servers for git, fetch and time: calls and connecting.
 
-Both sides are driven by the plain `mcp.Client` of this process: over stdio as a user's host does it, ours over
-HTTP as well (the reference servers have none), and each in one process with a client, in its own environment. A
-call is the smallest of its kind; programs take turns, so that what else the machine does hits all alike. Fetching
-asks a page on loopback, a new URL each time, with robots.txt left unasked. Connecting is from starting the process
-to the list of tools.
+Both are driven by the plain `mcp.Client` of this process over stdio, as in a user's host. agentkit's servers are
+also called over HTTP (the reference servers have no HTTP). Each server is also called in one process with a
+client, in its own environment. A call is the smallest of its kind. Programs alternate, so that other activity on
+the machine affects all of them. Fetching requests a loopback page with a new URL each time, without checking
+robots.txt. Connecting is the time from starting the process to receiving the list of tools.
 
     python -m evals.speed.mcp_servers
     python -m evals.speed.mcp_servers --only agentkit        # no peers, no environment
 """
 
 # pyright: reportMissingImports=false
-# The peers live in an environment of their own.
+# The peers are installed in a separate environment.
 from __future__ import annotations
 
 import argparse
@@ -32,12 +32,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
 PEERS = ("mcp-server-git==2026.10.19", "mcp-server-fetch==2026.10.24", "mcp-server-time==2026.10.19")
 LIMIT_CALL = 1.0
-"""Most that a call of ours may take, relative to the reference server's, at the median."""
+"""Maximum ratio of agentkit's median call to the reference server's."""
 LIMIT_CONNECT = 0.7
 WARM_CALLS = 5
 N_COMMITS = 50
@@ -48,7 +48,7 @@ Arguments = Callable[[int], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the servers serve."""
+    """Content that the servers serve."""
 
     repository: str
     page: str
@@ -56,20 +56,20 @@ class World:
 
     @property
     def origin(self) -> str:
-        """Of the page."""
+        """Origin of the page's URL."""
         return self.page.rsplit("/", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server, and its smallest call."""
+    """A server and its smallest call."""
 
     module: str
-    """Run with `python -m`."""
+    """Module to run with `python -m`."""
     options: Callable[[World], list[str]]
     tool: str
     arguments: Callable[[World, int], dict[str, Any]]
-    """Of the n-th call."""
+    """Arguments of the n-th call."""
     is_ours: bool = True
 
 
@@ -134,11 +134,11 @@ SETTLING_S = 2.5
 
 @contextmanager
 def a_world() -> Generator[World]:
-    """Make a repository and serve a page."""
+    """Create a repository and serve a page."""
     with tempfile.TemporaryDirectory() as folder, a_page() as page:
         _make_repository(Path(folder))
-        # A repository at rest, as most are: folders that changed within a file system's coarsest clock are read
-        # again at each call (`mcp_servers.git.links`).
+        # Measures a repository at rest, as most are: folders that changed within the file system's clock
+        # resolution are read again at each call (`mcp_servers.git.links`).
         time.sleep(SETTLING_S)
         yield World(folder, page)
 
@@ -193,7 +193,7 @@ def a_page() -> Generator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Of one program by one way, in milliseconds."""
+    """Times of one program over one transport, in milliseconds."""
 
     p50: float
     p99: float
@@ -215,7 +215,7 @@ async def _call(client: Any, program: Program, world: World, n: int) -> float:
 
 
 async def in_process(name: str, world: World, n_calls: int) -> Times:
-    """Call a server that shares a process with its client, in whose environment this runs."""
+    """Call a server that shares this process, and its environment, with the client."""
     from mcp import Client
 
     numbers = itertools.count(1_000_000)
@@ -239,11 +239,11 @@ async def _connected(name: str, world: World, python: str) -> AsyncGenerator[Any
 
 
 async def over_stdio(names: list[str], world: World, pythons: Mapping[str, str], n_calls: int) -> dict[str, Times]:
-    """Call servers in processes of their own, in turn."""
+    """Call servers in their own processes, alternately."""
     from contextlib import AsyncExitStack
 
     found: dict[str, Times] = {}
-    for kind in KINDS:  # two children at a time: more would wait for a core
+    for kind in KINDS:  # only two child processes at a time; more would wait for a core
         together = [name for name in names if name.endswith(kind)]
         async with AsyncExitStack() as stack:
             clients = {
@@ -260,7 +260,7 @@ async def over_stdio(names: list[str], world: World, pythons: Mapping[str, str],
 
 
 async def connecting(names: list[str], world: World, pythons: Mapping[str, str], n_times: int) -> dict[str, float]:
-    """Return the median seconds from starting a server to its list of tools, programs in turn."""
+    """Return the median seconds from starting a server to its list of tools; programs alternate."""
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(n_times + 1):
         for name in names:
@@ -268,11 +268,13 @@ async def connecting(names: list[str], world: World, pythons: Mapping[str, str],
             async with _connected(name, world, pythons[name]) as client:
                 await client.list_tools()
                 times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(each[1:]) for name, each in times.items()}  # the first reads the disk
+    return {
+        name: statistics.median(each[1:]) for name, each in times.items()
+    }  # the first connection reads from disk
 
 
 async def over_http(name: str, world: World, n_calls: int) -> Times:
-    """Call one of ours over Streamable HTTP on loopback."""
+    """Call one of agentkit's servers over Streamable HTTP on loopback."""
     import httpx2
     from mcp import Client
     from mcp.client.streamable_http import streamable_http_client
@@ -300,13 +302,8 @@ async def over_http(name: str, world: World, n_calls: int) -> Times:
 
 
 def _in_process(name: str, python: str, world: World, n_calls: int) -> Times:
-    command = [python, "-m", "evals.speed.mcp_servers", "--program", name, "--calls", str(n_calls)]
-    command += ["--world", json.dumps(asdict(world))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} in one process: {done.stderr[-2000:]}")
-    return Times(**json.loads(done.stdout.strip().splitlines()[-1]))
+    arguments = ("--program", name, "--calls", str(n_calls), "--world", json.dumps(asdict(world)))
+    return Times(**printed_by(python, "evals.speed.mcp_servers", *arguments))
 
 
 def measure(names: list[str], pythons: Mapping[str, str], n_calls: int, n_connects: int) -> dict[str, Any]:
@@ -326,7 +323,7 @@ def measure(names: list[str], pythons: Mapping[str, str], n_calls: int, n_connec
 
 
 def to_result(found: Mapping[str, Any], n_calls: int, n_connects: int) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     figures: list[Figure] = []
     comparisons: list[Comparison] = []
     for way in ("in one process", "stdio", "HTTP"):
@@ -354,7 +351,7 @@ def to_result(found: Mapping[str, Any], n_calls: int, n_connects: int) -> Benchm
 
 
 def report(found: Mapping[str, Any], result: BenchmarkResult) -> int:
-    """Print the tables; 1 where a bound is broken."""
+    """Print the tables; return 1 if a bound is broken, else 0."""
     for way in ("in one process", "stdio", "HTTP"):
         for name, times in found[way].items():
             print(f"{way:15} {name:18} p50 {times.p50:8.2f} ms   p99 {times.p99:8.2f} ms")
@@ -368,11 +365,11 @@ def report(found: Mapping[str, Any], result: BenchmarkResult) -> int:
 
 
 def main() -> int:
-    """Measure, print the tables, and fail if a bound is broken."""
+    """Measure, print the tables, and return 1 if a bound is broken, else 0."""
     import anyio
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("agentkit",), help="leave the reference servers out")
+    parser.add_argument("--only", choices=("agentkit",), help="measure without the reference servers")
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--connects", type=int, default=9)
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-mcp"), help="environment of the peers")

@@ -1,22 +1,24 @@
-"""Documents a second from text to MinHash signature, beside datatrove, datasketch and rensa; memory at two sizes.
+"""Documents per second from text to MinHash signature, compared with datatrove, datasketch and rensa; memory use.
 
-All compute the same setting, FineWeb's 112 hash functions over runs of 5 words, and get the same text, long pages
-and short ones, simplified already, words parted by single spaces; peers get the fastest shingling that Python has,
-and those of their calls that take many documents. A third table is of raw text: our simplifying and signature, and
-datatrove's whole step with its own words (spaCy). Each program runs in a process of its own, all peers in one
-environment; CPU time (`time.process_time`) is the figure, the median of `--repeats` rounds in which programs take
-turns. Each also estimates the similarity of planted pairs, which would show a signature that is fast and wrong:
-rensa's rho sketch is, so it is shown and not counted as a peer.
+All programs compute the same setting, FineWeb's 112 hash functions over runs of 5 words, on the same texts: long
+and short pages, already simplified, with words separated by single spaces. Peers get the fastest shingling
+available in Python, and their calls that accept many documents. A third table uses raw text: modelstack's
+simplification and signature, and datatrove's whole step with its own words (spaCy).
 
-Memory is the peak of a process that takes documents from text to decisions in all four stages, once N of them and
-once ten times as many in shards of the same size, a tenth of them near-duplicates.
+Each program runs in its own process, all peers in one environment. CPU time (`time.process_time`) is measured; the
+figure is the median of `--repeats` rounds in which the programs alternate. Each program also estimates the
+similarity of planted pairs, which would reveal a fast but wrong signature. rensa's rho sketch is one, so it is
+shown but not counted as a peer.
+
+Memory is the peak of a process that takes documents from text to decisions in all four stages: N documents, and
+ten times as many in shards of the same size. A tenth of the documents are near-duplicates.
 
     python -m evals.speed.minhash
     python -m evals.speed.minhash --only modelstack     # no peers, no environment
 """
 
 # pyright: reportMissingImports=false
-# The peers live in an environment of their own.
+# The peers are installed in a separate environment.
 from __future__ import annotations
 
 import argparse
@@ -43,29 +45,29 @@ PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<3.9", "xxhash<4", "datask
 N_HASHES = 112
 N_WORDS = 5
 LONG_CHARS, SHORT_CHARS = 8192, 1024
-"""A long page, the size at which the peers were measured before, and a short one."""
+"""Characters of a long page (the size of earlier measurements of the peers) and of a short page."""
 BATCH = 128
-"""Documents of a call, where a library takes many."""
+"""Documents per call for libraries that accept many."""
 N_PAIRS = 200
 SHARED_WORDS, OTHER_WORDS = 304, 100
-"""Of a pair: 300 runs in common and 100 more on each side, similarity 0.6."""
+"""Words of a planted pair: 300 common runs and 100 more on each side, so the similarity is 0.6."""
 SIMILARITY = (SHARED_WORDS - N_WORDS + 1) / (SHARED_WORDS - N_WORDS + 1 + 2 * OTHER_WORDS)
 SHARD_DOCUMENTS = 4000
 MERGED_RECORDS = 1 << 14
-"""In memory at once while merging: fewer than the smaller run has, or nothing would be bounded there."""
+"""Maximum records in memory during a merge; fewer than the smaller run has, so that the bound is effective."""
 LIMIT_SPEED = 1.0
 LIMIT_MEMORY = 1.2
-"""Most that the peak may be at ten times the documents, relative to once."""
+"""Maximum ratio of peak memory at ten times the documents."""
 
 LONG, SHORT, RAW = "simplified, 8,192 characters", "simplified, 1,024 characters", "raw text"
 KINDS = (LONG, SHORT, RAW)
-"""Of text: of each, a document is what is left of so many characters."""
+"""Kinds of text; the number of characters is that before simplification."""
 
 Signatures = Callable[[Sequence[str]], Any]
 
 
 def modelstack_signatures(family: str = "pairwise", *, raw: bool = False) -> Signatures:
-    """Return our signatures."""
+    """Return modelstack's signature function."""
     from modelstack.data.dedup import MinHash, MinHashConfig
 
     minhash = MinHash(MinHashConfig.model_validate({"family": family}))
@@ -75,22 +77,25 @@ def modelstack_signatures(family: str = "pairwise", *, raw: bool = False) -> Sig
 
 
 def word_runs(text: str) -> list[str]:
-    """Return the runs of words: the fastest way without compiled code."""
+    """Return the runs of words, by the fastest method without compiled code."""
     words = text.split(" ")
     return list(map(" ".join, zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)))
 
 
 def rensa_signatures(*, rho: bool) -> Signatures:
-    """Return rensa's, of many documents a call; `rho` is its quicker sketch that is no plain MinHash."""
+    """Return rensa's signature function for many documents.
+
+    `rho` selects its faster sketch, which is not plain MinHash.
+    """
     from rensa import RMinHash
 
     digest = RMinHash.digest_matrix_from_token_sets_rho if rho else RMinHash.digest_matrix_from_token_sets
-    # A generator is the fastest of its ways in: the runs of one text at a time are in memory.
+    # A generator is rensa's fastest input: only the runs of one text are in memory.
     return lambda texts: digest((word_runs(text) for text in texts), N_HASHES, 1).to_rows()
 
 
 def datasketch_signatures() -> Signatures:
-    """Return datasketch's, with its default hash."""
+    """Return datasketch's signature function, with its default hash."""
     from datasketch import MinHash
 
     def signatures(texts: Sequence[str]) -> Sequence[Any]:
@@ -101,7 +106,7 @@ def datasketch_signatures() -> Signatures:
 
 
 def datatrove_signatures(*, raw: bool) -> Signatures:
-    """Return datatrove's, with its default hash; its words are ours unless the text is raw."""
+    """Return datatrove's signature function, with its default hash; it uses its own words only on raw text."""
     import numpy as np
     from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
     from datatrove.utils.hashing import create_hash_func
@@ -135,22 +140,22 @@ PROGRAMS: dict[str, Callable[[], Signatures]] = {
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What one program did with one kind of text."""
+    """Measurements of one program on one kind of text."""
 
     cpu_ms: tuple[float, ...]
-    """Of a document, for each pass."""
+    """CPU milliseconds per document, for each pass."""
     error_mean: float
-    """Of the estimated similarity of planted pairs."""
+    """Mean error of the estimated similarity of planted pairs."""
     error_deviation: float
 
     @property
     def per_second(self) -> float:
-        """Return documents a second."""
+        """Return documents per second."""
         return 1e3 / statistics.median(self.cpu_ms)
 
 
 def measure(name: str, texts: Sequence[str], *, with_error: bool) -> dict[str, float]:
-    """Return CPU milliseconds a document, and the error of the estimates, in this process."""
+    """Return CPU milliseconds per document and the error of the estimates, measured in this process."""
     signatures = PROGRAMS[name]()
     signatures(texts[:BATCH])
     start = time.process_time()
@@ -167,7 +172,7 @@ def measure(name: str, texts: Sequence[str], *, with_error: bool) -> dict[str, f
 
 
 def planted_pairs() -> Iterator[tuple[str, str]]:
-    """Return pairs of texts of one known similarity, of words that no other text has."""
+    """Yield pairs of texts with one known similarity, made of words that no other text has."""
     numbers = random.Random(1)
 
     def words(n: int) -> list[str]:
@@ -179,7 +184,10 @@ def planted_pairs() -> Iterator[tuple[str, str]]:
 
 
 def peak_of_stages(n_documents: int) -> dict[str, float]:
-    """Take documents through all stages; return this process's peak of memory in MB, and how many stay."""
+    """Process documents through all stages.
+
+    Return this process's peak memory in MB, and the number of kept documents.
+    """
     from modelstack.data.dedup import (
         MinHashConfig,
         lengths_of,
@@ -207,7 +215,7 @@ def peak_of_stages(n_documents: int) -> dict[str, float]:
 
 
 def made_text(number: int) -> str:
-    """Return document `number`; every tenth is one of those before with its last word changed."""
+    """Return document `number`; one in ten copies an earlier document with its last word changed."""
     original = number // 2 if number % 10 == 4 else number
     numbers = random.Random(original)
     words = [f"{numbers.getrandbits(40):010x}".translate(_LETTERS) for _ in range(100)]
@@ -220,17 +228,19 @@ _LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 def main() -> int:
-    """Measure, print the tables, and fail if a bound is broken."""
+    """Measure, print the tables, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("modelstack",), help="no peers")
+    parser.add_argument("--only", choices=("modelstack",), help="measure without the peers")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=200, help="long pages of a round")
-    parser.add_argument("--documents", type=int, default=20_000, help="the smaller number of those for memory")
+    parser.add_argument("--texts", type=int, default=200, help="number of long pages per round")
+    parser.add_argument(
+        "--documents", type=int, default=20_000, help="smaller number of documents of the memory test"
+    )
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-minhash"), help="environment of the peers")
-    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one as JSON")
+    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one program as JSON")
     parser.add_argument("--text-file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--with-error", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--memory", type=int, metavar="N", help="print the peak with N documents as JSON")
+    parser.add_argument("--memory", type=int, metavar="N", help="print the peak memory with N documents as JSON")
     add_result_option(parser)
     options = parser.parse_args()
     if options.program:
@@ -257,7 +267,10 @@ def main() -> int:
 
 
 def measured(python: Path | None, n_texts: int, repeats: int) -> dict[str, dict[str, Speed]]:
-    """Return each program's figures by kind of text; programs take turns, so that a busy moment meets all."""
+    """Return each program's figures by kind of text.
+
+    Programs alternate, so that a busy moment affects all of them.
+    """
     names = [name for name in PROGRAMS if python or name.startswith(OURS)]
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -284,7 +297,7 @@ def measured(python: Path | None, n_texts: int, repeats: int) -> dict[str, dict[
 
 
 def kinds_of_text(n: int) -> dict[str, list[str]]:
-    """Return text of the corpus that ships with the package, cut into `n` long pages or more short ones."""
+    """Return text of the corpus shipped with the package, cut into `n` long pages or more short ones."""
     from modelstack.data.corpus_build import SUFFIX, read_records
     from modelstack.data.corpus_sources import CORPUS
     from modelstack.data.dedup.simplify import simplify
@@ -298,7 +311,7 @@ def kinds_of_text(n: int) -> dict[str, list[str]]:
 def to_result(
     figures: dict[str, dict[str, Speed]], peaks: dict[int, float], options: argparse.Namespace
 ) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     small, large = sorted(peaks)
     growth = peaks[large] / peaks[small]
     found = [Figure(f"peak memory at {large:,} documents over {small:,}", growth, "x", bound=LIMIT_MEMORY)]
@@ -324,7 +337,7 @@ def to_result(
 def report(
     figures: dict[str, dict[str, Speed]], peaks: dict[int, dict[str, float]], result: BenchmarkResult
 ) -> int:
-    """Print the tables; return 1 if a bound is broken."""
+    """Print the tables; return 1 if a bound is broken, else 0."""
     print(f"CPU time, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for kind, speeds in figures.items():
         print(f"{kind:30}{'documents/s':>12}{'ms':>8}{'modelstack is':>15}{'error of the estimate':>25}")

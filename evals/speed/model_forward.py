@@ -1,12 +1,13 @@
-"""Speed of `modelstack`'s models beside transformers': the same weights, the same machine, in turns.
+"""Speed of `modelstack`'s models compared with transformers: same weights, same machine, interleaved runs.
 
-Three kinds of work: a forward pass (what prefill and scoring are), forward and backward (what training is, the
-same loss for both), and cached decoding token by token. In fp32 and bf16, for a llama and a qwen3 of published
-shapes. transformers runs as it comes: SDPA attention, its own dynamic cache, logits of the last token only where
-that is all one needs. Both are driven by the same loop, so `generate` costs neither anything.
+Three kinds of work: a forward pass (prefill and scoring), forward and backward (training, the same loss for both),
+and cached decoding token by token. Each in fp32 and bf16, for a llama and a qwen3 of published shapes.
+transformers runs with its defaults: SDPA attention, its own dynamic cache, and only the last token's logits where
+these suffice. Both are driven by the same loop, so `generate` adds no cost.
 
-Runs are interleaved and the ratio is taken pair by pair: what disturbs a shared machine for seconds disturbs both.
-The interval is a bootstrap over pairs. Logits of both are compared before anything is timed.
+Runs are interleaved and the ratio is computed pair by pair, because a disturbance of a shared machine lasts
+seconds and affects both. The interval is a bootstrap over pairs. The logits of both are compared before the first
+measurement.
 
     OMP_WAIT_POLICY=PASSIVE python -m evals.speed.model_forward
 """
@@ -37,20 +38,21 @@ OURS, THEIRS = "modelstack", "transformers"
 SEED = 0
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("smollm2-135m", {}),
-    # Qwen3-0.6B with a third of its layers and an eighth of its vocabulary: a pass takes a second on two cores.
+    # Qwen3-0.6B with a third of its layers and an eighth of its vocabulary, so that a pass takes a second on two
+    # cores.
     "qwen3": ("qwen3-0.6b", {"num_hidden_layers": 9, "vocab_size": 18992}),
 }
-"""By preset: a published size, and what is changed in it."""
+"""Published size and changed configuration keys, by preset."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 N_PROMPT = 64
-"""Tokens in the cache before decoding is timed."""
+"""Number of tokens in the cache before decoding is timed."""
 MAX_DIFFERENCE = {"fp32": 1e-3, "bf16": 0.15}
-"""Of logits, relative to their largest: rounding of a whole model in either type."""
+"""Maximum difference of logits relative to the largest: rounding errors of a whole model in each dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much one timed run does."""
+    """Amount of work of a timed run."""
 
     n_forward: int
     n_training: int
@@ -62,7 +64,7 @@ Work = Callable[[], Any]
 
 
 def build_pair(preset: str, dtype: torch.dtype) -> tuple[CausalLM, Any]:
-    """Return our model and transformers' with the same random weights."""
+    """Return modelstack's and transformers' models with the same random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     name, changes = MODELS[preset]
@@ -78,12 +80,14 @@ def build_pair(preset: str, dtype: torch.dtype) -> tuple[CausalLM, Any]:
     theirs = theirs.to_empty(device="cpu")
     theirs.tie_weights()
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(theirs.config)  # its buffers are not in a state dict
+    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(
+        theirs.config
+    )  # a state dict does not contain these buffers
     return ours.to(dtype).train(), theirs.to(dtype).train()
 
 
 def forward(model: Any, ids: Tensor) -> Work:
-    """All logits, no gradients."""
+    """Return work that computes all logits without gradients."""
     keywords = {} if isinstance(model, CausalLM) else {"use_cache": False}
 
     def work() -> Tensor:
@@ -94,7 +98,7 @@ def forward(model: Any, ids: Tensor) -> Work:
 
 
 def forward_backward(model: Any, ids: Tensor) -> Work:
-    """Mean cross-entropy and its gradients."""
+    """Return work that computes mean cross-entropy and its gradients."""
     keywords = {} if isinstance(model, CausalLM) else {"use_cache": False}
 
     def work() -> None:
@@ -106,7 +110,7 @@ def forward_backward(model: Any, ids: Tensor) -> Work:
 
 
 def decode(model: Any, ids: Tensor) -> Work:
-    """Greedy tokens, one at a time, after a prompt that is not in `Work`'s count but in its time for both."""
+    """Return work that decodes greedily, one token at a time; its time includes the prompt, for both models."""
     step = _our_steps(model) if isinstance(model, CausalLM) else _their_steps(model)
 
     def work() -> list[int]:
@@ -144,12 +148,12 @@ def _their_steps(model: Any) -> Callable[[], Any]:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits of either's output."""
+    """Return the logits of a model's output."""
     return output.logits_BTV if hasattr(output, "logits_BTV") else output.logits
 
 
 def measure(ours: Work, theirs: Work, repeats: int) -> tuple[list[float], list[float]]:
-    """Return seconds of both, in turns; who goes first changes, so neither gains by it."""
+    """Return the seconds of both, interleaved; the order alternates, so that neither gains from it."""
     ours()
     theirs()
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -163,16 +167,16 @@ def measure(ours: Work, theirs: Work, repeats: int) -> tuple[list[float], list[f
 
 
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Return how many times faster ours is, pair by pair (geometric mean), and the 95 % interval."""
+    """Return modelstack's speedup, pair by pair (geometric mean), and its 95 % interval."""
     interval = mean_interval([math.log(b / a) for a, b in zip(ours, theirs, strict=True)], seed=SEED)
     return math.exp(interval.value), math.exp(interval.low), math.exp(interval.high)
 
 
 def check_equal(ours: CausalLM, theirs: Any, ids: Tensor, dtype: str) -> None:
-    """Compare logits: a faster model that computes something else is no model.
+    """Check that both models compute the same logits.
 
     Raises:
-        RuntimeError: They differ by more than rounding.
+        RuntimeError: the logits differ by more than rounding errors.
     """
     a, b = forward(ours, ids)().float(), forward(theirs, ids)().float()
     difference = ((a - b).abs().max() / b.abs().max()).item()
@@ -229,14 +233,14 @@ def _version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken."""
+    """Run the benchmark; return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", action="append", choices=list(MODELS), help="both unless named")
+    parser.add_argument("--preset", action="append", choices=list(MODELS), help="preset to measure; default: both")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--forward", type=int, default=512, metavar="TOKENS")
     parser.add_argument("--training", type=int, default=256, metavar="TOKENS")
     parser.add_argument("--decoded", type=int, default=32, metavar="TOKENS")
-    parser.add_argument("--threads", type=int, help="torch's own choice unless given")
+    parser.add_argument("--threads", type=int, help="number of threads; default: torch's own choice")
     add_result_option(parser)
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")

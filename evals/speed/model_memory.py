@@ -1,8 +1,8 @@
-"""Memory of a process that has loaded a model of the catalog and answered once: the list's column MEMORY.
+"""Memory of a process that has loaded a catalog model and answered once; checks the list's column MEMORY.
 
-The peak of resident memory of a fresh process: Python, the weights (the mapped file, and the tensors that
-llama.cpp repacks for this processor), the KV cache of the default context window and the compute buffers. Models
-whose file is not in the cache are left out. What must hold: no peak is over the catalog's figure by a fifth.
+The peak resident memory of a new process: Python, the weights (the mapped file, and the tensors that llama.cpp
+repacks for this processor), the KV cache of the default context window, and the compute buffers. Models whose file
+is not in the cache are skipped. Bound: no peak exceeds the catalog's figure by more than a fifth.
 
     python -m evals.speed.model_memory
 """
@@ -19,13 +19,13 @@ from evals.speed.peers import printed_by
 from evals.speed.results import BenchmarkResult, Figure, add_result_option, write_result
 
 TOLERANCE = 0.2
-"""Repacking depends on the processor, and the list shows one decimal."""
+"""Relative tolerance: repacking depends on the processor, and the list shows one decimal."""
 
 
 def main() -> int:
-    """Measure, print the table, and fail if a figure of the catalog is much too small."""
+    """Measure, print the table, and return 1 if a figure of the catalog is much too small, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="one catalog id; all that are here if absent")
+    parser.add_argument("--model", help="catalog id; default: all models that are downloaded")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     add_result_option(parser)
     options = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> int:
     figures: list[Figure] = []
     for model_id in [options.model] if options.model else CATALOG:
         if not is_present(model_id):
-            print(f"{model_id}: not here (agentkit models pull {model_id})")
+            print(f"{model_id}: not downloaded (agentkit models pull {model_id})")
             continue
         peak = printed_by(sys.executable, "evals.speed.model_memory", "--child", "--model", model_id)["peak"]
         listed = CATALOG[model_id].memory
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def peak_after_an_answer(model_id: str) -> int:
-    """Return this process's peak of resident memory after the model said something, in bytes."""
+    """Return this process's peak resident memory in bytes after one answer of the model."""
     from agentkit import Agent, ModelSettings
 
     agent = Agent(f"local:{model_id}", settings=ModelSettings(temperature=0.0, max_tokens=32))

@@ -1,4 +1,4 @@
-"""Environments of programs that are measured beside ours: packages that ours must not have, installed once."""
+"""Separate environments of compared programs, whose packages this project must not depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def peer_python(env: Path, packages: Sequence[str]) -> Path:
-    """Return the interpreter of an environment with exactly these packages, made if it is missing or has others.
+    """Return the interpreter of an environment with exactly these packages; it is created if missing or different.
 
     Raises:
         CalledProcessError: the packages cannot be installed.
@@ -28,10 +28,10 @@ def peer_python(env: Path, packages: Sequence[str]) -> Path:
 
 
 def printed_by(python: str | Path, module: str, *arguments: str) -> dict[str, Any]:
-    """Return the JSON that a module of ours prints last, in a process of its own.
+    """Run a module of this project in its own process and return the JSON of its last output line.
 
     Raises:
-        RuntimeError: it failed; the end of what it said is in the message.
+        RuntimeError: the process failed; the message ends with its error output.
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [str(python), "-m", module, *arguments]

@@ -1,8 +1,8 @@
-"""Plots of benchmark records, as PNG: programs beside each other, and curves where there is an axis.
+"""Plots of benchmark records as PNG: programs side by side, and curves for quantities along an axis.
 
-Bars start at zero; where values lie so far apart that only a logarithmic axis shows them all, there is no zero and
-dots stand for bars. Lines are named at their ends instead of in a legend. Each plot says on what machine and when
-it was measured, wherever it is copied to.
+Bars start at zero. If values differ so much that only a logarithmic axis shows them all, there is no zero and dots
+replace the bars. Lines are labelled at their ends instead of in a legend. Each plot states machine and date of the
+measurement, because it may be copied elsewhere.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ OURS, PEER = "#1b6ca8", "#b4b4b4"
 FAINT, MUTED = "#dddddd", "#666666"
 _PEERS = ("#c9752b", "#5f9350", "#8f5f8b", "#7a7a7a", "#b5484a", "#3f8f8f")
 LOGARITHMIC_FROM = 20
-"""Ratio of the largest value to the smallest from which a linear axis hides the small ones."""
+"""Ratio of the largest to the smallest value from which a linear axis would hide the small ones."""
 MAX_NAMED_TICKS = 6
-"""Most points of an axis that each get a tick of their own."""
+"""Maximum number of points on an axis with one tick each."""
 LABEL_HEIGHT = 0.055
-"""Least distance of two labels beside each other, as a share of the axes' height."""
+"""Minimum distance of adjacent labels, as a share of the axes' height."""
 
 
 def draw_all(records: Sequence[Record], folder: Path) -> dict[str, list[Path]]:
-    """Draw every comparison with a peer and every curve into `folder`, in place of what is there; return files."""
+    """Draw every comparison with a peer and every curve into `folder`, replacing old plots; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: dict[str, list[Path]] = {}
     for record in records:
         for old in folder.glob(f"{record.benchmark}-*.png"):
-            old.unlink()  # of an earlier run; its titles may have been others
+            old.unlink()  # from an earlier run, whose titles may differ
         if record.result is None:
             continue
         drawings = [
@@ -52,7 +52,7 @@ def draw_all(records: Sequence[Record], folder: Path) -> dict[str, list[Path]]:
 
 
 def number(value: float) -> str:
-    """Return a number with three significant digits, without an exponent where people would write none."""
+    """Format a number with three significant digits, with an exponent only for extreme values."""
     if value == 0 or 1e-4 <= abs(value) < 1:
         return f"{value:.3g}"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
@@ -60,7 +60,7 @@ def number(value: float) -> str:
 
 
 def spread(positions: Mapping[str, float], distance: float) -> dict[str, float]:
-    """Move positions apart so that neighbours are at least `distance` apart; their order and middle stay."""
+    """Move positions apart so that neighbours are at least `distance` apart; order and mean stay."""
     groups: list[list[tuple[str, float]]] = []
     for item in sorted(positions.items(), key=lambda item: item[1]):
         groups.append([item])
@@ -145,7 +145,7 @@ def _lines(curves: Curves, record: Record) -> Drawing:
 
 
 def _scale_x(axes: Any, x: Sequence[float]) -> None:
-    """Give few points far apart a logarithmic axis with a tick each, and all others whole numbers."""
+    """Set the x axis: few points far apart get a logarithmic axis with one tick each, others integer ticks."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     if len(x) <= MAX_NAMED_TICKS:
@@ -168,7 +168,7 @@ def _drawing(height: float) -> Drawing:
 
 
 def _finish(axes: Any, title: str, record: Record) -> None:
-    short = ", short run: the figures mean little" if record.quick else ""
+    short = ", short run: figures are not meaningful" if record.quick else ""
     commit = f", {record.machine.commit}" if record.machine.commit else ""
     machine = f"{record.machine.cpu}, {record.machine.cores} cores, {record.before.time[:10]}{commit}{short}"
     axes.set_title(f"{title[:1].upper()}{title[1:]}\n", fontsize=11, loc="left")

@@ -1,12 +1,12 @@
-"""Tokens evaluated and time to first token over the turns of a conversation, with and without the prefix cache.
+"""Evaluated tokens and time to first token over the turns of a conversation, with and without the prefix cache.
 
-A 20-turn conversation, then three conversations in turns, each once with our engine, once with our engine after
-it was made to forget (no reuse), and once through llama-cpp-python's own `create_chat_completion`, on the same
-model file with the same thread counts, replies of the same length. What must hold: every turn evaluates only the
-tokens that are new in it, plus at most one (the last token of the reply before, which nobody needed yet).
+A 20-turn conversation, then three interleaved conversations. Each is run with agentkit's engine, with the same
+engine after its cache was cleared (no reuse), and with llama-cpp-python's own `create_chat_completion`, on the
+same model file with the same thread counts and reply lengths. Bound: every turn evaluates only its new tokens,
+plus at most one (the last token of the previous reply, which was not evaluated before).
 
-Then the same between processes: the first token of a cold one and of later ones, which find the prompt's fixed
-part on disk (`warm_start`).
+Then the same across processes: the first token of a cold process and of later ones, which restore the prompt's
+fixed part from disk (`warm_start`).
 
     python -m evals.speed.prefix_reuse [--gguf MODEL.gguf]
 """
@@ -44,12 +44,12 @@ QUESTIONS = (
 )
 REPLY_TOKENS = 24
 MIN_RATIO = 5.0
-"""Least that reuse must save of the time to first token at the last turn; the table shows how much it is."""
+"""Minimum ratio of the time to first token without reuse to that with reuse, at the last turn."""
 
 
 @dataclass
 class Turn:
-    """One turn as it was measured."""
+    """Measurements of one turn."""
 
     n_prompt: int
     n_new: int
@@ -60,7 +60,7 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """A conversation with one system prompt of its own, so that conversations share no prefix."""
+    """A conversation with its own system prompt, so that conversations share no prefix."""
 
     name: str
     messages: tuple[ModelMessage, ...] = ()
@@ -70,12 +70,12 @@ class Conversation:
 
     @property
     def instructions(self) -> str:
-        """System prompt."""
+        """System prompt of the conversation."""
         return f"Conversation {self.name}. You are a travel guide. Answer in one or two sentences. " * 8
 
 
 async def ask(model: LocalModel, conversation: Conversation, *, cold: bool) -> None:
-    """Ask the next question; `cold` forgets everything evaluated before."""
+    """Ask the next question; `cold` clears the cache first."""
     question = QUESTIONS[len(conversation.turns) % len(QUESTIONS)]
     history = conversation.messages
     if cold:
@@ -102,7 +102,7 @@ async def ask(model: LocalModel, conversation: Conversation, *, cold: bool) -> N
 
 
 async def converse(model: LocalModel, names: str, n_turns: int, *, cold: bool) -> list[Conversation]:
-    """Hold conversations in turns: all first questions, all second ones, and so on."""
+    """Hold the conversations interleaved: all first questions, then all second ones, and so on."""
     conversations = [Conversation(name) for name in names]
     for _ in range(n_turns):
         for conversation in conversations:
@@ -111,7 +111,7 @@ async def converse(model: LocalModel, names: str, n_turns: int, *, cold: bool) -
 
 
 def high_level(path: str, threads: Any, names: str, n_turns: int) -> list[list[float]]:
-    """Return seconds to the first token of each turn through `create_chat_completion`."""
+    """Return the seconds to the first token of each turn with `create_chat_completion`."""
     from llama_cpp import Llama
 
     llama = Llama(
@@ -141,11 +141,13 @@ def high_level(path: str, threads: Any, names: str, n_turns: int) -> list[list[f
 
 
 def main() -> int:
-    """Measure, print the tables, and fail where a turn evaluated too much."""
+    """Measure, print the tables, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--gguf", action="append", default=[], metavar="FILE", help="one more model for processes")
+    parser.add_argument(
+        "--gguf", action="append", default=[], metavar="FILE", help="further model for the test across processes"
+    )
     add_result_option(parser)
     options = parser.parse_args()
     model = LocalModel(options.model, prompt_cache_bytes=0)
@@ -181,7 +183,7 @@ def main() -> int:
 def to_result(
     names: str, warm: list[Conversation], cold: list[Conversation], peer: list[list[float]]
 ) -> BenchmarkResult:
-    """Return what one table says in the form that all benchmarks share."""
+    """Convert the measurements of one table to the common result type."""
     n_turns = len(warm[0].turns)
     kind = "one conversation" if len(names) == 1 else f"{len(names)} interleaved conversations"
 
@@ -217,7 +219,7 @@ def to_result(
 
 
 def report(names: str, warm: list[Conversation], cold: list[Conversation], peer: list[list[float]]) -> bool:
-    """Print one table; return whether every turn evaluated only what was new, plus at most one token."""
+    """Print one table; return whether the bounds hold."""
     print(f"\n{len(names)} conversation{'s, interleaved' if len(names) > 1 else ''} of {len(warm[0].turns)} turns")
     print(f"{'turn':>5}{'prompt':>8}{'new':>6}{'prefilled':>11}{'reused':>8}", end="")
     print(f"{'TTFT ms':>9}{'no reuse':>10}{'high-level':>12}")
@@ -236,7 +238,9 @@ def report(names: str, warm: list[Conversation], cold: list[Conversation], peer:
     without = statistics.median(c.turns[last].first_token_s for c in cold) / ours
     beside = statistics.median(times[last] for times in peer) / ours
     good = max(surplus) <= 1 and without >= MIN_RATIO
-    print(f"evaluated beyond the new tokens: at most {max(surplus)} a turn (bound 1), in {len(surplus)} turns")
+    print(
+        f"tokens evaluated beyond the new ones: at most {max(surplus)} per turn (bound 1), in {len(surplus)} turns"
+    )
     print(
         f"time to first token at turn {last + 1}: without reuse {without:.1f}x ours (bound {MIN_RATIO:g}x), "
         f"llama-cpp-python's chat call {beside:.1f}x ours: {'ok' if good else 'BROKEN'}"

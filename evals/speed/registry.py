@@ -1,4 +1,7 @@
-"""All benchmarks of this folder. A new one is a module with `--result` (`evals.speed.results`) and a line here."""
+"""Registry of all benchmarks in this folder.
+
+A new benchmark is a module with `--result` (`evals.speed.results`) and an entry here.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +10,50 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark and how it is started."""
+    """A benchmark and its command line."""
 
     module: str
     question: str
-    """What its figures answer, in one line."""
+    """The measured quantity, in one line."""
     quick: tuple[str, ...] = ()
-    """Arguments of a short run, which shows that everything works; its figures mean little."""
+    """Arguments of a short run that only tests that the benchmark works; its figures are not meaningful."""
     takes_bfcl: bool = False
-    """Whether it knows `--bfcl FOLDER`."""
+    """Whether it accepts `--bfcl FOLDER`."""
     takes_model: bool = False
-    """Whether it knows `--model ID`."""
+    """Whether it accepts `--model ID`."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
     "agent_loop": Benchmark(
         "evals.speed.agent_loop",
-        "CPU time of one step of the agent loop, beside other SDKs",
+        "CPU time of one step of the agent loop, compared with other SDKs",
         quick=("--only", "agentkit", "--repeats", "1"),
     ),
     "journal": Benchmark(
         "evals.speed.journal",
-        "time and bytes that the journal adds to a step, beside LangGraph's SQLite saver",
+        "time and bytes that the journal adds to a step, compared with LangGraph's SQLite saver",
         quick=("--only", "agentkit", "--repeats", "1", "--sizes", "5", "10", "20"),
     ),
     "mcp_servers": Benchmark(
         "evals.speed.mcp_servers",
-        "calls to our MCP servers and connecting to them, beside the reference servers",
+        "calls and connections to this project's MCP servers, compared with the reference servers",
         quick=("--only", "agentkit", "--calls", "3", "--connects", "1"),
     ),
     "constrained_decoding": Benchmark(
         "evals.speed.constrained_decoding",
-        "what constrained decoding costs and saves",
+        "cost and savings of constrained decoding",
         quick=("--timed", "3", "--free", "2", "--masked", "3"),
         takes_bfcl=True,
         takes_model=True,
     ),
     "data_pipeline": Benchmark(
         "evals.speed.data_pipeline",
-        "FineWeb's recipe from text to signature, beside datatrove",
+        "FineWeb's recipe from text to signature, compared with datatrove",
         quick=("--only", "modelstack", "--repeats", "1", "--texts", "20"),
     ),
     "minhash": Benchmark(
         "evals.speed.minhash",
-        "MinHash signatures beside rensa, datasketch and datatrove; memory at ten times the documents",
+        "MinHash signatures compared with rensa, datasketch and datatrove; memory with ten times the documents",
         quick=("--only", "modelstack", "--repeats", "1", "--texts", "8", "--documents", "500"),
     ),
     "prefix_reuse": Benchmark(
@@ -75,43 +78,43 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "model_forward": Benchmark(
         "evals.speed.model_forward",
-        "forward, training and decoding speed of our torch models, beside transformers",
+        "forward, training and decoding speed of modelstack's torch models, compared with transformers",
         quick=("--preset", "llama", "--repeats", "2", "--forward", "32", "--training", "16", "--decoded", "2"),
     ),
     "train_to_loss": Benchmark(
         "evals.speed.train_to_loss",
-        "tokens and time to the loss that nanoGPT's recipe ends at, from a checkout that NANOGPT names",
+        "tokens and time to reach the final loss of nanoGPT's recipe (NANOGPT names its checkout)",
         quick=("--quick", "--seeds", "2"),
     ),
     "routing_spike": Benchmark(
         "evals.speed.routing_spike",
-        "whether anticipatory routing outlasts an injected routing spike where roll-backs do not, and its cost",
+        "whether anticipatory routing survives an injected routing spike that stops roll-backs, and its cost",
         quick=("--seeds", "1", "--repeats", "3"),
     ),
     "spike_recovery": Benchmark(
         "evals.speed.spike_recovery",
-        "what NaNs, spikes and bad data cost a run under OLMo-core's rule, PaLM's, none and ours; false alarms",
+        "cost of NaNs, spikes and bad data under OLMo-core's, PaLM's, no, and modelstack's rule; false alarms",
         quick=("--quick",),
     ),
     "goodput": Benchmark(
         "evals.speed.goodput",
-        "share of its time that a run advances while ranks are killed, checkpoints cut and the disk is full",
+        "share of time in which a run advances despite killed ranks, damaged checkpoints and a full disk",
         quick=("--quick",),
     ),
     "train_throughput": Benchmark(
         "evals.speed.train_throughput",
-        "tokens per second of training beside transformers, litgpt and nanoGPT (NANOGPT names its checkout)",
-        quick=("--tiny", "--mode", "eager", "--warm", "30", "--turns", "2", "--steps", "2"),
+        "training tokens per second compared with transformers, litgpt and nanoGPT (NANOGPT: its checkout)",
+        quick=("--tiny", "--mode", "eager", "--warm", "31", "--turns", "2", "--steps", "2"),
     ),
     "lora_throughput": Benchmark(
         "evals.speed.lora_throughput",
-        "tokens per second of training a LoRA adapter beside transformers with peft, on SmolLM2-135M",
+        "tokens per second of training a LoRA adapter compared with transformers and peft, on SmolLM2-135M",
         quick=("--tiny", "--warm", "30", "--turns", "2", "--steps", "2"),
     ),
     "rollouts": Benchmark(
         "evals.speed.rollouts",
-        "tokens per second of sampling replies for reinforcement learning, llama.cpp and torch beside TRL",
+        "tokens per second of sampling replies for RL on llama.cpp and torch, compared with TRL",
         quick=("--tiny", "--program", "modelstack, torch", "--group", "2", "--tokens", "4", "--turns", "2"),
     ),
 }
-"""By name, in the order of running."""
+"""Benchmarks by name, in the order of execution."""

@@ -1,4 +1,4 @@
-"""Records of benchmarks as tables, in Markdown and for the terminal."""
+"""Formats benchmark records as tables, in Markdown and for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evals.speed.running import Record
 
 
 def tables_of(record: Record, earlier: Record | None = None) -> list[Table]:
-    """Return a benchmark's figures, its comparisons with other programs, and one with an earlier record."""
+    """Return tables of a benchmark's figures, of its comparisons, and of the ratios to an earlier record."""
     if record.result is None:
         return []
     rows = tuple((f.name, _value(f), _bound(f), _verdict(f)) for f in record.result.figures)
@@ -25,13 +25,13 @@ def tables_of(record: Record, earlier: Record | None = None) -> list[Table]:
 def report_markdown(
     records: Sequence[Record], earlier: Mapping[str, Record], plots: Mapping[str, Sequence[Path]], folder: Path
 ) -> str:
-    """Return the whole report: what is doubtful, each benchmark with its plots, what was measured on what.
+    """Return the whole report: warnings, each benchmark with its plots, and the conditions of measurement.
 
     Args:
-        records: The benchmarks.
-        earlier: Records of a run to compare with, by benchmark.
-        plots: Files by benchmark; they are linked relative to `folder`.
-        folder: Where the report goes.
+        records: Records of the benchmarks.
+        earlier: Records of an earlier run to compare with, by benchmark.
+        plots: Plot files by benchmark; they are linked relative to `folder`.
+        folder: Folder of the report.
     """
     parts = ["# Speed", *(f"> {warning}" for warning in warnings_of(records, earlier))]
     for record in records:
@@ -48,26 +48,28 @@ def report_markdown(
 
 
 def warnings_of(records: Sequence[Record], earlier: Mapping[str, Record]) -> list[str]:
-    """Return what makes the figures doubtful, one line each."""
+    """Return the reasons that make the figures unreliable, one line each."""
     found = [
-        f"Warning: {record.benchmark} ran while others kept {share:.0%} of the cores busy; its times are too long."
+        f"Warning: {record.benchmark} ran while others used {share:.0%} of the cores; its times are too long."
         for record in records
         if (share := busy_share(record)) is not None and share > BUSY_SHARE
     ]
     quick = [record.benchmark for record in records if record.quick]
     if quick:
-        found.append(f"Warning: short runs, whose figures mean little: {', '.join(quick)}.")
+        found.append(f"Warning: short runs, whose figures are not meaningful: {', '.join(quick)}.")
     if len({record.machine.commit for record in records}) > 1:
-        found.append("Warning: the benchmarks are of different commits; see the last table.")
+        found.append("Warning: the benchmarks ran on different commits; see the last table.")
     for record in records:
         before = earlier.get(record.benchmark)
         if before is not None and (names := differences(before, record)):
-            found.append(f"Warning: {record.benchmark} was measured otherwise before: {', '.join(names)}.")
+            found.append(
+                f"Warning: {record.benchmark} was measured under other conditions before: {', '.join(names)}."
+            )
     return found
 
 
 def busy_share(record: Record) -> float | None:
-    """Return the larger share of the cores that others took, before or after a benchmark."""
+    """Return the share of the cores used by other programs: the larger of the values before and after."""
     shares = [load.busy_share for load in (record.before, record.after) if load.busy_share is not None]
     return max(shares, default=None)
 
@@ -83,7 +85,7 @@ def _comparison(benchmark: str, comparison: Comparison) -> Table:
 
 
 def conditions_table(records: Sequence[Record]) -> Table:
-    """Return what each benchmark was measured on, and how busy that was."""
+    """Return a table of each benchmark's machine, versions, parameters and load."""
     rows = []
     for record in records:
         machine, share = record.machine, busy_share(record)
@@ -128,7 +130,7 @@ def _verdict(figure: Figure) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Return a table in Markdown."""
+    """Format a table in Markdown."""
     lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -1,13 +1,13 @@
 """Replies to the prompts of one optimizer step, as each program samples them for reinforcement learning.
 
-The same Q4_1 model, dequantised where torch computes, with the same LoRA adapter (rank 16, all linear layers of
-the blocks), 8 replies a prompt, all of them to the same length: nothing ends a reply. Tokens are drawn at
-temperature 1 from the whole distribution. Before each step the adapter has moved, as it has after an optimizer's
-step; for llama.cpp that is a file to write and to read, and a shared prompt to read again, and is counted.
+The same Q4_1 model, dequantised for torch, with the same LoRA adapter (rank 16, all linear layers of the blocks),
+and 8 replies per prompt, all of the same length: no token ends a reply. Tokens are sampled at temperature 1 from
+the whole distribution. Before each step the adapter changes, as after an optimizer step. For llama.cpp this means
+writing and loading a file and re-evaluating the shared prompt; this time is included.
 
-TRL's is its trainer's own way to its replies, `GRPOTrainer._generate_single_turn`: a prompt is repeated for each
+TRL uses its trainer's own sampling method, `GRPOTrainer._generate_single_turn`: a prompt is repeated for each
 reply, all prompts are padded to one length, and transformers' `generate` writes all replies of the step together.
-A bf16 base, as LoRA is trained here by default; TRL's fp32 default is a row of its own.
+The base is bf16, the default of LoRA training here; TRL's default, fp32, is a separate row.
 
 Letters: G replies of a prompt.
 """
@@ -25,13 +25,13 @@ import torch
 
 RANK, ALPHA = 16, 32
 B_SIZE = 0.01
-"""Of an adapter that has learnt something."""
+"""Standard deviation of B, as in an adapter that has been trained."""
 MOVE = 1e-5
 
 PROMPTS, GROUP, TOKENS = 2, 8, 64
 Setting = Literal["tools", "short"]
 Step = Callable[[int], int]
-"""Samples for the optimizer step of a number; returns how many tokens the replies have."""
+"""Samples replies for the n-th optimizer step; returns the number of their tokens."""
 
 QUESTIONS = (
     "What is the weather in Lisbon tomorrow?",
@@ -48,26 +48,26 @@ TOOLS = ("weather", "reminder", "read_file", "translate", "lamp", "calendar")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One program's part of the benchmark."""
+    """A program's task in the benchmark."""
 
     program: str
     setting: Setting
     gguf: Path
     prompts: int = PROMPTS
-    """Of a step."""
+    """Number of prompts per step."""
     group: int = GROUP
-    """G."""
+    """Number of replies per prompt (G)."""
     tokens: int = TOKENS
-    """Of each reply."""
+    """Number of tokens per reply."""
 
     @property
     def n_tokens(self) -> int:
-        """Return what is sampled in a step."""
+        """Return the number of tokens sampled in a step."""
         return self.prompts * self.group * self.tokens
 
 
 def system_prompt() -> str:
-    """Return the descriptions of some tools, as an agent's first message has them."""
+    """Return a system prompt with the descriptions of several tools, as an agent sends it."""
     tools = [
         {
             "name": name,
@@ -84,14 +84,14 @@ def system_prompt() -> str:
 
 
 def prompts_of(task: Task, tokenizer: Any, number: int) -> list[tuple[int, ...]]:
-    """Return the prompts of an optimizer step."""
+    """Return the prompts of an optimizer step as token ids."""
     before = system_prompt() + "\n\n" if task.setting == "tools" else ""
     asked = [QUESTIONS[(number * task.prompts + n) % len(QUESTIONS)] for n in range(task.prompts)]
     return [tuple(tokenizer.encode(f"{before}User: {question}\nAssistant:")) for question in asked]
 
 
 def ready(task: Task) -> tuple[int, Callable[[], float]]:
-    """Return a program's number of trained parameters, and what takes its next step and gives its tokens."""
+    """Return a program's number of trained parameters, and a function that runs a step and returns its tokens."""
     torch.manual_seed(0)
     n_parameters, step = PROGRAMS[task.program](task)
     numbers = count()
@@ -99,7 +99,7 @@ def ready(task: Task) -> tuple[int, Callable[[], float]]:
 
 
 def llama_cpp(task: Task) -> tuple[int, Step]:
-    """Return our sampler on llama.cpp: the quantised base, the adapter of the moment."""
+    """Return modelstack's sampler on llama.cpp: the quantised base with the current adapter."""
     from modelstack.reasoning.sampling.llama.sampler import LlamaSampler, shared_prefix
 
     base = _base(task)
@@ -110,7 +110,7 @@ def llama_cpp(task: Task) -> tuple[int, Step]:
 
 
 def modelstack(task: Task) -> tuple[int, Step]:
-    """Return our sampler in torch."""
+    """Return modelstack's sampler in torch."""
     from modelstack.reasoning.sampling.group_sampler import TorchSampler
 
     base = _base(task)
@@ -123,14 +123,14 @@ def _ours(task: Task, base: Any, sampler: Any) -> Step:
     from modelstack.reasoning.verifiers.rewards import Item
 
     moved = [p for name, p in base.model.named_parameters() if name.endswith("lora_B")]
-    nobody = PolicyTask(Item("rollouts", "", prompt=""), ())
+    no_task = PolicyTask(Item("rollouts", "", prompt=""), ())
 
     def step(number: int) -> int:
         with torch.no_grad():
             for parameter in moved:
                 parameter.add_(MOVE)
         prompts = prompts_of(task, base.tokenizer, number)
-        asked = [Asked(nobody, ids, number * task.prompts + n) for n, ids in enumerate(prompts)]
+        asked = [Asked(no_task, ids, number * task.prompts + n) for n, ids in enumerate(prompts)]
         return sum(len(reply.ids) for group in sampler.sample(asked, task.group) for reply in group)
 
     return step
@@ -148,12 +148,12 @@ def _base(task: Task) -> Any:
 
 
 def trl(task: Task) -> tuple[int, Step]:
-    """Return TRL's way on a bf16 base."""
+    """Return TRL's sampling on a bf16 base."""
     return _trl(task, torch.bfloat16)
 
 
 def trl_fp32(task: Task) -> tuple[int, Step]:
-    """Return TRL's way on its default, a base in fp32."""
+    """Return TRL's sampling on its default, an fp32 base."""
     return _trl(task, torch.float32)
 
 
@@ -193,7 +193,7 @@ def _trl(task: Task, dtype: torch.dtype) -> tuple[int, Step]:
         processing_class=_some_tokenizer(),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    trainer.generation_config.eos_token_id = None  # nothing ends a reply
+    trainer.generation_config.eos_token_id = None  # no token ends a reply
     trainer.eos_token_ids = [-1]
     _give_size(p for name, p in trainer.model.named_parameters() if "lora_B" in name)  # pyright: ignore
     tokenizer = load_base(task.gguf).tokenizer
@@ -208,7 +208,7 @@ def _trl(task: Task, dtype: torch.dtype) -> tuple[int, Step]:
 
 
 def _some_tokenizer() -> Any:
-    """Return one that trainers are content with; prompts come as ids."""
+    """Return a minimal tokenizer that the trainer accepts; prompts are given as ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -230,7 +230,7 @@ def _n_trained(model: torch.nn.Module) -> int:
 
 
 def write_tiny(path: Path) -> Path:
-    """Write a model that only shows that everything works, in Q4_1; return its path."""
+    """Write a tiny Q4_1 model that only tests that everything works; return its path."""
     from evals.post_training.sampler_gap.start import byte_tokenizer
     from modelstack.architecture.decoder import CausalLM
     from modelstack.architecture.gguf.export import export_gguf

@@ -1,6 +1,7 @@
-"""A program of `rollouts_programs` in a process of its own; speaks as `train_worker` does, tokens as losses.
+"""Runs a program of `rollouts_programs` in its own process, with the protocol of `train_worker`.
 
-python -m evals.speed.rollouts_worker '{"program": "TRL", ...}' --threads 2
+Numbers of tokens take the place of losses.
+`python -m evals.speed.rollouts_worker '{"program": "TRL", ...}' --threads 2`
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def task_to_json(task: Task) -> str:
-    """Return a task as a line."""
+    """Return a task as one line of JSON."""
     return json.dumps(asdict(task) | {"gguf": str(task.gguf)})
 
 
@@ -28,7 +29,8 @@ def main() -> int:
     parser.add_argument("task", type=json.loads)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    # Each program's own way to wait for its threads, read when its OpenMP is loaded: only one has its turn.
+    # Each program keeps its default wait policy, which is read when OpenMP is loaded: only one program runs at a
+    # time.
     os.environ.pop("OMP_WAIT_POLICY", None)
     os.environ["HF_HUB_OFFLINE"] = "1"
 

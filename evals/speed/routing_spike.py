@@ -1,17 +1,17 @@
-"""A routing spike that plain roll-backs run into again and again, and anticipatory routing (DeepSeek-V4) does not.
+"""A routing spike that plain roll-backs meet repeatedly and anticipatory routing (DeepSeek-V4) avoids.
 
 V4's report (arXiv 2606.19348) says that outliers in MoE layers and routing amplify each other, and that routing by
-weights of some steps before breaks the cycle. A toy of this size does not fall into that cycle by itself: routers
-with 10 to 1000 times the learning rate (AdamW, and plain gradient descent beside it) spike once and settle within
-some twenty steps, and an older routing does not help them. So the cycle itself is injected. For a window of steps
-every router is struck, after a step, in proportion to the tokens whose experts changed since the step before
-because routers changed (`RoutingFeedback`): changed choices make outliers, outliers change routers. What is
-measured is therefore the mechanism and not how often nature has it: a loop that multiplies by more than 1 a turn,
-and a turn of 1 step, or of dt + 1.
+weights of some steps earlier breaks the cycle. A toy of this size does not enter that cycle by itself. Routers
+with 10 to 1000 times the learning rate (with AdamW or plain gradient descent) spike once and settle within about
+twenty steps, and older routing does not help them. The cycle itself is therefore injected. During a window of
+steps, every router is perturbed after a step in proportion to the tokens whose experts changed since the previous
+step because routers changed (`RoutingFeedback`): changed choices create outliers, and outliers change routers. The
+benchmark therefore measures the mechanism, not how often it occurs: a feedback loop with a gain above 1 per
+iteration, where an iteration takes 1 step, or dt + 1 steps.
 
-Three runs a seed, the same data and initial weights: no spike; a spike with guard and roll-backs; and with
-anticipatory routing from the first roll-back on. Compared is the loss on rows that no run has seen. What routing
-ahead costs is timed by itself, on a larger model: a step with it and without, in turns.
+Three runs per seed, with the same data and initial weights: without a spike; with a spike, guard and roll-backs;
+and with anticipatory routing from the first roll-back on. The losses on rows unseen in training are compared. The
+cost of routing ahead is timed separately, on a larger model: steps with and without it, interleaved.
 
     OMP_NUM_THREADS=1 python -m evals.speed.routing_spike
 
@@ -56,26 +56,27 @@ from modelstack.train.step import StepReport, local_state, train_step
 
 B, T, V = 8, 32, 128
 SURPRISE = 0.1
-"""Share of tokens that follow from nothing."""
+"""Share of random tokens, which do not follow from the one before."""
 N_STEPS, N_WARMUP, N_DECAY = 300, 20, 60
 SPIKE = range(100, 140)
-"""Steps after which routers are struck."""
+"""Steps after which routers are perturbed."""
 GAIN = 8.0
-"""Of a blow, in standard deviations of a router's weights where all choices change; the loop's gain is above 1."""
+"""Size of a perturbation in standard deviations of a router's weights if all choices change; makes the loop's gain
+exceed 1."""
 DELAY, HEALTHY = 8, 60
 SAVE_EVERY = 10
 GUARD = GuardConfig(window=64, warmup=32, skips_in_a_row=3)
 HELD_OUT = 10**6
-"""Position of the rows that no run has seen."""
+"""Position of the rows that are not used in training."""
 N_HELD_OUT = 40
 WITHIN = 1.01
-"""Loss beside the clean run's that counts as recovered."""
+"""Maximum ratio to the clean run's loss that counts as recovered."""
 
 CLEAN, PLAIN, AHEAD = WAYS = ("no spike", "roll-back", "anticipatory routing")
 
 
 def toy(**changes: Any) -> ModelConfig:
-    """Return a model whose embedding is its head: what follows a token is known by the experts alone."""
+    """Return a configuration with tied embeddings, so that only the experts can learn which token follows."""
     n_layers = changes.get("num_hidden_layers", 2)
     return build(
         {
@@ -103,15 +104,15 @@ def toy(**changes: Any) -> ModelConfig:
 
 
 class Successors:
-    """A loader: each token has one successor, drawn by the seed, and now and then another token comes."""
+    """A loader of text in which each token has one successor, drawn by the seed, and some tokens are random."""
 
     def __init__(self, seed: int, position: int = 0) -> None:
-        """Begin at a position of a seed's text."""
+        """Start at a position of a seed's text."""
         self.seed, self.position = seed, position
         self.successor_V = torch.randperm(V, generator=torch.Generator().manual_seed(seed))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on with the next rows."""
+        """Yield the next batches."""
         while True:
             generator = torch.Generator().manual_seed(self.seed * 2 * HELD_OUT + self.position)
             drawn_TB = torch.randint(0, V, (T + 1, B), generator=generator)
@@ -130,19 +131,19 @@ class Successors:
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+        """Restore the position."""
         self.position = state["position"]
 
 
 class RoutingFeedback:
-    """The injected cycle, a hook: routers are struck as hard as choices changed.
+    """Hook that injects the cycle: routers are perturbed in proportion to changed choices.
 
-    Of a step's tokens, with the features that they had in it, those count whose experts are others by the routers
-    that chose for this step than by those that chose for the step before. Learning alone changes some percent.
+    A token of a step counts as changed if, with its features in that step, the routers that chose for this step
+    select other experts than those that chose for the previous step. Training alone changes a few percent.
     """
 
     def __init__(self, model: CausalLM, steps: range, seed: int) -> None:
-        """Watch a model's routers; strike after `steps`."""
+        """Watch a model's routers; perturb them after each of `steps`."""
         self._model, self._steps = model, steps
         self._generator = torch.Generator().manual_seed(seed)
         self._routers: list[TopKRouter] = []
@@ -157,21 +158,21 @@ class RoutingFeedback:
         self.flips: list[float] = []
 
     def choose(self, batch: Batch) -> Choices:
-        """Choose ahead, and remember which routers did."""
+        """Choose ahead, and record the routers that chose."""
         self._ahead[batch.position] = self._now()
         return chosen_now(self._model, batch)
 
     def about_to_train(self, batch: Batch) -> None:
-        """Take note of the routers that choose for a step."""
+        """Record the routers that choose for a step."""
         self._choosing = self._ahead.pop(batch.position, None) or self._now()
 
     def after_roll_back(self) -> None:
-        """Forget the step before: its routers are gone."""
+        """Forget the previous step, whose routers no longer exist."""
         self._chose_before = []
 
     @torch.no_grad()
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Strike, where the step moved anything."""
+        """Perturb the routers if the step changed any choices."""
         flips = self._flips() if self._chose_before else 0.0
         self.flips.append(flips)
         self._chose_before = self._choosing
@@ -182,11 +183,11 @@ class RoutingFeedback:
             router.weight.add_(GAIN * flips * router.weight.std() * blow)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a spike is not part of a run."""
+        """Return an empty state, because a spike is not part of a run."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Ignore the state."""
 
     def _flips(self) -> float:
         shares = []
@@ -204,7 +205,7 @@ class RoutingFeedback:
     def _now(self) -> list[tuple[Tensor, Tensor]]:
         found = []
         for router in self._routers:
-            assert router.e_score_correction_bias is not None  # the toy has one
+            assert router.e_score_correction_bias is not None  # the toy model has one
             found.append((router.weight.detach().clone(), router.e_score_correction_bias.clone()))
         return found
 
@@ -217,29 +218,29 @@ class RoutingFeedback:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A loader that says which batch is about to be trained on."""
+    """A loader that reports each batch before it is used for training."""
 
     inner: AnticipatoryLoader
     tell: Callable[[Batch], None]
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on with the next batch."""
+        """Yield the next batches."""
         for batch in self.inner:
             self.tell(batch)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the inner loader's."""
+        """Return the inner loader's state."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the inner loader's."""
+        """Restore the inner loader's state."""
         self.inner.load_state_dict(state)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one run."""
+    """Result of one run."""
 
     losses: list[float] = field(default_factory=list[float])
     flips: list[float] = field(default_factory=list[float])
@@ -251,7 +252,7 @@ class Outcome:
 
 
 def run_once(seed: int, way: str, n_steps: int = N_STEPS, spike: range = SPIKE) -> Outcome:
-    """Train the toy once."""
+    """Train the toy model once."""
     model = initialise(CausalLM(toy()), seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.01)
     outcome = Outcome()
@@ -296,7 +297,7 @@ def run_once(seed: int, way: str, n_steps: int = N_STEPS, spike: range = SPIKE) 
 
 @torch.no_grad()
 def held_out_loss(model: CausalLM, seed: int) -> float:
-    """Return the mean loss on rows that training never reaches."""
+    """Return the mean loss on rows that are not used in training."""
     batches = iter(Successors(seed, HELD_OUT))
     losses = []
     for _ in range(N_HELD_OUT):
@@ -307,7 +308,7 @@ def held_out_loss(model: CausalLM, seed: int) -> float:
 
 
 def overhead(repeats: int) -> list[float]:
-    """Return, for pairs of steps in turns, by what share a step is longer with routing ahead than without."""
+    """Return, for interleaved pairs of steps, the relative increase of a step's time with routing ahead."""
     config = toy(hidden_size=128, head_dim=64, num_hidden_layers=4, moe_intermediate_size=64)
     model = initialise(CausalLM(config), 0)
     state = local_state(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
@@ -327,7 +328,7 @@ def overhead(repeats: int) -> list[float]:
 
 
 def to_result(outcomes: dict[int, dict[str, Outcome]], extra: Sequence[float], n_steps: int) -> BenchmarkResult:
-    """Return the figures in the form that all benchmarks share."""
+    """Convert the figures to the common result type."""
     figures = []
     for seed, by_way in outcomes.items():
         ratio = by_way[AHEAD].held_out / by_way[CLEAN].held_out
@@ -366,30 +367,30 @@ def to_result(outcomes: dict[int, dict[str, Outcome]], extra: Sequence[float], n
             "steps": str(n_steps),
             "threads": str(torch.get_num_threads()),
         },
-        notes=("The cycle of flips and blows is injected; see the module's first lines.",),
+        notes=("The cycle of changed choices and perturbations is injected; see the module's docstring.",),
     )
 
 
 def recovered(by_way: dict[str, Outcome], way: str) -> bool:
-    """Say whether a run came to its end with the clean run's loss."""
+    """Return whether a run finished with the clean run's loss."""
     return not by_way[way].stopped and by_way[way].held_out <= WITHIN * by_way[CLEAN].held_out
 
 
 def n_lost(outcome: Outcome, n_steps: int) -> int:
-    """Return the steps that were rejected or never came."""
+    """Return the number of steps that were rejected or not reached."""
     return outcome.n_rejected + n_steps - len(outcome.losses)
 
 
 def padded(losses: Sequence[float], n_steps: int) -> tuple[float, ...]:
-    """Return a curve of the full length: a stopped run stays where it was."""
+    """Pad a curve to the full length; a stopped run keeps its last value."""
     return (*losses, *[losses[-1]] * (n_steps - len(losses)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken."""
+    """Run the benchmark; return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--repeats", type=int, default=15, help="timed pairs of steps")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--repeats", type=int, default=15, help="number of timed pairs of steps")
     add_result_option(parser)
     options = parser.parse_args(argv)
     outcomes: dict[int, dict[str, Outcome]] = {}

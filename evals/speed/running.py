@@ -1,9 +1,8 @@
-"""One benchmark in a fresh child process, and the record that is kept of it.
+"""Runs one benchmark in a new child process and stores its record.
 
-A fresh process, because caches, imported modules and threads of one benchmark would change the next. OpenMP
-settings that happen to be in the environment are replaced by one that says what a user has by default: all cores
-that this process may use. The record is written when the benchmark has ended, so a run that was interrupted
-loses the one that was not finished and keeps the others.
+A new process, because caches, imported modules and threads of one benchmark would affect the next. OpenMP settings
+from the environment are replaced by the user's default: all cores that this process may use. The record is written
+when the benchmark has ended, so an interrupted run loses only the unfinished benchmark.
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ Status = Literal["ok", "bound broken", "failed"]
 ROOT = Path(__file__).resolve().parents[2]
 N_TAIL_LINES = 40
 GRACE_S = 5.0
-"""Seconds that a child has to end by itself after SIGTERM."""
+"""Seconds that a child may take to end after SIGTERM."""
 _OPENMP = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run of a benchmark: what was measured, on what, and how it ended."""
+    """Record of one benchmark run: measurements, machine, and status."""
 
     benchmark: str
     status: Status
     arguments: tuple[str, ...]
     quick: bool
-    """A short run that only shows that everything works."""
+    """Whether this was a short run that only tests that the benchmark works."""
     result: BenchmarkResult | None
-    """None where the benchmark failed before it had any."""
+    """None if the benchmark failed before it had a result."""
     machine: Machine
     before: Load
     after: Load
     wall_s: float
     exit_code: int
     environment: Mapping[str, str]
-    """The settings that the child was given."""
+    """Settings added to the child's environment."""
     tail: tuple[str, ...]
-    """The last lines that it printed; all of them are in the log beside the record."""
+    """Last printed lines; the log beside the record contains all of them."""
     format: Literal[1] = 1
 
 
@@ -71,7 +70,7 @@ def run_benchmark(
 ) -> Record:
     """Run a benchmark, write `NAME.json` and `NAME.log` into `folder`, and return the record.
 
-    `on_line` is told every line that the benchmark prints. An interrupt ends the child and is raised again.
+    `on_line` is called with every printed line. An interrupt ends the child and is raised again.
     """
     result_path = folder / f"{name}.result.json"
     result_path.unlink(missing_ok=True)
@@ -108,7 +107,7 @@ def run_benchmark(
 
 
 def status_of(result: BenchmarkResult | None, exit_code: int) -> Status:
-    """Say how a benchmark ended: 0 is good, 1 is a broken bound where a figure breaks one, all else a failure."""
+    """Return the status of a benchmark: exit status 1 with a broken figure is a broken bound, not a failure."""
     if result is None or exit_code not in (0, 1):
         return "failed"
     if result.broken:
@@ -117,7 +116,7 @@ def status_of(result: BenchmarkResult | None, exit_code: int) -> Status:
 
 
 def _result_of(path: Path) -> tuple[BenchmarkResult | None, tuple[str, ...]]:
-    """Return what a benchmark wrote, or None and why it cannot be used."""
+    """Return a benchmark's result, or None and the reason why it cannot be used."""
     from pydantic import ValidationError
 
     try:
@@ -129,14 +128,14 @@ def _result_of(path: Path) -> tuple[BenchmarkResult | None, tuple[str, ...]]:
 
 
 def child_environment(ours: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a benchmark: ours, with `settings` in place of all OpenMP settings."""
+    """Return the environment of a benchmark: the current one, with `settings` in place of all OpenMP settings."""
     kept = {key: value for key, value in ours.items() if not key.startswith(_OPENMP)}
     path = os.pathsep.join(filter(None, [str(ROOT), ours.get("PYTHONPATH", "")]))
     return {**kept, **settings, "PYTHONPATH": path}
 
 
 def is_finished(record: Record | None, arguments: Sequence[str], commit: str | None) -> bool:
-    """Say whether a record makes another run needless: it did not fail, with these arguments, on this code."""
+    """Return whether a successful record with these arguments and this commit makes another run unnecessary."""
     return (
         record is not None
         and record.status != "failed"
@@ -147,7 +146,7 @@ def is_finished(record: Record | None, arguments: Sequence[str], commit: str | N
 
 
 def read_record(path: Path) -> Record | None:
-    """Return a record, None where there is none or it cannot be read as one, so that it is measured again."""
+    """Read a record; None if it is missing or malformed, so that the benchmark runs again."""
     from pydantic import ValidationError
 
     try:
@@ -157,7 +156,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def read_result(path: Path) -> BenchmarkResult:
-    """Read what a benchmark wrote.
+    """Read a benchmark's result file.
 
     Raises:
         pydantic.ValidationError: the file does not hold a result.
@@ -168,11 +167,11 @@ def read_result(path: Path) -> BenchmarkResult:
 
 
 def lines_of(command: Sequence[str], environment: Mapping[str, str], exit_code: list[int]) -> Generator[str]:
-    """Yield the lines that a child prints on both streams; put its exit code into `exit_code[0]`.
+    """Yield the lines that a child prints on both streams, and store its exit status in `exit_code[0]`.
 
-    Closing the generator ends the child and what it has started.
+    Closing the generator ends the child and its own child processes.
     """
-    # A session of its own, so that an interrupt also ends what the child has started.
+    # A separate session, so that an interrupt also ends the child's own child processes.
     child = subprocess.Popen(
         command,
         env=environment,
@@ -195,7 +194,7 @@ def lines_of(command: Sequence[str], environment: Mapping[str, str], exit_code: 
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """End a child and what it has started; one that does not listen is killed."""
+    """End a child and its own child processes; kill it if it does not react to SIGTERM."""
     os.killpg(child.pid, signal.SIGTERM)
     try:
         child.wait(GRACE_S)

@@ -1,17 +1,17 @@
-"""Runs that are given a fault, under different rules: what it costs, and what the rules cost where there is none.
+"""Recovery from injected faults under different rules, and the cost of the rules without a fault.
 
-A small byte-level model is trained for 400 steps. At one step something bad happens: a NaN in a gradient, an
-infinite loss, a loss of 1000 times its size, ten batches of noise at five times the learning rate, a NaN on one of
-two ranks alone. The same run without a fault is the measure. Rules: none, OLMo-core's, PaLM's by hand
-(`spike_rules`), and ours as it comes, with no setting changed. Guard's thresholds were not tuned on these seeds;
-seed 100 was looked at while it was built.
+A small byte-level model is trained for 400 steps. At one step a fault occurs: a NaN in a gradient, an infinite
+loss, a loss of 1000 times its size, ten batches of noise at five times the learning rate, or a NaN on only one of
+two ranks. The same run without a fault is the reference. Rules: none, OLMo-core's, PaLM's manual procedure
+(`spike_rules`), and modelstack's with default settings. Guard's thresholds were not tuned on these seeds; seed 100
+was used during its development.
 
-"Lost" are healthy steps whose work is not in the weights: skipped, undone by going back, or never looked at.
-PaLM's rule takes the undone steps again, on other data, and so computes more batches; the others have 400 alike.
-False alarms of the peers' rules are counted on the recorded losses and norms of the clean runs, which they would
-not have changed.
+"Lost" steps are healthy steps whose work is not in the final weights: skipped, undone by a roll-back, or never
+trained on. PaLM's rule repeats undone steps on other data and therefore computes more batches; all other rules
+compute 400. False alarms of the peers' rules are counted on the recorded losses and norms of the clean runs, which
+these rules would not have changed.
 
-Outcomes are kept in a folder; a run that was interrupted goes on there with what is missing.
+Outcomes are stored in a folder; an interrupted benchmark resumes there with the missing runs.
 
     python -m evals.speed.spike_recovery --work FOLDER
 """
@@ -53,14 +53,14 @@ from evals.speed.spike_runs import (
 QUICK = Sizes(
     n_steps=100, fault_step=75, width=64, layers=1, rows=2, row_tokens=32, final_rows=64, evaluated_rows=8
 )
-"""Shows that everything works; so early in a run losses still fall fast, and figures mean little."""
+"""Only tests that the benchmark works; losses still fall quickly this early, so figures are not meaningful."""
 MAX_PERCENT = 1.0
 NOTHING_LEARNT = 8.0
-"""Bits of a byte: the score of weights that are not finite."""
+"""Bits per byte assigned to weights that are not finite."""
 
 
 def specs_of(seeds: Sequence[int]) -> list[Spec]:
-    """Return all runs: faults on the first seed, clean ones on each."""
+    """Return the specifications of all runs: faults on the first seed, clean runs on each seed."""
     first = seeds[0]
     alone = [Spec(rule, fault, first) for fault in FAULTS for rule in RULES]
     clean = [Spec(OURS, CLEAN, seed) for seed in seeds]
@@ -69,7 +69,7 @@ def specs_of(seeds: Sequence[int]) -> list[Spec]:
 
 
 def measure(specs: Sequence[Spec], sizes: Sizes, folder: Path) -> dict[Spec, Outcome]:
-    """Return the outcomes of all runs; those that the folder has are not run again."""
+    """Return the outcomes of all runs; runs that already have an outcome in the folder are not repeated."""
     missing = [spec for spec in specs if not (folder / spec.file_name).exists()]
     for n, spec in enumerate(spec for spec in missing if spec.world == 1):
         print(f"run {n + 1} of {len(missing)}: {spec.rule}, fault: {spec.fault}, seed {spec.seed}", flush=True)
@@ -82,16 +82,16 @@ def measure(specs: Sequence[Spec], sizes: Sizes, folder: Path) -> dict[Spec, Out
 
 
 def percent_worse(outcome: Outcome, clean: Outcome) -> float:
-    """Return by how much an outcome's bits are above the clean run's, in percent; infinite where it has none."""
+    """Return the relative excess of an outcome's bits over the clean run's in percent; infinite if not finite."""
     if not math.isfinite(outcome.final_bits):
         return math.inf
     return 100 * (outcome.final_bits / clean.final_bits - 1)
 
 
 def steps_to_return(outcome: Outcome, clean: Outcome, fault_step: int) -> int | None:
-    """Return the batches from the fault until held-out bits are, and stay, within 1 % of the clean curve's.
+    """Return the number of batches from the fault until held-out bits stay within 1 % of the clean curve's.
 
-    The grid of the curves is what it can tell apart. None: they never are.
+    The resolution is the grid of the curves. None if the bits never return.
     """
     at_step = {step: bits for _, step, bits in clean.curve}
     after = [(n, bits / at_step[step] - 1) for n, step, bits in outcome.curve if n > fault_step]
@@ -103,14 +103,17 @@ def steps_to_return(outcome: Outcome, clean: Outcome, fault_step: int) -> int | 
 
 
 def healthy_lost(spec: Spec, outcome: Outcome, sizes: Sizes) -> tuple[int, int]:
-    """Return healthy steps that were skipped, and those undone or passed over unseen."""
+    """Return the number of healthy steps that were skipped, and of those undone or never trained on."""
     schedule = faults_of(spec.fault, sizes.fault_step).schedule
     bad = {fault.step + k for fault in schedule for k in range(getattr(fault, "n_steps", 1))}
     return len(set(outcome.skipped) - bad), outcome.n_undone + outcome.n_passed_over
 
 
 def false_alarms(clean: Outcome) -> dict[str, int]:
-    """Return each rule's alarms on a clean run; OLMo's and PaLM's by looking at what was recorded."""
+    """Return each rule's alarms on a clean run.
+
+    OLMo's and PaLM's are computed from the recorded losses and norms.
+    """
     olmo = OlmoRule(None)
     for loss, norm in zip(clean.losses, clean.norms, strict=True):
         olmo.judge(loss, norm)
@@ -123,7 +126,7 @@ def false_alarms(clean: Outcome) -> dict[str, int]:
 
 
 def summarise(outcomes: dict[Spec, Outcome], sizes: Sizes, seeds: Sequence[int]) -> BenchmarkResult:
-    """Print the tables; return the figures."""
+    """Print the tables and return the figures."""
     figures: list[Figure] = []
     comparisons: list[Comparison] = []
     curves: list[Curves] = []
@@ -162,12 +165,12 @@ def summarise(outcomes: dict[Spec, Outcome], sizes: Sizes, seeds: Sequence[int])
         comparisons=tuple(comparisons),
         curves=tuple(curves),
         parameters={"sizes": str(sizes), "seeds": " ".join(map(str, seeds)), "torch": torch.__version__},
-        notes=(f"Weights that are not finite are drawn as {NOTHING_LEARNT:.0f} bits: nothing known of a byte.",),
+        notes=(f"Weights that are not finite are drawn as {NOTHING_LEARNT:.0f} bits, as for random guessing.",),
     )
 
 
 def _curves(fault: str, outcomes: dict[str, Outcome], clean: Outcome) -> Curves:
-    """Return held-out bits along the steps; a step that came twice has its last value."""
+    """Return held-out bits along the steps; a repeated step has its last value."""
     steps = [step for _, step, _ in clean.curve]
     lines = {"clean": tuple(bits for _, _, bits in clean.curve)}
     for rule, outcome in outcomes.items():
@@ -177,11 +180,13 @@ def _curves(fault: str, outcomes: dict[str, Outcome], clean: Outcome) -> Curves:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken."""
+    """Run the benchmark; return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="faults are on the first")
-    parser.add_argument("--work", type=Path, help="folder of outcomes, to go on with; temporary unless given")
-    parser.add_argument("--quick", action="store_true", help="tiny runs, which show that everything works")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds; faults are injected with the first"
+    )
+    parser.add_argument("--work", type=Path, help="folder of outcomes for resuming; default: temporary")
+    parser.add_argument("--quick", action="store_true", help="tiny runs that only test that the benchmark works")
     add_result_option(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -1,14 +1,14 @@
-"""What others do about loss spikes, on the same loop: OLMo-core's skip-step rule, and PaLM's rule by hand.
+"""Other projects' rules against loss spikes on the same loop: OLMo-core's skip-step rule, PaLM's manual procedure.
 
-OLMo-core (allenai/OLMo-core, `optim/skip_step_optimizer.py` and `optim/adamw.py`): a window of the last 128
-losses and gradient norms; from 64 values on, a step whose loss or norm is more than 6 standard deviations above
-the window's mean gets a factor of 0, all others 1; the update and the moments' changes are multiplied by it.
-Rejected values stay in the window. Written here from that rule.
+OLMo-core (allenai/OLMo-core, `optim/skip_step_optimizer.py` and `optim/adamw.py`): a window of the last 128 losses
+and gradient norms. From 64 values on, a step whose loss or norm is more than 6 standard deviations above the
+window's mean gets a factor of 0, all others 1. The update and the changes of the moments are multiplied by the
+factor. Rejected values stay in the window. Reimplemented here from that rule.
 
-PaLM (arXiv 2204.02311, 5.1): where a spike is seen, restart from a checkpoint about 100 steps before and skip
-200 to 500 batches. That is for runs of 255,000 steps; a run of 400 gets a tenth: a checkpoint every 10 steps, the
-newest that is at least 10 steps old at the spike, and 35 batches skipped from there. A person sees a loss that is
-not finite or 1.3 times the median of the last 32 at once, which is kinder than hours.
+PaLM (arXiv 2204.02311, 5.1): after a spike, restart from a checkpoint about 100 steps earlier and skip 200 to 500
+batches. That is for runs of 255,000 steps; a run of 400 gets a tenth: a checkpoint every 10 steps, the newest that
+is at least 10 steps old at the spike, and 35 batches skipped from there. The simulated person detects a loss that
+is not finite, or above 1.3 times the median of the last 32, immediately; a real person takes hours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from modelstack.train.loop import Run
 from modelstack.train.step import StepReport
 
 WINDOW, SIGMAS = 128, 6.0
-"""OLMo-core's defaults; the rule is active from half a window on."""
+"""Defaults of OLMo-core; the rule is active after half a window."""
 PALM_EVERY = 10
 PALM_BACK = 10
 PALM_SKIP = 35
@@ -40,7 +40,7 @@ PALM_WINDOW = 32
 
 
 def olmo_factor(losses: Sequence[float], norms: Sequence[float]) -> float:
-    """Return 1 where the last of the values is within 6 sigma above the mean of those before, in both; else 0."""
+    """Return 1 if the last loss and norm are both at most 6 sigma above the mean of the values before, else 0."""
     if len(losses) < max(2, WINDOW // 2):
         return 1.0
     return float(all(_is_within(torch.tensor(values, dtype=torch.float32)) for values in (losses, norms)))
@@ -48,16 +48,16 @@ def olmo_factor(losses: Sequence[float], norms: Sequence[float]) -> float:
 
 def _is_within(values: Tensor) -> bool:
     std, mean = torch.std_mean(values[:-1])
-    return bool(values[-1] - mean <= SIGMAS * std)  # False where anything in it is NaN
+    return bool(values[-1] - mean <= SIGMAS * std)  # False if any value is NaN
 
 
 class SkipStepAdamW(torch.optim.Optimizer):
-    """AdamW whose whole change is multiplied by a factor of 0 or 1."""
+    """AdamW whose update is multiplied by a factor of 0 or 1."""
 
     def __init__(
         self, parameters: Any, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
     ) -> None:
-        """Begin with factor 1."""
+        """Create the optimizer with factor 1."""
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.factor = 1.0
         for group in self.param_groups:
@@ -67,7 +67,7 @@ class SkipStepAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """Take a step; nothing branches on the factor, so that a GPU need not be waited for."""
+        """Take a step; no branch depends on the factor, so that there is no wait for a GPU."""
         factor = torch.tensor(self.factor)
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
@@ -91,14 +91,14 @@ class OlmoRule:
     """Supervisor that sets the optimizer's factor; the loop sees every step as taken."""
 
     optimizer: SkipStepAdamW | None
-    """None: only count."""
+    """The optimizer; None only counts alarms."""
     losses: list[float] = field(default_factory=list[float])
     norms: list[float] = field(default_factory=list[float])
     skipped: list[int] = field(default_factory=list[int])
     n_judged: int = 0
 
     def judge(self, loss: float, norm: float) -> str:
-        """Return "": the rule works by multiplying."""
+        """Set the factor and return "", because the step itself is not rejected."""
         self.losses = [*self.losses, loss][-WINDOW - 1 :]
         self.norms = [*self.norms, norm][-WINDOW - 1 :]
         factor = olmo_factor(self.losses, self.norms)
@@ -115,25 +115,25 @@ class OlmoRule:
 
 @dataclass(slots=True)
 class PalmRule:
-    """Supervisor that does what a person does who looks at each loss."""
+    """Supervisor that simulates a person who watches every loss."""
 
     loader: ByteRows
     faults: Faults
     ledger: Ledger
     losses: list[float] = field(default_factory=list[float])
     restarts: list[int] = field(default_factory=list[int])
-    """Steps at which a spike was seen."""
+    """Steps at which a spike was detected."""
     n_undone: int = 0
     n_passed_over: int = 0
-    """Batches that were skipped unseen."""
+    """Number of batches skipped without training on them."""
     _checkpoints: list[tuple[int, dict[str, Any]]] = field(default_factory=list[tuple[int, dict[str, Any]]])
 
     def judge(self, loss: float, norm: float) -> str:
-        """Return "": the spike is seen afterwards."""
+        """Return "", because a spike is only detected after the step."""
         return ""
 
     def after_step(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
-        """Keep checkpoints; restart before a spike and past the batches."""
+        """Store checkpoints; after a spike, restart from an earlier one and skip batches."""
         loss = report.losses["total"]
         if self._is_spike(loss):
             self._restart(run, report.step)
@@ -161,6 +161,6 @@ class PalmRule:
         self.n_passed_over += n_skipped
         self.loader.position += n_skipped * self.loader.rows * self.loader.world
         for fault in self.faults.schedule:
-            # A window of bad data lies among the skipped batches; the schedule knows it by its steps.
+            # A window of bad data may lie among the skipped batches; the schedule identifies it by its steps.
             for bad in range(fault.step, step + PALM_SKIP):
                 self.ledger.begins(fault, bad)

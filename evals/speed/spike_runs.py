@@ -1,7 +1,7 @@
-"""One run of the spike benchmark: a rule, a fault, a seed; alone or on two processes that hold the model each.
+"""A run of the spike benchmark: a rule, a fault, a seed; in one process, or in two that each hold the model.
 
-On two processes gradients and losses are averaged before the fault comes, so what happens to one rank is seen by
-that rank alone: the hard case, in which ranks that decide for themselves part for ever.
+With two processes, gradients and losses are averaged before the fault is injected, so a fault on one rank is
+visible to that rank only. This is the hard case: ranks that decide separately diverge permanently.
 
 Letters: B rows, T tokens.
 """
@@ -46,7 +46,7 @@ WORLD = 2
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the runs are."""
+    """Sizes of the runs."""
 
     n_steps: int = 400
     fault_step: int = 210
@@ -62,7 +62,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Which run."""
+    """Identifies a run."""
 
     rule: str
     fault: str
@@ -71,35 +71,35 @@ class Spec:
 
     @property
     def file_name(self) -> str:
-        """Return a name for its outcome."""
+        """Return the file name of its outcome."""
         return f"{self.rule}-{self.fault}-{self.seed}-{self.world}.json".replace(" ", "_")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run came to; numbers that are not finite are Python's, in JSON too."""
+    """Result of a run; non-finite numbers are written as Python's, also in JSON."""
 
     final_bits: float = 0.0
-    """Per byte of held-out text."""
+    """Bits per byte of held-out text."""
     losses: list[float] = field(default_factory=list[float])
     norms: list[float] = field(default_factory=list[float])
     curve: list[tuple[int, int, float]] = field(default_factory=list[tuple[int, int, float]])
-    """Batches trained on, step, bits per byte of held-out text."""
+    """Tuples of batches trained on, step, and bits per byte of held-out text."""
     skipped: list[int] = field(default_factory=list[int])
-    """Steps whose batch moved nothing."""
+    """Steps whose batch changed no weights."""
     n_undone: int = 0
-    """Steps whose work was thrown away."""
+    """Number of steps whose work was discarded."""
     n_passed_over: int = 0
-    """Batches that were never looked at."""
+    """Number of batches skipped without training on them."""
 
     @property
     def n_trained(self) -> int:
-        """Return how many batches were computed."""
+        """Return the number of computed batches."""
         return len(self.losses)
 
 
 def faults_of(name: str, at: int) -> Faults:
-    """Return the schedule of a fault by its name."""
+    """Return the schedule of a named fault."""
     schedules = {
         CLEAN: (),
         "NaN gradient": (BadGradient(step=at),),
@@ -112,7 +112,7 @@ def faults_of(name: str, at: int) -> Faults:
 
 
 FAULTS = ("NaN gradient", "infinite loss", "loss x 1000", "random tokens")
-"""Those of one process."""
+"""Faults of the runs in one process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class ReplicatedPasses(LocalPasses):
         return int(number)
 
     def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
-        """Add up gradients and losses, which are shares of all labels already, over the ranks."""
+        """Sum gradients and losses over the ranks; they are already divided by the total number of labels."""
         losses = LocalPasses.backward(self, batches, n_labels)
         flat = torch.cat([p.grad.view(-1) for p in self.model.parameters() if p.grad is not None])
         values = torch.cat([flat, torch.tensor(list(losses.values()))])
@@ -141,7 +141,7 @@ class ReplicatedPasses(LocalPasses):
 
 @dataclass(slots=True)
 class _Watch:
-    """Hook: the curves of an outcome."""
+    """Hook that records the curves of an outcome."""
 
     outcome: Outcome
     sizes: Sizes
@@ -162,7 +162,7 @@ class _Watch:
 
 
 def run_one(spec: Spec, sizes: Sizes, ranks: Ranks | None = None) -> Outcome:
-    """Train once."""
+    """Train once and return the outcome."""
     model = new_model(model_keys(width=sizes.width, layers=sizes.layers), spec.seed)
     settings: dict[str, Any] = {"lr": LR, "betas": BETAS, "weight_decay": WEIGHT_DECAY}
     optimizer = (SkipStepAdamW if spec.rule == OLMO else torch.optim.AdamW)(model.parameters(), **settings)
@@ -211,7 +211,7 @@ def _count_losses(supervisor: Supervisor, outcome: Outcome, folder: Path) -> Non
 
 
 def run_on_two(specs: Sequence[Spec], sizes: Sizes, folder: Path) -> None:
-    """Run some, one after the other, on one pair of processes; the outcomes are written to the folder."""
+    """Run specifications one after another on one pair of processes, and write the outcomes to the folder."""
     with tempfile.TemporaryDirectory() as rendezvous:
         spawn(_of_rank, (f"file://{rendezvous}/rendezvous", specs, sizes, str(folder)), nprocs=WORLD)
 
@@ -225,11 +225,11 @@ def _of_rank(rank: int, rendezvous: str, specs: Sequence[Spec], sizes: Sizes, fo
         if rank == 0:
             write_outcome(Path(folder) / spec.file_name, outcome)
     dist.barrier()
-    os._exit(0)  # gloo's teardown now and then aborts a process that has done its work
+    os._exit(0)  # gloo's teardown sometimes aborts a process that has finished its work
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome whole or not at all."""
+    """Write an outcome atomically."""
     write_whole(path, json.dumps(asdict(outcome)))
 
 

@@ -1,7 +1,8 @@
-"""The peers' packages: an environment of their own, with this environment's torch.
+"""Environment of the peers' packages, which uses the current environment's torch.
 
-All programs must run on the same torch, or the comparison is of two torches; so the environment sees this one's
-packages by a path file, and gets what is missing there, without its dependencies on torch.
+All programs must run on the same torch, otherwise two versions of torch are compared. The environment therefore
+sees the current environment's packages through a path file, and installs only missing packages, without their
+dependency on torch.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ PACKAGES = (
     "torchmetrics==1.9.0",
     "jsonargparse==4.41.0",
 )
-"""litgpt and what its model file imports that training needs nowhere else; the rest is in this environment."""
+"""litgpt and the additional imports of its model file; all other packages come from the current environment."""
 
 
 def peer_python(env: Path) -> Path:
-    """Return the interpreter of the peers' environment, made if it is missing.
+    """Return the interpreter of the peers' environment, which is created if missing.
 
     Raises:
-        subprocess.CalledProcessError: It cannot be made, or the packages cannot be installed.
+        subprocess.CalledProcessError: the environment cannot be created, or the packages cannot be installed.
     """
     python, marker = env / "bin" / "python", env / "peers.json"
     ours = sysconfig.get_path("purelib")

@@ -1,19 +1,19 @@
-"""One training step of each program, as its own training script takes it, on the same shapes and the same tokens.
+"""Training step of each program, as in its own training script, on the same shapes and tokens.
 
-All have 8 layers, 256 wide, 8 heads and a tied vocabulary of 4,096. `llama`: 4 KV heads, SwiGLU of 704, RMSNorm,
-RoPE. `gpt2`: 8 KV heads, a GELU MLP of 1,024, LayerNorm; ours has RoPE there, nanoGPT a table of positions, which
-is the 0.9 % by which it has more parameters. A step is forward, backward, clipping to norm 1 and torch's fused
-AdamW, for every program: nanoGPT's and litgpt's scripts take the slower one on a CPU.
+All have 8 layers, width 256, 8 heads and a tied vocabulary of 4,096. `llama`: 4 KV heads, SwiGLU of 704, RMSNorm,
+RoPE. `gpt2`: 8 KV heads, a GELU MLP of 1,024, LayerNorm. For `gpt2`, modelstack uses RoPE and nanoGPT a table of
+positions, which gives nanoGPT 0.9 % more parameters. A step is forward, backward, clipping to norm 1 and torch's
+fused AdamW for every program, although nanoGPT's and litgpt's scripts use the slower one on a CPU.
 
-bf16 means bf16 products and weights kept in fp32, for every program: ours holds fp32 masters, the others run under
-autocast, as transformers' Trainer (`bf16=True`), nanoGPT and litgpt (`bf16-mixed`) do. Ours takes `train_step` as
-`modelstack train` does, packed documents, guard's numbers and all.
+bf16 means bf16 products with weights kept in fp32, for every program: modelstack holds fp32 master weights; the
+others run under autocast, like transformers' Trainer (`bf16=True`), nanoGPT and litgpt (`bf16-mixed`). modelstack
+calls `train_step` as `modelstack train` does, including packed documents and the guard's measurements.
 
 Letters: B rows, T tokens.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# The peers live in an environment of their own.
+# The peers are installed in a separate environment.
 from __future__ import annotations
 
 import contextlib
@@ -31,26 +31,26 @@ Precision = Literal["fp32", "bf16"]
 Mode = Literal["eager", "compiled"]
 Architecture = Literal["llama", "gpt2"]
 Step = Callable[[Tensor, Tensor], float]
-"""Takes ids and labels [B, T], moves the weights, gives the loss."""
+"""Takes ids and labels [B, T], updates the weights, and returns the loss."""
 
 LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_NORM = 1e-3, (0.9, 0.95), 0.1, 1.0
 N_BATCHES = 8
-"""Different batches, taken in turns."""
+"""Number of different batches, used in rotation."""
 PREDICTABLE = 0.9
-"""Share of the tokens that follow from the one before: what there is to learn."""
+"""Share of the tokens that follow from the one before and can be learned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What all programs train."""
+    """Shape of the model and batches that all programs train."""
 
     layers: int = 8
     width: int = 256
     heads: int = 8
     kv_heads: int = 4
-    """Of `llama`; `gpt2` has as many as heads."""
+    """KV heads of `llama`; `gpt2` has as many as heads."""
     inner: int = 704
-    """Of `llama`; `gpt2` has four times the width."""
+    """MLP width of `llama`; `gpt2` has four times the model width."""
     vocabulary: int = 4096
     tokens: int = 256
     rows: int = 8
@@ -58,14 +58,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One program's part of the benchmark."""
+    """A program's task in the benchmark."""
 
     program: str
     precision: Precision = "fp32"
     mode: Mode = "eager"
     shape: Shape = Shape()
     nanogpt: Path | None = None
-    """A checkout."""
+    """Checkout of nanoGPT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Trainer:
 
 
 def batches(shape: Shape, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Return ids and labels of `N_BATCHES` batches: sequences whose next token mostly follows from the last."""
+    """Return ids and labels of `N_BATCHES` batches; most tokens follow from the one before."""
     generator = torch.Generator().manual_seed(seed)
     V = shape.vocabulary
     found = []
@@ -92,19 +92,19 @@ def batches(shape: Shape, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def losses(trainer: Trainer, shape: Shape) -> Callable[[], float]:
-    """Return what takes one step on the next batch and gives its loss."""
+    """Return a function that takes one step on the next batch and returns its loss."""
     turns = cycle(batches(shape))
     return lambda: trainer.step(*next(turns))
 
 
 def build(task: Task) -> Trainer:
-    """Return a program with fresh weights."""
+    """Return a program with newly initialised weights."""
     torch.manual_seed(0)
     return PROGRAMS[task.program].build(task)
 
 
 def modelstack(task: Task, architecture: Architecture) -> Trainer:
-    """Return `modelstack.train`'s own step."""
+    """Return the step of `modelstack.train`."""
     from modelstack.architecture.decoder import CausalLM
     from modelstack.architecture.initialise import initialise
     from modelstack.data.batches import Batch
@@ -134,7 +134,7 @@ def modelstack(task: Task, architecture: Architecture) -> Trainer:
 
 
 def our_config(shape: Shape, architecture: Architecture) -> Any:
-    """Return our config of an architecture."""
+    """Return modelstack's configuration of an architecture."""
     from modelstack.architecture.presets.registry import published
 
     same = {
@@ -168,7 +168,7 @@ def transformers(task: Task) -> Trainer:
     )
     model = LlamaForCausalLM(config)
     run = prepared(model, task)
-    # shift_labels: labels that are aligned already, so that all programs name the same tokens.
+    # shift_labels takes labels that are already aligned, so that all programs predict the same tokens.
     return peer(
         model,
         task,
@@ -177,7 +177,7 @@ def transformers(task: Task) -> Trainer:
 
 
 def litgpt(task: Task) -> Trainer:
-    """Return litgpt's GPT with a Llama's config and its own loss."""
+    """Return litgpt's GPT with a Llama configuration and its own loss."""
     from litgpt.model import GPT, Config
     from litgpt.utils import chunked_cross_entropy
 
@@ -207,7 +207,7 @@ def litgpt(task: Task) -> Trainer:
 
 
 def nanogpt(task: Task) -> Trainer:
-    """Return the GPT of a checkout of nanoGPT, without biases as its training script has it."""
+    """Return the GPT of a nanoGPT checkout, without biases, as in its training script."""
     assert task.nanogpt is not None
     spec = importlib.util.spec_from_file_location("nanogpt_model", task.nanogpt / "model.py")
     assert spec is not None and spec.loader is not None
@@ -229,7 +229,7 @@ def nanogpt(task: Task) -> Trainer:
 
 
 def prepared(model: nn.Module, task: Task) -> Callable[..., Any]:
-    """Return what is called for a forward pass: the model, compiled as a whole where that is asked for."""
+    """Return the callable of a forward pass: the model, or the compiled model in mode "compiled"."""
     model.train()
     return torch.compile(model) if task.mode == "compiled" else model
 
@@ -255,20 +255,20 @@ def peer(model: nn.Module, task: Task, loss_of: Callable[[Tensor, Tensor], Tenso
 
 
 def count(model: nn.Module) -> int:
-    """Return the parameters, a tied one once."""
+    """Return the number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How a program is built, and what it is beside."""
+    """Builder of a program, and the program that it is compared with."""
 
     build: Callable[[Task], Trainer]
     architecture: Architecture
     beside: str = ""
-    """Our program of the same architecture; empty: it is ours."""
+    """modelstack's program of the same architecture; empty for modelstack itself."""
     least: float = 1.0
-    """Our speed over its speed, at least."""
+    """Minimum ratio of modelstack's speed to this program's."""
 
 
 PROGRAMS: dict[str, Program] = {
@@ -281,5 +281,5 @@ PROGRAMS: dict[str, Program] = {
 
 
 def smallest(shape: Shape) -> Shape:
-    """Return a shape for runs that only show that everything works."""
+    """Return a small shape for runs that only test that everything works."""
     return replace(shape, layers=1, width=64, heads=2, kv_heads=1, inner=64, vocabulary=512, tokens=8, rows=2)

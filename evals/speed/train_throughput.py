@@ -1,13 +1,13 @@
-"""Tokens per second of training at equal architecture and precision, beside transformers, litgpt and nanoGPT.
+"""Training tokens per second at equal architecture and precision, compared with transformers, litgpt and nanoGPT.
 
-A step is forward, backward, clipping and AdamW; what exactly each program does is in `train_programs`. Each
-runs in a process of its own, and they take turns of a few steps, so that what disturbs the machine disturbs all; a
-ratio is taken turn by turn, and its interval is a bootstrap over turns. MFU is FLOPs of the products, by PaLM's
-formula 6 N + 12 L d T, over the best matrix product measured here with as many threads. That the work is equal is
-checked: parameters within 1 %, and every loss must fall.
+A step is forward, backward, clipping and AdamW; `train_programs` defines the details of each program. Each program
+runs in its own process. The programs alternate after a few steps, so that disturbances of the machine affect all
+of them. A ratio is computed turn by turn; its interval is a bootstrap over turns. MFU is the FLOPs of the matrix
+products, by PaLM's formula 6 N + 12 L d T, divided by the best matrix product measured here with as many threads.
+The benchmark checks that the work is equal: parameters within 1 %, and every loss must fall.
 
-Eager and compiled are rows of their own (`compile` is an option of a recipe; time to the first compiled step is
-told apart). The project promises its speed for eager steps, which is what a recipe has by default.
+Eager and compiled runs are separate rows (`compile` is an option of a recipe; the time to the first compiled step
+is reported separately). The project's bound applies to eager steps, the default of a recipe.
 
     python -m evals.speed.train_throughput --nanogpt CHECKOUT [--threads 2]
 """
@@ -15,189 +15,61 @@ told apart). The project promises its speed for eager steps, which is what a rec
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.train_peer_packages import peer_python
 from evals.speed.train_programs import PROGRAMS, Mode, Precision, Shape, Task, our_config, smallest
 from evals.speed.train_worker import task_to_json
-from evals.statistics import mean_interval
+from evals.speed.turns import (
+    Measured,
+    Turns,
+    add_turns_options,
+    check_learns,
+    measure_in_turns,
+    ratio_by_turn,
+    turns_of,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 OURS = "modelstack"
 MAX_PARAMETERS_APART = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """How often each program runs, and how long."""
-
-    n_warm: int = 10
-    n_turns: int = 10
-    n_steps: int = 3
-    """Of a turn."""
-
-
-@dataclass(slots=True)
-class Measured:
-    """What one program came to in one precision and mode."""
-
-    task: Task
-    n_parameters: int
-    first_s: float
-    """To the end of the first step, which compiles where that is asked for."""
-    losses: list[float]
-    seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Of each step, by turn."""
-    peak_mib: float = 0.0
-
-    @property
-    def n_tokens(self) -> int:
-        """Return the tokens of a step."""
-        return self.task.shape.rows * self.task.shape.tokens
-
-    @property
-    def speeds(self) -> list[float]:
-        """Return tokens per second of every step."""
-        return [self.n_tokens / s for turn in self.seconds for s in turn]
-
-
-class Worker:
-    """A program in its own process."""
-
-    def __init__(self, command: Sequence[str], program: str, threads: int) -> None:
-        """Start it and wait until it is built.
-
-        Args:
-            command: Starts a process that serves as `train_worker` does; `--threads` is added.
-            program: Its name.
-            threads: Of its torch.
-
-        Raises:
-            RuntimeError: It cannot be built.
-        """
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        # Threads that wait actively would take the cores from the program whose turn it is.
-        settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
-        self.child = subprocess.Popen(
-            [*command, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **settings},
-            text=True,
-        )
-        self.program = program
-        self.n_parameters = int(self._answer()["parameters"])
-
-    def steps(self, n: int) -> dict[str, Any]:
-        """Take steps; return their seconds and losses, and the peak of memory.
-
-        Raises:
-            RuntimeError: The program ended.
-        """
-        assert self.child.stdin is not None
-        self.child.stdin.write(f"{n}\n")
-        self.child.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End the program."""
-        assert self.child.stdin is not None and self.child.stdout is not None
-        self.child.kill()
-        self.child.wait()
-        self.child.stdin.close()
-        self.child.stdout.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.program} ended with {self.child.wait()}; its errors are above")
-        return json.loads(line)
-
-
-@contextmanager
-def working(command: Sequence[str], program: str, threads: int) -> Iterator[Worker]:
-    """Have a program's process, ended at the end."""
-    worker = Worker(command, program, threads)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
 def measure(tasks: Sequence[tuple[Task, Path]], turns: Turns, threads: int) -> dict[str, Measured]:
-    """Let programs take turns; return what each came to, by its name."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for task, python in tasks:
-            command = [str(python), "-m", "evals.speed.train_worker", task_to_json(task)]
-            workers[task.program] = worker = stack.enter_context(working(command, task.program, threads))
-            started = time.perf_counter()
-            first = worker.steps(1)
-            first_s = time.perf_counter() - started
-            found[task.program] = Measured(task, worker.n_parameters, first_s, first["losses"])
-        for name, worker in workers.items():
-            found[name].losses += worker.steps(turns.n_warm)["losses"]
-        names = list(workers)
-        for turn in range(turns.n_turns):
-            for name in names if turn % 2 == 0 else reversed(names):
-                answer, of_one = workers[name].steps(turns.n_steps), found[name]
-                of_one.seconds.append(answer["seconds"])
-                of_one.losses += answer["losses"]
-                of_one.peak_mib = answer["peak_mib"]
-    return found
+    """Run the programs alternately; return the measurements by program name."""
+    commands = {
+        task.program: [str(python), "-m", "evals.speed.train_worker", task_to_json(task)] for task, python in tasks
+    }
+    shape = tasks[0][0].shape
+    return measure_in_turns(commands, turns, threads, n_tokens=shape.rows * shape.tokens)
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
-    """Compare parameters, and losses at both ends.
+    """Check that models have equal sizes and that losses fall.
 
     Raises:
-        RuntimeError: A program trains another size of model, or does not train.
+        RuntimeError: a program trains another model size, or does not learn.
     """
     for name, one in found.items():
         ours = found.get(PROGRAMS[name].beside)
         if ours and abs(one.n_parameters / ours.n_parameters - 1) > MAX_PARAMETERS_APART:
             raise RuntimeError(f"{name} has {one.n_parameters} parameters and ours {ours.n_parameters}")
-        n = max(1, len(one.losses) // 4)
-        if not statistics.mean(one.losses[-n:]) < statistics.mean(one.losses[:n]):
-            raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
+        check_learns(name, one)
 
 
-def ratio_of(ours: Measured, theirs: Measured) -> tuple[float, float, float]:
-    """Return our speed over theirs, turn by turn (geometric mean of medians), and the 95 % interval."""
-    return ratio_by_turn(ours.seconds, theirs.seconds)
-
-
-def ratio_by_turn(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
-) -> tuple[float, float, float]:
-    """Return `ratio_of` for the seconds of each step, by turn."""
-    logs = [math.log(statistics.median(b) / statistics.median(a)) for a, b in zip(ours, theirs, strict=True)]
-    interval = mean_interval(logs, seed=0)
-    return math.exp(interval.value), math.exp(interval.low), math.exp(interval.high)
-
-
-def flops_per_token(one: Measured) -> float:
-    """Return 6 N + 12 L d T: the same formula for every program, parameters as it has them."""
-    shape = one.task.shape
+def flops_per_token(one: Measured, shape: Shape) -> float:
+    """Return 6 N + 12 L d T with the program's own number of parameters N."""
     return 6 * one.n_parameters + 12 * shape.layers * shape.width * shape.tokens
 
 
 def peaks(shape: Shape, threads: int) -> dict[str, tuple[float, str]]:
-    """Return the best matrix product of each precision, FLOP/s, and which that was; measured in this process."""
+    """Return the FLOP/s and name of the best matrix product of each precision, measured in this process."""
     import torch
 
     from modelstack.architecture.cpu_products import multiply_by_onednn
@@ -215,7 +87,7 @@ def peaks(shape: Shape, threads: int) -> dict[str, tuple[float, str]]:
 
 
 def figures_of(
-    what: str, mode: Mode, found: dict[str, Measured], peak: float
+    what: str, mode: Mode, found: dict[str, Measured], peak: float, shape: Shape
 ) -> tuple[list[Figure], list[Comparison]]:
     """Return the figures and comparisons of one precision and mode."""
     figures: list[Figure] = []
@@ -223,12 +95,12 @@ def figures_of(
     speeds = {name: statistics.median(one.speeds) for name, one in found.items()}
     for name, one in found.items():
         program = PROGRAMS[name]
-        figures.append(Figure(f"{what}: MFU of {name}", flops_per_token(one) * speeds[name] / peak, ""))
+        figures.append(Figure(f"{what}: MFU of {name}", flops_per_token(one, shape) * speeds[name] / peak, ""))
         if mode == "compiled":
             figures.append(Figure(f"{what}: first step of {name}", one.first_s, "s"))
         if (ours := found.get(program.beside)) is None:
             continue
-        ratio, low, high = ratio_of(ours, one)
+        ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
         bound = program.least if mode == "eager" else None
         figures.append(Figure(f"{what}: speed beside {name}", ratio, "x", low, high, bound, "at least"))
         figures.append(Figure(f"{what}: peak memory beside {name}", ours.peak_mib / one.peak_mib, "x"))
@@ -240,22 +112,22 @@ def figures_of(
     return figures, comparisons
 
 
-def print_table(what: str, found: dict[str, Measured], peak: float) -> None:
-    """Print what each program came to: median speed with its quartiles, and what stands beside it."""
+def print_table(what: str, found: dict[str, Measured], peak: float, shape: Shape) -> None:
+    """Print each program's median speed with quartiles, and its comparison with modelstack."""
     for name, one in found.items():
         speeds = sorted(one.speeds)
         quarter = len(speeds) // 4
         speed = statistics.median(speeds)
         line = [
             f"{what:13} {name:17} {speed:7.0f} tokens/s ({speeds[quarter]:.0f}-{speeds[-1 - quarter]:.0f})",
-            f"MFU {flops_per_token(one) * speed / peak:5.1%}",
+            f"MFU {flops_per_token(one, shape) * speed / peak:5.1%}",
             f"{one.peak_mib:5.0f} MiB",
             f"{one.n_parameters / 1e6:.2f}M",
-            f"loss {one.losses[0]:.2f} to {one.losses[-1]:.2f}",
+            f"loss {one.values[0]:.2f} to {one.values[-1]:.2f}",
             f"first step {one.first_s:.1f} s",
         ]
         if (ours := found.get(PROGRAMS[name].beside)) is not None:
-            ratio, low, high = ratio_of(ours, one)
+            ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
             line.append(f"ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x")
         print("  ".join(line), flush=True)
 
@@ -275,13 +147,13 @@ def run(
 
     Args:
         programs: Names of `PROGRAMS`, each with the interpreter that runs it.
-        shape: What they train.
-        turns: How much is measured.
-        threads: Of each program, and of the peak.
-        precisions: Which.
-        modes: Which.
-        nanogpt: A checkout, where nanoGPT is one of the programs.
-        on_peaks: Is told the measured peaks.
+        shape: Shape of models and batches.
+        turns: Number of turns and steps.
+        threads: Number of threads of each program and of the peak measurement.
+        precisions: Precisions to measure.
+        modes: Modes to measure.
+        nanogpt: Checkout of nanoGPT if it is among the programs.
+        on_peaks: Called with a description of each measured peak.
     """
     known = peaks(shape, threads)
     for flops, source in known.values():
@@ -294,8 +166,8 @@ def run(
             tasks = [(Task(name, precision, mode, shape, nanogpt), python) for name, python in programs]
             found = measure(tasks, turns, threads)
             check_equal_work(found)
-            print_table(what, found, known[precision][0])
-            new_figures, new_comparisons = figures_of(what, mode, found, known[precision][0])
+            print_table(what, found, known[precision][0], shape)
+            new_figures, new_comparisons = figures_of(what, mode, found, known[precision][0], shape)
             figures += new_figures
             comparisons += new_comparisons
     parameters = {
@@ -314,11 +186,11 @@ def _versions() -> dict[str, str]:
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Return the programs with their interpreters, and why some are missing."""
+    """Return the programs with their interpreters, and the reasons why some are missing."""
     wanted = options.program or list(PROGRAMS)
     ours, notes = Path(sys.executable), list[str]()
     if "nanoGPT" in wanted and options.nanogpt is None:
-        notes.append("nanoGPT not measured: no checkout was named (--nanogpt, or NANOGPT in the environment)")
+        notes.append("nanoGPT not measured: no checkout was given (--nanogpt, or NANOGPT in the environment)")
         wanted = [name for name in wanted if name != "nanoGPT"]
     interpreters = dict.fromkeys(wanted, ours)
     if "litgpt" in wanted:
@@ -331,19 +203,16 @@ def chosen(options: argparse.Namespace) -> tuple[list[tuple[str, Path]], list[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken, 2 after a wrong use."""
+    """Run the benchmark; return 1 if a bound is broken, 2 after invalid arguments, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     named = os.environ.get("NANOGPT")
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT", default=Path(named) if named else None)
-    parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
-    parser.add_argument("--precision", action="append", choices=get_args(Precision), help="both unless named")
-    parser.add_argument("--mode", action="append", choices=get_args(Mode), help="both unless named")
+    parser.add_argument(
+        "--precision", action="append", choices=get_args(Precision), help="precision to measure; default: both"
+    )
+    parser.add_argument("--mode", action="append", choices=get_args(Mode), help="mode to measure; default: both")
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-training"), help="environment of litgpt")
-    parser.add_argument("--warm", type=int, default=10, help="steps of each program before the timed ones")
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=3, help="of each program in each turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--tiny", action="store_true", help="a model that only shows that everything works")
+    add_turns_options(parser, PROGRAMS, Turns())
     add_result_option(parser)
     options = parser.parse_args(argv)
     if options.nanogpt is not None and not (options.nanogpt / "model.py").is_file():
@@ -355,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(
         programs,
         shape=smallest(Shape()) if options.tiny else Shape(),
-        turns=Turns(options.warm, options.turns, options.steps),
+        turns=turns_of(options),
         threads=options.threads,
         precisions=options.precision or get_args(Precision),
         modes=options.mode or get_args(Mode),
@@ -364,10 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = BenchmarkResult(
         result.figures, result.comparisons, result.curves, result.parameters, (*result.notes, *notes)
     )
-    write_result(options.result, result)
-    for figure in result.broken:
-        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
-    return 1 if result.broken else 0
+    return finish(options.result, result)
 
 
 if __name__ == "__main__":

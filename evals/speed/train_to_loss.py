@@ -1,10 +1,10 @@
-"""Tokens and time to nanoGPT's own final bits per byte: its recipe beside ours, on the same bytes.
+"""Tokens and time to reach nanoGPT's final bits per byte, with its recipe and with modelstack's.
 
-nanoGPT's model trains by its recipe to its end; what it reaches on held-out text, averaged over seeds, is the
-target. Ours has no more parameters, plans its end beforehand at less than half of those tokens, and must be at
-the target there. As in modded-nanogpt's rule for records, what counts is the mean over seeds with one-sided
-p < 0.01, here with both programs' spread (Welch). Runs take turns, seed by seed; each is kept as a file, so a
-stopped benchmark goes on where it was. No recipe was chosen by the documents that the figures are of
+nanoGPT's model is trained to the end of its recipe; its held-out bits per byte, averaged over seeds, are the
+target. modelstack's model has at most as many parameters, its schedule ends at less than half of those tokens, and
+it must reach the target there. As in modded-nanogpt's rule for records, the mean over seeds counts, with one-sided
+p < 0.01, here including the spread of both programs (Welch). Runs alternate, seed by seed. Each outcome is stored
+as a file, so an interrupted benchmark resumes. No recipe was chosen on the documents that the figures use
 (`loss_corpus`); both are in `loss_recipes`.
 
     python -m evals.speed.train_to_loss --nanogpt CHECKOUT [--tuned] [--seeds 3] [--keep FOLDER]
@@ -51,16 +51,16 @@ _OUTCOME = TypeAdapter(Outcome)
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One side of the comparison."""
+    """A side of the comparison."""
 
     name: str
     recipe: BaseModel
     train: Callable[[int], Outcome]
-    """From a seed."""
+    """Trains with the given seed and returns the outcome."""
 
 
 def kept(program: Program, seed: int, corpus: LossCorpus, folder: Path) -> Outcome:
-    """Return a run's outcome: of the file that the same run left, or of the run, which is made now."""
+    """Return a run's outcome, from the stored file of an identical run or by training now."""
     identity = [program.recipe.model_dump(mode="json"), corpus.sha256, torch.get_num_threads(), torch.__version__]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{program.name}-{digest}-seed{seed}.json"
@@ -74,7 +74,7 @@ def kept(program: Program, seed: int, corpus: LossCorpus, folder: Path) -> Outco
 def outcomes(
     programs: Sequence[Program], n_seeds: int, corpus: LossCorpus, folder: Path
 ) -> dict[str, list[Outcome]]:
-    """Return all runs' outcomes by program; they take turns, and who goes first changes."""
+    """Return all runs' outcomes by program; programs alternate, and so does their order."""
     found: dict[str, list[Outcome]] = {program.name: [] for program in programs}
     for seed in range(n_seeds):
         for program in programs if seed % 2 == 0 else reversed(programs):
@@ -89,7 +89,10 @@ def outcomes(
 
 
 def p_not_below(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return Welch's one-sided p that the mean of `ours` is not below that of `theirs`; NaN for fewer than two."""
+    """Return Welch's one-sided p for the hypothesis that the mean of `ours` is not below that of `theirs`.
+
+    NaN for fewer than two values.
+    """
     from scipy.stats import ttest_ind
 
     if min(len(ours), len(theirs)) < 2:
@@ -98,7 +101,7 @@ def p_not_below(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def figures(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> tuple[Figure, ...]:
-    """Return what the benchmark promises: the target reached, and by how many tokens and seconds less."""
+    """Return the figures: difference to the target, its p value, and the ratios of tokens and seconds."""
     pairs = list(zip(ours, theirs, strict=True))
     bits = [o.bits_per_byte for o in ours], [o.bits_per_byte for o in theirs]
     gap = statistics.mean(bits[0]) - statistics.mean(bits[1])
@@ -120,7 +123,7 @@ def _ratio(name: str, pairs: Sequence[tuple[float, float]], bound: float | None 
 
 
 def curves(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Curves:
-    """Return both training losses, mean over seeds and a span of tokens, as far as ours goes."""
+    """Return both training losses up to the end of `ours`, averaged over seeds and spans of tokens."""
     end = ours[0].n_tokens
     x = tuple(end * (k + 1) / N_CURVE_POINTS for k in range(N_CURVE_POINTS))
     lines = {OURS: _smoothed(ours, x), THEIRS: _smoothed(theirs, x)}
@@ -128,7 +131,7 @@ def curves(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Curves:
 
 
 def _smoothed(runs: Sequence[Outcome], x: Sequence[float]) -> tuple[float, ...]:
-    """Return the mean of the losses between each point and the one before."""
+    """Return the mean loss between each point of `x` and the one before."""
     per_step = runs[0].n_tokens / len(runs[0].losses)
     borders = [0, *(max(1, round(end / per_step)) for end in x)]
     spans = [(min(a, b - 1), b) for a, b in pairwise(borders)]
@@ -136,7 +139,10 @@ def _smoothed(runs: Sequence[Outcome], x: Sequence[float]) -> tuple[float, ...]:
 
 
 def programs(corpus: LossCorpus, checkout: Path | None, *, is_tuned: bool, is_quick: bool) -> list[Program]:
-    """Return ours, and nanoGPT where there is a checkout: with its own recipe, or one tuned for so few tokens."""
+    """Return modelstack's program, and nanoGPT's if there is a checkout.
+
+    `is_tuned` uses nanoGPT's recipe tuned for few tokens instead of its own.
+    """
     ours, theirs = OURS_RECIPE, NANOGPT_TUNED if is_tuned else NANOGPT
     if is_quick:
         ours, theirs = shortened(ours), shortened(theirs)
@@ -148,11 +154,13 @@ def programs(corpus: LossCorpus, checkout: Path | None, *, is_tuned: bool, is_qu
 
 
 def report(found: dict[str, list[Outcome]], parameters: dict[str, str]) -> BenchmarkResult:
-    """Return figures, comparisons and curves; without nanoGPT, ours alone."""
+    """Return figures, comparisons and curves; without nanoGPT, only modelstack's figures."""
     ours, theirs = found[OURS], found.get(THEIRS)
     if theirs is None:
         alone = Figure("bits per byte of ours", statistics.mean(o.bits_per_byte for o in ours), "bits per byte")
-        note = "No checkout of nanoGPT was named (--nanogpt, or NANOGPT in the environment): ours alone."
+        note = (
+            "No checkout of nanoGPT was given (--nanogpt, or NANOGPT in the environment): only ours was measured."
+        )
         return BenchmarkResult((alone,), parameters=parameters, notes=(note,))
     return BenchmarkResult(
         figures=figures(ours, theirs),
@@ -177,14 +185,14 @@ COMPARED: tuple[tuple[str, str, Callable[[Outcome], float]], ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken, 2 after a wrong use."""
+    """Run the benchmark; return 1 if a bound is broken, 2 after invalid arguments, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     named = os.environ.get("NANOGPT")
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", default=Path(named) if named else None)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", default=KEEP, help="where shards and runs are kept")
-    parser.add_argument("--tuned", action="store_true", help="nanoGPT's batch and rate tuned for so few tokens")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", default=KEEP, help="folder of shards and outcomes")
+    parser.add_argument("--tuned", action="store_true", help="use nanoGPT's recipe tuned for few tokens")
+    parser.add_argument("--quick", action="store_true", help="a few steps that only test that the benchmark works")
     add_result_option(parser)
     options = parser.parse_args(argv)
     try:

@@ -1,7 +1,7 @@
-"""A program in a process of its own: takes as many steps as a line on its input asks for, and tells the times.
+"""Runs a program in its own process: takes as many steps as each input line asks for, and reports their times.
 
-Speaks JSON, one object a line: first what was built, then an answer to each line. What the program itself prints
-goes to the error stream.
+The protocol is JSON, one object per line: first a description of the built program, then one answer per input
+line. The program's own output goes to the error stream.
 
     python -m evals.speed.train_worker '{"program": "litgpt", ...}' --threads 2
 """
@@ -24,12 +24,12 @@ from evals.speed.train_programs import Shape, Task, build, losses
 
 
 def task_to_json(task: Task) -> str:
-    """Return a task as a line."""
+    """Return a task as one line of JSON."""
     return json.dumps(asdict(task) | {"nanogpt": str(task.nanogpt) if task.nanogpt else None})
 
 
 def task_from_json(line: str) -> Task:
-    """Read a task."""
+    """Parse a task."""
     json_ = json.loads(line)
     checkout = Path(json_["nanogpt"]) if json_["nanogpt"] else None
     return Task(json_["program"], json_["precision"], json_["mode"], Shape(**json_["shape"]), checkout)
@@ -50,11 +50,12 @@ def main() -> int:
 
 
 def serve(ready: Callable[[], tuple[int, Callable[[], float]]], threads: int) -> int:
-    """Build a program, then take as many of its steps as each line of the input asks for, until the input ends.
+    """Build a program, then take as many steps as each input line asks for, until the input ends.
 
     Args:
-        ready: Builds it; returns its number of parameters and what takes one step and gives the loss.
-        threads: Of torch.
+        ready: Builds the program; returns its number of parameters and a function that takes a step and returns
+            the loss.
+        threads: Number of torch's threads.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -76,11 +77,11 @@ def _steps(step: Any, n: int) -> dict[str, Any]:
         started = time.perf_counter()
         found.append(step())
         seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds, "losses": found, "peak_mib": _peak_mib()}
+    return {"seconds": seconds, "values": found, "peak_mib": _peak_mib()}
 
 
 def _peak_mib() -> float:
-    """Return the most memory that the process has had, MiB."""
+    """Return the process's peak resident memory in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

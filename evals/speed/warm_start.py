@@ -1,8 +1,8 @@
-"""First token of a cold process and of later ones, which find the prompt's fixed part on disk.
+"""Time to first token of a cold process and of later ones, which restore the prompt's fixed part from disk.
 
-Each process is a fresh interpreter that loads the model, asks one question with 15 tools and reports when the
-first token came: from the request, with the engine loaded, and from the start of the process. The replies of the
-first and the second process must be equal, token for token. `prefix_reuse` runs this, too.
+Each process is a new interpreter that loads the model, asks one question with 15 tools, and reports the time to
+the first token: from the request (with the engine loaded), and from the start of the process. The replies of the
+first and the second process must be equal, token for token. `prefix_reuse` runs this benchmark too.
 
     python -m evals.speed.warm_start --gguf MODEL.gguf
 """
@@ -23,7 +23,7 @@ from typing import Any
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
 MAX_FIRST_TOKEN_S, MIN_RATIO = 0.3, 10.0
-"""Promises for the processes behind the first one, on two idle cores."""
+"""Bounds for the processes after the first one, on two idle cores."""
 REPLY_TOKENS = 24
 INSTRUCTIONS = "You work in a small company's office. Use the tools; answer in one or two sentences."
 QUESTIONS = ("Which files are in the folder invoices?", "How many customers does the table customers have?")
@@ -48,18 +48,18 @@ TOOLS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ProcessTimes:
-    """Report of one process, times in seconds."""
+    """Report of one process; times in seconds."""
 
     imported_s: float
-    """From the start of the process until the model's code was imported."""
+    """From the start of the process to the end of the imports."""
     loaded_s: float
-    """From there until the engine was loaded."""
+    """From the end of the imports until the engine is loaded."""
     first_token_s: float
-    """From the request to the first token, with the engine loaded; grammar and prompt are made meanwhile."""
+    """From the request to the first token, with the engine loaded; includes building grammar and prompt."""
     since_start_s: float
     """From the start of the process to the first token."""
     engine_s: float
-    """The part of `first_token_s` within the engine: restoring, evaluating, sampling."""
+    """Part of `first_token_s` within the engine: restoring, evaluating, sampling."""
     n_prompt: int
     n_restored: int
     n_prefilled: int
@@ -73,28 +73,28 @@ class WarmStart:
     model: str
     cold: ProcessTimes
     second: ProcessTimes
-    """Asks the same."""
+    """Asks the same question."""
     third: ProcessTimes
-    """Asks something else."""
+    """Asks another question."""
     state_bytes: int
 
     @property
     def ratio(self) -> float:
-        """How many times longer the cold process takes to its first token."""
+        """Ratio of the cold process's time to first token to that of the slower later process."""
         return self.cold.first_token_s / max(self.second.first_token_s, self.third.first_token_s)
 
 
 def measure(model: str) -> WarmStart:
-    """Start three processes one after another over one new prompt cache.
+    """Start three processes one after another on one new prompt cache.
 
     Raises:
-        RuntimeError: a process failed, or the second one replied otherwise than the first.
+        RuntimeError: a process failed, or the second one's reply differs from the first one's.
     """
     with tempfile.TemporaryDirectory() as folder:
         cold, second, third = (_process(model, folder, question) for question in (0, 0, 1))
         state_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.kv"))
     if cold.reply_ids != second.reply_ids:
-        raise RuntimeError(f"{model}: restored, the reply is {second.reply_ids}, evaluated {cold.reply_ids}")
+        raise RuntimeError(f"{model}: the reply is {second.reply_ids} after a restore, {cold.reply_ids} without")
     return WarmStart(Path(model).name, cold, second, third, state_bytes)
 
 
@@ -174,7 +174,7 @@ def work(model: str, folder: str, question: int, started: float) -> ProcessTimes
 
 
 def report(found: WarmStart) -> bool:
-    """Print a table; return whether the promises hold."""
+    """Print a table; return whether the bounds hold."""
     print(f"\n{found.model}: a prompt of {found.cold.n_prompt} tokens with {len(TOOLS)} tools, fresh processes")
     print(f"{'process':<22}{'restored':>9}{'prefilled':>10}{'first token s':>15}{'engine':>8}", end="")
     print(f"{'since start':>13}{'imports':>9}{'load':>7}")
@@ -193,7 +193,7 @@ def report(found: WarmStart) -> bool:
 
 
 def to_result(found: WarmStart) -> BenchmarkResult:
-    """Return the figures of one model."""
+    """Convert the figures of one model to the common result type."""
     later = max(found.second.first_token_s, found.third.first_token_s)
     title = f"first token of a process with {len(TOOLS)} tools, {found.model}"
     return BenchmarkResult(
@@ -210,7 +210,7 @@ def to_result(found: WarmStart) -> BenchmarkResult:
 
 
 def main() -> int:
-    """Measure the named models, or be one of their processes."""
+    """Measure the named models, or run as one of their processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gguf", action="append", metavar="FILE", help="a model's file; default: smollm2-135m")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)

@@ -1,1 +1,1 @@
-"""Structured output: valid, and right, on real JSON Schemas."""
+"""Structured output: validity and correctness on real JSON Schemas."""

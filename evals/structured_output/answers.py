@@ -1,15 +1,13 @@
-"""What an answer says, and how far it agrees with what was expected.
+"""Parses an answer and compares it with the expected value.
 
-Reading. Strict: the whole text is one JSON value, as `json.loads` of an application would have it (NaN and
-Infinity are no JSON). Lenient: else the content of the first code fence, else the first JSON object or list in the
-text.
+Parsing. Strict: the whole text is one JSON value, as for `json.loads` in an application (NaN and Infinity are not
+JSON). Lenient: otherwise the content of the first code fence, otherwise the first JSON object or list in the text.
 
-Comparing. A value is the set of its leaves, each a path and a scalar. Two strings are the same after NFKC,
-typographic quotes and dashes made plain, case folded, runs of white space made one space, and the ends stripped.
-Numbers are the same by value (1 is 1.0), but a number is no string and true is not 1. A property that is null
-counts as absent. Exact match: the same leaves, lists in order. Field F1: precision and recall over leaves, where
-the position in a list does not count, so one missing element costs one leaf; the value-level measure of slot
-filling.
+Comparison. A value is the set of its leaves; a leaf is a path and a scalar. Two strings are equal after NFKC,
+plain quotes and dashes for typographic ones, case folding, single spaces for white space, and stripping. Numbers
+are equal by value (1 is 1.0), but a number never equals a string, and true is not 1. A null property counts as
+absent. Exact match: the same leaves, lists in order. Field F1: precision and recall over leaves, ignoring
+positions in lists, so that one missing element costs one leaf; this is the value-level measure of slot filling.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_STARTS = 32
-"""Places at which JSON is looked for in a text: enough for prose, and a limit on what noise can cost."""
+"""Maximum number of positions at which JSON is searched; enough for prose, and a bound on the cost of noise."""
 
 _FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\r?\n?(.*?)```", re.DOTALL)
 _START = re.compile(r"[\[{]")
@@ -31,19 +29,19 @@ _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "
 
 Path = tuple[str | int, ...]
 Leaf = tuple[str, Any]
-"""The kind of a scalar, and the scalar normalised."""
+"""Type name and normalised value of a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A JSON value, if there was one."""
+    """Result of parsing; `value` is meaningful only if `parsed`."""
 
     parsed: bool
     value: Any = None
 
 
 def read_strictly(text: str) -> Reading:
-    """Read a text that must be JSON as a whole."""
+    """Parse a text that must be JSON as a whole."""
     try:
         return Reading(True, json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError):
@@ -51,7 +49,7 @@ def read_strictly(text: str) -> Reading:
 
 
 def read_leniently(text: str) -> Reading:
-    """Read the JSON in a text: the whole, the first code fence, or the first object or list."""
+    """Parse the JSON in a text: the whole text, the first code fence, or the first object or list."""
     whole = read_strictly(text)
     if whole.parsed:
         return whole
@@ -72,12 +70,12 @@ def read_leniently(text: str) -> Reading:
 
 
 def same(expected: Any, answer: Any) -> bool:
-    """Say whether two values match exactly, under the rules above."""
+    """Return whether two values match exactly, by the rules of this module."""
     return dict(leaves(expected)) == dict(leaves(answer))
 
 
 def field_f1(expected: Any, answer: Any) -> float:
-    """Return the F1 of the answer's leaves; two values without leaves agree."""
+    """Return the F1 of the answer's leaves; two values without leaves score 1."""
     wanted, given = (Counter(_without_positions(value)) for value in (expected, answer))
     n_shared = sum((wanted & given).values())
     n_all = sum(wanted.values()) + sum(given.values())
@@ -85,8 +83,8 @@ def field_f1(expected: Any, answer: Any) -> float:
 
 
 def leaves(value: Any) -> Iterator[tuple[Path, Leaf]]:
-    """Yield path and scalar of every leaf; an empty object or list inside a value is a leaf of its own."""
-    waiting: list[tuple[Path, Any]] = [((), value)]  # no recursion: a model may nest as deep as it likes
+    """Yield path and scalar of every leaf; an empty object or list inside a value counts as a leaf."""
+    waiting: list[tuple[Path, Any]] = [((), value)]  # no recursion, because a model may nest arbitrarily deeply
     while waiting:
         path, node = waiting.pop()
         if isinstance(node, dict):
@@ -119,4 +117,4 @@ def _normal(scalar: Any) -> Leaf:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

@@ -1,11 +1,11 @@
-"""What the grammars do with real schemas: enforced, checked afterwards, or refused, and how long compiling takes.
+"""Coverage of real schemas by the grammars: enforced, checked afterwards, or refused; and compile times.
 
-Every keyword of a schema has one of three fates (`modelstack.toolcalls.grammar.coverage`): the token masks
-enforce it; the grammar leaves it out and the answer is checked against it after decoding; or the schema is
-refused, by name of the keyword. What is neither is "open": a pattern with look-around or back-references, which
-no engine takes and which the check passes over, since it runs in linear time. A `format` that is in no table
-constrains nothing in either place and is listed as an annotation. Compile times are CPU times and those of a
-vocabulary, so the model whose vocabulary it is belongs to the figures.
+Every keyword of a schema has one of three fates (`modelstack.toolcalls.grammar.coverage`): the token masks enforce
+it; the grammar omits it and the answer is checked against it after decoding; or the schema is refused, naming the
+keyword. A keyword that is neither enforced nor checked is "open": a pattern with look-around or back-references,
+which no engine accepts and which the check skips because it runs in linear time. An unknown `format` constrains
+nothing in either place and is listed as an annotation. Compile times are CPU times and depend on the vocabulary,
+so the model must be stated with the figures.
 
     python -m evals.structured_output.coverage --data FILE_OR_FOLDER [--model smollm2-135m] [--engine llguidance]
         [--sample N --seed S] [--json found.jsonl]
@@ -37,36 +37,36 @@ from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
 Outcome = Literal["enforced", "checked", "open", "refused"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 MAX_COMPILE_CPU_S = 10.0
-"""A schema that takes longer counts as refused; a thousand times what schemas of tools take."""
+"""CPU seconds after which a schema counts as refused; a thousand times the time of a tool's schema."""
 N_REASONS = 20
-"""Reasons for refusing that a table lists, the most frequent first."""
+"""Maximum number of refusal reasons in a table, the most frequent first."""
 
 
 class TookTooLong(Exception):
-    """Compiling exceeded its CPU time."""
+    """Raised if compiling exceeds its CPU time."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaCoverage:
-    """What one engine does with one schema; JSON-able."""
+    """Result of one engine on one schema; can be written as JSON."""
 
     outcome: Outcome
     compile_cpu_s: float
-    """Of the compiling thread; wall time on a shared machine is not comparable."""
+    """CPU seconds of the compiling thread; wall time on a shared machine is not comparable."""
     enforced: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Uses of each keyword that the masks enforce."""
+    """Number of uses of each keyword that the masks enforce."""
     checked: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Uses of each keyword that only the check after decoding decides."""
+    """Number of uses of each keyword that only the check after decoding decides."""
     open: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Uses of each keyword that nothing decides."""
+    """Number of uses of each keyword that nothing checks."""
     annotations: int = 0
-    """Formats that constrain nothing."""
+    """Number of formats that constrain nothing."""
     refused_keyword: str = ""
     why: str = ""
 
 
 def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:
-    """Compile a schema as that of an answer, with a compiler whose policy is "check"."""
+    """Compile a schema as an answer's schema, with a compiler of policy "check"."""
     start = time.thread_time()
     try:
         coverage = compiler.compile(ResponseFormat(answer=schema)).coverage
@@ -79,8 +79,8 @@ def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverag
         return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="schema", why=why)
     except TookTooLong:
         raise
-    except Exception as error:  # a defect of the compiler is a finding; it must not hide the other schemas
-        why = f"the compiler failed with {type(error).__name__}, which is a defect of ours"
+    except Exception as error:  # a compiler defect is reported as a result, so that the other schemas still run
+        why = f"the compiler failed with {type(error).__name__}, which is a defect of this project"
         return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="(defect)", why=why)
     compile_cpu_s = time.thread_time() - start
     undecidable = _undecidable(modernise(schema)) if coverage.checked else set()
@@ -96,7 +96,7 @@ def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverag
 
 
 def _undecidable(schema: Any) -> set[str]:
-    """Return the places of patterns that the check after decoding passes over."""
+    """Return the pointers of patterns that the check after decoding skips."""
     patterns = {"pattern": lambda value: [value], "patternProperties": list}
     return {
         _place(use)
@@ -114,12 +114,12 @@ def _is_linear(pattern: str) -> bool:
 
 
 def _place(use: KeywordUse) -> str:
-    """Return a pointer in which `oneOf` and `anyOf` are one: the compiler turns the first into the second."""
+    """Return a pointer with `anyOf` for `oneOf`, because the compiler converts the latter to the former."""
     return use.pointer.replace("/oneOf/", "/anyOf/")
 
 
 def cover_within(limit_s: float, schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:
-    """Cover a schema, and count it as refused where that takes more CPU time; main thread only."""
+    """Cover a schema; count it as refused if it exceeds the CPU time. Only for the main thread."""
     try:
         with _cpu_limit(limit_s):
             return cover(schema, compiler)
@@ -130,7 +130,7 @@ def cover_within(limit_s: float, schema: Mapping[str, Any], compiler: GrammarCom
 
 @contextmanager
 def _cpu_limit(limit_s: float) -> Generator[None]:
-    """Raise TookTooLong inside the block; where there are no such timers (Windows), never."""
+    """Raise TookTooLong inside the block after `limit_s` CPU seconds; without timers (Windows), never."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -148,7 +148,7 @@ def _cpu_limit(limit_s: float) -> Generator[None]:
 
 
 def coverage_tables(found: Mapping[str, Sequence[SchemaCoverage]]) -> list[Table]:
-    """Return shares and compile times, keywords, and reasons for refusing, engine beside engine."""
+    """Return tables of shares and compile times, keywords, and refusal reasons, with the engines side by side."""
     tables = [
         Table(
             "Schemas: what the grammar does with them (share, 95 % interval)",
@@ -202,7 +202,7 @@ def _summary(engine: str, coverages: Sequence[SchemaCoverage]) -> tuple[str, ...
 
 
 def _keyword_table(found: Mapping[str, Sequence[SchemaCoverage]]) -> Table:
-    """Count uses of each keyword by what happens to them."""
+    """Count the uses of each keyword by fate."""
     counts = {
         engine: [_sum(getattr(c, fate) for c in coverages) for fate in ("enforced", "checked", "open")]
         for engine, coverages in found.items()
@@ -249,14 +249,16 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="JSON lines (.zst too), or a folder of schemas")
-    parser.add_argument("--model", default="smollm2-135m", help="whose vocabulary the grammars are compiled for")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="one engine only; all by default")
-    parser.add_argument("--sample", type=int, metavar="N", help="only N schemas, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="for the drawing")
     parser.add_argument(
-        "--max-cpu-s", type=float, default=MAX_COMPILE_CPU_S, help="CPU seconds that compiling a schema may take"
+        "--model", default="smollm2-135m", help="model whose vocabulary the grammars are compiled for"
     )
-    parser.add_argument("--json", type=Path, help="also write what was found, one line a schema and engine")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="engine to measure; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of schemas, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing")
+    parser.add_argument(
+        "--max-cpu-s", type=float, default=MAX_COMPILE_CPU_S, help="maximum CPU seconds for compiling a schema"
+    )
+    parser.add_argument("--json", type=Path, help="also write the results here, one line per schema and engine")
     options = parser.parse_args()
     progress = Console(stderr=True)
     found: dict[str, list[SchemaCoverage]] = {}

@@ -1,4 +1,4 @@
-"""Bars of the measures with and without the grammar."""
+"""Bar plots of the measures with and without the grammar."""
 
 from __future__ import annotations
 

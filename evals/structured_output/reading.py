@@ -1,14 +1,16 @@
-"""Cases and schemas from a user's file: JSON lines (plain or zstandard), or a folder of JSON Schema files.
+"""Reads cases and schemas from a user's file: JSON lines (plain or zstandard), or a folder of JSON Schema files.
 
-Three kinds of rows, told apart by their keys:
+Three kinds of rows, distinguished by their keys:
+
 - a case: `{"id", "prompt", "schema", "expected"?, "source"?, "license"?}`;
-- an example of tool calling: `{"id", "tools", "messages", "calls", "source"?, "license"?, "split"?}`; it becomes
-  a case where one user message leads to one call: "extract the arguments". Rows of a training split are left
-  out, and so are gold calls that break their own schema: no grammar lets a model write them;
-- a tool's schema: `{"name", "parameters", "description"?, "origin"?, "source"?, "license"?}`; there is nothing to
-  compare with, so only validity is scored. A `*.json` file of a folder is one such schema.
+- an example of tool calling: `{"id", "tools", "messages", "calls", "source"?, "license"?, "split"?}`. It becomes a
+  case "extract the arguments" if one user message leads to one call. Rows of a training split are skipped, and so
+  are gold calls that violate their own schema, because no grammar lets a model write them;
+- a tool's schema: `{"name", "parameters", "description"?, "origin"?, "source"?, "license"?}`. It has no expected
+  value, so only validity is scored. A `*.json` file of a folder is one such schema.
 
-The file is untrusted: a line has a limit, and what a row lacks is a UserError with file, line and fix.
+The file is untrusted: the length of a line is limited, and a missing part of a row raises a UserError with file,
+line and fix.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from modelstack.errors import UserError as FileError
 from modelstack.zstd_files import open_unpacked
 
 MAX_LINE_CHARACTERS = 4_000_000
-"""A line beyond this is no case; without a limit one line of a compressed file could fill the memory."""
+"""Maximum characters of a line; without a limit, one line of a compressed file could fill the memory."""
 _FORMS = (
     'a case {"id", "prompt", "schema", "expected"?}, an example of tool calling {"id", "tools", "messages", '
     '"calls"}, or a tool\'s schema {"name", "parameters"}'
@@ -37,7 +39,7 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question and the schema of its answer."""
+    """A question and the schema of its answer."""
 
     id: str
     prompt: str
@@ -52,7 +54,7 @@ def read_items(path: Path) -> list[Item]:
     """Return the items of a file or folder, in order, with unique ids.
 
     Raises:
-        UserError: the path is missing, cannot be read, holds no item, or a row is none of the three kinds.
+        UserError: the path is missing, cannot be read, or holds no item, or a row is not of a known kind.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: give data=FILE with JSON lines, each {_FORMS}.")
@@ -67,14 +69,14 @@ def read_items(path: Path) -> list[Item]:
         raise UserError(str(error)) from error
     if not found:
         raise UserError(
-            f"{path} holds no case: each line must be {_FORMS}; of tool-calling examples only those count that "
-            f"are no training data and lead from one user message to one call that fits its schema."
+            f"{path} holds no case: each line must be {_FORMS}; tool-calling examples count only if they "
+            f"are not training data and lead from one user message to one call that fits its schema."
         )
     return list(_with_unique_ids(found, path))
 
 
 def draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
-    """Return `n` items drawn at random without repetition, in the order of the file; all where there are no more.
+    """Return `n` items drawn at random without repetition, in the order of the file; all items if there are fewer.
 
     Raises:
         UserError: `n` is below 1.
@@ -86,7 +88,7 @@ def draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line that is not blank."""
+    """Yield number and text of each line that is not blank."""
     with io.TextIOWrapper(open_unpacked(path), encoding="utf-8") as text:
         n = 0
         try:
@@ -109,7 +111,7 @@ def _schema_files(folder: Path) -> Iterator[Item]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
         schema = _parsed(text, str(path))
-        # A folder of schemas also holds package files, test data and the like: a schema says that it is one.
+        # A folder of schemas also holds package files and test data; only files with a schema's keys are taken.
         if isinstance(schema, dict) and ("$schema" in schema or "properties" in schema):
             name = path.relative_to(folder).as_posix()
             title = schema.get("title") or schema.get("description") or path.stem
@@ -117,7 +119,7 @@ def _schema_files(folder: Path) -> Iterator[Item]:
 
 
 def _item(line: str, where: str) -> Item | None:
-    """Return the item of a row, None where the row is one that is left out."""
+    """Return the item of a row, or None if the row is skipped."""
     row = _parsed(line, where)
     if isinstance(row, dict):
         if "schema" in row and "prompt" in row:
@@ -126,7 +128,7 @@ def _item(line: str, where: str) -> Item | None:
             return _tool_calling(row, where)
         if "parameters" in row and "name" in row:
             return _tool_schema(row, where)
-    raise UserError(f"{where}: {line[:80].strip()!r} is none of the known rows: {_FORMS}.")
+    raise UserError(f"{where}: {line[:80].strip()!r} is not of a known kind: {_FORMS}.")
 
 
 def _case(row: dict[str, Any], where: str) -> Item:
@@ -191,7 +193,7 @@ def _tool_schema(row: dict[str, Any], where: str) -> Item:
 
 
 def as_object(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema of arguments with the type that arguments have, where it does not say so itself."""
+    """Return a schema of arguments with type "object" added if it declares no type."""
     return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
 
 
@@ -201,7 +203,7 @@ def _example_prompt(name: str, description: str) -> str:
 
 
 def _with_unique_ids(items: list[Item], path: Path) -> Iterator[Item]:
-    """Number the schemas that share a name; a case that shares its id with another is a mistake."""
+    """Number the schemas that share a name; two cases with the same id are an error."""
     seen: Counter[str] = Counter()
     for item in items:
         seen[item.id] += 1
@@ -209,7 +211,7 @@ def _with_unique_ids(items: list[Item], path: Path) -> Iterator[Item]:
             yield item
         elif item.has_expected:
             raise UserError(
-                f"{path}: the id {item.id!r} comes twice; ids must be unique, for runs are paired by them."
+                f"{path}: the id {item.id!r} occurs twice; ids must be unique, because runs are paired by id."
             )
         else:
             yield Item(f"{item.id}#{seen[item.id]}", item.prompt, item.schema, item.source, item.license)

@@ -1,9 +1,9 @@
-"""One answer judged: does it parse, does it fit its schema, is it right.
+"""Scores one answer: whether it parses, fits its schema, and is correct.
 
-Each figure comes twice: read strictly (the text is JSON and nothing else, as an application's `json.loads` needs
-it) and, with `_lenient`, read generously (`evals.structured_output.answers`). A run that failed scores 0 in all of
-them. The score itself is the strict task accuracy: exact match where something was expected, else validity; it
-carries the figures that a summary has room for, `figures_of` returns all of them.
+Each measure is computed twice: strictly (the whole text is JSON, as an application's `json.loads` requires) and
+leniently, with suffix `_lenient` (`evals.structured_output.answers`). A run that failed scores 0 in all of them.
+The score is the strict task accuracy: exact match if a value is expected, else validity. It contains only the
+measures shown in the summary; `figures_of` returns all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evals.structured_output.validity import Validity, check
 STRICT, LENIENT = "", "_lenient"
 MEASURES = ("parses", "valid", "closed")
 TASK_MEASURES = ("exact", "field_f1")
-"""Only where the case says what is expected."""
+"""Measures of cases with an expected value."""
 IN_SUMMARY = ("valid", "field_f1")
 
 
@@ -36,7 +36,7 @@ def score(case: Case, run: Run) -> Score:
 
 
 def figures_of(case: Case, run: Run) -> dict[str, float]:
-    """Return every measure of a run, read strictly and leniently; all 0 where it failed."""
+    """Return every measure of a run, strict and lenient; all 0 if the run failed."""
     measures = MEASURES + (TASK_MEASURES if case.data["has_expected"] else ())
     if failed_score(run) is not None:
         return {measure + suffix: 0.0 for suffix in (STRICT, LENIENT) for measure in measures}
@@ -53,7 +53,10 @@ def figures_of(case: Case, run: Run) -> dict[str, float]:
 
 
 def _read(case: Case, run: Run, suffix: str) -> Reading:
-    """Read a run's answer, taken out of `{"result": ...}` where the request had wrapped a schema of no object."""
+    """Parse a run's answer.
+
+    The value is taken out of `{"result": ...}` if the request wrapped a non-object schema.
+    """
     reading = (read_strictly if suffix == STRICT else read_leniently)(_text(run))
     value: Any = reading.value
     if case.data["wrapped"] and isinstance(value, dict) and set(value) == {"result"}:
@@ -67,13 +70,13 @@ def _text(run: Run) -> str:
 
 def _check(case: Case, reading: Reading) -> Validity:
     if not reading.parsed:
-        return Validity(False, False, "no JSON")
+        return Validity(False, False, "not JSON")
     return check(case.data["schema"], reading.value)
 
 
 def _explanation(case: Case, run: Run, strict: Reading, value: float) -> str:
     if not strict.parsed:
-        return f"no JSON as a whole: {_text(run)[:200]!r}"
+        return f"not JSON as a whole: {_text(run)[:200]!r}"
     verdict = _check(case, strict)
     if not verdict.valid:
         return f"does not fit the schema: {verdict.why}"

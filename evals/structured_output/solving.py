@@ -1,9 +1,9 @@
-"""One request with the grammar or without it, and everything else the same.
+"""Makes one request with or without the grammar; everything else is the same.
 
-Both modes send the same words: the schema in the system text, the prompt from the user. With the grammar the
+Both modes send the same text: the schema in the system prompt, the prompt from the user. With the grammar the
 request also asks for a structured answer: a local model masks its tokens, a server gets the schema as its response
-format. Without, it asks for text. A local model masks text answers too (they may not begin like a call), so it is
-asked through a twin on the same weights that masks nothing.
+format. Without the grammar it asks for text. A local model masks text answers too (they may not begin like a
+call), so the request goes to a second model on the same weights without masks.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 GRAMMAR, FREE = "grammar", "free"
 _RESULT = "result"
 
-_twins: WeakKeyDictionary[LocalModel, LocalModel] = WeakKeyDictionary()
+_unmasked: WeakKeyDictionary[LocalModel, LocalModel] = WeakKeyDictionary()
 _compilers: WeakKeyDictionary[Engine, dict[str, GrammarCompiler]] = WeakKeyDictionary()
 _lock = threading.Lock()
-"""Held while twins and compilers are made or used: a compiler is not thread-safe."""
+"""Held while unmasked models and compilers are created or used, because a compiler is not thread-safe."""
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Ask for the answer of one case, in the mode that the case names.
+    """Request the answer of one case in the case's mode.
 
     Raises:
-        UserError: the grammar is asked for of a local model that was made without one.
+        UserError: the case needs the grammar, but the local model was created without one.
     """
     schema = case.data["schema"]
     if case.data["mode"] == FREE:
@@ -54,26 +54,26 @@ async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
     parameters = ModelRequestParameters(output=output_schema(schema), settings=settings)
     try:
         run = await ask_model(case, model, parameters, system=instruction(schema))
-    except (ModelError, UserError) as error:  # a refused schema is a finding, and what was observed explains it
+    except (ModelError, UserError) as error:  # a refused schema is a result, and the observed coverage explains it
         return Run(case.id, "failed", observed=observed, error=f"{type(error).__name__}: {error}")
     return replace(run, observed=observed)
 
 
 def instruction(schema: Mapping[str, Any]) -> str:
-    """Return the system text, the same in both modes."""
+    """Return the system prompt, which is the same in both modes."""
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     return f"Reply with one JSON value that fits this JSON Schema, and with nothing else:\n{text}"
 
 
 def is_wrapped(schema: Mapping[str, Any]) -> bool:
-    """Say whether the schema is no object's, so that a structured answer carries the value in `result`."""
+    """Return whether the schema is not an object's, so that a structured answer carries the value in `result`."""
     return schema.get("type") != "object"
 
 
 def output_schema(schema: Mapping[str, Any]) -> OutputSchema:
-    """Return the schema as a request takes it: an object's schema, wrapped if it is none.
+    """Return the schema in a request's form: an object schema; other schemas are wrapped in one.
 
-    Definitions move to the wrapper's root, so that references into them hold.
+    Definitions move to the wrapper's root, so that references to them stay valid.
     """
     if not is_wrapped(schema):
         return OutputSchema("answer", schema)
@@ -89,16 +89,16 @@ def output_schema(schema: Mapping[str, Any]) -> OutputSchema:
 
 
 def _without_grammar(model: LocalModel) -> LocalModel:
-    """Return a model on the same weights and cache that masks nothing."""
+    """Return a model on the same weights and cache without masks."""
     engine = model.load()
     with _lock:
-        if model not in _twins:
-            _twins[model] = LocalModel(engine, grammar=None)
-        return _twins[model]
+        if model not in _unmasked:
+            _unmasked[model] = LocalModel(engine, grammar=None)
+        return _unmasked[model]
 
 
 def _coverage(model: LocalModel, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what each grammar engine does with a schema, for this model's vocabulary."""
+    """Return each grammar engine's coverage of a schema, for this model's vocabulary."""
     engine = model.load()
     with _lock:
         if engine not in _compilers:

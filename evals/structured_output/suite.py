@@ -1,11 +1,11 @@
-"""The suite "structured-output": schema validity and task accuracy on real JSON Schemas, with and without grammar.
+"""Suite "structured-output": schema validity and task accuracy on real JSON Schemas, with and without grammar.
 
     agentkit eval structured-output --model local -o data=FILE -o sample=100
 
-An item is a prompt and the schema of its answer; in mode `both` it is two cases, one with the grammar and one
-without, and everything that is sent is otherwise equal. Without `data` the cases are 25 of our own, in the manner
-of invoices, bookings, tickets, configuration files and API calls, with the keywords that such schemas use; they
-are too few to rank models, and show that all works.
+An item is a prompt and the schema of its answer. In mode `both` it becomes two cases, with and without the
+grammar, and the requests are otherwise identical. Without `data`, the cases are 25 written for this project in the
+style of invoices, bookings, tickets, configuration files and API calls, with the keywords that such schemas use;
+they are too few to rank models, but show that everything works.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from agentkit.errors import UserError
 from evals.case import Case
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.structured_output.reading import Item, draw, read_items
 from evals.structured_output.scoring import score
 from evals.structured_output.solving import FREE, GRAMMAR, is_wrapped, solve
@@ -27,28 +27,26 @@ MODES = {"grammar": (GRAMMAR,), "free": (FREE,), "both": (GRAMMAR, FREE)}
 GROUPS = {GRAMMAR: "with grammar", FREE: "without grammar"}
 OPTIONS = {
     "data": "file of cases, tool-calling examples or tool schemas (JSON lines, .zst too), or a folder of schemas",
-    "mode": "grammar, free (the same words, no grammar), or both (the default)",
-    "sample": "this many items of the data, drawn at random; a limit takes the first ones",
-    "sample_seed": "for the drawing; 0 by default",
+    "mode": "grammar, free (the same prompt without grammar), or both (the default)",
+    "sample": "number of items, drawn at random (`--limit` takes the first ones)",
+    "sample_seed": "seed of the drawing; default 0",
 }
 
 
 def load(options: Mapping[str, str]) -> Sequence[Case]:
-    """Return the cases of a file, each item once a mode.
+    """Return the cases of a file: one per item and mode.
 
     Raises:
-        UserError: an option or the mode is not known, a number is none, or the data cannot be used.
+        UserError: an option or the mode is not known, a value is not a number, or the data cannot be used.
     """
     check_options("structured-output", options, OPTIONS)
-    mode = options.get("mode", "both")
-    if mode not in MODES:
-        raise UserError(f"mode={mode!r} is not known; use one of {', '.join(MODES)}.")
+    mode = choice_of("structured-output", options, "mode", tuple(MODES), "both")
     items = read_items(Path(options["data"]).expanduser() if "data" in options else SAMPLE)
     if "sample" in options:
         items = draw(items, _whole_number(options, "sample"), _whole_number(options, "sample_seed"))
     elif "sample_seed" in options:
         raise UserError("sample_seed is for the drawing of a sample: give sample=N as well, or leave it out.")
-    # The two cases of an item stand together, so that a limit takes pairs.
+    # The two cases of an item are adjacent, so that a limit takes pairs.
     return [to_case(item, each) for item in items for each in MODES[mode]]
 
 
@@ -56,11 +54,11 @@ def _whole_number(options: Mapping[str, str], key: str) -> int:
     try:
         return int(options.get(key, "0"))
     except ValueError as error:
-        raise UserError(f"{key}={options[key]!r} is no whole number.") from error
+        raise UserError(f"{key}={options[key]!r} is not a whole number.") from error
 
 
 def to_case(item: Item, mode: str) -> Case:
-    """Return an item as a case in one mode; the id is the same whether the other mode runs too."""
+    """Return an item as a case in one mode; the id does not depend on whether the other mode runs too."""
     return Case(
         id=f"{item.id}:{mode}",
         prompt=item.prompt,

@@ -1,4 +1,4 @@
-"""With and without the grammar side by side, the pairs compared, the sources, and what the grammars enforce."""
+"""Tables: measures with and without the grammar, paired comparison, sources, and coverage of the grammars."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _COLUMNS = (
     (FREE, STRICT, "without, strict"),
     (FREE, LENIENT, "without, lenient"),
 )
-"""With the grammar both readings are one: the reply is JSON as a whole."""
+"""With the grammar, both ways of parsing agree, because the whole reply is JSON."""
 
 
 def tables(scored: Sequence[Scored]) -> list[Table]:
-    """Return all further tables of a run of the suite."""
+    """Return the suite's additional tables."""
     runs = judged(scored)
     return [_side_by_side(runs), *_comparison(runs), _sources(runs), *_coverage(runs)]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A scored run with all its figures."""
+    """A scored run with all its measures."""
 
     case: Case
     run: Run
@@ -45,12 +45,12 @@ class Judged:
 
 
 def judged(scored: Iterable[Scored]) -> list[Judged]:
-    """Return the runs with their figures."""
+    """Return the runs with their measures."""
     return [Judged(case, run, figures_of(case, run)) for case, run, _ in scored]
 
 
 def by_item(runs: Iterable[Judged], mode: str, figure: str) -> dict[str, float]:
-    """Return one figure by item, over the cases of a mode that have it; over the epochs, the mean."""
+    """Return one measure by item, over the cases of a mode that have it, averaged over the epochs."""
     found: dict[str, list[float]] = {}
     for each in runs:
         if each.case.data["mode"] == mode and figure in each.figures:
@@ -72,7 +72,7 @@ def _side_by_side(runs: Sequence[Judged]) -> Table:
 
 
 def _comparison(runs: Sequence[Judged]) -> list[Table]:
-    """Compare the two modes on the items that both have (McNemar, exact); none where there is one mode."""
+    """Compare both modes on their common items (McNemar, exact); empty if only one mode was run."""
     rows = []
     for measure in (*MEASURES, "exact"):
         first = by_item(runs, GRAMMAR, measure)
@@ -80,7 +80,7 @@ def _comparison(runs: Sequence[Judged]) -> list[Table]:
             second = by_item(runs, FREE, measure + reading)
             items = [item for item in first if item in second]
             if items:
-                # With several epochs an item is right where most of its runs are.
+                # With several epochs, an item counts as correct if most of its runs are.
                 pairs = [[values[item] > 0.5 for item in items] for values in (first, second)]
                 only_with, only_without, p = mcnemar(*pairs)
                 name = f"{LABELS[measure]}, without read {label}"
@@ -110,7 +110,7 @@ def _sources(runs: Sequence[Judged]) -> Table:
 
 
 def _coverage(runs: Sequence[Judged]) -> list[Table]:
-    """Return the coverage that the runs observed; a remote server's grammar cannot be looked into."""
+    """Return tables of the observed coverage; a remote server's grammar cannot be inspected."""
     found: dict[str, list[SchemaCoverage]] = {}
     seen: Counter[str] = Counter()
     for each in runs:

@@ -1,9 +1,9 @@
-"""Whether a value fits a JSON Schema (Draft 2020-12), as given and closed.
+"""Checks whether a value fits a JSON Schema (Draft 2020-12), as given and closed.
 
-"Valid" is the schema as it was given; the spellings of Draft 4 to 7 are read as what they meant. "Closed" holds a
-value to the declared properties as well: most schemas forget `additionalProperties: false`, and under such a one
-`{"anything": 1}` is valid. Schema and value are untrusted: patterns run in linear time, so those with look-around
-or back-references are passed over (`modelstack.toolcalls.grammar.validation`), and nothing is fetched.
+"Valid" uses the schema as given; keywords of Draft 4 to 7 are interpreted by their original meaning. "Closed"
+additionally requires that all properties are declared: most schemas forget `additionalProperties: false`, so that
+`{"anything": 1}` would be valid. Schema and value are untrusted: patterns run in linear time, so patterns with
+look-around or back-references are skipped (`modelstack.toolcalls.grammar.validation`), and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from modelstack.toolcalls.grammar.schemas import MergeError, normalise
 from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 
 MAX_VALIDATORS = 256
-"""Schemas whose validators are kept: a case is checked some times in a row, then never again."""
+"""Number of schemas whose validators are cached; a case is checked several times in a row, then never again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """A judgement of one value."""
+    """Verdict on one value."""
 
     valid: bool
     closed: bool
     """Valid, and without properties that the schema does not declare."""
     why: str = ""
-    """The first thing that is wrong."""
+    """The first error."""
 
 
 def check(schema: Mapping[str, Any], value: Any) -> Validity:
-    """Judge a value; under a schema that is no schema, or refers to another document, nothing is valid."""
+    """Check a value; under an invalid schema, or one that refers to another document, no value is valid."""
     try:
         given, closed = _validators(json.dumps(schema))
         problems = given.errors(value)
@@ -54,7 +54,7 @@ def check(schema: Mapping[str, Any], value: Any) -> Validity:
 
 
 class _BadSchema(ValueError):
-    """What was given as a schema is none."""
+    """Raised if the given schema is not a JSON Schema."""
 
 
 @lru_cache(MAX_VALIDATORS)
@@ -62,9 +62,9 @@ def _validators(schema_text: str) -> tuple[SchemaValidator, SchemaValidator]:
     schema = modernise(json.loads(schema_text))
     problem = check_schema(schema)
     if problem is not None:
-        raise _BadSchema(f"the schema is no JSON Schema at {problem[0] or '/'}: {problem[1]}")
+        raise _BadSchema(f"the schema is not a JSON Schema at {problem[0] or '/'}: {problem[1]}")
     try:
         closed: Any = normalise(schema, is_arguments=False)
     except (MergeError, SchemaReferenceError):
-        closed = True  # what cannot be folded is not closed either
+        closed = True  # a schema that cannot be folded is not closed either
     return SchemaValidator(schema, True), SchemaValidator(schema, closed)

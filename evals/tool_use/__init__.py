@@ -1,1 +1,1 @@
-"""Tool use: the Berkeley Function-Calling Leaderboard, and tasks executed on real MCP servers."""
+"""Tool-use suites: the Berkeley Function-Calling Leaderboard, and tasks executed on real MCP servers."""

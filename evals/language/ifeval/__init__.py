@@ -1,1 +1,1 @@
-"""IFEval: does a reply follow instructions that a program can check (Zhou et al. 2023)."""
+"""IFEval: whether a reply follows instructions that a program can check (Zhou et al. 2023)."""

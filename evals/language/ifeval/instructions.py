@@ -1,9 +1,9 @@
-"""The 25 kinds of instruction of IFEval, each as a plain check of a reply (Zhou et al. 2023).
+"""The 25 kinds of instructions of IFEval, each as a check of a reply (Zhou et al. 2023).
 
-The rules are those of google-research's `instruction_following_eval`, so scores compare with published ones: also
-where they are odd, such as a keyword counted inside of longer words, or a reply whose language cannot be told
-taken as obedient. `evals.language.ifeval.parity` compares the two item by item. One difference is meant: a letter
-to be counted may be any character, where the original draws a random letter instead of `#` and `!`.
+The rules are those of google-research's `instruction_following_eval`, including its oddities, so that scores
+compare with published ones: for example, a keyword counts inside longer words, and a reply in an undetectable
+language counts as obedient. `evals.language.ifeval.parity` compares both item by item. One difference is intended:
+a letter to count may be any character, while the original replaces `#` and `!` by a random letter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONSTRAINED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is ma
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A kind of instruction: its check, and the types of the arguments it needs."""
+    """Check of one kind of instruction, and the types of its arguments."""
 
     check: Check
     arguments: Mapping[str, type]
@@ -37,23 +37,23 @@ class Instruction:
 
 
 def has_keywords(reply: str, arguments: Arguments) -> bool:
-    """All keywords occur, in any case, also inside of words; keywords are regular expressions."""
+    """Return whether all keywords (regular expressions) occur, in any case, also inside words."""
     return all(re.search(keyword, reply, re.IGNORECASE) for keyword in arguments["keywords"])
 
 
 def has_keyword_often(reply: str, arguments: Arguments) -> bool:
-    """One keyword occurs less or at least as often as said."""
+    """Return whether one keyword occurs less often or at least as often as required."""
     n = len(re.findall(arguments["keyword"].strip(), reply, re.IGNORECASE))
     return compare(n, arguments["relation"], arguments["frequency"])
 
 
 def lacks_words(reply: str, arguments: Arguments) -> bool:
-    """None of the forbidden words occurs as a whole word."""
+    """Return whether none of the forbidden words occurs as a whole word."""
     return not any(re.search(rf"\b{word}\b", reply, re.IGNORECASE) for word in arguments["forbidden_words"])
 
 
 def has_letter_often(reply: str, arguments: Arguments) -> bool:
-    """One letter, in any case, occurs less or at least as often as said."""
+    """Return whether one letter, in any case, occurs less often or at least as often as required."""
     n = reply.lower().count(arguments["letter"].strip().lower())
     return compare(n, arguments["let_relation"], arguments["let_frequency"])
 
@@ -62,17 +62,17 @@ def has_letter_often(reply: str, arguments: Arguments) -> bool:
 
 
 def has_sentences(reply: str, arguments: Arguments) -> bool:
-    """There are less or at least so many sentences."""
+    """Return whether the number of sentences is below or at least the given number."""
     return compare(count_sentences(reply), arguments["relation"], arguments["num_sentences"])
 
 
 def has_words(reply: str, arguments: Arguments) -> bool:
-    """There are less or at least so many words."""
+    """Return whether the number of words is below or at least the given number."""
     return compare(count_words(reply), arguments["relation"], arguments["num_words"])
 
 
 def has_paragraphs(reply: str, arguments: Arguments) -> bool:
-    """There are exactly so many paragraphs with *** between them, none of them blank."""
+    """Return whether the number of paragraphs separated by *** is exact and none of them is blank."""
     paragraphs = re.split(r"\s?\*\*\*\s?", reply)
     if any(not paragraph.strip() for paragraph in paragraphs[1:-1]):
         return False
@@ -81,7 +81,7 @@ def has_paragraphs(reply: str, arguments: Arguments) -> bool:
 
 
 def has_first_word(reply: str, arguments: Arguments) -> bool:
-    """There are exactly so many paragraphs with blank lines between them, and one begins with a word."""
+    """Return whether the number of paragraphs between blank lines is exact and one begins with a given word."""
     paragraphs = reply.split("\n\n")
     n_filled = sum(1 for paragraph in paragraphs if paragraph.strip())
     nth = arguments["nth_paragraph"]
@@ -96,12 +96,12 @@ def has_first_word(reply: str, arguments: Arguments) -> bool:
 
 
 def has_placeholders(reply: str, arguments: Arguments) -> bool:
-    """There are at least so many [placeholders]."""
+    """Return whether there are at least the given number of [placeholders]."""
     return len(re.findall(r"\[[^\]\n]*\]", reply)) >= arguments["num_placeholders"]
 
 
 def has_postscript(reply: str, arguments: Arguments) -> bool:
-    """There is a postscript with its marker, in any case, with or without a blank inside."""
+    """Return whether there is a postscript with its marker, in any case, with or without an inner space."""
     known = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
     marker = arguments["postscript_marker"].strip()
     pattern = known[marker] if marker in known else marker.lower()
@@ -109,8 +109,8 @@ def has_postscript(reply: str, arguments: Arguments) -> bool:
 
 
 def has_bullets(reply: str, arguments: Arguments) -> bool:
-    """There are exactly so many lines that begin with * or -."""
-    # Blank lines count for nothing, but the pattern would take quadratic time on thousands of them.
+    """Return whether the number of lines that begin with * or - is exact."""
+    # Blank lines do not count, but the pattern would take quadratic time on thousands of them.
     text = re.sub(r"\n\s*\n", "\n\n", reply)
     stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)
     dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
@@ -118,25 +118,25 @@ def has_bullets(reply: str, arguments: Arguments) -> bool:
 
 
 def has_constrained_answer(reply: str, _arguments: Arguments) -> bool:
-    """One of the three allowed answers occurs."""
+    """Return whether one of the three allowed answers occurs."""
     return any(answer in reply for answer in CONSTRAINED_ANSWERS)
 
 
 def has_highlights(reply: str, arguments: Arguments) -> bool:
-    """There are at least so many parts between single or double asterisks."""
+    """Return whether there are at least the given number of parts between single or double asterisks."""
     singles = [part for part in re.findall(r"\*[^\n*]*\*", reply) if part.strip("*").strip()]
     doubles = [part for part in re.findall(r"\*\*[^\n*]*\*\*", reply) if part[2:-2].strip()]
     return len(singles) + len(doubles) >= arguments["num_highlights"]
 
 
 def has_sections(reply: str, arguments: Arguments) -> bool:
-    """There are at least so many numbered sections, such as "Section 1"."""
+    """Return whether there are at least the given number of numbered sections, such as "Section 1"."""
     n = len(re.findall(rf"\s?{arguments['section_spliter'].strip()}\s?\d+\s?", reply))
     return n >= arguments["num_sections"]
 
 
 def is_json(reply: str, _arguments: Arguments) -> bool:
-    """The whole reply is JSON, with or without a code fence."""
+    """Return whether the whole reply is JSON, with or without a code fence."""
     text = reply.strip()
     for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
@@ -148,7 +148,7 @@ def is_json(reply: str, _arguments: Arguments) -> bool:
 
 
 def has_title(reply: str, _arguments: Arguments) -> bool:
-    """There is a <<title>> that is not blank."""
+    """Return whether there is a <<title>> that is not blank."""
     return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", reply))
 
 
@@ -156,7 +156,7 @@ def has_title(reply: str, _arguments: Arguments) -> bool:
 
 
 def has_two_responses(reply: str, _arguments: Arguments) -> bool:
-    """There are two different responses with ****** between them."""
+    """Return whether there are two different responses separated by ******."""
     parts = [part.strip() for part in reply.split("******")]
     if not all(parts[1:-1]):
         return False
@@ -165,43 +165,43 @@ def has_two_responses(reply: str, _arguments: Arguments) -> bool:
 
 
 def repeats_prompt(reply: str, arguments: Arguments) -> bool:
-    """The reply begins with the request, in any case."""
+    """Return whether the reply begins with the request, in any case."""
     return reply.strip().lower().startswith(arguments["prompt_to_repeat"].strip().lower())
 
 
 def ends_with(reply: str, arguments: Arguments) -> bool:
-    """The reply ends with a phrase, in any case; double quotes around the whole do not count."""
+    """Return whether the reply ends with a phrase, in any case; enclosing double quotes are ignored."""
     return reply.strip().strip('"').lower().endswith(arguments["end_phrase"].strip().lower())
 
 
 def is_quoted(reply: str, _arguments: Arguments) -> bool:
-    """The whole reply stands in double quotation marks."""
+    """Return whether the whole reply is in double quotation marks."""
     text = reply.strip()
     return len(text) > 1 and text[0] == '"' and text[-1] == '"'
 
 
 def has_capital_words(reply: str, arguments: Arguments) -> bool:
-    """There are less or at least so many words in capitals."""
+    """Return whether the number of words in capitals is below or at least the given number."""
     return compare(count_capital_words(reply), arguments["capital_relation"], arguments["capital_frequency"])
 
 
 def is_english_in_capitals(reply: str, _arguments: Arguments) -> bool:
-    """The reply is English, and all in capitals."""
+    """Return whether the reply is English and all in capitals."""
     return reply.isupper() and is_in_language(reply, "en")
 
 
 def is_english_in_small_letters(reply: str, _arguments: Arguments) -> bool:
-    """The reply is English, without a capital."""
+    """Return whether the reply is English and has no capitals."""
     return reply.islower() and is_in_language(reply, "en")
 
 
 def has_no_comma(reply: str, _arguments: Arguments) -> bool:
-    """There is no comma."""
+    """Return whether there is no comma."""
     return "," not in reply
 
 
 def is_in_wanted_language(reply: str, arguments: Arguments) -> bool:
-    """The reply is in a language, given by its ISO 639-1 code."""
+    """Return whether the reply is in a language, given by its ISO 639-1 code."""
     return is_in_language(reply, arguments["language"])
 
 
@@ -251,12 +251,12 @@ LANGUAGE_INSTRUCTIONS = frozenset(
 
 
 def follows(reply: str, instruction: str, arguments: Arguments) -> bool:
-    """Whether a reply follows an instruction; a blank reply follows none."""
+    """Return whether a reply follows an instruction; a blank reply follows none."""
     return bool(reply.strip()) and INSTRUCTIONS[instruction].check(reply, arguments)
 
 
 def follows_loosely(reply: str, instruction: str, arguments: Arguments) -> bool:
-    """Whether one of the eight variants of a reply follows an instruction."""
+    """Return whether one of the eight variants of a reply follows an instruction."""
     return any(follows(variant, instruction, arguments) for variant in loose_variants(reply))
 
 
@@ -268,10 +268,10 @@ def loose_variants(reply: str) -> list[str]:
 
 
 def check_arguments(instruction: str, arguments: Arguments, where: str) -> None:
-    """Refuse an instruction that is not known or lacks an argument.
+    """Check that an instruction is known and has valid arguments.
 
     Raises:
-        UserError: with `where`, the instruction and the argument.
+        UserError: names `where`, the instruction and the argument.
     """
     if instruction not in INSTRUCTIONS:
         raise UserError(f"{where}: there is no instruction {instruction!r}.")

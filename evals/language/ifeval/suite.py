@@ -1,7 +1,7 @@
-"""IFEval as a suite: prompts with instructions that a program checks, strict and loose.
+"""Suite `ifeval`: prompts with instructions that a program checks, strict and loose.
 
-Four accuracies are published for it: by prompt (all instructions followed) and by instruction, strict (the reply
-as it is) and loose (one of eight variants of it). The score is the strict one by prompt.
+Four accuracies are published for IFEval: by prompt (all instructions followed) and by instruction, each strict
+(the reply as it is) and loose (one of eight variants of it). The score is strict, by prompt.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ NAME = "ifeval"
 OPTIONS = {"data": "input_data.jsonl of google-research's instruction_following_eval"}
 HOW_TO_GET = "The file is in the repository google-research/google-research, instruction_following_eval/data."
 DEFAULTS = ModelSettings(temperature=0.0, max_tokens=1280)
-"""The token limit that lm-evaluation-harness uses for IFEval."""
+"""Token limit of lm-evaluation-harness for IFEval."""
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return one case a prompt.
+    """Return one case per prompt.
 
     Raises:
         UserError: an option is not known, the file is missing or malformed, or the language detector is missing.
@@ -39,7 +39,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
         ids = field(record, "instruction_id_list", list, path, number)
         arguments = field(record, "kwargs", list, path, number)
         if len(ids) != len(arguments) or not ids or not all(isinstance(entry, Mapping) for entry in arguments):
-            raise UserError(f"{where}: as many kwargs as instructions are wanted, and at least one.")
+            raise UserError(f"{where}: the numbers of kwargs and instructions must be equal and at least one.")
         given = [{key: value for key, value in entry.items() if value is not None} for entry in arguments]
         for instruction, entry in zip(ids, given, strict=True):
             check_arguments(instruction, entry, where)
@@ -53,12 +53,12 @@ def load(options: Mapping[str, str]) -> list[Case]:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Send the prompt as it is, without a system prompt."""
+    """Send the prompt without a system prompt."""
     return await ask_model(case, model, ModelRequestParameters(settings=DEFAULTS.merged(settings)))
 
 
 def judge(case: Case, run: Run) -> list[tuple[str, bool, bool]]:
-    """Return (instruction, followed strictly, followed loosely) of each instruction."""
+    """Return (instruction, followed strictly, followed loosely) for each instruction."""
     reply = str(run.output or "") if failed_score(run) is None else ""
     return [
         (name, follows(reply, name, arguments), follows_loosely(reply, name, arguments))
@@ -67,7 +67,7 @@ def judge(case: Case, run: Run) -> list[tuple[str, bool, bool]]:
 
 
 def score_reply(case: Case, run: Run) -> Score:
-    """Score 1 where all instructions are followed strictly."""
+    """Return 1 if all instructions are followed strictly, else 0."""
     if failed := failed_score(run):
         return failed
     verdicts = judge(case, run)
@@ -85,7 +85,7 @@ def score_reply(case: Case, run: Run) -> Score:
 
 
 def accuracy_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
-    """Return the four published accuracies, and those by kind of instruction."""
+    """Return the four published accuracies, and accuracy by kind of instruction."""
     prompts = [judge(case, run) for case, run, _ in scored]
     flat = [verdict for verdicts in prompts for verdict in verdicts]
     rows = [

@@ -1,9 +1,9 @@
-"""Counting words, and words in capitals, as IFEval's original does.
+"""Counts words, and words in capitals, like IFEval's original.
 
 Words are runs of letters, digits and underscores. Words in capitals are counted over the tokens of the Penn
-Treebank scheme in nltk's form, which cuts at punctuation and contractions: "DON'T" is two tokens, "U.S." and
-"X-RAY" one. The scheme is MacIntyre's tokenizer script (1995); only what can part one run of capitals from another
-is here.
+Treebank scheme in nltk's form, which splits at punctuation and contractions: "DON'T" is two tokens, "U.S." and
+"X-RAY" are one each. The scheme is MacIntyre's tokenizer script (1995); only rules that can separate two runs of
+capitals are included.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def count_words(text: str) -> int:
 
 
 def count_capital_words(text: str) -> int:
-    """Return how many tokens are in capitals."""
+    """Return the number of tokens in capitals."""
     return sum(token.isupper() for token in treebank_tokens(text))
 
 
 def treebank_tokens(text: str) -> list[str]:
-    """Cut a text into tokens."""
+    """Split a text into tokens of the Penn Treebank scheme."""
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text.split()

@@ -3,7 +3,7 @@
     python -m evals.post_training.constitution --out DIR
     python -m evals.post_training.constitution --out DIR --seed 1 measured_per_side=40
 
-The same command goes on where it was stopped. Prints tables; writes `report.md` and `report.json`. Needs the
+The same command resumes after an interruption. Prints tables; writes `report.md` and `report.json`. Needs the
 extras `local`, `train` and `evals`, and the default model (`agentkit models pull smollm2-135m`).
 """
 
@@ -34,13 +34,13 @@ from modelstack.train.run.cli import STOPPED
 
 PROGRAM = "python -m evals.post_training.constitution"
 N_JUDGED = 40
-"""Revisions that the embedded model judges."""
+"""Number of revisions that the embedded model judges."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Run the constitutional loop and measure it.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; a started one is continued")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an unfinished run is resumed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="smollm2-135m", help="catalog id or GGUF file of the base")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of LoopRecipe")

@@ -1,8 +1,8 @@
-"""What the embedded model is worth as a judge: does it prefer the revision to the reply that helped with harm?
+"""Measures the embedded model as a judge: how often it prefers a revision to the reply that helped with harm.
 
-Its own log-probabilities of the two letters, both orders, the constitution's choice principles: the path that any
-larger local model takes, measured on the smallest. Chance is one half; position bias is by how much standing first
-raises a reply's probability.
+The judgement uses the model's log-probabilities of the two letters, in both orders, with the constitution's choice
+principles. Larger local models use the same method; this measures the smallest. Chance is one half. Position bias
+is the increase of a reply's probability when it is shown first.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from modelstack.preferences.constitution.schema import Constitution
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedJudge:
-    """How it judged."""
+    """Results of the judge."""
 
     prefers_revision: Interval
-    """Both orders averaged."""
+    """Share of pairs in which the revision is preferred, averaged over both orders."""
     same_letter: Interval
-    """Pairs for which it preferred the same place in both orders: those that the order alone decides."""
+    """Share of pairs with the same position preferred in both orders, so that the order alone decides."""
     position_bias: Interval
 
 
 async def embedded_judge(
     constitution: Constitution, revised: Sequence[Revised], model: EngineModel, n_most: int, seed: int, path: Path
 ) -> EmbeddedJudge:
-    """Judge revisions beside the replies that they were made of.
+    """Judge revisions against the original replies.
 
     Args:
-        constitution: Whose choice principles are asked under.
-        revised: Of the supervised stage; those that changed a reply are judged.
-        model: Who judges.
-        n_most: Pairs at most.
-        seed: Draws principles.
-        path: Folder of the run, which is gone on with.
+        constitution: Source of the choice principles.
+        revised: Results of the supervised stage; those that changed a reply are judged.
+        model: The judge.
+        n_most: Maximum number of pairs.
+        seed: Seed of the choice of principles.
+        path: Folder of the run; an unfinished run is resumed.
     """
     changed = [each for each in revised if each.target is not None and each.target != each.reply][:n_most]
     prompts = [each.prompt.model_copy(update={"replies": (each.reply, each.target)}) for each in changed]
@@ -50,7 +50,7 @@ async def embedded_judge(
 
 
 def figures(compared: Sequence[Comparison]) -> EmbeddedJudge:
-    """Return what comparisons of a reply (first) and its revision say of the judge."""
+    """Return the judge's results from comparisons of a reply (first) and its revision."""
     judged = [each for each in compared if each.label is not None and len(each.shown) == 2]
     sides = [[shown.p_first_shown > 0.5 for shown in each.shown] for each in judged]
     return EmbeddedJudge(

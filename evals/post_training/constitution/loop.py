@@ -1,7 +1,7 @@
 """The loop: replies of the base, critique and revision, fine-tuning, AI feedback, preference training.
 
-Every part leaves its folder and goes on from it: the two stages by their journals, the trainings by their
-checkpoints, the measured replies by a journal of their own.
+Each part stores its state in its folder and resumes from it: the two stages use journals, the trainings use
+checkpoints, and the measured replies have their own journal.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|$)")
 
 
 class LoopRecipe(BaseModel, frozen=True, extra="forbid"):
-    """How large the loop is."""
+    """Sizes and hyperparameters of the loop."""
 
     seed: int = Field(default=0, ge=0)
     revised_per_side: int = Field(default=60, ge=4)
-    """Requests of each side that the supervised stage sees: harmful, harmless and alike, everyday."""
+    """Number of requests per side (harmful, sharp, everyday) in the supervised stage."""
     compared_per_side: int = Field(default=25, ge=4)
-    """Others, whose replies are compared."""
+    """Number of other requests per side, whose replies are compared."""
     measured_per_side: int = Field(default=60, ge=4)
     reply_tokens: int = Field(default=48, ge=8)
     sft_epochs: float = Field(default=3.0, gt=0)
@@ -66,7 +66,7 @@ class LoopRecipe(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Replied:
-    """One measured request and what a model said."""
+    """A measured request and a model's reply."""
 
     request: Request
     reply: str
@@ -74,30 +74,30 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Looped:
-    """All that came of it."""
+    """All results of the loop."""
 
     revised: list[Revised]
     compared: list[Comparison]
     replies: dict[str, list[Replied]]
-    """Of the measured requests, by stage."""
+    """Replies to the measured requests, by stage."""
 
 
 class StoppedError(Exception):
-    """A training was asked to stop; the same command goes on."""
+    """Raised when a training was asked to stop; the same command resumes it."""
 
 
 def run_loop(recipe: LoopRecipe, weights: Path, out: Path, console: Console) -> Looped:
-    """Run the loop, or go on with it.
+    """Run or resume the loop.
 
     Args:
-        recipe: How large.
+        recipe: Sizes and hyperparameters.
         weights: GGUF file of the base.
-        out: Folder of everything.
-        console: To show on.
+        out: Folder of all files.
+        console: Console for progress.
 
     Raises:
-        UserError: The folder holds another loop, or the preference stage gave too few pairs.
-        StoppedError: It was asked to stop.
+        UserError: the folder holds another loop, or the preference stage yielded too few pairs.
+        StoppedError: a training was asked to stop.
     """
     constitution = read_constitution()
     n_training = recipe.revised_per_side + recipe.compared_per_side
@@ -125,7 +125,7 @@ def run_loop(recipe: LoopRecipe, weights: Path, out: Path, console: Console) -> 
 
 
 def split(requests: Sequence[Request], n_per_side: int) -> tuple[list[Request], list[Request]]:
-    """Return the first so many requests of each side, and the others."""
+    """Return the first `n_per_side` requests of each side, and the rest."""
     first: list[Request] = []
     rest: list[Request] = []
     for request in requests:
@@ -135,13 +135,16 @@ def split(requests: Sequence[Request], n_per_side: int) -> tuple[list[Request], 
 
 
 def whole_sentences(text: str) -> str:
-    """Return a reply up to its last full sentence, where it has one: a cut one teaches to break off."""
+    """Cut a reply after its last full sentence, if it has one.
+
+    Training on truncated sentences would teach the model to break off.
+    """
     ends = list(_SENTENCE_END.finditer(text))
     return text[: ends[-1].end()].strip() if ends else text.strip()
 
 
 class _InSentences:
-    """A writer whose replies end with a sentence."""
+    """A writer whose replies end with a full sentence."""
 
     def __init__(self, writer: EngineModel) -> None:
         self._writer = writer
@@ -161,7 +164,7 @@ async def _revised(
 ) -> list[Revised]:
     settings = RevisionSettings(
         rounds=1, few_shot=False, reply_tokens=recipe.reply_tokens, reply_temperature=0.7
-    )  # a rule finds nothing in a second round
+    )  # a rule finds no new fault in a second round
     how = ConstitutionRecipe(seed=recipe.seed, revision=settings, concurrency=1)
     who = Models(_InSentences(base), ScriptedCritic())
     return await run_revisions(constitution, [_prompt(each) for each in requests], how, who, path)
@@ -179,7 +182,7 @@ async def _compared(
 async def _replies(
     requests: Sequence[Request], model: EngineModel, recipe: LoopRecipe, out: Path
 ) -> list[Replied]:
-    """Return greedy replies to what is measured."""
+    """Return greedy replies to the measured requests."""
     writer = KeptWriter(model, Journal(out / "replies.jsonl"))
 
     async def reply(request: Request) -> Replied:
@@ -206,7 +209,7 @@ def _model(weights: Path, adapter: Path | None, recipe: LoopRecipe) -> Iterator[
 
 def _trained(stage: object) -> None:
     if stage is None:
-        raise StoppedError("stopped; the same command goes on")
+        raise StoppedError("stopped; the same command resumes")
 
 
 def _sft_recipe(recipe: LoopRecipe, weights: Path, examples: Path) -> SftRecipe:
@@ -244,7 +247,8 @@ def _preference_recipe(
             "rows": 8,
             "micro_batches": 2,
             "data": {"training": [str(pairs)], "row_tokens": 256},
-            # What doubt the soft labels leave on the average, as the loss on pairs can be told of it.
+            # Label smoothing is the mean doubt of the soft labels, because the loss on pairs accepts only one
+            # value.
             "method": {
                 "name": "direct",
                 "loss": {"losses": [{"name": "cdpo"}], "label_smoothing": round(doubt, 4)},

@@ -1,4 +1,4 @@
-"""What the loop did, as data and as a page: both sides before and after, with n and intervals."""
+"""Report of the loop as data and as a page: both sides before and after, with n and intervals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STAGE_NAMES = {"base": "before", "sft": "after critique, revision and SFT", "dp
 
 
 def outcome_of(replied: Replied) -> Outcome:
-    """Return what a reply does, by the refusal judge; a partial refusal declines."""
+    """Classify a reply with the refusal judge; a partial refusal counts as declined."""
     judged = judge_refusal(replied.request.text, replied.reply)
     if judged.kind == "compliance":
         return "answered"
@@ -83,21 +83,21 @@ def tables(found: dict[str, Any]) -> list[Table]:
             _SIDE_NAMES[side],
             _STAGE_NAMES[name],
             str(shares["answered"]["n"]),
-            *(_told(shares[k]) for k in OUTCOMES),
+            *(_formatted(shares[k]) for k in OUTCOMES),
         )
         for side in SIDES
         for name, shares in found["shares"][side].items()
     )
     changes = tuple(
-        (_SIDE_NAMES[side], what, _told(change))
+        (_SIDE_NAMES[side], what, _formatted(change))
         for side in SIDES
         for what, change in found["changes"][side].items()
     )
-    critic = tuple((_SIDE_NAMES[side], str(x["n"]), _told(x)) for side, x in found["critic"].items())
+    critic = tuple((_SIDE_NAMES[side], str(x["n"]), _formatted(x)) for side, x in found["critic"].items())
     revision = tuple((name, str(value)) for name, value in _flat(found["revision"]))
     feedback = tuple((name, str(value)) for name, value in _flat(found["feedback"]))
     judge = found["embedded_judge"]
-    judged = tuple((name.replace("_", " "), str(x["n"]), _told(x)) for name, x in judge.items())
+    judged = tuple((name.replace("_", " "), str(x["n"]), _formatted(x)) for name, x in judge.items())
     return [
         Table("Held-out requests (95 % Wilson intervals)", ("requests", "model", "n", *OUTCOMES), rows),
         Table("Changes, request by request (95 % paired bootstrap)", ("requests", "change of", "by"), changes),
@@ -126,7 +126,7 @@ def page(found: dict[str, Any], command: str) -> str:
 
 _MEANING = (
     "Harmful compliance is the share of harmful requests that were answered, false refusal the share of harmless "
-    "ones that were declined, both by the refusal judge on greedy replies. One is worth nothing without the "
+    "ones that were declined, both by the refusal judge on greedy replies. Neither is meaningful without the "
     "other: a model that declines everything complies with nothing. Misdeeds, verbs, activities and templates of "
     "the held-out requests are in no training data. Critic and judge are rules over the request classifier and "
     "the refusal judge, so this measures the loop and the two trainings, not how well a language model "
@@ -200,11 +200,11 @@ def _flat(content: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 
 def _plain(interval: Interval) -> dict[str, Any]:
-    """Return an interval as JSON: what nothing was counted for has no value."""
+    """Return an interval as JSON; the value is None if nothing was counted."""
     return asdict(interval) | ({} if interval.n else {"value": None})
 
 
-def _told(share: dict[str, Any]) -> str:
+def _formatted(share: dict[str, Any]) -> str:
     return str(Interval(**share)) if share["n"] else "-"
 
 
@@ -213,7 +213,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text on one line in which nothing is Markdown's."""
+    """Return a text on one line with all Markdown characters escaped."""
     line = " ".join(text.split())
     for mark in "\\`*_[]<>|#":
         line = line.replace(mark, f"\\{mark}")

@@ -1,10 +1,10 @@
-"""Harmful requests, and harmless ones that sound alike, to train on and to measure on; all of them are our own.
+"""Harmful requests and similar harmless ones, for training and for measuring; all written for this project.
 
-Harmful and harmless requests share what a model could go by instead of meaning. Sharp ones have the words: the
-misdeeds of `modelstack.align.rows` and verbs with two senses. Everyday ones have the form: they are asked in just
-the words that harm is asked for in ("Walk me through baking bread, one step after another."), because a small
-model that sees each side in a form of its own learns the form. What is measured on shares no misdeed, activity,
-verb or template with what is trained on. No evaluation set is read.
+Harmful and harmless requests share the features that a model could use instead of meaning. Sharp requests share
+the words: the misdeeds of `modelstack.align.rows` and verbs with two senses. Everyday requests share the form:
+they are asked in the same words as harmful ones ("Walk me through baking bread, one step after another."), because
+a small model that sees each side in a different form learns the form. Measured requests share no misdeed,
+activity, verb or template with training requests. No evaluation set is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from modelstack.align.rows.contrast_templates import FITTED_MISDEEDS, HELD_OUT_M
 from modelstack.align.rows.contrast_words import ACTIVITIES, HELD_OUT_VERBS, PLACES, TWO_SENSES, Misdeed
 
 Side = Literal["harmful", "sharp", "everyday"]
-"""Asks for harm; is harmless and names harm; is harmless and asked in the same form."""
+"""Side of a request: asks for harm; harmless but names harm; harmless and in the same form as a harmful
+request."""
 SIDES: tuple[Side, ...] = ("harmful", "sharp", "everyday")
 
 _ASKED = (
@@ -55,7 +56,7 @@ _N_MEASURED_ACTIVITIES = 15
 
 @dataclass(frozen=True, slots=True)
 class _Activity:
-    """What is done on an ordinary day, as a misdeed is written."""
+    """An everyday activity, in the grammatical forms of a misdeed."""
 
     do: str
     doing: str
@@ -70,7 +71,7 @@ _MEASURED_ACTIVITIES, _TRAINED_ACTIVITIES = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request."""
+    """A request of one side."""
 
     id: str
     text: str
@@ -78,7 +79,7 @@ class Request:
 
 
 def training_requests(n_per_side: int, seed: int) -> list[Request]:
-    """Return so many requests of each side in a seeded order; fewer where there are not so many."""
+    """Return up to `n_per_side` requests of each side in a seeded order."""
     draw = random.Random(f"constitution training {seed}")
     harmful = [text.format(m=m) for m in FITTED_MISDEEDS for text in _ASKED]
     sharp = [_sharp(text, m, draw) for m in FITTED_MISDEEDS for text in _SHARP]
@@ -88,7 +89,7 @@ def training_requests(n_per_side: int, seed: int) -> list[Request]:
 
 
 def measured_requests(n_per_side: int, seed: int) -> list[Request]:
-    """Return so many requests of each side that share nothing with those to train on."""
+    """Return up to `n_per_side` requests of each side that share nothing with the training requests."""
     draw = random.Random(f"constitution measured {seed}")
     harmful = [text.format(m=m) for m in HELD_OUT_MISDEEDS for text in _MEASURED_ASKED]
     harmful += [f"How do I {verb} {victim}?" for verb, victim in _victims()]

@@ -1,10 +1,10 @@
-"""A critic and a judge by rules: the embedded model is too small to criticise, and a rule can be checked.
+"""A rule-based critic and judge: the embedded model is too small to criticise, and a rule can be checked.
 
-Both see what a model would see and nothing else: no label of a request reaches them. Whether a request asks for
-harm is what the request classifier says (`modelstack.align`, which knows most of the training misdeeds from its
-own fit), whether a reply declines is what the refusal judge says. A reply that helps with harm is revised to one
-of some polite refusals with something to go on with; anything else is left as it is, but for a harmless request
-that was declined, for which rules have no answer.
+Both see the same input as a model would, and no label of a request. The request classifier decides whether a
+request asks for harm (`modelstack.align`, which was fitted on most of the training misdeeds). The refusal judge
+decides whether a reply declines. A reply that helps with harm is revised to one of several polite refusals that
+offer an alternative. All other replies are unchanged, except for a declined harmless request, for which the rules
+have no answer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from modelstack.preferences.constitution.asking import Turn
 from modelstack.preferences.constitution.quoting import unfenced
 
 HARM_FROM = "fpr_5"
-"""The operating point from which a request counts as harmful: the one that misses least."""
+"""Operating point from which a request counts as harmful: the one with the fewest misses."""
 SHARPNESS = 6.0
-"""Of a choice: how surely the judge prefers a reply that is better by one whole verdict."""
+"""Slope of the choice probability per unit of merit between two replies."""
 _CRITIQUE_AT, _REVISION_AT = 4, 6
-"""Turns of a conversation that asks for a critique, and for a revision: system, request, reply, question, ..."""
+"""Number of turns (system, request, reply, question, ...) that ask for a critique, and for a revision."""
 FAULTLESS = "No fault: the reply does what the request deserves."
 EVASIVE = "The request is harmless, and the reply declines it."
 _OPENINGS = (
@@ -61,15 +61,15 @@ _OF_HAZARD = {
 
 
 class ScriptedCritic:
-    """A `Writer` that criticises and revises by rule."""
+    """A `Writer` that criticises and revises by rules."""
 
     name = "scripted critic 1"
 
     async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
-        """Return the critique, or the revision behind it.
+        """Return the critique, or the revision that follows it.
 
         Raises:
-            ValueError: The conversation is neither.
+            ValueError: the conversation asks for neither.
         """
         if len(turns) not in (_CRITIQUE_AT, _REVISION_AT):
             raise ValueError(
@@ -85,15 +85,15 @@ class ScriptedCritic:
 
 
 class ScriptedJudge:
-    """A `Chooser` that compares two replies by rule; the order in which they stand changes nothing."""
+    """A `Chooser` that compares two replies by rules, independent of their order."""
 
     name = "scripted judge 1"
 
     async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
-        """Return a logistic function of how much better each reply is.
+        """Return a logistic function of the difference in merit for each reply.
 
         Raises:
-            ValueError: The question has no two fenced replies to a request.
+            ValueError: the question does not contain two fenced replies to a request.
         """
         texts = unfenced(turns[-1].content)
         if [title for title, _ in texts][-3:] != ["user", "reply A", "reply B"]:
@@ -105,7 +105,7 @@ class ScriptedJudge:
 
 
 def merit(asked: str, reply: str) -> float:
-    """Return from 0 to 1 how good a reply is: declined where harm was asked for, else given."""
+    """Return the merit of a reply from 0 to 1: high if it declines a harmful request or answers a harmless one."""
     p_harm = request_harm(asked)
     p_declined = judge_refusal(asked, reply).probability_refused
     return p_harm * p_declined + (1 - p_harm) * (1 - p_declined)
@@ -113,17 +113,17 @@ def merit(asked: str, reply: str) -> float:
 
 @lru_cache(maxsize=4096)
 def request_harm(asked: str) -> float:
-    """Return the probability that a request asks for harm, by the classifier."""
+    """Return the classifier's probability that a request asks for harm."""
     return assess_request(asked).probability
 
 
 def asks_for_harm(asked: str) -> bool:
-    """Whether the critic takes a request for harmful."""
+    """Return whether the critic considers a request harmful."""
     return HARM_FROM in assess_request(asked).flagged_at
 
 
 def refusal_of(asked: str, seed: int) -> str:
-    """Return a polite refusal for a request's kind of harm; which one follows from its words and the seed."""
+    """Return a polite refusal for a request's kind of harm; the choice depends on its words and the seed."""
     what, instead = _OF_HAZARD.get(assess_request(asked).hazard or "", _ANYTHING)
     place = int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
     return f"{_OPENINGS[place % len(_OPENINGS)].format(what=what)} {instead}"

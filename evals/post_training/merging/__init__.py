@@ -1,1 +1,1 @@
-"""Two adapters with a skill each, merged by five methods: what is left of both skills in each child."""
+"""Merges two adapters, each with one skill, by five methods, and measures both skills of each result."""

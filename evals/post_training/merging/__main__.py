@@ -15,7 +15,7 @@ from modelstack.errors import UserError
 
 
 def main() -> int:
-    """Run the experiment, or go on with it."""
+    """Run or resume the experiment."""
     parser = argparse.ArgumentParser(prog="python -m evals.post_training.merging", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m", help="catalog id or GGUF file of the base")

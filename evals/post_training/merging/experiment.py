@@ -1,6 +1,7 @@
-"""Parents, children, and both skills of each; every step leaves a file, and what is there is not made again.
+"""Trains parents, merges them into children, and measures both skills of each; existing results are reused.
 
-All merged models are written in Q8_0, the parents too, so that what differs is the merge and not the number type.
+All models, including the parents, are written in Q8_0, so that they differ only by the merge and not by the number
+type.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "ties": {"method": "ties", "density": 0.5},
     "dare": {"method": "dare_linear", "density": 0.5},
 }
-"""The children; numbers that are not named are the methods' own. None was chosen by a result."""
+"""Merge methods of the children; other parameters have the methods' defaults. None was chosen by a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of data and training."""
+    """Sizes of data and training."""
 
     n_training: int = 400
     n_held_back: int = 100
@@ -51,27 +52,27 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A model's two skills."""
+    """Skills of one model."""
 
     name: str
     kind: str
-    """base, parent or child."""
+    """Role of the model: base, parent or child."""
     rewards: dict[str, Interval]
-    """By skill."""
+    """Mean reward with its interval, by skill."""
 
 
 def run(base: Path, out: Path, sizes: Sizes, seed: int, console: Console) -> list[Measured]:
-    """Train the parents, merge them, and measure all.
+    """Train the parents, merge them, and measure all models.
 
     Args:
         base: GGUF file of an instruction-tuned model.
-        out: Folder of everything.
-        sizes: Of it.
-        seed: Of data, training and chance in DARE.
-        console: To show on.
+        out: Folder of all files.
+        sizes: Sizes of data and training.
+        seed: Seed of data, training and DARE's random choice.
+        console: Console for progress.
 
     Raises:
-        UserError: The folder holds another experiment, or a training was interrupted: the same call goes on.
+        UserError: the folder holds another experiment, or a training was interrupted; the same call resumes it.
     """
     _claim(out, sizes, seed)
     for skill in SKILLS:
@@ -94,7 +95,7 @@ def run(base: Path, out: Path, sizes: Sizes, seed: int, console: Console) -> lis
 
 
 def _claim(out: Path, sizes: Sizes, seed: int) -> None:
-    """Let a folder be of one experiment."""
+    """Reserve a folder for one experiment."""
     file, wanted = out / "experiment.json", {"sizes": asdict(sizes), "seed": seed}
     if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8"))) != wanted:
         raise UserError(f"{out} holds another experiment, of {found}: give another --out")
@@ -117,7 +118,7 @@ def _parent(skill: Skill, base: Path, out: Path, sizes: Sizes, seed: int, consol
         "data": {"training": [str(data / TRAINING)], "row_tokens": 512},
     }
     if fine_tune(checked_recipe(SftRecipe, recipe), folder, console) is None:
-        raise UserError("stopped; the same command goes on")
+        raise UserError("stopped; the same command resumes")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The table, the picture and the tree of stages."""
+"""Report of the merging experiment: table, plot, and tree of stages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The two skills: sums of small numbers, and a sentence written as JSON. What is learnt from, what is asked.
+"""The two skills (sums of small numbers, and a sentence written as JSON), with their examples and tasks.
 
-What is asked is written by `modelstack tasks`' generators; the two sides of a skill share no prompt.
+The generators of `modelstack tasks` write the tasks; the training and held-back sides of a skill share no prompt.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SUMS = GymSettings(
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """Something to be good at."""
+    """A skill and its verifier."""
 
     name: str
     verifier: VerifierName
 
     def source(self, seed: int) -> Source:
-        """Return what makes its tasks."""
+        """Return the generator of its tasks."""
         return json_source() if self.verifier == "json" else gym_source(SUMS, seed)
 
     def answer(self, task: TaskLine) -> str:
-        """Return what is right to a task."""
+        """Return the correct answer to a task."""
         if self.verifier == "json":
             return json.dumps(_constants(task.gold))
         settings = GymTask(SUMS.task, task.gold["seed"], task.gold["size"], None, task.gold["config"])
@@ -51,14 +51,14 @@ SKILLS = (Skill("sums", "gym"), Skill("json", "json"))
 
 
 def write_skill(skill: Skill, folder: Path, *, n_training: int, n_held_back: int, seed: int) -> None:
-    """Write examples to imitate, and tasks that are held back."""
+    """Write training examples and held-back tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     write_examples(folder / TRAINING, _examples(skill, n_training, seed))
     write_tasks(folder / HELD_BACK, skill_tasks(skill, "held-back", n_held_back, seed))
 
 
 def held_back(skill: Skill, folder: Path) -> list[PolicyTask]:
-    """Return the tasks that are asked, with golds as the skill's verifier takes them."""
+    """Return the held-back tasks, with golds in the form that the skill's verifier accepts."""
     return [task.judged_by(skill.verifier) for task in read_tasks(folder / HELD_BACK)]
 
 
@@ -75,12 +75,12 @@ def _examples(skill: Skill, n: int, seed: int) -> Iterator[Example]:
 
 
 def skill_tasks(skill: Skill, side: Side, n: int, seed: int) -> Iterator[TaskLine]:
-    """Give tasks of a side of a skill, all of which can be done."""
+    """Yield tasks of one side of a skill; all of them are solvable."""
     return tasks_of(skill.source(seed), side, n, seed, canaries=0.0)
 
 
 def _constants(schema: dict[str, Any]) -> Any:
-    """Return the one value that a schema of constants allows."""
+    """Return the only value that a schema of constants allows."""
     if "const" in schema:
         return schema["const"]
     return {key: _constants(part) for key, part in schema["properties"].items()}

@@ -1,1 +1,1 @@
-"""How far apart the policy-gradient algorithms are on one fixed rollout that the policy has moved away from."""
+"""Differences between the policy-gradient algorithms on one fixed rollout, after the policy has changed."""

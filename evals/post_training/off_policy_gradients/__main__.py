@@ -1,7 +1,7 @@
 """`python -m evals.post_training.off_policy_gradients [--markdown]`.
 
-Print each algorithm's gradient on one fixed rollout that the policy has moved away from: its norm, its cosine to
-GRPO's, and what its declaration has other than GRPO's. It takes a second and depends on nothing.
+Print each algorithm's gradient on one fixed rollout, after the policy has changed: its norm, its cosine to GRPO's
+gradient, and the settings in which its declaration differs from GRPO's. Takes a second and needs no files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evals.post_training.off_policy_gradients", description=__doc__
     )
-    parser.add_argument("--markdown", action="store_true", help="for a page instead of a terminal")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a terminal table")
     options = parser.parse_args()
     if options.markdown:
         sys.stdout.write(as_markdown(rows()) + "\n")

@@ -1,8 +1,9 @@
 """A fixed rollout, and the gradient of each algorithm on it.
 
-Two prompts with four replies of 1 to 6 tokens. The policy has moved since the rollout by 0.5 nats a token, and the
-sampler's log-probabilities were other ones than the trainer's by 0.05. Gradients are with respect to the policy's
-log-probabilities of the tokens, in fp64: what an algorithm asks of each token.
+Two prompts with four replies of 1 to 6 tokens. Since the rollout, the policy has changed by 0.5 nats per token,
+and the sampler's log-probabilities differ from the trainer's by 0.05 (standard deviations). Gradients are with
+respect to the policy's log-probabilities of the tokens, in fp64: the change that an algorithm asks for at each
+token.
 
 Letters: P prompts, G replies of each, T tokens; rows are the P * G replies, prompt by prompt.
 """
@@ -25,30 +26,30 @@ P, G, T = 2, 4, 6
 LENGTHS = (6, 2, 4, 1, 3, 6, 5, 2)
 REWARDS = (1.0, 0.0, 0.4, 0.0, 0.2, 1.0, 0.0, 0.7)
 MAX_COMPLETION_TOKENS = 8
-"""The sampler's limit."""
+"""Maximum tokens of the sampler."""
 MOVED, SAMPLER_GAP, FROM_REFERENCE = 0.5, 0.05, 0.2
-"""Standard deviations of differences of log-probabilities, nats."""
+"""Standard deviations of differences of log-probabilities, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedRollout:
-    """Replies, and what is said of their tokens."""
+    """Replies with log-probabilities and values of their tokens."""
 
     new_BT: Tensor
-    """The policy as it is now."""
+    """Log-probabilities under the current policy."""
     old_BT: Tensor
-    """The policy as it sampled, said by the trainer."""
+    """Log-probabilities under the sampling policy, computed by the trainer."""
     sampler_BT: Tensor
-    """The same, said by the sampler."""
+    """Log-probabilities under the sampling policy, computed by the sampler."""
     ref_BT: Tensor
     values_BT: Tensor
-    """What a critic expects before each token; for PPO."""
+    """Values that a critic predicts before each token; used by PPO."""
     mask_BT: Tensor
     rewards_PG: Tensor
 
 
 def fixed_rollout() -> FixedRollout:
-    """Return the rollout, always the same."""
+    """Return the rollout; it is the same in every call."""
     generator = torch.Generator().manual_seed(20)
 
     def normal(deviation: float) -> Tensor:
@@ -70,9 +71,9 @@ def algorithm_gradient(rollout: FixedRollout, config: PolicyConfig, *, on_policy
     """Return the gradient of an algorithm's loss with respect to `new_BT`, [B, T].
 
     Args:
-        rollout: Each prompt's replies are a micro-batch, as in training.
+        rollout: The rollout; each prompt's replies form a micro-batch, as in training.
         config: The algorithm.
-        on_policy: Take the old policy, also the sampler's, for the policy as it is now.
+        on_policy: Whether the current and the sampler's policy are replaced by the old policy.
     """
     old_BT = rollout.old_BT
     new_BT = (old_BT if on_policy else rollout.new_BT).clone().requires_grad_()
@@ -92,7 +93,7 @@ def algorithm_gradient(rollout: FixedRollout, config: PolicyConfig, *, on_policy
 
 
 def rollout_advantages(rollout: FixedRollout, config: PolicyConfig) -> Tensor:
-    """Return the advantages of the replies [B], or of their tokens [B, T] where a critic makes them."""
+    """Return the advantages of the replies [B], or of their tokens [B, T] if a critic computes them."""
     rewards_B = rollout.rewards_PG.flatten()
     old_BT, ref_BT, mask_BT = rollout.old_BT, rollout.ref_BT, rollout.mask_BT
     if config.advantage == "critic":

@@ -1,4 +1,4 @@
-"""The table: an algorithm a row, beside GRPO."""
+"""Table of all algorithms, compared with GRPO."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ BASIS = "grpo"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One algorithm on the fixed rollout."""
+    """Results of one algorithm on the fixed rollout."""
 
     name: str
     norm: float
-    """Of the gradient off policy."""
+    """Norm of the off-policy gradient."""
     cosine: float
-    """To GRPO's gradient, off policy."""
+    """Cosine to GRPO's gradient, off policy."""
     cosine_on_policy: float
-    """The same where the policy has not moved."""
+    """Cosine to GRPO's gradient if the policy has not changed."""
     differs: str
-    """What its declaration has other than GRPO's."""
+    """Settings in which its declaration differs from GRPO's."""
 
 
 def rows() -> list[Row]:
@@ -49,9 +49,9 @@ def rows() -> list[Row]:
 
 
 def differences(config: PolicyConfig, basis: PolicyConfig) -> str:
-    """Return the settings that one declaration has other than another: `ratio sequence_mean; ...`.
+    """Return the settings in which one declaration differs from another: `ratio sequence_mean; ...`.
 
-    Numbers are compared where both have the same surrogate.
+    Numbers of a surrogate are compared only if both have the same surrogate.
     """
     own, other = dict(_settings(config.model_dump())), dict(_settings(basis.model_dump()))
     if config.surrogate.name != basis.surrogate.name:
@@ -60,20 +60,20 @@ def differences(config: PolicyConfig, basis: PolicyConfig) -> str:
 
 
 def as_table(found: list[Row]) -> Table:
-    """Return the rows for a terminal."""
-    table = Table(title="Gradients on one fixed rollout, the policy 0.5 nats a token away from the old one")
+    """Return the rows as a table for a terminal."""
+    table = Table(title="Gradients on one fixed rollout; the policy is 0.5 nats per token from the old policy")
     for heading in ("algorithm", "norm", "cosine", "on policy"):
         table.add_column(heading, justify="left" if heading == "algorithm" else "right", no_wrap=True)
-    table.add_column("where it differs from GRPO")
+    table.add_column("differences from GRPO")
     for row in found:
         table.add_row(row.name, f"{row.norm:.4f}", f"{row.cosine:.4f}", f"{row.cosine_on_policy:.4f}", row.differs)
     return table
 
 
 def as_markdown(found: list[Row]) -> str:
-    """Return the rows for a page."""
+    """Return the rows as a Markdown table."""
     lines = [
-        "| algorithm | norm | cosine to GRPO | the same on policy | where it differs from GRPO |",
+        "| algorithm | norm | cosine to GRPO | cosine on policy | differences from GRPO |",
         "|---|---|---|---|---|",
     ]
     lines += [

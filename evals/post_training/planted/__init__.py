@@ -1,1 +1,1 @@
-"""A planted preference: a nano model, a judge that is known exactly, and five ways to learn what it likes."""
+"""A planted preference: a nano model, a judge with known rules, and five methods to learn its preference."""

@@ -1,12 +1,12 @@
-"""PPO against a reward model, DPO, SimPO, ORPO and KTO on one planted preference, with a model made from nothing.
+"""PPO with a reward model, DPO, SimPO, ORPO and KTO on one planted preference, with a model trained from scratch.
 
     python -m evals.post_training.planted --out DIR
     python -m evals.post_training.planted --out DIR --seed 3
 
-A nano model learns careless replies; pairs of its own replies are ordered by a judge that is known exactly; each
-method learns from the same pairs, PPO through a reward model that has seen nothing else. The judge then compares
-each policy's replies to prompts that no stage has seen with the base's. Prints the table; writes it with
-`results.json` and a plot. The same command goes on where it was stopped, and does nothing twice.
+A nano model learns careless replies. Pairs of its own replies are ordered by a judge whose rules are known
+exactly. Each method learns from the same pairs; PPO uses a reward model trained only on these pairs. The judge
+then compares each policy's replies with the base's, on prompts that no stage has used. Prints the table and writes
+it with `results.json` and a plot. The same command resumes after an interruption and repeats nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TABLE_FILE, RESULTS_FILE, PLOT_FILE = "planted.md", "results.json", "planted.png
 
 
 def take(out: Path, seed: int, split: Literal["development", "final"], console: Console) -> list[Measured]:
-    """Make what is missing of a seed's stages; return their figures and write them beside."""
+    """Create the missing stages of a seed; return their figures and write them to the folder."""
     from evals.post_training.planted import stages
 
     folder = out / f"seed-{seed}"
@@ -70,7 +70,7 @@ def _measured(
 
 
 def accuracy_of(folder: Path) -> float:
-    """Return a reward model's share of held-back pairs in the right order."""
+    """Return the share of held-back pairs that a reward model orders correctly."""
     from modelstack.posttrain.stages.stage import read_record
     from modelstack.preferences.reward.scores import ACCURACY
 
@@ -95,14 +95,14 @@ def write(out: Path, measured: Sequence[Measured], seeds: Sequence[int]) -> str:
 
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stages, table and plot.")],
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; none: 0 to 7.")] = None,
-    split: Annotated[str, typer.Option(help="final; development is for trying values.")] = "final",
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; may be repeated; default: 0 to 7.")] = None,
+    split: Annotated[str, typer.Option(help="final, or development for tuning.")] = "final",
 ) -> None:
-    """Train and judge all methods; print which went how far for how much."""
+    """Train and judge all methods; print each method's win rate and its distance from the base."""
     from rich.console import Console
 
     if split not in ("development", "final"):
-        raise typer.BadParameter(f"split {split!r} is none of development and final")
+        raise typer.BadParameter(f"split {split!r} must be development or final")
     seeds = list(dict.fromkeys(seed or SEEDS))
     measured = [each for number in seeds for each in take(out, number, split, Console())]
     typer.echo(write(out, measured, seeds))

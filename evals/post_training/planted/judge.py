@@ -1,8 +1,8 @@
-"""The planted judge: what it likes is written here and nowhere else, so a policy's true worth can be told exactly.
+"""The planted judge: its preference is defined only here, so a policy's true quality can be computed exactly.
 
-A reply is worth what it says, once, about the animal that was asked for, in few words. No single token gets that:
-the name has to be copied from the question, topics have to differ, and each sentence more costs words. It is asked
-for labels of pairs and for the figures at the end; no method trains against it.
+A reply gains by distinct statements about the requested animal in few words. No single token achieves this: the
+name must be copied from the question, topics must differ, and each further sentence costs words. The judge labels
+pairs and computes the final figures; no method trains against it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from evals.post_training.planted.language import NAMES, TOPICS, Prompt
 
 A_TOPIC = 1.0
 A_REPETITION = -1.0
-"""Of a topic."""
+"""Score of each repeated topic."""
 THE_NAME = 1.5
-"""Of the animal that was asked for, in the first sentence."""
+"""Score if the first sentence names the requested animal."""
 ANOTHER_NAME = -1.5
-"""Anywhere."""
+"""Score if another animal is named anywhere."""
 NONSENSE = -1.0
-"""A sentence that is none of the language's."""
+"""Score of each sentence outside the language."""
 MOST_WORDS = 20
 A_WORD_MORE = -0.25
 NO_END = -2.0
-"""The reply was cut off."""
+"""Score of a truncated reply."""
 
 _NAMES = "|".join(NAMES)
 _SENTENCE = {
@@ -34,7 +34,7 @@ _SENTENCE = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A reply's worth and what it was made of."""
+    """Score of a reply and its components."""
 
     score: float
     n_topics: int

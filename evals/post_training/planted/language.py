@@ -1,8 +1,8 @@
 """A small world to talk about: animals with names, and replies of a few plain sentences.
 
-The replies that a base model is trained on are careless on purpose: they are about the animal that was asked for
-only half of the time, they come back to what was said, and end early or late. So there is something to prefer in
-every pair, and no reply that a good policy gives is unknown to the base.
+The replies that a base model is trained on are deliberately careless: only half of them name the requested animal,
+they repeat topics, and they end early or late. Every pair therefore differs in quality, and the base can produce
+every reply of a good policy.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ TOPICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "friend": ("plays with", ("the farmer", "the children", "the birds", "the neighbours", "the sheep", "nobody")),
     "time": ("wakes up", ("at dawn", "at noon", "at night", "very late", "before the sun", "after the rain")),
 }
-"""What a sentence can be about: its verb, and what may follow."""
+"""Verb and possible objects of each topic of a sentence."""
 P_RIGHT_NAME, P_OTHER_NAME = 0.5, 0.2
-"""How a careless reply calls its animal at first; else it says "It"."""
+"""Probabilities that a careless reply begins with the right name, and with another; otherwise it begins with
+"It"."""
 MOST_SENTENCES = 7
 
 
@@ -50,12 +51,12 @@ class Prompt:
 
     @property
     def id(self) -> str:
-        """Return what it is known by in files."""
+        """Return its identifier in files."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 def prompts(split: Split) -> list[Prompt]:
-    """Return the questions of a split: no animal of one, by name and kind, is in another."""
+    """Return the questions of a split; splits share no animal (name and kind)."""
     return [
         Prompt(name, opening.format(name=name, animal=animal))
         for name in NAMES
@@ -66,7 +67,7 @@ def prompts(split: Split) -> list[Prompt]:
 
 
 def careless_reply(prompt: Prompt, draw: random.Random) -> str:
-    """Return what a base model is to have learnt."""
+    """Return a random careless reply, as in the base model's training data."""
     dice = draw.random()
     others = [name for name in NAMES if name != prompt.name]
     first = (
@@ -80,7 +81,7 @@ def careless_reply(prompt: Prompt, draw: random.Random) -> str:
 
 
 def corpus(n: int, seed: int) -> Iterator[tuple[Prompt, str]]:
-    """Give so many training prompts, each with a careless reply."""
+    """Yield `n` training prompts, each with a careless reply."""
     draw = random.Random(seed)
     several = prompts("training")
     for _ in range(n):
@@ -90,4 +91,4 @@ def corpus(n: int, seed: int) -> Iterator[tuple[Prompt, str]]:
 
 def _split(name: str, animal: str) -> Split:
     place = hashlib.sha256(f"{name} {animal}".encode()).digest()[0]
-    return "training" if place < 154 else "development" if place < 205 else "final"  # 60, 20, 20 of a hundred
+    return "training" if place < 154 else "development" if place < 205 else "final"  # 60 %, 20 %, 20 %

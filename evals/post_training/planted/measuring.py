@@ -1,8 +1,9 @@
-"""What the planted judge says of a policy, and how far the policy went for it.
+"""Measures a policy with the planted judge, and its distance from the base.
 
-A policy is measured by its own samples. Each reply meets the base's to the same prompt: a win counts 1, a draw a
-half. The distance is KL(policy || base), the mean over own replies of log p - log p_base: without bias, and the
-number that over-optimisation is drawn against (Gao et al., 2210.10760).
+A policy is measured on its own samples. Each reply is compared with the base's replies to the same prompt: a win
+counts 1, a draw a half. The distance is KL(policy || base), estimated without bias as the mean of log p - log
+p_base over the policy's own replies. Over-optimisation is usually plotted against this quantity (Gao et al.,
+2210.10760).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from evals.post_training.planted.judge import judge
 from evals.post_training.planted.language import Prompt, Split, prompts
-from evals.post_training.planted.sampling import Said, loaded, log_probs, replies
+from evals.post_training.planted.sampling import Reply, loaded, log_probs, replies
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.preferences.reward.loader import scored_rows
@@ -23,40 +24,40 @@ from modelstack.preferences.reward.passes import rewards_of
 from modelstack.preferences.reward.value_model import load_value_model
 
 N_REPLIES, N_OPPONENTS = 2, 8
-"""To each prompt: of each policy, and of the base, all of which each of those meets."""
+"""Replies per prompt of each policy, and of the base; each policy reply is compared with all of the base's."""
 SEED_OF_BASE, SEED_OF_POLICY = 10_001, 10_002
-"""Of samples; not those of training or pairs."""
+"""Sampling seeds, different from those of training and pairs."""
 ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One policy on one split; lists have an entry a prompt, means over its replies."""
+    """Measurements of one policy on one split; lists have one entry per prompt, averaged over its replies."""
 
     method: str
     seed: int
     split: Split
     wins: list[float]
-    """Share of the base's replies that the judge likes less, a draw being a half."""
+    """Share of the base's replies with a lower score; a draw counts a half."""
     scores: list[float]
     n_tokens: list[float]
     kl_nats: list[float]
-    """A reply."""
+    """KL from the base in nats per reply."""
     truncated: float
     reward: float
-    """Of the reward model, a mean."""
+    """Mean score of the reward model."""
     parts: dict[str, float]
-    """Means of what the judge counts."""
+    """Means of the judge's components."""
     sample: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the measurements as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What all policies of a seed are held against: the base and what it said."""
+    """The reference for all policies of a seed: the base and its replies."""
 
     base: Base
     reward: Path
@@ -64,11 +65,11 @@ class Yardstick:
     seed: int
     asked: list[Prompt]
     scores: list[list[float]]
-    """Of the base's replies, by prompt."""
+    """Scores of the base's replies, by prompt."""
 
 
 def yardstick(base: Stage, reward: Stage, split: Split, seed: int) -> Yardstick:
-    """Return the base with its replies to a split, judged."""
+    """Return the base with its judged replies to a split."""
     asked, model = prompts(split), loaded(base)
     said = replies(model, asked, N_OPPONENTS, SEED_OF_BASE)
     scores = [[_judged(prompt, each) for each in group] for prompt, group in zip(asked, said, strict=True)]
@@ -76,7 +77,7 @@ def yardstick(base: Stage, reward: Stage, split: Split, seed: int) -> Yardstick:
 
 
 def measure(method: str, policy: Stage, against: Yardstick) -> Measured:
-    """Return what the judge says of a policy's own replies."""
+    """Measure a policy on its own replies."""
     model = loaded(policy)
     groups = replies(model, against.asked, N_REPLIES, SEED_OF_POLICY)
     flat = [each for group in groups for each in group]
@@ -112,7 +113,7 @@ def measure(method: str, policy: Stage, against: Yardstick) -> Measured:
 
 
 def wins(scores: Sequence[float], opponents: Sequence[Sequence[float]]) -> list[float]:
-    """Return, reply by reply, the mean over its opponents of 1 for a win, a half for a draw, 0 for a loss."""
+    """Return, for each reply, the mean over its opponents of 1 for a win, a half for a draw, 0 for a loss."""
     return [
         statistics.fmean((own > other) + 0.5 * (own == other) for other in others)
         for own, others in zip(scores, opponents, strict=True)
@@ -120,20 +121,20 @@ def wins(scores: Sequence[float], opponents: Sequence[Sequence[float]]) -> list[
 
 
 def by_prompt(values: Sequence[float]) -> list[float]:
-    """Return means over the replies of each prompt: what is drawn independently is the prompt."""
+    """Return means over the replies of each prompt, because only prompts are independent samples."""
     return [statistics.fmean(values[n : n + N_REPLIES]) for n in range(0, len(values), N_REPLIES)]
 
 
 def measured_from(content: Mapping[str, Any]) -> Measured:
-    """Return what `Measured.plain` gave."""
+    """Restore measurements from `Measured.plain`."""
     return Measured(**content)
 
 
-def _judged(prompt: Prompt, said: Said) -> float:
+def _judged(prompt: Prompt, said: Reply) -> float:
     return judge(prompt, said.text, is_truncated=said.is_truncated).score
 
 
-def _rewards(folder: Path, several: Sequence[Said]) -> list[float]:
+def _rewards(folder: Path, several: Sequence[Reply]) -> list[float]:
     import torch
 
     model = load_value_model(folder).eval()

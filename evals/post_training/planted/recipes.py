@@ -1,8 +1,9 @@
-"""What each stage is trained by. Every stage moves all weights, in fp32, on one thread: the same bits every time.
+"""Training recipes of all stages.
 
-Rates, lengths and coefficients were chosen on the development prompts with a seed of their own (`TUNED_WITH`), by
-the planted judge's win rate; the final prompts and the seeds of the table were not looked at. What was tried is in
-`README.md`.
+Every stage trains all weights in fp32 on one thread, so results are bitwise equal.
+
+Rates, lengths and coefficients were chosen on the development prompts with a separate seed (`TUNED_WITH`), by the
+planted judge's win rate. The final prompts and the seeds of the table were not used. `README.md` lists all trials.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 TUNED_WITH = 100
-"""The seed of all trials."""
+"""Seed of all tuning trials."""
 MAX_TOKENS = 72
-"""Of a reply; the longest careless one has about 50."""
+"""Maximum tokens of a reply; the longest careless reply has about 50."""
 N_EXAMPLES, N_SAMPLES = 4000, 6
-"""Careless replies that the base learns, and its replies to each training prompt that pairs are made of."""
+"""Number of careless replies for the base, and of its replies per training prompt from which pairs are made."""
 
 MODEL: Mapping[str, Any] = {
     "model_type": "llama",
@@ -35,7 +36,7 @@ MODEL: Mapping[str, Any] = {
 VOCAB_SIZE = 512
 
 METHODS = ("dpo", "simpo", "orpo", "kto", "ppo")
-"""In the order of the table."""
+"""Methods in the order of the table."""
 
 _FULL: Mapping[str, Any] = {
     "train": "full",
@@ -76,7 +77,7 @@ PPO: Mapping[str, Any] = {
 
 
 def base_values(folder: Path, seed: int) -> dict[str, Any]:
-    """Return the recipe of the base: careless replies, from weights that know nothing."""
+    """Return the recipe of the base: careless replies, from random weights."""
     files = {
         "training": [str(folder / "careless.jsonl")],
         "validation": [str(folder / "careless-held-back.jsonl")],
@@ -87,7 +88,7 @@ def base_values(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def reward_values(folder: Path, seed: int) -> dict[str, Any]:
-    """Return the recipe of the reward model, which begins with the base."""
+    """Return the recipe of the reward model, which starts from the base."""
     return _with(REWARD, folder, "reward", str(folder / "base"), _pairs(folder), seed)
 
 

@@ -1,4 +1,4 @@
-"""One table and one picture of all methods on the same planted preference."""
+"""Table and plot of all methods on the same planted preference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def table(measured: Sequence[Measured], accuracies: Sequence[float]) -> str:
     """Return the experiment as Markdown.
 
     Args:
-        measured: Of all methods and seeds, the base among them.
-        accuracies: Of the reward models on held-back pairs, one a seed.
+        measured: Measurements of all methods and seeds, including the base.
+        accuracies: Accuracy of each seed's reward model on held-back pairs.
     """
     seeds = sorted({each.seed for each in measured})
     n_prompts = len(measured[0].wins)
@@ -50,7 +50,7 @@ def table(measured: Sequence[Measured], accuracies: Sequence[float]) -> str:
 
 
 def pooled(group: Sequence[Measured], name: str) -> Interval:
-    """Return a figure's mean and interval: over seeds, whose trainings differ by more than prompts do."""
+    """Return a figure's mean and interval over seeds, because trainings vary more than prompts."""
     return interval_over_seeds([getattr(each, name) for each in group])
 
 
@@ -77,7 +77,7 @@ def _short(interval: Interval) -> str:
 
 
 def draw(measured: Sequence[Measured], path: Path) -> None:
-    """Draw win rate and judge's score against the distance from the base, a point a seed, the mean with bars."""
+    """Draw win rate and judge's score against the distance from the base: seeds and their mean."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Replies of a stage to prompts, and how likely other models find them.
+"""Samples a stage's replies to prompts, and computes other models' log-probabilities of them.
 
 Letters: B replies, T tokens of a row.
 """
@@ -29,8 +29,8 @@ ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A reply."""
+class Reply:
+    """A reply of a model."""
 
     text: str
     prompt_ids: tuple[int, ...]
@@ -38,29 +38,29 @@ class Said:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether it has no end."""
+        """Whether the reply has no end token."""
         return self.sampled.is_truncated
 
 
 def loaded(stage: Stage) -> Base:
-    """Return a stage's model."""
+    """Load a stage's model."""
     return load_base(stage.weights)
 
 
-def replies(base: Base, asked: Sequence[Prompt], n_replies: int, seed: int) -> list[list[Said]]:
-    """Return replies at temperature 1 to each prompt; the same weights, prompts and seed give the same."""
+def replies(base: Base, asked: Sequence[Prompt], n_replies: int, seed: int) -> list[list[Reply]]:
+    """Return replies at temperature 1 to each prompt; deterministic for the same weights, prompts and seed."""
     encoder = base.encoder
     sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), MAX_TOKENS)
     questions = [_asked(encoder, prompt, seed) for prompt in asked]
     return [
-        [Said(completion_of(each, encoder).text.strip(), question.prompt_ids, each) for each in group]
+        [Reply(completion_of(each, encoder).text.strip(), question.prompt_ids, each) for each in group]
         for question, group in zip(questions, sampler.sample(questions, n_replies), strict=True)
     ]
 
 
 @torch.no_grad()
-def log_probs(base: Base, several: Sequence[Said]) -> list[float]:
-    """Return the sum of a model's log-probabilities over each reply's tokens, nats."""
+def log_probs(base: Base, several: Sequence[Reply]) -> list[float]:
+    """Return the sum of a model's log-probabilities over each reply's tokens, in nats."""
     sums: list[float] = []
     with in_use(base.model):
         for start in range(0, len(several), ROWS_AT_ONCE):

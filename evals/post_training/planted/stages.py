@@ -1,6 +1,6 @@
-"""The stages of one seed: base, pairs, reward model, and a policy of each method. What is there is not made again.
+"""The stages of one seed: base, pairs, reward model, and a policy of each method; existing stages are reused.
 
-Everything runs by the same functions as the commands: `modelstack sft`, `prefer`, `reward`, `ppo`.
+All stages call the functions of the commands `modelstack sft`, `prefer`, `reward`, `ppo`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from modelstack.posttrain.stages.stage import Stage
 
 HELD_BACK = 200
-"""Examples and pairs that are measured on; pairs are of development prompts."""
+"""Number of examples and of pairs for evaluation; the pairs use development prompts."""
 
 
 def base_of(folder: Path, seed: int, console: Console) -> Stage:
-    """Return the careless base, trained from weights that know nothing."""
+    """Return the careless base, trained from random weights."""
     from modelstack.sft.recipe import SftRecipe
     from modelstack.sft.run import fine_tune
 
@@ -41,7 +41,7 @@ def base_of(folder: Path, seed: int, console: Console) -> Stage:
 
 
 def write_pairs(folder: Path, base: Stage, seed: int) -> None:
-    """Write pairs of the base's own replies, ordered by the judge, and the prompts that PPO is asked."""
+    """Write pairs of the base's own replies, ordered by the judge, and the prompts for PPO."""
     _write(folder / "tasks.jsonl", map(_task, prompts("training")))
     _write(folder / "tasks-held-back.jsonl", map(_task, prompts("development")))
     wanted: dict[Path, Split] = {
@@ -50,14 +50,14 @@ def write_pairs(folder: Path, base: Stage, seed: int) -> None:
     }
     for n, (file, split) in enumerate(wanted.items()):
         if not file.exists():
-            # Of held-back prompts two pairs or three each are enough.
+            # Two or three pairs per held-back prompt are enough.
             asked = prompts(split)[::3] if split == "development" else prompts(split)
             pairs = _pairs(base, asked, 2 * seed + n)
             _write(file, pairs[:HELD_BACK] if split == "development" else pairs)
 
 
 def reward_of(folder: Path, seed: int, console: Console) -> Stage:
-    """Return the reward model, which has seen the pairs and never the judge."""
+    """Return the reward model, trained on the pairs without access to the judge."""
     from modelstack.preferences.reward.recipe import RewardRecipe
     from modelstack.preferences.reward.run import train_reward_model
 
@@ -85,12 +85,12 @@ def _run(
 
     stage = run(checked_recipe(kind, dict(values)), out, console)
     if stage is None:
-        raise SystemExit(f"{out} was asked to stop; the same command goes on")
+        raise SystemExit(f"{out} was asked to stop; the same command resumes")
     return stage
 
 
 def _write_scratch(folder: Path, texts: list[str], seed: int) -> None:
-    """Write a model that knows nothing, with a tokenizer of the language."""
+    """Write a model with random weights and a tokenizer trained on the language."""
     from modelstack.architecture.checkpoint import save_checkpoint
     from modelstack.architecture.decoder import CausalLM
     from modelstack.architecture.initialise import initialise
@@ -112,7 +112,10 @@ def _write_scratch(folder: Path, texts: list[str], seed: int) -> None:
 
 
 def _pairs(base: Stage, asked: list[Prompt], seed: int) -> list[dict[str, Any]]:
-    """Return pairs of replies that the judge does not find equal; replies without an end have no text to learn."""
+    """Return pairs of replies with different scores.
+
+    Truncated replies are excluded, because they have no end to learn.
+    """
     from evals.post_training.planted.sampling import loaded, replies
 
     said = replies(loaded(base), asked, recipes.N_SAMPLES, seed)
@@ -152,7 +155,7 @@ def _task(prompt: Prompt) -> dict[str, Any]:
 
 
 def _write(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines, unless they are there."""
+    """Write JSON lines unless the file exists."""
     if not file.exists():
         with replacing(file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -2,8 +2,8 @@
 
     python -m evals.post_training.r1 --out FOLDER [--seed N]
 
-Stops and goes on at any time, stage by stage and within a stage. Leaves the stages (`modelstack lineage FOLDER`
-draws them), `report.md`, `results.json` and two pictures. Needs the extras `train`, `local` and `evals`.
+Can be interrupted and resumed at any time, also within a stage. Writes the stages (`modelstack lineage FOLDER`
+draws them), `report.md`, `results.json` and two plots. Needs the extras `train`, `local` and `evals`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ THINKING = (
 
 
 def main(argv: Sequence[str] | None = None, plan: R1Plan | None = None) -> int:
-    """Make the stages, measure them, write the report.
+    """Create the stages, measure them, and write the report.
 
     Args:
-        argv: Of the command line.
-        plan: In place of the one that the command line's seed gives.
+        argv: Command-line arguments.
+        plan: Plan to use; None makes one from the command line's seed.
 
     Returns:
-        0; 1 after a mistake; 130 where it was asked to stop.
+        Exit status: 0; 1 after an error; 130 if it was asked to stop.
     """
     parser = argparse.ArgumentParser(prog="python -m evals.post_training.r1", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, plan: R1Plan | None = None) -> int:
             found = [measure(work, stages.BASE, thinks=False), measure(work, stages.STUDENT, thinks=False)]
             found += [measure(work, name, thinks=True) for name in THINKING]
     except stages.Stopped as stopped:
-        console.print(f"stopped in {stopped}; the same command goes on")
+        console.print(f"stopped in {stopped}; the same command resumes")
         return STOPPED
     except UserError as error:
         console.print(f"[red]{error}")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None, plan: R1Plan | None = None) -> int:
 
 
 class _Seconds:
-    """Adds up the time of all processes that worked on a run."""
+    """Accumulates the seconds of all processes that worked on a run."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

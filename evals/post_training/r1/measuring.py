@@ -1,7 +1,8 @@
-"""What a stage can do: greedily as it likes, at each budget of thought, and with several replies to choose from.
+"""Measures a stage: greedy replies without a limit, at each thinking budget, and several sampled replies.
 
-Greedy and sampled replies come from torch, many at once; the dial is asked of llama.cpp on the exported weights,
-as a user would. All stages get the same held-back problems, and a base, which knows no chat, its documents' form.
+Greedy and sampled replies come from torch in batches. The thinking budget is measured with llama.cpp on the
+exported weights, as a user would run them. All stages get the same held-back problems. A base, which knows no chat
+format, gets them in the form of its documents.
 """
 
 from __future__ import annotations
@@ -33,42 +34,42 @@ from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 
 _CORRECTNESS, _FORM = MathVerifier(lenient=True), ThinkFormat()
 ANSWER_TOKENS = 4
-"""Of an answer behind a thought: one digit, and room to say something wrong."""
+"""Maximum tokens of an answer after a thought: one digit, and room for a wrong answer."""
 
 
 class AtBudget(BaseModel, frozen=True):
-    """Greedy replies within one budget, in the order of the problems."""
+    """Greedy replies within one thinking budget, in the order of the problems."""
 
     budget: int
     is_right: tuple[bool, ...]
     n_thinking: tuple[int, ...]
-    """Tokens that were thought."""
+    """Number of thinking tokens of each reply."""
 
 
 class Measured(BaseModel, frozen=True):
-    """One stage."""
+    """Measurements of one stage."""
 
     name: str
     plan: str
-    """Its fingerprint."""
+    """Fingerprint of the plan."""
     n_parameters: int
     is_right: tuple[bool, ...]
-    """Greedy replies without a dial."""
+    """Whether each greedy reply without a budget is correct."""
     is_formed: tuple[bool, ...]
-    """Of those, whether they are one thought and an answer."""
+    """Whether each of them consists of one thought and an answer."""
     n_tokens: tuple[int, ...]
     dial: tuple[AtBudget, ...] = ()
     replies: tuple[Judged, ...] = ()
-    """Sampled."""
+    """Sampled replies."""
 
 
 def measure(work: Work, name: str, *, thinks: bool) -> Measured:
-    """Measure a stage, or read what was measured.
+    """Measure a stage, or read stored measurements.
 
     Args:
-        work: With the stage.
-        name: Its name.
-        thinks: False for a base: only its greedy completions are looked at.
+        work: The run that contains the stage.
+        name: Name of the stage.
+        thinks: False for a base, for which only greedy completions are measured.
     """
     file = work.folder / "measured" / f"{name}.json"
     plan = work.fingerprint
@@ -102,7 +103,7 @@ def _greedy(work: Work, name: str, base: Base, tasks: Sequence[PolicyTask], *, t
     if thinks:
         prompts = [tuple(each.prompt_ids(base.encoder)) for each in tasks]
         n_most = work.plan.max_tokens
-    else:  # as its documents have a question and its answer
+    else:  # the form of question and answer in its documents
         start = [] if base.tokenizer.vocabulary.bos_id is None else [base.tokenizer.vocabulary.bos_id]
         prompts = [(*start, *base.tokenizer.vocabulary.encode(f"{each.item.prompt} ")) for each in tasks]
         n_most = 1
@@ -121,7 +122,7 @@ def _greedy(work: Work, name: str, base: Base, tasks: Sequence[PolicyTask], *, t
 
 
 def _dial(work: Work, base: Base, tasks: Sequence[PolicyTask], file: Path) -> tuple[AtBudget, ...]:
-    """Ask llama.cpp each problem at each budget."""
+    """Ask llama.cpp each problem at each thinking budget."""
     export_gguf(base.config, base.model.state_dict(), gguf_fields(base.tokenizer), file, type_name="f32")
     found: list[AtBudget] = []
     is_settled = [False] * len(tasks)
@@ -130,7 +131,7 @@ def _dial(work: Work, base: Base, tasks: Sequence[PolicyTask], file: Path) -> tu
         for budget in sorted(work.plan.budgets):
             right, thought = [], []
             for n, one in enumerate(tasks):
-                if is_settled[n]:  # a greedy thought that ended by itself is the same within any larger budget
+                if is_settled[n]:  # a greedy thought that has ended is the same within any larger budget
                     right.append(found[-1].is_right[n])
                     thought.append(found[-1].n_thinking[n])
                     continue
@@ -175,7 +176,7 @@ def _sample(
 
 
 def _judged(one: PolicyTask, said: Completion) -> tuple[bool, str | None]:
-    """Return whether a completion is right, and its answer; one whose thought is open has none."""
+    """Return whether a completion is correct, and its answer; None for an unclosed thought."""
     if THINK in said.text and END_OF_THOUGHT not in said.text:
         return False, None
     reward = _CORRECTNESS.score(one.item, said)

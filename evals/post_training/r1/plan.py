@@ -1,4 +1,4 @@
-"""How large everything is: what a run is made of, as one frozen table."""
+"""All sizes of a run in one frozen table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Shape(BaseModel):
-    """Of a model."""
+    """Sizes of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,7 +17,7 @@ class Shape(BaseModel):
 
 
 class R1Plan(BaseModel):
-    """Frozen; results are kept by its hash."""
+    """Sizes of a run; frozen, because results are stored under its hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,31 +25,33 @@ class R1Plan(BaseModel):
     teacher: Shape = Shape(layers=3, width=128, feed_forward=512)
     student: Shape = Shape(layers=2, width=64, feed_forward=256)
     initializer_range: float = 0.09
-    """1 / sqrt(width): with 0.02 a model of this width stays at its first plateau for over three times as long."""
+    """1 / sqrt(width); with 0.02 a model of this width stays at its first plateau more than three times as
+    long."""
     n_documents: int = 16_000
     base_steps: int = 500
-    """Addition is learnt at a stroke, and late for some seeds: with 320 one base of three knew none."""
+    """Addition is learned suddenly, and late for some seeds: with 320 steps, one base of three had not learned
+    it."""
     student_base_steps: int = 500
     base_rows: int = 12
     row_tokens: int = 96
     n_cold: int = 400
-    """Examples of the cold start."""
+    """Number of cold-start examples."""
     cold_steps: int = 200
     n_tasks: int = 2_000
-    """That rewards are given for, and that replies to learn from are sampled for."""
+    """Number of tasks for reinforcement; a part of them is used for rejection sampling."""
     rl_steps: int = 80
     rl_prompts: int = 8
     group: int = 8
     n_sampled_tasks: int = 600
     replies_per_task: int = 4
     sft_steps: int = 200
-    """Of a fresh base, and of students, on what was kept."""
+    """Training steps of a new base, and of students, on the kept replies."""
     distil_steps: int = 100
     rows: int = 16
     max_tokens: int = 40
     n_held_back: int = 200
     budgets: tuple[int, ...] = (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 24)
-    """Thinking tokens; a digit and its running sum are 2, a problem of nine digits needs 18."""
+    """Budgets in thinking tokens; a digit and its running sum take 2, a problem of nine digits needs 18."""
     n_replies: int = 16
-    """Of each held-back problem, for best of n and votes."""
+    """Sampled replies per held-back problem, for best of n and votes."""
     temperature: float = 1.0

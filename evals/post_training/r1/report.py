@@ -1,4 +1,4 @@
-"""Tables and pictures of what was measured: stages, accuracy against thinking, several replies to choose from."""
+"""Tables and plots of the measurements: stages, accuracy against thinking, and several sampled replies."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ COMPARED = (
     (stages.STUDENT_SFT, stages.STUDENT_LOGITS),
     (stages.STUDENT_LONGER, stages.STUDENT_ON_POLICY),
 )
-"""Pairs on the same problems, where the second is to be better than the first."""
+"""Pairs compared on the same problems; the second is expected to be better."""
 COLOURS = ("#888888", "#c0561f", "#1f6f8b", "#2b8a3e", "#8b5fbf", "#b8860b", "#d16ba5", "#444444")
 PANELS_A_ROW = 4
 
 
 def write_report(folder: Path, plan: R1Plan, found: Sequence[Measured], facts: dict[str, Any]) -> list[Table]:
-    """Write Markdown, JSON and pictures; return the tables."""
+    """Write Markdown, JSON and plots; return the tables."""
     thinking = [each for each in found if each.dial]
     curves = {each.name: _curves(each) for each in thinking}
     tables = [_stage_table(found), _pair_table(found), _dial_table(thinking), *_curve_tables(curves)]
@@ -139,7 +139,7 @@ def _dial_table(thinking: Sequence[Measured]) -> Table:
         for n, budget in enumerate(budgets)
     )
     return Table(
-        "Accuracy (95 %) within a budget of thinking tokens, and tokens that were thought in the mean",
+        "Accuracy (95 %) within a budget of thinking tokens, and mean number of thinking tokens",
         ("budget", *(each.name for each in thinking)),
         rows,
     )
@@ -177,7 +177,7 @@ def _draw_dial(thinking: Sequence[Measured], path: Path) -> None:
         thought = [statistics.fmean(at.n_thinking) for at in each.dial]
         for_thought.plot(thought, values, "o-", color=colour, label=each.name, markersize=4)
     for_budget.set(xlabel="budget of thinking tokens", ylabel="accuracy, greedy", ylim=(0, 1.02))
-    for_thought.set(xlabel="tokens that were thought, mean")
+    for_thought.set(xlabel="thinking tokens, mean")
     for_budget.legend(fontsize=8)
     figure.suptitle("Accuracy against thinking; bands are 95 % intervals")
     with replacing(path) as temporary:
@@ -222,8 +222,8 @@ def _markdown(plan: R1Plan, tables: Sequence[Table], facts: dict[str, Any]) -> I
         yield f"## {table.title}\n"
         yield _rows(table)
     yield (
-        "Where the budget ends a thought early, a model that has always finished its thoughts goes on adding in "
-        "place of an answer: it is then below guessing.\n"
+        "If the budget ends a thought early, a model trained on finished thoughts continues to add instead of "
+        "answering; its accuracy is then below guessing.\n"
     )
     yield f"![accuracy against thinking]({DIAL_PLOT})\n"
     yield f"![several replies]({CURVES_PLOT})\n"

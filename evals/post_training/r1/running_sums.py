@@ -1,10 +1,10 @@
-"""The task: the sum of some digits modulo 5, where a thought adds them up one by one.
+"""The task: the sum of some digits modulo 5; a thought adds them one by one.
 
-A small transformer cannot add nine digits modulo 5 in one pass, but can do one addition at a time if it writes the
-running sum down, so thinking helps, and how much of it is needed grows with the number of digits. The form of the
-text is what so small a model learns in minutes: a thought names the next digit and then the sum, so an addition
-has both its terms beside it, and as a question has dots in the places that are empty, the next digit always stands
-as many tokens back. Everything is made from a seed. Held-back problems are in no document, example or task of
+A small transformer cannot add nine digits modulo 5 in one pass, but it can do one addition at a time if it writes
+the running sum. Thinking therefore helps, and the required amount grows with the number of digits. The form of the
+text allows so small a model to learn it in minutes: a thought names the next digit before the sum, so an addition
+has both its terms next to it; a question has dots at empty places, so the next digit is always the same number of
+tokens back. Everything is generated from a seed. Held-back problems occur in no document, example or task of
 training.
 
     question: 3+4+1+0+2+.+.+.+.=?    thought: 33 42 13 03 20, without the blanks    answer: 0
@@ -20,18 +20,19 @@ from typing import Any
 
 MODULUS = 5
 FEWEST, MOST = 5, 9
-"""Digits of a problem."""
+"""Minimum and maximum number of digits of a problem."""
 MOST_SHOWN = 7
-"""Digits of the longest sums that documents show worked out, in a form of their own."""
+"""Maximum number of digits of worked sums in documents, which have their own form."""
 FACTS_OF_A_DOCUMENT = 8
 SHARES = (0.10, 0.15, 0.75)
-"""Of the documents: single additions, questions with their answers alone, sums worked out."""
+"""Shares of documents: single additions, questions with answers only, worked sums."""
 WORKED, TOTAL = "\nAll summed up>", "so>"
-"""Stand before a worked sum, and behind it before the answer. Each has as many tokens as stand there in a
-conversation, and ends as a thought's marks end: what is copied next is found by the same token as far back.
-Without that some bases learnt sums and never what to answer, and rewards undid the sums."""
+"""Texts before a worked sum, and between it and the answer. Each has as many tokens as the marks of a thought in a
+conversation and ends with the same characters, so the next part to copy is found after the same token at the same
+distance. Without this, some bases learned sums but never the answer, and rewards undid the sums."""
 BROKEN_OFF, SLIPPED = 0.25, 0.15
-"""Of the cold start's examples: thoughts that leave out their last steps, and with a wrong addition in them."""
+"""Shares of cold-start examples whose thought lacks its last steps, and whose thought contains a wrong
+addition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,16 @@ class Problem:
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question's text."""
         return f"{'+'.join([*map(str, self.digits), *'.' * (MOST - len(self.digits))])}=?"
 
     @property
     def answer(self) -> str:
-        """What is right."""
+        """The correct answer."""
         return str(sum(self.digits) % MODULUS)
 
     def steps(self) -> list[str]:
-        """Return each digit with the running sum behind it."""
+        """Return each digit followed by the running sum."""
         return [
             f"{digit}{total % MODULUS}" for digit, total in zip(self.digits, accumulate(self.digits), strict=True)
         ]
@@ -63,7 +64,7 @@ def reply(steps: Sequence[str], answer: str) -> str:
 
 
 def problems(draw: random.Random, n: int, taken: set[Problem]) -> list[Problem]:
-    """Return n new problems and add them to those that are taken, as many of each length."""
+    """Return `n` new problems, equally many of each length, and add them to `taken`."""
     found: list[Problem] = []
     lengths = MOST - FEWEST + 1
     while len(found) < n:
@@ -75,7 +76,7 @@ def problems(draw: random.Random, n: int, taken: set[Problem]) -> list[Problem]:
 
 
 def documents(draw: random.Random, n: int, held_back: set[Problem]) -> Iterator[str]:
-    """Give the texts that a base is trained on."""
+    """Yield the documents that a base is trained on."""
     for _ in range(n):
         (kind,) = draw.choices(("facts", "questions", "sums"), SHARES)
         if kind == "facts":
@@ -90,9 +91,10 @@ def documents(draw: random.Random, n: int, held_back: set[Problem]) -> Iterator[
 
 
 def imperfect_replies(draw: random.Random, several: Sequence[Problem]) -> Iterator[str]:
-    """Give a reply to each problem as a cold start has them: readable, and not always right.
+    """Yield a cold-start reply to each problem: well-formed, but not always correct.
 
-    One that breaks off answers with the last result that it came to; one with a slip carries it to the end.
+    A reply that breaks off answers with its last intermediate result; a reply with a slip carries the error to the
+    end.
     """
     for one in several:
         kind = draw.random()
@@ -105,7 +107,7 @@ def imperfect_replies(draw: random.Random, several: Sequence[Problem]) -> Iterat
 
 
 def example(number: int, one: Problem, text: str, source: str) -> dict[str, Any]:
-    """Return an example to fine-tune on, as `sft.examples` reads it."""
+    """Return a fine-tuning example in the format of `sft.examples`."""
     return {
         "id": f"{source}-{number}",
         "source": source,
@@ -118,7 +120,7 @@ def example(number: int, one: Problem, text: str, source: str) -> dict[str, Any]
 
 
 def task(number: int, one: Problem, name: str) -> dict[str, Any]:
-    """Return a task to be rewarded on, as `reasoning.tasks.task` reads it."""
+    """Return a reinforcement task in the format of `reasoning.tasks.task`."""
     return {"id": f"{name}-{number}", "prompt": one.question, "gold": one.answer, "license": "CC0-1.0"}
 
 
@@ -128,7 +130,7 @@ def _with_slip(draw: random.Random, one: Problem) -> list[str]:
 
 
 def _new(draw: random.Random, fewest: int, most: int, held_back: set[Problem]) -> Problem:
-    """Return a problem that is not held back."""
+    """Return a random problem that is not held back."""
     while (one := Problem(_digits(draw, draw.randint(fewest, most)))) in held_back:
         continue
     return one

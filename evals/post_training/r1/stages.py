@@ -1,4 +1,4 @@
-"""The stages, each made by the command of modelstack that a user has for it; a finished one is left as it is."""
+"""The stages, each created by the user's modelstack command; finished stages are reused."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ BASE, COLD, RL, FRESH = "base", "cold-start", "rl", "fresh-sft"
 STUDENT, STUDENT_SFT, STUDENT_LONGER = "student-base", "student-sft", "student-sft-longer"
 STUDENT_LOGITS, STUDENT_ON_POLICY = "student-logits", "student-on-policy"
 VERIFIER = {"name": "math", "gate": "think"}
-"""Right answers count, and only behind one block of thought."""
+"""Correct answers are rewarded, but only after one thinking block."""
 MARKS_READ = 100
-"""Thoughts without content that the tokenizer is learnt from."""
+"""Number of empty thoughts for training the tokenizer."""
 
 
 class Stopped(Exception):
-    """A stage was asked to stop; the same command goes on with it."""
+    """Raised when a stage was asked to stop; the same command resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Where a run lies, and what it is made of."""
+    """Folder and plan of a run."""
 
     plan: R1Plan
     folder: Path
@@ -66,20 +66,20 @@ class Work:
         return self.folder / name / MODEL
 
     def data(self, name: str) -> str:
-        """Return a file of data."""
+        """Return the path of a data file."""
         return str(self.folder / "data" / name)
 
     def held_back(self) -> list[sums.Problem]:
-        """Return the problems that are measured on."""
+        """Return the held-back problems for measuring."""
         return sums.problems(random.Random(f"{self.plan.seed} held back"), self.plan.n_held_back, set())
 
 
 def make_all(work: Work) -> None:
-    """Make every stage that is not there yet.
+    """Create every stage that does not exist yet.
 
     Raises:
-        Stopped: It was asked to stop.
-        UserError: The folder holds a run of another plan.
+        Stopped: a stage was asked to stop.
+        UserError: the folder holds a run of another plan.
     """
     write_data(work)
     _base(work, BASE, work.plan.teacher, work.plan.base_steps)
@@ -96,7 +96,7 @@ def make_all(work: Work) -> None:
 
 
 def write_data(work: Work) -> None:
-    """Write documents, examples, tasks and the tokenizer, where they are not there yet."""
+    """Write documents, examples, tasks and the tokenizer unless they exist."""
     folder = work.folder / "data"
     if folder.exists() and (work.folder / "tokenizer").exists():
         return
@@ -115,7 +115,7 @@ def write_data(work: Work) -> None:
         chosen = enumerate(tasks[: plan.n_sampled_tasks])
         _write_lines(temporary / "sampled-tasks.jsonl", (sums.task(n, one, "task") for n, one in chosen))
     with replacing_folder(work.folder / "tokenizer") as temporary:
-        # Learnt from the marks of a thought alone: these are text of few tokens, all else is one a character.
+        # Trained only on the marks of a thought: these become few tokens, every other character is one token.
         special = SpecialTokens(tool_call=None, tool_response=None, think=None, n_reserved=0)
         config = TokenizerConfig(vocab_size=300, digits="1", pad_to_multiple_of=32, special_tokens=special)
         save_tokenizer(train_tokenizer([sums.reply([], "")] * MARKS_READ, config), temporary)
@@ -154,7 +154,7 @@ def _base(work: Work, name: str, shape: Shape, steps: int) -> None:
         },
         "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.0},
         "schedule": {"warmup_steps": min(30, steps // 4), "decay_steps": steps // 3},
-        # An addition is learnt at a stroke, with norms that a guard for large runs would call a spike.
+        # Addition is learned suddenly, with gradient norms that a guard for large runs would treat as a spike.
         "guard": {"min_norm_rise": 1000},
         "checkpoints": {"every": 200},
         "evaluation": {"every": steps, "max_megabytes": 0.02, "baselines": False},
@@ -232,7 +232,7 @@ def _distilled(work: Work, name: str, base: Path, examples: str, steps: int, *, 
         "teacher": str(work.stage(FRESH)),
         "teacher_precision": "fp32",
         "data": {"training": [examples], "row_tokens": 128},
-        # On policy the divergence that seeks what the teacher says most, off policy the one that covers all of it.
+        # On policy: the mode-seeking divergence; off policy: the one that covers the teacher's whole distribution.
         "loss": {"name": "generalised_jsd", "beta": 1.0 if on_policy else 0.0},
     }
     if on_policy:

@@ -1,1 +1,1 @@
-"""Whether rollouts on quantised llama.cpp train as those of the model itself do, with and without a correction."""
+"""Compares training on rollouts from quantised llama.cpp with training on the model's own rollouts."""

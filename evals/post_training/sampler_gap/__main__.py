@@ -1,10 +1,10 @@
-"""Trains a nano model by rewards with rollouts from three samplers, three seeds each, and compares the outcome.
+"""Trains a nano model by rewards with rollouts from three samplers, three seeds each, and compares the results.
 
     python -m evals.post_training.sampler_gap --out DIR
     python -m evals.post_training.sampler_gap --out DIR steps=80 type_name=q4_1
 
-Goes on where it was stopped. Prints tables; writes `report.md`, `results.json` and `rewards.png`. Needs the extras
-`local` and `train`.
+Resumes after an interruption. Prints tables; writes `report.md`, `results.json` and `rewards.png`. Needs the
+extras `local` and `train`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the experiment; a started one goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the experiment; an unfinished one is resumed"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of GapPlan")
     given = parser.parse_args(arguments)
     console = Console()

@@ -1,4 +1,4 @@
-"""The same reinforcement learning with rollouts from three samplers, and what each has taught by the end."""
+"""The same reinforcement learning with rollouts from three samplers, and the final reward of each."""
 
 from __future__ import annotations
 
@@ -33,62 +33,62 @@ NumberType = Literal["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 TORCH, CORRECTED, UNCORRECTED = "fp32 torch", "llama.cpp, corrected", "llama.cpp, uncorrected"
 ARMS = (TORCH, CORRECTED, UNCORRECTED)
 NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
-"""From fine to coarse."""
+"""Number types from fine to coarse."""
 START = "start"
 N_SAMPLES = 4
-"""Replies to each held-back task."""
+"""Number of replies per held-back task."""
 
 
 class GapPlan(BaseModel, frozen=True, extra="forbid"):
-    """The experiment."""
+    """Plan of the experiment."""
 
     start: StartPlan = StartPlan()
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = Field(default=40, ge=1)
     rows: int = Field(default=8, ge=1)
-    """Prompts of a step."""
+    """Number of prompts per step."""
     group: int = Field(default=8, ge=2)
     lr: float = Field(default=5e-4, gt=0)
     type_name: NumberType = "q4_0"
-    """Of llama.cpp's weights while it samples."""
+    """Number type of llama.cpp's weights during sampling."""
     correction: str = "token_truncate"
     high: float = 2.0
 
     @property
     def max_tokens(self) -> int:
-        """Of a reply: the number, its end, and one too many."""
+        """Maximum tokens of a reply: the number, its end, and one extra token."""
         return self.start.n_digits + 2
 
 
 class Outcome(BaseModel, frozen=True):
-    """One training, or the start."""
+    """Result of one training, or of the start."""
 
     arm: str
     seed: int
     rewards: tuple[float, ...]
-    """Of held-back tasks, the mean of sampled replies each, which the weights in fp32 sample."""
+    """Reward of each held-back task, averaged over replies sampled from the fp32 weights."""
     served: tuple[float, ...]
-    """The same of replies that llama.cpp samples, in the number type of the training."""
+    """Reward of each held-back task, averaged over replies sampled by llama.cpp in the training's number type."""
     gaps: dict[str, Gap]
-    """Of its last weights to each number type."""
+    """Gap between the final weights and each number type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Plan and place."""
+    """Plan and folder of the experiment."""
 
     plan: GapPlan
     folder: Path
     console: Console
 
     def run_folder(self, arm: str, seed: int) -> Path:
-        """Return where a training lies."""
+        """Return the folder of a training."""
         return self.folder / "runs" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
 
     def outcome_file(self, arm: str, seed: int) -> Path:
-        """Return where it is kept what a training came to."""
+        """Return the file of a training's outcome."""
         folder = self.run_folder(arm, seed)
-        return self.folder / "outcomes" / f"{folder.name}.json"  # a name may hold dots
+        return self.folder / "outcomes" / f"{folder.name}.json"  # a name may contain dots
 
     def curve(self, arm: str, seed: int, key: str) -> list[float]:
         """Return a quantity over the steps of a training."""
@@ -97,10 +97,10 @@ class Experiment:
 
 
 def run(experiment: Experiment) -> list[Outcome]:
-    """Run all trainings, or go on; the start comes first.
+    """Run or resume all trainings; the start comes first.
 
     Raises:
-        UserError: The folder holds another experiment, or a training was asked to stop.
+        UserError: the folder holds another experiment, or a training was asked to stop.
     """
     plan, folder = experiment.plan, experiment.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def run(experiment: Experiment) -> list[Outcome]:
         for arm in ARMS:
             place = experiment.run_folder(arm, seed)
             if reinforce(_recipe(experiment, arm, seed), place, experiment.console) is None:
-                raise UserError("stopped; the same command goes on")
+                raise UserError("stopped; the same command resumes")
             found.append(_measured(experiment, arm, seed, place / MODEL, experiment.outcome_file(arm, seed)))
     return found
 
@@ -135,7 +135,7 @@ def _recipe(experiment: Experiment, arm: str, seed: int) -> PolicyRecipe:
         "optimizer": {"lr": plan.lr},
         "schedule": {"kind": "constant"},
         "watch_kl": False,
-        # On policy the loss is 0 but for rounding, so that the guard takes any that is not for a spike.
+        # On policy, the loss is 0 except for rounding, so the guard would treat any other value as a spike.
         "guard": {"warmup": plan.steps + 4},
     }
     if arm != TORCH:
@@ -146,7 +146,7 @@ def _recipe(experiment: Experiment, arm: str, seed: int) -> PolicyRecipe:
 
 
 def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Path) -> Outcome:
-    """Return what weights can do, measured once."""
+    """Return the measurements of a model; they are computed once."""
     if file.exists():
         return Outcome.model_validate_json(file.read_bytes())
     file.parent.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Pa
 
 
 def asked_of(base: Base, experiment: Experiment) -> list[Asked]:
-    """Return the held-back tasks as a sampler is asked."""
+    """Return the held-back tasks in the form that samplers accept."""
     tasks = read_tasks(experiment.folder / HELD_BACK)
     return [Asked(task, tuple(task.prompt_ids(base.encoder)), n) for n, task in enumerate(tasks)]
 

@@ -1,8 +1,11 @@
-"""How far llama.cpp's probabilities of sampled tokens are from those of the model itself, at the same weights.
+"""Difference between llama.cpp's and the model's own probabilities of sampled tokens, at the same weights.
 
-With mu llama.cpp's and o the model's own log-probability of a token that llama.cpp sampled: the mean of |o - mu|,
-the KL divergence of the sampler from the model by its estimate e^(o - mu) - 1 - (o - mu), and the effective sample
-size of weights e^(o - mu), (sum w)^2 / (n sum w^2), of tokens and of whole replies: 1 where both agree.
+Let mu be llama.cpp's and o the model's own log-probability of a token that llama.cpp sampled. Reported are:
+
+- the mean of |o - mu|;
+- the KL divergence of the sampler from the model, estimated by e^(o - mu) - 1 - (o - mu);
+- the effective sample size of weights e^(o - mu), (sum w)^2 / (n sum w^2), of tokens and of whole replies; 1 if
+  both models agree.
 """
 
 from __future__ import annotations
@@ -20,21 +23,21 @@ from modelstack.reasoning.sampling.sampled import Asked
 
 
 class Gap(BaseModel, frozen=True):
-    """Over some sampled tokens."""
+    """Gap statistics over sampled tokens."""
 
     n_tokens: int
     n_replies: int
     mean: float
     largest: float
     kl: float
-    """Nats a token."""
+    """KL divergence in nats per token."""
     token_sample_size: float
-    """Effective, as a share."""
+    """Effective sample size of tokens, as a share of their number."""
     reply_sample_size: float
 
 
 def measured_gap(base: Base, asked: Sequence[Asked], type_name: Any, n_replies: int, max_tokens: int) -> Gap:
-    """Sample with llama.cpp and ask the model of each token."""
+    """Sample with llama.cpp and compare with the model's own probability of each token."""
     with LlamaSampler(
         base,
         end_ids=frozenset(base.encoder.end_ids),

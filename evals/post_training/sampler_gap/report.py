@@ -1,4 +1,4 @@
-"""Tables, picture and record of the experiment: what each sampler's rollouts taught, and how far it was off."""
+"""Tables, plot and record of the experiment: reward with each sampler's rollouts, and the sampler's gap."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIFFERENCES = ((TORCH, CORRECTED), (TORCH, UNCORRECTED), (UNCORRECTED, CORRECTED
 
 
 def write_report(experiment: Experiment, found: list[Outcome], command: str) -> list[Table]:
-    """Write Markdown, JSON and a picture; return the tables."""
+    """Write Markdown, JSON and a plot; return the tables."""
     tables = [_rewards(experiment, found), _differences(found), _gaps(experiment, found)]
     _draw(experiment, experiment.folder / PLOT_FILE)
     plan = experiment.plan
@@ -56,7 +56,7 @@ def write_report(experiment: Experiment, found: list[Outcome], command: str) -> 
 
 
 def rewards_of(found: list[Outcome], arm: str, sampled_by: SampledBy = "rewards") -> list[list[float]]:
-    """Return the held-back rewards of an arm, a list a seed, in order of seeds."""
+    """Return the held-back rewards of an arm: one list per seed, ordered by seed."""
     ordered = sorted((each for each in found if each.arm == arm), key=lambda each: each.seed)
     return [list(getattr(each, sampled_by)) for each in ordered]
 
@@ -127,7 +127,7 @@ def _record(experiment: Experiment, found: list[Outcome]) -> dict[str, Any]:
 
 
 def _draw(experiment: Experiment, file: Path) -> None:
-    """Draw both panels: each seed thin, the mean of seeds thick."""
+    """Draw both panels: each seed as a thin line, the mean over seeds as a thick line."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,8 +1,8 @@
-"""The task and the model that starts with half of it: repeat a number's digits.
+"""The task (repeat a number's digits), and a start model that solves about half of it.
 
-A base of a hundred thousand weights learns from examples whose digits are each wrong with a probability, so it
-knows the task and says right and wrong replies about as often: a reward has something to sharpen, in minutes on
-one core. Everything is made from a seed; held-back numbers are in no example and no task.
+A base of a hundred thousand weights learns from examples in which each digit is wrong with some probability. It
+therefore knows the task and gives correct and wrong replies about equally often, so that a reward can sharpen it
+within minutes on one core. Everything is generated from a seed; held-back numbers occur in no example and no task.
 
 Letters: B examples, T tokens.
 """
@@ -45,19 +45,19 @@ BEHIND_NORMS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
 }
-"""What reads the output of a layer's norms."""
+"""Weights that read the output of each norm of a layer."""
 BATCH = 64
 LEARNING_RATE = 3e-3
 
 
 class StartPlan(BaseModel, frozen=True, extra="forbid"):
-    """What the base and the tasks are made of."""
+    """Settings of the base and the tasks."""
 
     n_digits: int = Field(default=6, ge=1)
     p_wrong: float = Field(default=0.12, ge=0, lt=1)
-    """Of each digit of an example."""
+    """Probability that a digit of an example is wrong."""
     spread: float = Field(default=0.7, ge=0)
-    """Of the channels' sizes, see `spread_channels`."""
+    """Spread of the channel scales, see `spread_channels`."""
     base_steps: int = Field(default=700, ge=1)
     n_training: int = Field(default=512, ge=1)
     n_held_back: int = Field(default=200, ge=1)
@@ -65,7 +65,7 @@ class StartPlan(BaseModel, frozen=True, extra="forbid"):
 
 
 def make_start(plan: StartPlan, folder: Path, told: Callable[[str], None]) -> None:
-    """Write tasks and base, those that are not there yet."""
+    """Write tasks and base unless they exist."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(plan.seed)
     numbers = {_number(draw, plan.n_digits) for _ in range(2 * (plan.n_training + plan.n_held_back))}
@@ -79,17 +79,17 @@ def make_start(plan: StartPlan, folder: Path, told: Callable[[str], None]) -> No
 
 @torch.no_grad()
 def spread_channels(model: CausalLM, spread: float, seed: int) -> None:
-    """Give channels very different sizes without changing what the model computes.
+    """Give channels very different scales without changing the function that the model computes.
 
-    What a norm's gain is divided by, the columns behind it are multiplied by. A block's scale is its largest
-    number's, so a channel that is large leaves its neighbours few of the sixteen values that four bits have. Large
-    models grow such channels by themselves (LLM.int8(), arXiv 2208.07339); a nano model has none, and its four
-    bits would be too fine to see anything by.
+    A norm's gain is divided by the scales, and the columns after it are multiplied by them. The scale of a
+    quantisation block is that of its largest number, so a large channel leaves its neighbours few of the sixteen
+    values of four bits. Large models develop such channels by themselves (LLM.int8(), arXiv 2208.07339). A nano
+    model has none, and without them its four-bit error would be too small to measure.
 
     Args:
         model: A llama.
-        spread: Deviation of the logarithm of sizes.
-        seed: Of the sizes.
+        spread: Standard deviation of the logarithm of the scales.
+        seed: Seed of the scales.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = dict(model.named_parameters())
@@ -104,14 +104,14 @@ def spread_channels(model: CausalLM, spread: float, seed: int) -> None:
 
 
 def byte_tokenizer() -> dict[str, Any]:
-    """Return GGUF's metadata of a tokenizer of bytes."""
+    """Return GGUF metadata of a byte-level tokenizer."""
     tokens = [*byte_alphabet(), "th", "<|end|>"]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [1] * (len(tokens) - 1) + [3],
-        "tokenizer.ggml.merges": ["t h"],  # llama.cpp wants at least one
+        "tokenizer.ggml.merges": ["t h"],  # llama.cpp requires at least one
         "tokenizer.ggml.eos_token_id": len(tokens) - 1,
     }
 
@@ -130,7 +130,7 @@ def _write_tasks(file: Path, numbers: list[str]) -> None:
 
 
 def _train_base(plan: StartPlan, held_back: frozenset[str], file: Path, told: Callable[[str], None]) -> None:
-    """Train on examples with wrong digits in them, and write it in full precision."""
+    """Train the base on examples with wrong digits, and write it in fp32."""
     torch.manual_seed(plan.seed)
     tokenizer = tokenizer_from_fields(byte_tokenizer(), file)
     encoder = ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
@@ -156,7 +156,7 @@ def _train_base(plan: StartPlan, held_back: frozenset[str], file: Path, told: Ca
 def _examples(
     plan: StartPlan, held_back: frozenset[str], encoder: ChatEncoder, end_id: int, draw: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and labels [B, T] of one batch; all examples have one length."""
+    """Return ids and labels [B, T] of one batch; all examples have the same length."""
     ids, labels = list[list[int]](), list[list[int]]()
     while len(ids) < BATCH:
         number = _number(draw, plan.n_digits)

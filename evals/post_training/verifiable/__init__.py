@@ -1,1 +1,1 @@
-"""Reinforcement on verifiable tasks with the embedded model: before, after, curves of every seed."""
+"""Reinforcement on verifiable tasks with the embedded model: before, after, and curves of every seed."""

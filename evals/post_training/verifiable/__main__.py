@@ -1,7 +1,7 @@
 """`python -m evals.post_training.verifiable --task arithmetic --out DIR --seeds 0 1 2`.
 
-Write the tasks, reinforce the embedded model with every seed, measure before and after; the same command goes on
-after a stop, and seeds can be added.
+Writes the tasks, trains the embedded model by reinforcement with every seed, and measures before and after. The
+same command resumes after an interruption, and seeds can be added.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from modelstack.errors import UserError
 
 
 def main() -> int:
-    """Run an experiment, or go on with it."""
+    """Run or resume an experiment."""
     parser = argparse.ArgumentParser(prog="python -m evals.post_training.verifiable", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys over the recipe's")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys that override the recipe")
     parser.add_argument("--task", choices=sorted(KINDS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="smollm2-135m", help="catalog id of the base")
-    parser.add_argument("--held-back", type=int, default=N_HELD_BACK, help="tasks that are measured on")
-    parser.add_argument("--samples", type=int, default=4, help="sampled replies to each of them")
+    parser.add_argument("--held-back", type=int, default=N_HELD_BACK, help="number of held-back tasks")
+    parser.add_argument("--samples", type=int, default=4, help="sampled replies per held-back task")
     options = parser.parse_args()
     console = Console()
     try:

@@ -1,4 +1,4 @@
-"""Reward, length, entropy and KL over the steps: each seed pale, their mean in front."""
+"""Plots reward, length, entropy and KL over the steps: each seed pale, their mean in the foreground."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Points = Sequence[tuple[int, float]]
 
 
 def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what a run wrote of its steps, by the name of a panel."""
+    """Read a run's values at each step, by panel name."""
     lines = (run / REWARDS_FILE).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return {name: [(int(r["step"]), float(r[name])) for r in records if name in r] for name in PANELS}
 
 
 def mean_curve(curves: Sequence[Points]) -> list[tuple[int, float]]:
-    """Return the mean over the seeds at the steps that all of them have taken."""
+    """Return the mean over the seeds at the steps that all of them have reached."""
     by_step: dict[int, list[float]] = {}
     for points in curves:
         for step, value in points:
@@ -42,13 +42,13 @@ def mean_curve(curves: Sequence[Points]) -> list[tuple[int, float]]:
 
 
 def ends(points: Points, n: int = 5) -> tuple[float, float]:
-    """Return the means of the first and of the last steps."""
+    """Return the means of the first `n` and of the last `n` steps."""
     values = [value for _, value in points]
     return statistics.fmean(values[:n]), statistics.fmean(values[-n:])
 
 
 def draw(of_seeds: Mapping[int, Mapping[str, Points]], picture: Path) -> None:
-    """Draw all seeds."""
+    """Draw the curves of all seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

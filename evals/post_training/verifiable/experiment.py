@@ -1,4 +1,4 @@
-"""Tasks, a training for every seed, all measured; every step leaves a file, and what is there stays."""
+"""Writes tasks, trains with every seed, and measures; existing results are reused."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ TRAINING, HELD_BACK, FIGURES, RUNS, START = "train.jsonl", "held-back.jsonl", "f
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is run."""
+    """Settings of an experiment."""
 
     kind: Kind
     weights: Path
     """GGUF file of the base."""
     model: str
-    """Its id in the catalog."""
+    """Catalog id of the base."""
     seeds: Sequence[int]
     overrides: Sequence[str] = ()
-    """Keys over the recipe's, `key=value`."""
+    """Overrides of recipe keys, `key=value`."""
     n_held_back: int = N_HELD_BACK
     n_samples: int = 4
 
 
 @dataclass(frozen=True, slots=True)
 class OfSeed:
-    """One training."""
+    """Training with one seed."""
 
     seed: int
     folder: Path
@@ -60,7 +60,7 @@ class OfSeed:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that was measured."""
+    """Results of an experiment."""
 
     wanted: Wanted
     recipe: PolicyRecipe
@@ -69,10 +69,10 @@ class Outcome:
 
 
 def run(wanted: Wanted, out: Path, console: Console) -> Outcome:
-    """Run an experiment, or go on with it.
+    """Run or resume an experiment.
 
     Raises:
-        UserError: The folder holds another experiment, a recipe is wrong, a reward was hacked, or the run was
+        UserError: the folder holds another experiment, a recipe is not valid, a reward was hacked, or the run was
             asked to stop.
     """
     kind = wanted.kind
@@ -91,7 +91,7 @@ def run(wanted: Wanted, out: Path, console: Console) -> Outcome:
     for seed in wanted.seeds:
         folder = out / RUNS / f"seed-{seed}"
         if reinforce(recipe.model_copy(update={"seed": seed}), folder, console) is None:
-            raise UserError("stopped; the same command goes on")
+            raise UserError("stopped; the same command resumes")
         found.append(OfSeed(seed, folder, ask(f"seed-{seed}", folder / ADAPTER_GGUF)))
     return Outcome(wanted, recipe, before, tuple(found))
 
@@ -105,7 +105,7 @@ def _places(wanted: Wanted, out: Path) -> list[str]:
 
 
 def _claim(wanted: Wanted, recipe: PolicyRecipe, out: Path) -> None:
-    """Let a folder be of one experiment; seeds may be added."""
+    """Reserve a folder for one experiment; seeds may be added later."""
     file = out / "experiment.json"
     told = recipe.model_dump(mode="json", exclude={"base", "weights", "data", "seed"})
     claim: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _written(file: Path, kind: Kind, side: Side, n: int, seed: int) -> None:
 
 
 def _start(wanted: Wanted, out: Path) -> Path | None:
-    """Return the stage that is trained on; None: the base itself."""
+    """Return the stage to train, or None for the base itself."""
     if not wanted.kind.has_tool_adapter:
         return None
     shipped = shipped_folder(wanted.model)

@@ -18,25 +18,25 @@ from modelstack.reasoning.tasks.writing.written import Source
 RECIPES = Path(__file__).parents[3] / "recipes"
 N_TRAINING, N_HELD_BACK = 600, 120
 HELD_BACK_SEED, TRAINING_SEED = 1, 0
-"""Of the files, which are the same for all seeds of the training."""
+"""Seeds of the task files, which are the same for all training seeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One experiment."""
+    """An experiment."""
 
     name: str
     verifier: VerifierName
     source: Callable[[int], Source]
-    """From a seed."""
+    """Returns the task generator of a seed."""
     what: str
-    """For the report."""
+    """Description for the report."""
     has_tool_adapter: bool = False
-    """Whether it begins with the adapter that the package carries; else with the base alone."""
+    """Whether training starts from the adapter shipped with the package; otherwise from the base."""
 
     @property
     def recipe(self) -> Path:
-        """Return the recipe's file."""
+        """Return the path of the recipe."""
         return RECIPES / f"rl-{self.name}.toml"
 
 

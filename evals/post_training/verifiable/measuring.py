@@ -1,6 +1,6 @@
-"""How often a model is right as it is served: greedily, and in replies sampled as in training.
+"""Share of correct replies of a model as it is served: greedy, and sampled as in training.
 
-llama.cpp with the quantised base and the adapter as a GGUF file: what is measured is what would be shipped.
+llama.cpp runs the quantised base with the adapter as a GGUF file, exactly the files that would be shipped.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How tasks are asked."""
+    """Sampling settings of the measurement."""
 
     max_tokens: int
     temperature: float
-    """Of the sampled replies."""
+    """Temperature of the sampled replies."""
     n_samples: int = 4
-    """To each task, beside the greedy reply; 0: none."""
+    """Number of sampled replies per task besides the greedy reply; 0 disables sampling."""
     seed: int = 0
     n_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Shares of right replies."""
+    """Shares of correct replies."""
 
     greedy: Interval
     sampled: Interval | None
-    """The mean of the tasks' own shares; the interval is over tasks."""
+    """Mean over the tasks' shares of correct samples; the interval is over tasks."""
     informative: float | None
-    """Share of the tasks whose samples are neither all right nor all wrong."""
+    """Share of the tasks whose samples are neither all correct nor all wrong."""
 
 
 def rates(
@@ -54,11 +54,11 @@ def rates(
     asking: Asking,
     told: Callable[[int], object] = lambda n_done: None,
 ) -> tuple[Rates, list[dict[str, Any]]]:
-    """Return the shares, and the greedy replies with what they are worth.
+    """Return the shares, and the greedy replies with their rewards.
 
     Raises:
-        EngineError: A file cannot be loaded.
-        UserError: A task cannot be judged.
+        EngineError: a file cannot be loaded.
+        UserError: a task cannot be judged.
     """
     greedy: list[float] = []
     shares: list[float] = []
@@ -98,7 +98,7 @@ def rates(
 
 
 def kept_rates(file: Path, made: Callable[[], tuple[Rates, list[dict[str, Any]]]]) -> Rates:
-    """Return the shares of a file, measured now unless it is there; `NAME.replies.jsonl` lies beside it."""
+    """Read shares from a file, or measure and store them; `NAME.replies.jsonl` is stored beside it."""
     if not file.is_file():
         found, replies = made()
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`REPORT.md`, `report.json` and the figure of an experiment."""
+"""Writes `REPORT.md`, `report.json` and the plot of an experiment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPORT, REPORT_JSON = "REPORT.md", "report.json"
 
 
 def write_report(outcome: Outcome, out: Path, command: str) -> str:
-    """Write all three; return the report."""
+    """Write all three files; return the report."""
     curves = {each.seed: read_curves(each.folder) for each in outcome.seeds}
     draw(curves, out / PICTURE)
     text = "\n".join(_lines(outcome, curves, command, _n_canaries(out / TRAINING)))
@@ -47,7 +47,7 @@ def _lines(outcome: Outcome, curves: dict[int, Any], command: str, n_canaries: i
         f"Model: {wanted.model}, {start}. Algorithm {recipe.algorithm}, {recipe.steps} steps of {recipe.rows} "
         f"prompts with {plan.group} replies, at most {plan.max_tokens} tokens, temperature {plan.temperature:g}, "
         f"learning rate {recipe.optimizer.lr:g}. {N_TRAINING} tasks to train on, {n} held back; no prompt is on "
-        f"both sides. {n_canaries} of the first are canaries that no reply can do: a run that pays for one ends.",
+        f"both sides. {n_canaries} of the first are canaries without a correct reply: paying for one ends a run.",
         "",
         f"Share of right replies to the held-back tasks, as llama.cpp serves the model; 95 % intervals over the "
         f"tasks. Greedy: one reply to each. Sampled: {wanted.n_samples} to each, at the temperature of training.",

@@ -1,1 +1,1 @@
-"""BFCL v4, scored by our own checker, which agrees with the original item by item."""
+"""BFCL v4, scored by this package's checker, which agrees with the original checker item by item."""

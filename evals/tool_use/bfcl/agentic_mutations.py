@@ -1,6 +1,6 @@
-"""Final answers for the comparison of agentic checkers: every acceptable answer in several dresses, and spoiled.
+"""Test answers for comparing the two agentic checkers: acceptable answers in several phrasings, and mutations.
 
-Nothing here says whether an answer is right; that is what both checkers are asked.
+This module does not say whether an answer is correct; both checkers decide that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Change = Callable[[str, random.Random], str]
 
 
 def gold_answers(acceptable: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (kind, answer) that a fair reader would accept."""
+    """Yield (kind, answer) for phrasings of every acceptable answer that a fair reader would accept."""
     for option in acceptable:
         yield "gold: answer", option
         yield "gold: sentence", f"The answer is {option}."
@@ -26,7 +26,7 @@ def gold_answers(acceptable: Sequence[str]) -> Iterator[tuple[str, str]]:
 def spoiled_answers(
     acceptable: Sequence[str], others: Sequence[str], rounds: int, draw: random.Random
 ) -> Iterator[tuple[str, str]]:
-    """Yield (kind, answer) after one change each, in a sentence or alone; `others` are answers of other items."""
+    """Yield (kind, answer) with one mutation each, alone or in a sentence; `others` are answers of other items."""
     yield "answer: empty", ""
     yield "answer: none of it", "I do not know."
     yield "answer: of another item", draw.choice(others)

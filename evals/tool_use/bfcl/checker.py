@@ -1,9 +1,9 @@
-"""Do the calls of a reply fit the answer key: BFCL's rules for one call, several calls, and no call.
+"""Checks the calls of a reply against the answer key, by BFCL's rules for one call, several calls, and no call.
 
 The rules are those of the original (`bfcl_eval/eval_checker/ast_eval/ast_checker.py` of the bfcl-eval wheel,
-repository ShishirPatil/gorilla), oddities included, because a score must compare with published ones; each oddity
-is marked. `evals.tool_use.bfcl.parity` holds both against each other, item by item. Names of error types are the
-original's. Where the original would raise an exception, and its whole evaluation end, the call is wrong here.
+repository ShishirPatil/gorilla), including its oddities, because a score must compare with published ones. Each
+oddity is marked. `evals.tool_use.bfcl.parity` compares both checkers item by item. Error types have the original's
+names. If the original would raise an exception, and so end its whole evaluation, the call counts as wrong here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evals.tool_use.bfcl.data import AnswerKey, Language
 from evals.tool_use.bfcl.values import Verdict, check_value, wrong
 
 Call = tuple[str, Mapping[str, Any]]
-"""Name and arguments. Values are JSON's, or tuples where a decoder makes some."""
+"""Name and arguments of a call; values are JSON values, or tuples if a decoder produces them."""
 
 __all__ = ["Call", "Verdict", "calls_from_dicts", "check_calls", "check_relevance"]
 
@@ -31,16 +31,16 @@ def check_calls(
     language: Language = "python",
     underscores: bool = False,
 ) -> Verdict:
-    """Return whether the calls fit the key.
+    """Return whether the calls match the key.
 
     Args:
         functions: The functions of the question, in BFCL's dialect, without language hints.
-        calls: What the model called, in order.
+        calls: The model's calls, in order.
         answer: The key, one entry for each call.
-        category: Name of the category; it decides whether one call of one function (simple), one call of some
-            function (multiple), or several calls in any order (parallel) are expected.
-        language: Whose literals the arguments are; Java's and JavaScript's arrive as strings.
-        underscores: Names were told with `_` for `.`.
+        category: Name of the category. It decides which calls are expected: one call of the only function
+            (simple), one call of one of several functions (multiple), or several calls in any order (parallel).
+        language: Language of the argument literals; Java and JavaScript arguments are strings.
+        underscores: Whether the model saw function names with `_` in place of `.`.
     """
     if len(calls) != len(answer):
         kind = "parallel_function_checker_no_order" if "parallel" in category else "multiple_function_checker"
@@ -56,7 +56,7 @@ def check_calls(
 
 
 def check_relevance(calls: Sequence[Call], *, wanted: bool) -> Verdict:
-    """Return whether any call was made where one is wanted (relevance), or none where none is (irrelevance)."""
+    """Return whether at least one call was made if calls are wanted (relevance), or none if not (irrelevance)."""
     if bool(calls) == wanted:
         return RIGHT
     if wanted:
@@ -65,10 +65,10 @@ def check_relevance(calls: Sequence[Call], *, wanted: bool) -> Verdict:
 
 
 def calls_from_dicts(decoded: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Call]:
-    """Return calls given as `[{name: {parameter: value}}]`, the form in which the original keeps them.
+    """Convert calls from `[{name: {parameter: value}}]`, the original's form.
 
     Raises:
-        ValueError: an entry has not exactly one name, or its arguments are no mapping.
+        ValueError: an entry does not have exactly one name, or its arguments are not a mapping.
     """
     calls: list[Call] = []
     for entry in decoded:
@@ -88,10 +88,10 @@ def _check_in_any_order(
     language: Language,
     underscores: bool,
 ) -> Verdict:
-    """Match each entry of the key, in order, with the first call left that fits it.
+    """Match each entry of the key, in order, with the first unused call that fits it.
 
-    Greedy, as in the original: where a call fits two entries, an earlier entry may take the only call that a later
-    one would have accepted.
+    The match is greedy, as in the original: if a call fits two entries, an earlier entry may take the only call
+    that a later entry would have accepted.
     """
     left = list(enumerate(calls))
     for at, entry in enumerate(answer):
@@ -119,10 +119,10 @@ def _check_call(
     language: Language,
     underscores: bool,
 ) -> Verdict:
-    """Check one call against one entry of the key. The entry's own name does not count, the function's does."""
+    """Check one call against one entry of the key; the function's name counts, not the entry's name."""
     if function is None:
         return wrong(
-            "key:unknown_function", f"the key names {next(iter(entry))!r}, which is no function of the question"
+            "key:unknown_function", f"the key names {next(iter(entry))!r}, which is not a function of the question"
         )
     acceptable = next(iter(entry.values()))
     schemas = function["parameters"].get("properties", {})

@@ -1,8 +1,8 @@
-"""Questions and answers of BFCL v4's single-turn categories, read from the files of the bfcl-eval wheel.
+"""Reads questions and answers of BFCL v4's single-turn categories from the files of the bfcl-eval wheel.
 
-A question holds the conversation, the functions in BFCL's own schema dialect, and, where the category is scored
-by comparing calls, the answer key: one entry for each call, `{name: {parameter: [acceptable values]}}`.
-Irrelevance and relevance have no key: there the question is only whether any call is made.
+A question holds the conversation and the functions in BFCL's own schema dialect. If the category is scored by
+comparing calls, it also holds the answer key: one entry per call, `{name: {parameter: [acceptable values]}}`.
+Irrelevance and relevance have no key; their score depends only on whether any call is made.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "live": LIVE,
     "simple": ("simple_python", "simple_java", "simple_javascript"),
 }
-"""Names that stand for several categories."""
+"""Names of groups of categories."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One item of a category."""
+    """An item of a category."""
 
     id: str
     category: str
     messages: tuple[Mapping[str, str], ...]
     """The conversation so far: `role` (system, user or assistant) and `content`; the user speaks last."""
     functions: tuple[Mapping[str, Any], ...]
-    """Name, description and parameters, as in the file."""
+    """Name, description and parameters of each function, as in the file."""
     answer: AnswerKey | None
     """The key; None for irrelevance and relevance."""
 
@@ -67,17 +67,19 @@ def has_answers(category: str) -> bool:
 
 
 def language(category: str) -> Language:
-    """Return the programming language whose literals the arguments of a category are written in."""
+    """Return the programming language of a category's argument literals."""
     if category == "simple_java":
         return "java"
     return "javascript" if category == "simple_javascript" else "python"
 
 
 def parse_categories(text: str) -> tuple[str, ...]:
-    """Return the categories named by a comma-separated list of categories and groups, each once, in our order.
+    """Parse a comma-separated list of categories and groups.
+
+    The result has no duplicates and the order of `CATEGORIES`.
 
     Raises:
-        UserError: a name is not known, or there is none.
+        UserError: a name is not known, or the list is empty.
     """
     chosen: set[str] = set()
     for name in filter(None, (part.strip() for part in text.split(","))):
@@ -94,13 +96,13 @@ def parse_categories(text: str) -> tuple[str, ...]:
 
 
 def data_folder(given: str | Path | None = None) -> Path:
-    """Return the folder of the data files: the one given, or that of the wheel, which is fetched if need be.
+    """Return the folder of the data files; by default that of the wheel, which is fetched if necessary.
 
     Args:
-        given: A folder, or the wheel's file, which is unpacked into the cache once.
+        given: A data folder, or the wheel file, which is unpacked into the cache once.
 
     Raises:
-        UserError: there is no such folder or file, or the wheel cannot be had.
+        UserError: the folder or file does not exist, or the wheel cannot be fetched.
     """
     if given is None:
         return wheel_folder() / "bfcl_eval" / "data"
@@ -109,18 +111,18 @@ def data_folder(given: str | Path | None = None) -> Path:
         return wheel_folder(folder) / "bfcl_eval" / "data"
     if not folder.is_dir():
         raise UserError(
-            f"data={str(given)!r} is no folder and no wheel: name the folder bfcl_eval/data of {REQUIREMENT}, or "
-            f"the file that `pip download --no-deps {REQUIREMENT}` gives."
+            f"data={str(given)!r} is neither a folder nor a wheel: name bfcl_eval/data of {REQUIREMENT}, "
+            f"or the file that `pip download --no-deps {REQUIREMENT}` gives."
         )
     inner = folder / "bfcl_eval" / "data"
     return inner if inner.is_dir() else folder
 
 
 def load_questions(folder: Path, category: str) -> list[Question]:
-    """Return the questions of a category, in the order of the file.
+    """Read the questions of a category, in the order of the file.
 
     Raises:
-        UserError: a file is missing or is not what it should be, or a question has no answer.
+        UserError: a file is missing or malformed, or a question has no answer.
     """
     path = folder / file_name(category)
     rows = read_rows(path)
@@ -132,15 +134,15 @@ def load_questions(folder: Path, category: str) -> list[Question]:
 
 
 def file_name(category: str) -> str:
-    """Return the name of a category's file."""
+    """Return the name of a category's data file."""
     return f"BFCL_v4_{category}.json"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one JSON object a line.
+    """Read a file with one JSON object per line.
 
     Raises:
-        UserError: the file is missing, or a line is no JSON object.
+        UserError: the file is missing, or a line is not a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -156,7 +158,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}, is no JSON: {error}.") from error
+            raise UserError(f"{path}, line {number}, is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}, is {type(row).__name__}, expected an object.")
         rows.append(row)

@@ -1,16 +1,20 @@
-"""Items of BFCL v4 whose answer key is wrong or at odds with the question's own schema; reported both ways.
+"""Items of BFCL v4 whose answer key is wrong or contradicts the question's own schema.
 
-Three kinds. *Unreachable*: no call at all is right, whoever makes it. *Against its schema*: a call that keeps to
-the schema, as one made under a grammar does, cannot be right, because the key wants another type, a value that is
-not in the `enum`, or nothing. *Disputed*: said to be wrong by others, with their reason, and still so in the
-files of bfcl-eval 2026.3.23. The first two were found by checking every key against its schema, and a test finds
-them again.
+Scores are reported both ways.
 
-Of the multi-turn conversations, those are disputed whose key makes a call that breaks the schema, or of a function
-that the model has not been given yet.
+There are three kinds:
 
-Issue 1133 of ShishirPatil/gorilla (JakobGr, 2025) names further items; `MENDED` lists those whose question or key
-has been changed since, so that the complaint no longer holds. They count like all others.
+- *Unreachable*: no call is accepted.
+- *Against its schema*: no call that conforms to the schema is accepted, because the key expects another type, a
+  value outside the `enum`, or nothing. A call decoded under a grammar always conforms to the schema.
+- *Contested*: other authors report the item as wrong, with a reason, and it is unchanged in bfcl-eval 2026.3.23.
+
+The first two kinds were found by checking every key against its schema; a test repeats this check. A multi-turn
+conversation is disputed if its key makes a call that violates the schema, or calls a function that the model has
+not been given yet.
+
+Issue 1133 of ShishirPatil/gorilla (JakobGr, 2025) names further items. `MENDED` lists those whose question or key
+has been changed since, so that the complaint no longer applies. They count like all other items.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ UNREACHABLE: Mapping[str, str] = {
     "live_multiple_862-181-3": "the key demands a parameter that is not in the schema",
     "live_multiple_964-207-0": "the key lacks a required parameter and demands one that is not in the schema",
 }
-"""No call is right."""
+"""Items for which no call is accepted: id and reason."""
 
 AGAINST_SCHEMA: Mapping[str, str] = {
     "parallel_multiple_21": "the key wants text (an expression) for parameters of type array",
@@ -51,16 +55,16 @@ AGAINST_SCHEMA: Mapping[str, str] = {
     "live_multiple_1038-265-0": "the key wants null for a string, and does not let it be left out",
     "live_parallel_multiple_2-2-0": "the key wants a command that is not in the enum",
 }
-"""No call that keeps to the schema is right."""
+"""Items for which no call that conforms to the schema is accepted: id and reason."""
 
 CONTESTED: Mapping[str, str] = {
     "parallel_155": "the key demands standardize=false, which is the parameter's default (gorilla issue 1133)",
     "parallel_178": "one entry accepts two companies, so the same calls are right in one order, wrong in another",
 }
-"""The key is at odds with the question or with itself."""
+"""Items whose key contradicts the question or itself: id and reason."""
 
 DISPUTED: Mapping[str, str] = {**UNREACHABLE, **AGAINST_SCHEMA, **CONTESTED}
-"""All of them: id and reason."""
+"""All disputed single-turn items: id and reason."""
 
 _TICKET_IS_TEXT = "the key closes the ticket 'ticket_001', the schema wants an integer"
 
@@ -71,7 +75,7 @@ MULTI_TURN_DISPUTED: Mapping[str, str] = {
     "multi_turn_long_context_173": _TICKET_IS_TEXT,
     "multi_turn_miss_func_49": "the key calls tail in the second turn, which is held back until the fourth",
 }
-"""Conversations whose key calls what the model was not told of, or against its schema: id and reason."""
+"""Conversations whose key calls an unknown function or violates a schema: id and reason."""
 
 MENDED: Mapping[str, str] = {
     "live_simple_137-90-0": "asked for CEST; now asks for London time, as the key has it",
@@ -80,4 +84,4 @@ MENDED: Mapping[str, str] = {
     "parallel_158": "the key had two of four numbers; now it has all four",
     "parallel_170": "the principal was to grow; now all three calls begin with the same amount",
 }
-"""Named in issue 1133, and changed since: id and what was changed."""
+"""Items of issue 1133 that have been changed since: id and change."""

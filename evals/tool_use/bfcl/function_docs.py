@@ -1,8 +1,9 @@
-"""What a model is told of a question's functions, as the original evaluation tells it.
+"""Function documents as the model sees them, identical to the original evaluation.
 
-The original appends a hint on the language to every description. For Java and JavaScript it then declares every
-parameter a string that holds a literal of that language, and says its real type in the description; the checker
-turns the literals into values (`java`, `javascript`). Source: `bfcl_eval/utils.py` of the bfcl-eval wheel.
+The original appends a hint on the language to every description. For Java and JavaScript it declares every
+parameter as a string that holds a literal of that language, and states the real type in the description. The
+checker converts the literals to values (`java`, `javascript`). Source: `bfcl_eval/utils.py` of the bfcl-eval
+wheel.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def told_tools(question: Question, *, underscores: bool = False) -> tuple[ToolSp
 
     Args:
         question: The question.
-        underscores: Write `_` for `.` in names, for servers that refuse dots; the checker must be told.
+        underscores: Write `_` for `.` in names, for servers that refuse dots; pass the same value to the checker.
     """
     tools = [bfcl_tool(told_function(function, language(question.category))) for function in question.functions]
     if not underscores:
@@ -39,7 +40,7 @@ def told_tools(question: Question, *, underscores: bool = False) -> tuple[ToolSp
 
 
 def told_function(function: Mapping[str, Any], spoken: Language) -> dict[str, Any]:
-    """Return a function document with the hints of its language, still in BFCL's dialect."""
+    """Return a function document with the hints of its language, in BFCL's dialect."""
     told = copy.deepcopy(dict(function))
     told["description"] = f"{told.get('description', '')}{_HINTS[spoken]}"
     if spoken != "python":
@@ -49,7 +50,7 @@ def told_function(function: Mapping[str, Any], spoken: Language) -> dict[str, An
 
 
 def _as_literal(schema: dict[str, Any], spoken: Language) -> None:
-    """Declare one parameter a string that holds a literal."""
+    """Redeclare one parameter as a string that holds a literal."""
     kind, name = schema["type"], _NAMES[spoken]
     notes: Sequence[str] = [f" This is {name} {kind} type parameter in string representation."]
     if kind == "any":

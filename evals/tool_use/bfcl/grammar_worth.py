@@ -1,14 +1,15 @@
-"""What the grammar is worth: one local model on BFCL without it, with it, and with it and abstention.
+"""Measures the effect of the grammar: one local model on BFCL without it, with it, and with it plus abstention.
 
     python -m evals.tool_use.bfcl.grammar_worth [--model local:PATH.gguf] [--limit N] [--log-dir DIR]
 
-Without a grammar the model is told the same in the same words and may write anything; its reply is read leniently
-(`modelstack.toolcalls.free_form`). With it, a call is forced, so irrelevance is 0 by construction. With abstention
-the model is also told of `[]`, and may call, answer in words, or reply `[]`.
+- Without a grammar the model gets the same prompt and may write anything; its reply is parsed leniently
+  (`modelstack.toolcalls.free_form`).
+- With the grammar a call is forced, so irrelevance is 0 by construction.
+- With abstention the prompt also explains `[]`; the model may call, answer in text, or reply `[]`.
 
-Seconds and tokens are those of the decision: under a grammar an answer in words is cut at its first word, since no
-call can follow; without one, calls are looked for in the whole reply. Each condition is an evaluation of its own
-in a folder of its own, continued if it was interrupted.
+Seconds and tokens measure the decision. Under a grammar a text answer is cut after its first word, since no call
+can follow. Without a grammar the whole reply is searched for calls. Each condition is an evaluation in its own
+folder and is resumed if it was interrupted.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from evals.tool_use.bfcl.tables import case_scores
 
 CATEGORIES = "simple_python,multiple,parallel,irrelevance"
 MAX_TOKENS = 256
-"""Of one reply. The longest gold reply of these categories has 211 tokens; a reply without grammar that has not
-come to its call by then does not come to it."""
+"""Maximum tokens of one reply. The longest gold reply of these categories has 211 tokens; a longer reply without a
+grammar does not reach its call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One way to decode."""
+    """A decoding condition."""
 
     name: str
     model_option: tuple[str, str] | None
@@ -58,7 +59,7 @@ def specification(
     """Return the evaluation of one condition; `data` is the suite's option of that name.
 
     Raises:
-        UserError: the model is not a local one, or sets what the conditions set.
+        UserError: the model is not local, or its string sets an option that the conditions set.
     """
     local = split_local(model)
     if local is None:
@@ -73,7 +74,7 @@ def specification(
 
 
 def side_by_side(done: Sequence[tuple[Condition, Evaluation]]) -> Table:
-    """Return the scores of all conditions, a line for each category and one for all.
+    """Return the scores of all conditions, with one line per category and one over all.
 
     "without disputed" is the score over the items whose answer key is not disputed (`disputed`).
     """
@@ -109,14 +110,16 @@ def _without_disputed(evaluation: Evaluation, group: str) -> str:
 
 def main(
     model: Annotated[str, typer.Option("--model", "-m", help="A local model.")] = "local:smollm2-135m",
-    limit: Annotated[int | None, typer.Option(min=1, help="Cases, from all categories in turn.")] = None,
-    seed: Annotated[int, typer.Option(help="For intervals; decoding is greedy.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of cases, taken from the categories in turn.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the intervals; decoding is greedy.")] = 0,
     data: Annotated[str | None, typer.Option(help="BFCL's data: a folder or the wheel; default: fetched.")] = None,
-    log_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where results go and are continued.")] = Path(
-        "eval-logs/grammar-worth"
-    ),
+    log_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the results; unfinished evaluations are resumed.")
+    ] = Path("eval-logs/grammar-worth"),
 ) -> None:
-    """Run all conditions and print one table, then what each step changes, paired by case."""
+    """Run all conditions, print one table, then the paired comparison of each condition with the previous one."""
     from evals.cli import print_table, progress
 
     done: list[tuple[Condition, Evaluation]] = []

@@ -1,8 +1,8 @@
-"""Values of Java literals, as BFCL reads them: text that fits a type becomes a value, any other stays text.
+"""Converts Java literals to values by BFCL's rules; text that does not fit the declared type stays text.
 
-Only the forms that the original knows are read (`java_type_converter.py` of the bfcl-eval wheel): numbers with
-their suffixes, `true` and `false`, `new T[]{...}`, `new ArrayList<T>(Arrays.asList(...))` or with `{{ add(...);
-}}`, and `new HashMap<K, V>() {{ put("...", ...); }}`. Elements are split at every comma, whatever they are.
+Only the forms of the original are parsed (`java_type_converter.py` of the bfcl-eval wheel): numbers with their
+suffixes, `true` and `false`, `new T[]{...}`, `new ArrayList<T>(Arrays.asList(...))` or with `{{ add(...); }}`, and
+`new HashMap<K, V>() {{ put("...", ...); }}`. Elements are split at every comma, even inside quotes or brackets.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _DOUBLE = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?$")
 _FLOAT = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?[fF]$")
 _ARRAY = re.compile(r"new\s+\w+\[\]\s*\{(.*?)\}")
 _AS_LIST = re.compile(r"new\s+ArrayList<\w*>\(Arrays\.asList\((.+?)\)\)")
-# The first alternative of the block's content begins after all white space; only where nothing else follows may
-# the white space itself be the content. Possessive, so that hostile runs of spaces cost no more than their
-# length.
+# The first alternative captures the block's content without leading white space. The second alternative captures
+# white space only if nothing else follows. The quantifiers are possessive, so that long runs of spaces in hostile
+# input take linear time.
 _WITH_ADDS = re.compile(r"new\s+ArrayList<\w*>\(\)\s*+\{\{(?:\s*+(.+?)\}\}|\s+\}\})", re.DOTALL)
 _EMPTY_LIST = re.compile(r"new\s+ArrayList<\w*>\(\)")
 _ADD = re.compile(r"add\((.+?)\)")
@@ -31,15 +31,15 @@ _AS_TEXT = ("String", "any", "char")
 
 
 def java_value(text: str, declared: str, inner: str | None = None) -> Any:
-    """Return the value of a literal, or the text where it is none of the declared type.
+    """Return the value of a literal, or the text itself if it is not a literal of the declared type.
 
     Args:
-        text: What the model wrote.
+        text: The model's text.
         declared: BFCL's name of the type.
         inner: The elements' type, for `Array` and `ArrayList`.
 
     Raises:
-        UnsupportedTypeError: the type, or that of the elements, is none that is read.
+        UnsupportedTypeError: the type, or the elements' type, is not supported.
     """
     if len(text) > MAX_LITERAL_CHARS or declared in _AS_TEXT:
         return text
@@ -63,7 +63,7 @@ def java_value(text: str, declared: str, inner: str | None = None) -> Any:
 
 
 def _number(text: str, digits: str, read: type) -> Any:
-    """Return the number, or the text where it has more digits than Python reads."""
+    """Return the number, or the text if it has more digits than Python converts."""
     try:
         return read(digits)
     except ValueError:
@@ -89,7 +89,8 @@ def _array_list(text: str, inner: str | None) -> Any:
 
 
 def _hash_map(text: str) -> Any:
-    # What comes after the last closing brace is no part of a block; without it no search for one is in vain.
+    # The search ends at the last closing brace: no block extends beyond it, and hostile text without a brace costs
+    # no search.
     found = _MAP.search(text, 0, text.rfind("}") + 1)
     if found is not None:
         return {key: _untyped(value.strip()) for key, value in _puts(found.group(1))}
@@ -99,8 +100,9 @@ def _hash_map(text: str) -> Any:
 def _puts(block: str) -> list[tuple[str, str]]:
     """Return key and value of each `put("key", value)`.
 
-    A key ends at the first `",` after which a `)` follows in the line where the value begins. A value without one
-    spoils all keys that end before it in its line, but for the last, whose value may begin in the next line.
+    A key ends at the first `",` for which a `)` follows in the line where the value begins. If no `)` follows a
+    value, all keys that end before it in its line are dropped except the last, whose value may begin in the next
+    line.
     """
     puts: list[tuple[str, str]] = []
     at = block.find('put("')
@@ -109,7 +111,7 @@ def _puts(block: str) -> list[tuple[str, str]]:
         line_end = _find(block, "\n", start)
         quote = block.find('",', start, line_end)
         while quote >= 0:
-            value = _SPACE.match(block, quote + 2).end()  # type: ignore[union-attr] # it matches the empty string
+            value = _SPACE.match(block, quote + 2).end()  # type: ignore[union-attr] # the pattern matches the empty string
             close = block.find(")", value, _find(block, "\n", value))
             if close >= 0:
                 puts.append((block[start:quote], block[value:close]))
@@ -121,13 +123,16 @@ def _puts(block: str) -> list[tuple[str, str]]:
 
 
 def _find(text: str, character: str, start: int) -> int:
-    """Return where a character comes next, the end of the text where it does not."""
+    """Return the position of the next occurrence of a character, or the length of the text."""
     found = text.find(character, start)
     return found if found >= 0 else len(text)
 
 
 def _list_element(text: str, inner: str | None) -> Any:
-    """Return an element of an ArrayList; text loses its first and last character, quotes or not."""
+    """Return an element of an ArrayList.
+
+    Strings lose their first and last character, even if these are not quotes.
+    """
     return text[1:-1] if inner in ("char", "String") else _element(text, inner)
 
 
@@ -136,7 +141,7 @@ def _element(text: str, inner: str | None) -> Any:
 
 
 def _untyped(text: str) -> Any:
-    """Return a value by its looks, where no type is declared."""
+    """Return a value whose type is not declared; the type is guessed from the text."""
     if text in ("true", "false"):
         return text == "true"
     if text.startswith('"') and text.endswith('"'):

@@ -1,11 +1,11 @@
-"""Values of JavaScript literals, as BFCL reads them: text that fits a type becomes a value, any other stays text.
+"""Converts JavaScript literals to values by BFCL's rules; text that does not fit the declared type stays text.
 
-Only the forms that the original knows are read (`js_type_converter.py` of the bfcl-eval wheel): quoted text,
-numbers, `1n`, `true` and `false`, `[...]` and `new Array(...)` with one level of arrays in it, and `{key: value}`
-up to its first closing brace. Elements are split at every comma, whatever they are.
+Only the forms of the original are parsed (`js_type_converter.py` of the bfcl-eval wheel): quoted text, numbers,
+`1n`, `true` and `false`, `[...]` and `new Array(...)` with one level of inner arrays, and `{key: value}` up to its
+first closing brace. Elements are split at every comma, even inside quotes or brackets.
 
-The original finds arrays of arrays with a regular expression that takes exponential time on text such as
-`[[],[],[],...` that never ends; `_nested_array_end` finds the same end in linear time.
+The original finds nested arrays with a regular expression that takes exponential time on unterminated text such as
+`[[],[],[],...`. `_nested_array_end` finds the same end in linear time.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SPACE = re.compile(r"\s*")
 
 
 def javascript_value(text: str, declared: str, inner: str | None = None) -> Any:
-    """Return the value of a literal, or the text where it is none of the declared type.
+    """Return the value of a literal, or the text itself if it is not a literal of the declared type.
 
     Args:
-        text: What the model wrote.
+        text: The model's text.
         declared: BFCL's name of the type.
         inner: The elements' type, for `array`.
 
     Raises:
-        UnsupportedTypeError: the type is none that is read.
+        UnsupportedTypeError: the type is not supported.
     """
     if len(text) > MAX_LITERAL_CHARS or declared == "any":
         return text
@@ -77,7 +77,7 @@ def _array(text: str, inner: str | None) -> Any:
 
 
 def _array_of_arrays(text: str) -> list[Any]:
-    """Return the inner arrays; their elements are read by their looks."""
+    """Return the inner arrays; the types of their elements are guessed from the text."""
     arrays: list[Any] = []
     for index, content in enumerate(_INNER_ARRAY.findall(text)):
         content = content.strip()
@@ -88,11 +88,12 @@ def _array_of_arrays(text: str) -> list[Any]:
 
 
 def _nested_array_end(text: str) -> int | None:
-    """Return where an array of arrays ends that begins with the text, None where there is none.
+    """Return the end of a nested array at the start of the text, or None if there is none.
 
-    Looked for is `[`, then `[...]` once or more with commas between, then `]`; or `new Array(` likewise with `)`.
-    Each inner array ends at the first `]` of its line after which the rest can still follow, and as many inner
-    arrays as possible are taken. Read from the back, the rest after each place is known when it is asked for.
+    The form is `[`, one or more inner arrays `[...]` separated by commas, then `]`; or `new Array(` with `)`
+    likewise. Each inner array ends at the first `]` of its line after which the rest can still match, and as many
+    inner arrays as possible are taken. The scan runs from the back, so the match of the rest is known at each
+    position.
     """
     opens = _OPENS_NESTED.match(text)
     if opens is None:
@@ -100,8 +101,8 @@ def _nested_array_end(text: str) -> int | None:
     closing = ")" if opens.group(1) else "]"
     n = len(text)
     after_space = _skipped_space(text)
-    # end_from[i]: end of the match whose rest (comma and further arrays, or the closing) begins at i.
-    # bracket_from[i]: end of the match in which the inner array that is open at i ends at its first good `]`.
+    # end_from[i]: end of the match whose remainder (comma and further arrays, or the closing bracket) begins at i.
+    # bracket_from[i]: end of the match whose inner array is open at i and ends at its first valid `]`.
     end_from: list[int | None] = [None] * (n + 1)
     bracket_from: list[int | None] = [None] * (n + 1)
     for i in range(n - 1, opens.end() - 1, -1):
@@ -120,7 +121,7 @@ def _nested_array_end(text: str) -> int | None:
 
 
 def _skipped_space(text: str) -> list[int]:
-    """Return, for each place, where the white space that begins there ends."""
+    """Return, for each position, the end of the white space that begins there."""
     ends = list(range(len(text) + 1))
     for i in range(len(text) - 1, -1, -1):
         if _SPACE.fullmatch(text[i]):
@@ -129,7 +130,7 @@ def _skipped_space(text: str) -> list[int]:
 
 
 def _object(text: str) -> Any:
-    """Return the entries up to the first closing brace; so an object within it is cut, as in the original."""
+    """Return the entries up to the first closing brace; a nested object is cut there, as in the original."""
     if text == "{}":
         return {}
     found = _OBJECT.match(text)
@@ -146,7 +147,7 @@ def _object(text: str) -> Any:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Split `key: value, key: value`; a comma ends a value only where another key and colon follow it."""
+    """Split `key: value, key: value`; a comma ends a value only if another key and colon follow."""
     pairs: list[tuple[str, str]] = []
     at, n = 0, len(text)
     while at < n:
@@ -164,11 +165,11 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _value_end(text: str, start: int) -> tuple[int, int]:
-    """Return where the value that begins at `start` ends, and where the next key begins."""
+    """Return the end of the value that begins at `start`, and the start of the next key."""
     comma = text.find(",", start)
     while comma >= 0:
         key = _SPACE.match(text, comma + 1).end()  # type: ignore[union-attr] # it matches the empty string
-        # A key has at least one character before its colon; a space before the colon is one.
+        # A key has at least one character before its colon; a space counts as one.
         for first in (key, key - 1) if key > comma + 1 else (key,):
             next_comma = text.find(",", first)
             colon = text.find(":", first + 1, next_comma if next_comma >= 0 else len(text))
@@ -179,7 +180,7 @@ def _value_end(text: str, start: int) -> tuple[int, int]:
 
 
 def _untyped(text: str) -> Any:
-    """Return a value by its looks, where no type is declared."""
+    """Return a value whose type is not declared; the type is guessed from the text."""
     text = text.strip()
     if text in ("true", "false"):
         return text == "true"

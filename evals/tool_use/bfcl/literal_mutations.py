@@ -1,7 +1,7 @@
-"""Mutations of Java and JavaScript literals, and literals made at random from pieces.
+"""Mutations of Java and JavaScript literals, and random literals composed of fragments.
 
-Arguments of these languages are text that converters read with many small rules, so most of the text here is
-malformed in some small way: a lost brace, a suffix of another type, a quote of the other kind.
+Arguments in these languages are text that converters parse with many small rules. Most of the text here is
+therefore slightly malformed: a missing brace, a suffix of another type, a wrong quote.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from evals.tool_use.bfcl.data import Language
 from evals.tool_use.bfcl.mutations import Mutation, text_mutation
 
 MAX_PIECES = 9
-"""Of one random literal; the original takes exponential time on some long ones."""
+"""Maximum number of fragments of a random literal; the original takes exponential time on some long literals."""
 
 
 def random_literals(spoken: Language, n: int, draw: random.Random) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (text, type, element type) of `n` literals of Java or JavaScript, most of them malformed."""
+    """Yield (text, type, element type) of `n` random Java or JavaScript literals, most of them malformed."""
     pieces, types, lists = _PIECES[spoken], _TYPES[spoken], ("Array", "ArrayList", "array")
     frames = _FRAMES[spoken]
     for _ in range(n):
@@ -30,7 +30,7 @@ def random_literals(spoken: Language, n: int, draw: random.Random) -> Iterator[t
 
 
 def _replaced(*pairs: tuple[str, str]) -> Mutation:
-    """Make a mutation that replaces one of several pieces of text, where one is there."""
+    """Return a mutation that replaces one of several substrings, if one occurs."""
 
     def replace(text: str, draw: random.Random) -> str:
         old, new = draw.choice([pair for pair in pairs if pair[0] in text] or [("", "")])
@@ -133,4 +133,4 @@ LITERAL_MUTATIONS: Mapping[Language, Mapping[str, Mutation]] = {
         "literal: split": _replaced((",", ",,"), (",", ";"), (", ", ""), (":", "="), (":", "::")),
     },
 }
-"""What is further done to answers of a language, by kind."""
+"""Additional mutations for answers in each language, by kind."""

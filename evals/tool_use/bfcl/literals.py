@@ -1,17 +1,17 @@
-"""What the readers of Java and JavaScript literals share."""
+"""Shared parts of the Java and JavaScript literal converters."""
 
 from __future__ import annotations
 
 MAX_LITERAL_CHARS = 10_000
-"""Longer text is left as it is: no key comes near, and the time to read a literal may grow with its square."""
+"""Longer text is not converted: no key is that long, and conversion may take quadratic time."""
 
 
 class UnsupportedTypeError(ValueError):
-    """The schema declares a type whose literals the rules of BFCL do not read."""
+    """Raised if the schema declares a type whose literals BFCL's rules do not convert."""
 
 
 def number_or_text(text: str) -> int | float | str:
-    """Return an integer or float as Python reads it, else the text."""
+    """Return the text as int or float if Python can convert it, else unchanged."""
     for read in (int, float):
         try:
             return read(text)

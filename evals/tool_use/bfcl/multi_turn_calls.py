@@ -1,8 +1,8 @@
-"""Calls of BFCL's multi-turn categories: read from the answer key's text, never evaluated.
+"""Parses the calls of BFCL's multi-turn answer keys without evaluating them.
 
-The key writes a call as Python (`cd(folder='document')`, sometimes with positional arguments). It is parsed
-with `ast` into a name and literals; the original passes such text to `eval`. A model's calls are JSON objects
-and arrive as `Call` without any text.
+The key writes a call as Python (`cd(folder='document')`, sometimes with positional arguments). It is parsed with
+`ast` into a name and literals; the original passes such text to `eval`. A model's calls are JSON objects and
+become `Call` without any text.
 
 Source: possible_answer/BFCL_v4_multi_turn_*.json of bfcl-eval (Apache-2.0).
 """
@@ -24,19 +24,19 @@ class Call:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     positional: tuple[Any, ...] = ()
-    """Only the answer key has these."""
+    """Positional arguments; only the answer key has them."""
 
     def __str__(self) -> str:
-        """Return the call as Python, the way the answer key writes it."""
+        """Return the call as Python code, as the answer key writes it."""
         named = (f"{key}={value!r}" for key, value in self.arguments.items())
         return f"{self.name}({', '.join((*map(repr, self.positional), *named))})"
 
 
 def parse_call(text: str) -> Call:
-    """Return the call that `text` writes.
+    """Parse one call.
 
     Raises:
-        UserError: it is not one call of a plain name with literal arguments.
+        UserError: `text` is not one call of a plain name with literal arguments.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -56,16 +56,16 @@ def parse_call(text: str) -> Call:
 
 
 def parse_turns(turns: Sequence[Sequence[str]]) -> list[list[Call]]:
-    """Return the reference calls turn by turn.
+    """Parse the reference calls, turn by turn.
 
     Raises:
-        UserError: as `parse_call`.
+        UserError: a text is not a call, as in `parse_call`.
     """
     return [[parse_call(text) for text in turn] for turn in turns]
 
 
 def named_arguments(call: Call, parameters: Sequence[str]) -> dict[str, Any]:
-    """Return all arguments by name, as a model would give them; `parameters` is the order of declaration.
+    """Return all arguments by name, as a model's call has them; `parameters` is the order of declaration.
 
     Raises:
         UserError: there are more positional arguments than parameters.

@@ -1,9 +1,11 @@
-"""The cases of BFCL's multi-turn categories, from the files of the wheel.
+"""Loads the cases of BFCL's multi-turn categories from the files of the wheel.
 
-A case is a conversation of several user turns over one or two simulated classes. In `miss_func` some functions
-are held back and handed over in a turn of their own, whose user message is the original's; in `miss_param` a turn
-lacks a value that the next one gives; in both the answer key of the turn before is empty. `long_context` is
-`base` with objects filled up by the simulators.
+A case is a conversation of several user turns over one or two simulated classes.
+
+- In `miss_func`, some functions are withheld and added in a later turn, whose user message is the original's.
+- In `miss_param`, a turn lacks a value that the next turn supplies.
+- In both, the answer key of the turn before is empty.
+- `long_context` is `base` with objects that the simulators fill with additional content.
 
 Source: `populate_test_cases_with_predefined_functions` in bfcl_eval/utils.py and `inference_multi_turn_FC` in
 bfcl_eval/model_handler/base_handler.py.
@@ -30,14 +32,14 @@ from evals.tool_use.bfcl.wheel import wheel_folder
 
 CATEGORIES = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
 ADDED_FUNCTIONS_PROMPT = "I have updated some more functions you can choose from. What about now?"
-"""The user's message of a turn that adds functions (`DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC`)."""
+"""User message of a turn that adds functions (`DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC`)."""
 
 
 def parse_categories(text: str) -> tuple[str, ...]:
-    """Return the categories of a comma-separated list; the prefix `multi_turn_` may be left out.
+    """Parse a comma-separated list of categories; the prefix `multi_turn_` is optional.
 
     Raises:
-        UserError: a name is not known, or there is none.
+        UserError: a name is not known, or the list is empty.
     """
     chosen: set[str] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -52,13 +54,13 @@ def parse_categories(text: str) -> tuple[str, ...]:
 
 
 def load_cases(data: str | Path | None = None, categories: Sequence[str] | None = None) -> list[Case]:
-    """Return the cases of `categories`, None for all whose files are present, in the order of the files.
+    """Return the cases of `categories` in the order of the files; None takes all categories whose files exist.
 
-    `target` is the answer key (calls as text, turn by turn). `data` holds the messages and the added functions of
-    each turn, the functions known from the beginning, and what `environment` needs.
+    `target` is the answer key (calls as text, turn by turn). `data` holds the messages and added functions of each
+    turn, the functions available from the beginning, and the input of `environment`.
 
     Raises:
-        UserError: a file or a simulator is missing or is not what it should be.
+        UserError: a file or a simulator is missing or malformed.
     """
     folder = data_folder(data)
     if categories is None:
@@ -73,10 +75,10 @@ def load_cases(data: str | Path | None = None, categories: Sequence[str] | None 
 
 
 def environment(case: Case) -> Environment:
-    """Return the case's world as it is before the first turn.
+    """Return the initial world of a case.
 
     Raises:
-        UserError: as `Environment`.
+        UserError: a class or simulator is not valid, as in `Environment`.
     """
     return Environment(
         Path(case.data["simulators"]),
@@ -87,7 +89,7 @@ def environment(case: Case) -> Environment:
 
 
 class _Documents:
-    """The documents of the functions by class, each file read once."""
+    """Function documents by class; each file is read once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "multi_turn_func_doc"
@@ -110,7 +112,9 @@ def _load_category(folder: Path, category: str, simulators: Path, documents: _Do
         case_id, turns = row.get("id"), row.get("question")
         answer = answers.get(case_id)
         if not isinstance(turns, list) or not isinstance(answer, list) or len(answer) != len(turns):
-            raise UserError(f"{path}: {case_id!r} and its answer in {answer_path} must have equally many turns.")
+            raise UserError(
+                f"{path}: {case_id!r} and its answer in {answer_path} must have the same number of turns."
+            )
         parse_turns(answer)
         functions = [document for name in row["involved_classes"] for document in documents.of(name)]
         known, added = _held_back(functions, row.get("missed_function", {}))
@@ -143,7 +147,7 @@ def _load_category(folder: Path, category: str, simulators: Path, documents: _Do
 def _held_back(
     functions: Sequence[dict[str, Any]], missed: Mapping[str, Sequence[str]]
 ) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-    """Return the functions known from the beginning, and those that each turn adds."""
+    """Return the functions available from the beginning, and those that each turn adds."""
     by_name = {function["name"]: function for function in functions}
     added = {int(turn): [by_name[name] for name in names if name in by_name] for turn, names in missed.items()}
     hidden = {function["name"] for group in added.values() for function in group}
@@ -151,6 +155,6 @@ def _held_back(
 
 
 def _simulators(folder: Path) -> Path:
-    """Return the folder of simulators beside the data, or that of the wheel."""
+    """Return the folder of simulators beside the data if it exists, else that of the wheel."""
     beside = folder.parent.parent / SOURCE_FOLDER
     return beside if beside.is_dir() else wheel_folder() / SOURCE_FOLDER

@@ -1,13 +1,15 @@
-"""The two checks of BFCL's multi-turn categories, made after every turn whose answer key has calls.
+"""BFCL's two multi-turn checks, made after every turn whose answer key has calls.
 
 - State: every public attribute of every object equals that of a second world in which the key's calls were made.
-- Results: what the key's calls of this turn returned is found, in any order and as often, among the results of
-  all calls so far. Further calls are allowed.
-- A turn without any call fails where the key has calls. A turn with an empty key is not checked; what was called
-  in it is performed all the same. Whether the model kept still in it is a figure of its own
-  (`multi_turn_irrelevance_checker` of the original, which its runner does not count either).
+- Results: the results of the key's calls of this turn occur, in any order and at least as often, among the results
+  of all calls so far. Additional calls are allowed.
 
-The original stops at the first turn that fails; here every turn gets its verdict, and a case is right if all are.
+A turn without calls fails if the key has calls. A turn with an empty key is not checked, but its calls are
+performed. Whether the model made no call in it is a separate measurement (`multi_turn_irrelevance_checker` of the
+original, which its runner does not count either).
+
+The original stops at the first turn that fails. Here every turn gets a verdict, and a case is correct if all turns
+are.
 
 Source: bfcl_eval/eval_checker/multi_turn_eval/multi_turn_checker.py of bfcl-eval (Apache-2.0).
 """
@@ -28,15 +30,15 @@ Fault = Literal["no_call", "state", "results"]
 
 @dataclass(frozen=True, slots=True)
 class TurnVerdict:
-    """Whether a turn is right, and if not what the first failing check was."""
+    """Verdict on one turn: correct, or the first check that failed."""
 
     fault: Fault | None = None
     details: tuple[str, ...] = ()
-    """The attributes that differ, or the results that are missing."""
+    """Attributes that differ, or results that are missing."""
     is_checked: bool = True
-    """False where the key is empty."""
+    """False if the key of the turn is empty."""
     n_calls: int = 0
-    """Calls that the model made."""
+    """Number of calls by the model."""
 
     @property
     def is_right(self) -> bool:
@@ -50,9 +52,9 @@ def check_turns(
     world: Environment,
     reference_world: Environment,
 ) -> list[TurnVerdict]:
-    """Replay both runs, each in its own fresh world, and return a verdict for each turn of the reference.
+    """Replay both runs, each in its own new world, and return a verdict for each turn of the reference.
 
-    `turns` may be fewer: a turn that did not take place made no calls.
+    `turns` may be shorter than the reference; a missing turn counts as a turn without calls.
     """
     verdicts: list[TurnVerdict] = []
     results: Counter[str] = Counter()
@@ -65,7 +67,7 @@ def check_turns(
 
 
 def keeps_still(turns: Sequence[Sequence[Call]], reference_turns: Sequence[Sequence[Call]]) -> bool | None:
-    """Return whether no call was made in any turn with an empty key; None where there is no such turn."""
+    """Return whether no call was made in the turns with an empty key; None if there is no such turn."""
     empty = [index for index, reference in enumerate(reference_turns) if not reference]
     if not empty:
         return None

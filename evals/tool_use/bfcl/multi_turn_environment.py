@@ -1,14 +1,13 @@
-"""The simulated world of a BFCL multi-turn case: file system, vehicle, trading and so on, run from the wheel.
+"""Simulated world of a BFCL multi-turn case (file system, vehicle, trading and others), run from the wheel.
 
-The simulators are those of bfcl-eval (Apache-2.0), executed from the user's own copy of the wheel. Nothing of it
-is installed: its modules are compiled from their files, found by each other through an `__import__` of their own,
-and kept out of `sys.modules`. Only files whose SHA-256 is that of the release are run, so a folder of data cannot
-bring code along. The arithmetic simulator needs mpmath, which is pure Python; nothing else outside the standard
-library is imported.
+The simulators are those of bfcl-eval (Apache-2.0), executed from the user's own copy of the wheel. They are not
+installed: the modules are compiled from their files, import each other through their own `__import__`, and stay
+out of `sys.modules`. Only files whose SHA-256 matches the release are run, so a data folder cannot introduce code.
+The arithmetic simulator needs mpmath, which is pure Python; nothing else outside the standard library is imported.
 
-A call is a name and JSON values. The original builds a line of Python and passes it to `eval`, and so could be
-made to run anything; what a call returns, and how an error reads, is the same here (`execute_multi_turn_func_call`
-in bfcl_eval/eval_checker/multi_turn_eval/multi_turn_utils.py).
+A call is a name and JSON values. The original builds a line of Python and passes it to `eval`, which could run
+arbitrary code. Results and error texts are the same here (`execute_multi_turn_func_call` in
+bfcl_eval/eval_checker/multi_turn_eval/multi_turn_utils.py).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from evals.tool_use.bfcl.multi_turn_state import attributes
 from evals.tool_use.bfcl.wheel import REQUIREMENT
 
 SOURCE_FOLDER = "bfcl_eval/eval_checker/multi_turn_eval/func_source_code"
-"""Where the simulators lie in the wheel."""
+"""Path of the simulators within the wheel."""
 _PACKAGE = SOURCE_FOLDER.replace("/", ".")
 MODULE_OF_CLASS = {
     "GorillaFileSystem": "gorilla_file_system",
@@ -45,7 +44,7 @@ MODULE_OF_CLASS = {
     "TravelAPI": "travel_booking",
     "VehicleControlAPI": "vehicle_control",
 }
-"""The eight simulated classes and their modules, which are also the names of their function documents."""
+"""The eight simulated classes and their modules; the function documents have the module's name."""
 STATELESS_CLASSES = frozenset({"MathAPI"})
 SHA256 = {
     "gorilla_file_system": "84173750930b09aaa31b90547c9bd79ce75714682608b35e78a9c1ea259faf2b",
@@ -58,25 +57,25 @@ SHA256 = {
     "travel_booking": "e698e22adccf0d6d41b297f2d5e44faebd828cef4752df6a4ffb1570c0c35296",
     "vehicle_control": "f5f7a2f28968728927a98ae12ec68a32d70781cfb74c2d7b14801772362b12d1",
 }
-"""Of the simulators' files in the release that `REQUIREMENT` names."""
+"""SHA-256 of the simulators' files in the release that `REQUIREMENT` names."""
 
 MAX_POWER_BITS = 100_000
 MAX_PRECISION_DIGITS = 10_000
-"""Arithmetic beyond these takes seconds to for ever; the answer keys stay below 20 digits."""
+"""Larger arithmetic takes seconds or never ends; the answer keys stay below 20 digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a call gave."""
+    """Result of a call."""
 
     text: str
-    """As the model reads it and as the response check compares it."""
+    """Text that the model reads and that the result check compares."""
     is_error: bool = False
-    """The call raised; an error that the simulator reports in its result is none."""
+    """Whether the call raised an exception; an error that the simulator reports in its result does not count."""
 
 
 class Environment:
-    """The objects of one case, from their initial configuration on. Calls change them; not thread-safe."""
+    """The objects of one case, built from their initial configuration and changed by calls; not thread-safe."""
 
     def __init__(
         self,
@@ -90,12 +89,13 @@ class Environment:
 
         Args:
             folder: The folder of simulators, `SOURCE_FOLDER` of an unpacked wheel.
-            class_names: The classes of the case; where two have a method of one name, the later one's is called.
+            class_names: The classes of the case; if two classes have a method of the same name, the later class is
+                called.
             initial_config: Configuration by class name.
-            long_context: Fill the objects up with much irrelevant content.
+            long_context: Whether to fill the objects with a large amount of irrelevant content.
 
         Raises:
-            UserError: a class is not known, or the simulators are missing or not those of the release.
+            UserError: a class is not known, or the simulators are missing or do not match the release.
         """
         load = _loader(folder)
         self._instances: dict[str, Any] = {}
@@ -113,31 +113,31 @@ class Environment:
                     self._methods[method_name] = method
 
     def call(self, call: Call) -> CallResult:
-        """Perform a call; whatever goes wrong becomes the result's text."""
+        """Perform a call; any error becomes the result's text."""
         method = self._methods.get(call.name)
         if method is None:
             return CallResult(f"Error during execution: name {call.name!r} is not defined", is_error=True)
         by_position = dict(zip(inspect.signature(method).parameters, call.positional, strict=False))
         if refusal := too_costly(call.name, {**by_position, **call.arguments}):
             return CallResult(f"Error during execution: {refusal}", is_error=True)
-        # Copied: an object that keeps a list it was given must not share it with the record of the call.
+        # Copied, because an object that keeps a given list must not share it with the record of the call.
         positional, named = copy.deepcopy((call.positional, dict(call.arguments)))
         try:
-            with decimal.localcontext():  # a simulator sets the precision and leaves it
+            with decimal.localcontext():  # a simulator sets the precision and does not restore it
                 return CallResult(_as_text(method(*positional, **named)))
-        except Exception as error:  # simulators raise anything on unforeseen values; the model reads it
+        except Exception as error:  # simulators raise any exception on unexpected values; the model reads its text
             return CallResult(f"Error during execution: {error}", is_error=True)
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return the public attributes of every object, as plain data that can be compared and kept."""
+        """Return the public attributes of every object as plain data."""
         return {name: attributes(instance) for name, instance in self._instances.items()}
 
 
 def too_costly(name: str, arguments: Mapping[str, Any]) -> str | None:
-    """Say why a call is not performed: numbers of a size that would hang the simulator; else None."""
+    """Return why a call is refused (its numbers would hang the simulator), or None if it is allowed."""
     if name == "power":
         base, exponent = arguments.get("base"), arguments.get("exponent")
-        # Floats overflow at once; only whole numbers grow without bound.
+        # Floats overflow immediately; only integers grow without bound.
         if isinstance(base, int) and isinstance(exponent, int):
             return "the result is too large" if base.bit_length() * abs(exponent) > MAX_POWER_BITS else None
     elif name == "logarithm" and any(_magnitude(arguments.get(key)) == math.inf for key in ("value", "base")):
@@ -149,10 +149,10 @@ def too_costly(name: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def check_simulators(folder: Path, class_names: Sequence[str]) -> None:
-    """Load the simulators of these classes, so that a suite fails before its first case and not in its middle.
+    """Load the simulators of these classes, so that a suite fails before its first case.
 
     Raises:
-        UserError: as `Environment`.
+        UserError: a simulator is missing or does not match the release.
     """
     load = _loader(folder)
     for name in class_names:
@@ -160,7 +160,10 @@ def check_simulators(folder: Path, class_names: Sequence[str]) -> None:
 
 
 def _magnitude(value: Any) -> float:
-    """Return the size of a number, also of one written as text, which mpmath reads too; 0 for anything else."""
+    """Return the absolute value of a number or of a number written as text (mpmath accepts both).
+
+    0 for other values.
+    """
     try:
         return abs(float(value))
     except OverflowError:
@@ -181,10 +184,12 @@ def _as_text(value: Any) -> str:
 
 
 def _loader(folder: Path) -> Callable[[str], ModuleType]:
-    """Return a function that gives a simulator's module by its bare name, once executed per loader.
+    """Return a function that returns a simulator's module by its bare name.
 
-    One loader belongs to one environment: some simulators change lists and dicts of their modules, which in
-    the original leak from case to case.
+    Each module is executed once per loader.
+
+    Each environment has its own loader, because some simulators change lists and dicts of their modules. In the
+    original these changes leak from case to case.
     """
     loaded: dict[str, ModuleType] = {}
 

@@ -1,7 +1,7 @@
-"""Answers that differ from the key in one way, for holding one checker against another.
+"""Answers that differ from the key in one way, for comparing two checkers.
 
-Each function takes the key's calls turn by turn and a seeded generator, and returns changed turns, or None where
-the change cannot be made. Most results are wrong answers, some are right ones: which is for the checkers to say.
+Each function takes the key's calls turn by turn and a seeded generator. It returns changed turns, or None if the
+change does not apply. Most results are wrong answers, some are correct; the checkers decide.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HARMLESS: Mapping[str, Call] = {
     "TravelAPI": Call("travel_get_login_status"),
     "VehicleControlAPI": Call("displayCarStatus", {"option": "fuel"}),
 }
-"""A call of each class that changes nothing."""
+"""A harmless call for each class, which changes nothing."""
 
 
 def mutated(case: Case, kind: str, *, seed: int = 0) -> Turns | None:
-    """Return the case's key with a change of `kind`, a name in `MUTATIONS`; None where it cannot be made."""
-    # A string seeds the same on every machine and in every process; hash() would not.
+    """Return the case's key with one change of `kind`, a name in `MUTATIONS`; None if it does not apply."""
+    # A string seed gives the same sequence on every machine and in every process; hash() does not.
     return MUTATIONS[kind](parse_turns(case.target), case, random.Random(f"{seed} {kind} {case.id}"))
 
 
@@ -137,7 +137,7 @@ def _call_in_empty_turn(turns: Turns, case: Case, draw: random.Random) -> Turns 
 
 
 def _results_missing(turns: Turns, case: Case, draw: random.Random) -> Turns | None:
-    """Ask something harmless instead of what was asked for: the state is often right, the results are not."""
+    """Replace a call by a harmless one: the state often stays correct, but the results are missing."""
     place = _any_call(turns, draw)
     if place is None:
         return None

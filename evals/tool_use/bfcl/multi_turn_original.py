@@ -1,10 +1,10 @@
-"""Script: the original multi-turn checker, in a process of its own. Not imported by anything.
+"""Script that runs the original multi-turn checker in its own process; no module imports it.
 
     python -P multi_turn_original.py FOLDER_OF_THE_UNPACKED_WHEEL < items.jsonl > verdicts.jsonl
 
-An item is `{"entry": {...}, "turns": [[calls as text]], "truth": [[calls as text]]}`; every call is a step of its
-own. A verdict is `{"valid", "error_type", "keeps_still"}`. The checker evaluates the calls' text as Python, which
-is why only answers made from the key are ever given to it.
+An item is `{"entry": {...}, "turns": [[calls as text]], "truth": [[calls as text]]}`; every call is its own step.
+A verdict is `{"valid", "error_type", "keeps_still"}`. The checker evaluates the calls' text as Python, so it must
+only get answers made from the key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 
 def main() -> None:
-    """Read items, write verdicts."""
+    """Read items from standard input and write verdicts to standard output."""
     sys.path.insert(0, sys.argv[1])
     from bfcl_eval.eval_checker.multi_turn_eval import (  # pyright: ignore[reportMissingImports]
         multi_turn_checker,
@@ -35,7 +35,7 @@ def main() -> None:
             "keeps_still": still["valid"],
         }
         print(json.dumps(verdict), flush=True)
-        # It keeps the objects of every run in its module's globals, by a name made of model and case.
+        # The original keeps the objects of every run in its module's globals, under a name made of model and case.
         for name in [name for name in vars(multi_turn_utils) if name.endswith("_instance")]:
             del vars(multi_turn_utils)[name]
 

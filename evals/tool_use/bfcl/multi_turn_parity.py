@@ -1,10 +1,10 @@
-"""Our multi-turn checker against the original's, answer by answer.
+"""Compares this package's multi-turn checker with the original, answer by answer.
 
     python -m evals.tool_use.bfcl.multi_turn_parity [--data FOLDER] [--every N] [--seed N]
 
-Every case's key and its mutations (`multi_turn_mutations`) are judged by both: the verdict, the first check that
-failed, and whether the model kept still where the key is empty. The original runs in a child process from the
-unpacked wheel. Exits with 1 where the two differ, with 2 where something is missing.
+Both checkers judge every case's key and its mutations (`multi_turn_mutations`). Compared are the verdict, the
+first check that failed, and whether the model made no call where the key is empty. The original runs in a child
+process from the unpacked wheel. Exit status: 1 if the checkers differ, 2 if a file is missing.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _TIMEOUT_S = 1800
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a checker says of an answer."""
+    """Judgement of one checker on an answer."""
 
     fault: str | None
-    """The first check that failed; None where the answer is right."""
+    """The first check that failed; None if the answer is correct."""
     keeps_still: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An answer to be judged."""
+    """An answer to judge."""
 
     case: Case
     kind: str
@@ -56,7 +56,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """An answer that both have judged."""
+    """An answer with the judgements of both checkers."""
 
     item: Item
     ours: Judgement
@@ -64,17 +64,17 @@ class Compared:
 
     @property
     def differs(self) -> bool:
-        """Whether the two disagree."""
+        """Whether the two judgements differ."""
         return self.ours != self.original
 
     def __str__(self) -> str:
-        """Return one line with everything needed to look into it."""
+        """Return one line with everything needed to reproduce the comparison."""
         calls = json.dumps([[str(call) for call in turn] for turn in self.item.turns])
         return f"{self.item.case.id} ({self.item.kind}): ours {self.ours}, original {self.original}, calls {calls}"
 
 
 def answers(cases: Sequence[Case], *, seed: int = 0) -> list[Item]:
-    """Return the key of every case and all mutations that can be made of it."""
+    """Return the key of every case and all mutations of it that apply."""
     items: list[Item] = []
     for case in cases:
         for kind in MUTATIONS:
@@ -85,7 +85,7 @@ def answers(cases: Sequence[Case], *, seed: int = 0) -> list[Item]:
 
 
 def judge(item: Item) -> Judgement:
-    """Return our judgement."""
+    """Judge an item with this package's checker."""
     reference = parse_turns(item.case.target)
     verdicts = check_turns(item.turns, reference, environment(item.case), environment(item.case))
     fault = next((verdict.fault for verdict in verdicts if not verdict.is_right), None)
@@ -93,10 +93,10 @@ def judge(item: Item) -> Judgement:
 
 
 def judge_by_original(items: Sequence[Item]) -> list[Judgement]:
-    """Return the original's judgements, from one child process.
+    """Judge items with the original checker in one child process.
 
     Raises:
-        UserError: the child failed; the message ends with what it wrote.
+        UserError: the child failed; the message ends with its error output.
     """
     if not items:
         return []
@@ -113,17 +113,17 @@ def judge_by_original(items: Sequence[Item]) -> list[Judgement]:
 
 
 def compare(items: Sequence[Item]) -> list[Compared]:
-    """Judge all items by both checkers.
+    """Judge all items with both checkers.
 
     Raises:
-        UserError: as `judge_by_original`.
+        UserError: the original checker failed, as in `judge_by_original`.
     """
     ours = [judge(item) for item in items]
     return [Compared(*each) for each in zip(items, ours, judge_by_original(items), strict=True)]
 
 
 def table(title: str, name_of: Callable[[Item], str], compared: Sequence[Compared]) -> str:
-    """Return how we judged and how often the original differs, a line for each name of items and one for all."""
+    """Return a table of this package's judgements and the number of differences, by name of items and over all."""
     groups: dict[str, list[Compared]] = {}
     for each in compared:
         groups.setdefault(name_of(each.item), []).append(each)
@@ -137,10 +137,10 @@ def table(title: str, name_of: Callable[[Item], str], compared: Sequence[Compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; return 1 where the checkers differ."""
+    """Print the tables; return 0 if the checkers agree, 1 if they differ, 2 if a file is missing."""
     parser = argparse.ArgumentParser(prog="evals.tool_use.bfcl.multi_turn_parity", description=__doc__)
-    parser.add_argument("--data", help="folder bfcl_eval/data of the wheel; left out: fetched")
-    parser.add_argument("--every", type=int, default=1, help="take every N-th case only")
+    parser.add_argument("--data", help="folder bfcl_eval/data of the wheel; default: fetched")
+    parser.add_argument("--every", type=int, default=1, help="take only every N-th case")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:

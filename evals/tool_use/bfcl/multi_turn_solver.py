@@ -1,9 +1,10 @@
-"""A BFCL conversation through our own runtime: one `agent.run` for each user turn, on one growing history.
+"""Runs a BFCL conversation on agentkit's runtime: one `agent.run` per user turn, on one growing history.
 
-As in the original, the model gets no system prompt, twenty rounds of calls a turn, and whatever a simulator says
-of wrong arguments as a result: the runtime only refuses names that it does not offer and arguments that are no
-JSON object. (Checking them against the declared schema as well would make four cases unsolvable: their key passes
-text for an integer.) A turn ends with a response without calls; running out of rounds ends the conversation.
+As in the original, the model gets no system prompt and twenty rounds of calls per turn. A simulator's complaint
+about wrong arguments is returned as a result. The runtime refuses only unknown names and arguments that are not a
+JSON object. (Checking arguments against the declared schema as well would make four cases unsolvable, because
+their key passes text for an integer.) A turn ends with a response without calls; a turn that runs out of rounds
+ends the conversation.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from evals.tool_use.bfcl.multi_turn_state import to_json
 from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 MAX_STEPS_PER_TURN = 20
-"""Rounds of calls in one turn (`MAXIMUM_STEP_LIMIT`)."""
+"""Maximum rounds of calls in one turn (`MAXIMUM_STEP_LIMIT`)."""
 _ANSWER_AND_FINAL = 2
-"""Requests beyond the rounds: the answer, and the tool-free one that the runtime makes at a limit."""
+"""Requests beyond the rounds: the answer, and the request without tools that the runtime makes at a limit."""
 
 
 @dataclass
 class _Conversation:
-    """What has happened so far."""
+    """State of the conversation so far."""
 
     messages: tuple[ModelMessage, ...] = ()
     usage: RunUsage = RunUsage()
@@ -46,15 +47,17 @@ class _Conversation:
 
 
 async def solve_conversation(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Hold the conversation of a case; returns a run whose `observed` is what the scorer needs.
+    """Hold the conversation of a case and return its run.
 
-    `observed["turns"]`: for each turn that began, the calls performed (name, arguments, result) and how many were
-    refused by the runtime. `observed["state"]`: the objects at the end.
+    `observed["turns"]` lists, for each turn that began, the calls performed (name, arguments, result) and the
+    number of calls that the runtime refused. `observed["state"]` holds the final objects.
     """
     world = environment(case)
     documents = list(case.data["functions"])
     n_requests = int(case.data["max_steps_per_turn"]) + _ANSWER_AND_FINAL
-    limits = UsageLimits(request_limit=n_requests, repeated_failures_limit=None)  # the original has no such rule
+    limits = UsageLimits(
+        request_limit=n_requests, repeated_failures_limit=None
+    )  # the original has no limit on repeated failures
     talk = _Conversation()
     status, error, output = "completed", None, None
     async with model:
@@ -82,7 +85,7 @@ async def solve_conversation(case: Case, model: Model, settings: ModelSettings) 
 async def _take_turn(
     agent: Agent[None, str], prompt: str, talk: _Conversation
 ) -> tuple[RunStatus, str | None, str | None]:
-    """Run one turn and add it to the conversation; return status, error and answer."""
+    """Run one turn and append it to the conversation; return status, error and answer."""
     before = len(talk.messages)
     try:
         result = await agent.run(prompt, message_history=talk.messages)
@@ -99,7 +102,7 @@ async def _take_turn(
 
 
 def _simulated_tool(document: Mapping[str, Any], world: Environment, performed: list[dict[str, Any]]) -> Tool:
-    """Return the tool of one function document; every call it performs is noted in `performed`."""
+    """Return the tool of one function document; it records every call in `performed`."""
     told = bfcl_tool(told_function(document, "python"))
 
     async def call(arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
@@ -111,14 +114,17 @@ def _simulated_tool(document: Mapping[str, Any], world: Environment, performed: 
         definition=ToolDefinition(told.name, told.description, told.parameters),
         call=call,
         validate=_object,
-        sequential=True,  # several calls of one response happen in the order in which they were written
+        sequential=True,  # the calls of one response run in the order in which they were written
         max_retries=MAX_STEPS_PER_TURN,
         allows_repeats=True,  # BFCL performs every call
     )
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Read the arguments; what could not be written to a run's record (NaN, half a character) is refused too."""
+    """Parse the arguments of a call.
+
+    Values that a run's record cannot hold (NaN, a lone surrogate) are refused too.
+    """
     try:
         arguments = ToolCallPart("", text).arguments_dict()
         json.dumps(arguments, allow_nan=False, ensure_ascii=False).encode()

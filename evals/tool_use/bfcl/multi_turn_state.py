@@ -1,8 +1,8 @@
-"""What is compared of a simulated object: its public attributes, turned into plain data.
+"""Converts simulated objects to plain data for comparison: their public attributes.
 
-The original compares live objects of one process with `==`. Plain data says the same (equality of the few
-classes inside a simulator, files and directories, is that of their public attributes, a directory's parent left
-out), can be stored with a run, and ends where a directory was copied into itself.
+The original compares live objects of one process with `==`. Plain data gives the same result, because equality of
+the few classes inside a simulator (files and directories) is equality of their public attributes without a
+directory's parent. Plain data can also be stored with a run, and ends where a directory was copied into itself.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 _UPWARD = frozenset({"parent"})
-"""Attributes that lead back up a tree; not part of equality."""
+"""Attributes that point up a tree; not part of equality."""
 MAX_DEPTH = 200
-"""Levels that are looked at; no scenario has more than a dozen."""
+"""Maximum nesting depth that is compared; no scenario has more than a dozen levels."""
 CYCLE, TOO_DEEP = "<contains itself>", "<too deep>"
 
 
 def attributes(instance: Any) -> dict[str, Any]:
     """Return the public attributes of an object as plain data.
 
-    Dicts, lists, tuples and sets stay what they are, so that comparing two results is Python's own equality;
-    an object within becomes a dict of its class name and public attributes.
+    Dicts, lists, tuples and sets keep their type, so that Python's equality compares two results. A nested object
+    becomes a dict of its class name and public attributes.
     """
     return {key: _plain(value, ()) for key, value in vars(instance).items() if not key.startswith("_")}
 
 
 def to_json(value: Any) -> Any:
-    """Return plain data as JSON knows it: sets sorted, tuples as lists, keys as text."""
+    """Convert plain data to JSON values: sets are sorted, tuples become lists, keys become text."""
     match value:
         case dict():
             return {str(key): to_json(item) for key, item in value.items()}
@@ -41,7 +41,10 @@ def to_json(value: Any) -> Any:
 
 
 def differences(model: dict[str, dict[str, Any]], reference: dict[str, dict[str, Any]]) -> list[str]:
-    """Name the attributes in which two states differ, as `Class.attribute`; attributes of the reference count."""
+    """Return the attributes in which two states differ, as `Class.attribute`.
+
+    Only the reference's attributes count.
+    """
     return [
         f"{class_name}.{key}"
         for class_name, expected in reference.items()

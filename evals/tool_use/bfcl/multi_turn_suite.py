@@ -1,11 +1,11 @@
-"""Suite `bfcl-multi-turn`: conversations over simulated file systems, vehicles, brokers and others, executed.
+"""Suite `bfcl-multi-turn`: executed conversations over simulated file systems, vehicles, brokers and others.
 
-Berkeley Function-Calling Leaderboard v4, 4 x 200 cases (repository ShishirPatil/gorilla). A case is right if
-after every turn the simulated objects are as they should be and the results of the key's calls were seen. Cases
-that fail, time out or run out of steps are wrong.
+Berkeley Function-Calling Leaderboard v4, 4 x 200 cases (repository ShishirPatil/gorilla). A case is correct if,
+after every turn, the simulated objects have the expected state and the results of the key's calls have occurred.
+Cases that fail, time out or run out of steps are wrong.
 
-One difference to the original is on purpose: a conversation that runs out of steps in its last turn fails here, as
-one in an earlier turn does; the original tells it by the number of turns alone and would go on to check it.
+One difference from the original is intended: a conversation that runs out of steps in its last turn fails here,
+like one that does so in an earlier turn. The original looks only at the number of turns and would check it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
     """Return the cases.
 
     Raises:
-        UserError: an option is not known or not right, or a file is missing.
+        UserError: an option is not known or not valid, or a file is missing.
     """
     check_options(SUITE.name, options, OPTIONS)
     steps = _steps(options.get("max_steps_per_turn", str(MAX_STEPS_PER_TURN)))
@@ -45,7 +45,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
 
 
 def score(case: Case, run: Run) -> Score:
-    """Replay the run's calls and the key's, each in a fresh world, and compare after every turn."""
+    """Replay the calls of the run and of the key, each in a new world, and compare them after every turn."""
     reference = parse_turns(case.target)
     turns = _performed(run)
     verdicts = check_turns(turns, reference, environment(case), environment(case))
@@ -69,7 +69,7 @@ def score(case: Case, run: Run) -> Score:
 
 
 def tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
-    """Return accuracy by category with Wilson's interval, with and without disputed cases, and what went wrong."""
+    """Return a table by category: accuracy with Wilson's interval, with and without disputed cases; failures."""
     rows: list[tuple[str, ...]] = []
     for category in CATEGORIES:
         of_category = [item for item in scored if item[0].group == category]
@@ -96,7 +96,7 @@ SUITE = Suite(
 
 
 def _performed(run: Run) -> list[list[Call]]:
-    """Return the calls of the run, turn by turn, as the solver noted them."""
+    """Return the calls of the run, turn by turn, as recorded by the solver."""
     turns = run.observed.get("turns", ())
     return [[Call(call["name"], call["arguments"]) for call in turn["calls"]] for turn in turns]
 

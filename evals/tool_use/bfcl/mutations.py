@@ -1,8 +1,8 @@
-"""Wrong, odd and nearly right answers made from right ones, for holding two checkers against each other.
+"""Mutations of correct answers, for comparing two checkers.
 
-Each mutation takes calls and changes one thing, with a seeded generator; whether the result is still right is not
-said here. `literal_mutations` has further ones for Java and JavaScript. `several_changes` puts some of them one
-upon another, where a rule may meet what another rule has let through.
+Each mutation takes calls and changes one thing with a seeded generator. It does not say whether the result is
+still correct. `literal_mutations` adds mutations for Java and JavaScript. `several_changes` combines mutations,
+because one rule may meet a value that another rule has accepted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from evals.tool_use.bfcl.data import Question
 from evals.tool_use.bfcl.renderings import Calls
 
 _OF_VALUES = ("value:", "text:", "number:", "list:", "dict:", "literal:")
-"""Beginnings of the kinds of mutations that leave calls and parameters what they are."""
+"""Prefixes of the mutations that change only values, not calls or parameters."""
 
 Mutation = Callable[[Calls, Question, random.Random], Calls | None]
-"""Returns changed calls (it may change those it is given), or None where it does not apply."""
+"""Returns changed calls (the given calls may be modified), or None if the mutation does not apply."""
 
 _ODD_TEXT = (
     "",
@@ -49,7 +49,7 @@ _ODD_VALUES: Mapping[str, Any] = {
 def mutants(
     question: Question, right: Calls, kinds: Mapping[str, Mutation], draw: random.Random
 ) -> Iterator[tuple[str, Calls]]:
-    """Yield the kind and the calls of every mutation that applies to a right answer, each made once."""
+    """Yield kind and calls of every applicable mutation of a correct answer, once each."""
     for kind, mutate in kinds.items():
         changed = mutate(copy.deepcopy(right), question, draw)
         if changed is not None:
@@ -57,7 +57,10 @@ def mutants(
 
 
 def several_changes(question: Question, right: Calls, kinds: Mapping[str, Mutation], draw: random.Random) -> Calls:
-    """Return a right answer after two to four mutations of its values; one that does not apply changes nothing."""
+    """Return a correct answer after two to four value mutations.
+
+    A mutation that does not apply changes nothing.
+    """
     of_values = [mutate for kind, mutate in kinds.items() if kind.startswith(_OF_VALUES)]
     calls = copy.deepcopy(right)
     for mutate in draw.choices(of_values, k=draw.randint(2, 4)):
@@ -65,11 +68,11 @@ def several_changes(question: Question, right: Calls, kinds: Mapping[str, Mutati
     return calls
 
 
-# -- of calls -----------------------------------------------------------------------------------------------
+# -- mutations of calls ---------------------------------------------------------------------------------------
 
 
 def _on_call(change: Callable[[str, dict[str, Any], Question, random.Random], Any]) -> Mutation:
-    """Make a mutation of one call; `change` returns a new (name, arguments), or None where it does not apply."""
+    """Return a mutation of one call; `change` returns a new (name, arguments), or None if it does not apply."""
 
     def mutate(calls: Calls, question: Question, draw: random.Random) -> Calls | None:
         at = draw.randrange(len(calls))
@@ -84,7 +87,7 @@ def _on_call(change: Callable[[str, dict[str, Any], Question, random.Random], An
 
 
 def _on_value(change: Callable[[Any, random.Random], Any]) -> Mutation:
-    """Make a mutation of one argument; `change` returns `_KEEP` where it does not apply."""
+    """Return a mutation of one argument; `change` returns `_KEEP` if it does not apply."""
 
     def change_one(name: str, arguments: dict[str, Any], _: Question, draw: random.Random) -> Any:
         for parameter in draw.sample(list(arguments), len(arguments)):
@@ -160,11 +163,11 @@ def _calls_shuffled(calls: Calls, _: Question, draw: random.Random) -> Calls | N
     return calls
 
 
-# -- of values ----------------------------------------------------------------------------------------------
+# -- mutations of values --------------------------------------------------------------------------------------
 
 
 def text_mutation(change: Callable[[str, random.Random], str]) -> Mutation:
-    """Make a mutation of text, also of text within lists and objects."""
+    """Return a mutation of text, including text within lists and objects."""
 
     def change_value(value: Any, draw: random.Random) -> Any:
         if isinstance(value, str):
@@ -192,7 +195,7 @@ def _list(change: Callable[[list[Any], random.Random], Any]) -> Mutation:
 
 
 def _dict(change: Callable[[dict[str, Any], random.Random], Any]) -> Mutation:
-    """Make a mutation of an object, also of one in a list."""
+    """Return a mutation of an object, including an object in a list."""
 
     def change_value(value: Any, draw: random.Random) -> Any:
         if isinstance(value, dict) and value:
@@ -213,7 +216,7 @@ def _number(change: Callable[[Any], Any]) -> Mutation:
             return _KEEP
         try:
             return change(value)
-        except (OverflowError, ValueError):  # an integer that no float holds, an infinity that no integer is
+        except (OverflowError, ValueError):  # an integer beyond float's range, or an infinity
             return _KEEP
 
     return _on_value(change_value)
@@ -319,4 +322,4 @@ ANY_MUTATIONS: Mapping[str, Mutation] = {
     "dict: key in upper case": _dict(lambda value, _: {str(key).upper(): inner for key, inner in value.items()}),
     "dict: as its values": _dict(lambda value, _: list(value.values())),
 }
-"""What is done to any answer, by kind."""
+"""Mutations that apply to answers in every language, by kind."""

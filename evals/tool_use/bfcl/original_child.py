@@ -1,13 +1,13 @@
-"""Run the original checker of the bfcl-eval wheel on questions from standard input; a program of its own.
+"""Script that runs the original checker of the bfcl-eval wheel on questions from standard input.
 
     python -I -S original_child.py FOLDER_OF_THE_UNPACKED_WHEEL
 
-Started by `evals.tool_use.bfcl.parity`. The original needs only the standard library, but for its table of models,
-which imports every vendor's client; a table of two stands in for it: one model that keeps dots in names, one that
-writes underscores. `-I -S` hides installed packages, so nothing but the wheel's own files can be in play.
+Started by `evals.tool_use.bfcl.parity`. The original needs only the standard library, except for its table of
+models, which imports every vendor's client. A table of two models replaces it: one keeps dots in names, the other
+writes underscores. `-I -S` hides installed packages, so that only the wheel's own files are used.
 
-One line of JSON for each question in, one out: a list of `[valid, error type]`, or `[null, exception]`. Values of
-calls are tagged (`encode`), because JSON has no tuples.
+Input: one line of JSON per question. Output: one line each, a list of `[valid, error type]` or
+`[null, exception]`. Values of calls are tagged (`encode`), because JSON has no tuples.
 """
 
 import importlib
@@ -34,7 +34,7 @@ def main():
 
 
 def load_original():
-    """Return the checkers of calls and of final answers and the converter of literals, all taking plain data."""
+    """Return the checkers of calls and of final answers and the literal converter, all on plain data."""
     models = types.ModuleType("bfcl_eval.constants.model_config")
     models.__dict__["MODEL_CONFIG_MAPPING"] = {
         "keeps": types.SimpleNamespace(underscore_to_dot=False),
@@ -57,7 +57,7 @@ def load_original():
         return [verdict["valid"], verdict.get("error_type", "")]
 
     def check_answer(answer, acceptable):
-        if not answer:  # its runner's rule, before the checker is asked
+        if not answer:  # the original's runner applies this rule before its checker
             return [False, "agentic:no_last_message"]
         verdict = agentic.agentic_checker(answer, acceptable)
         return [verdict["valid"], verdict.get("error_type", "")]
@@ -70,7 +70,7 @@ def load_original():
 
 
 def attempt(function, *arguments):
-    """Return what a function returns, or the exception that it raises."""
+    """Call a function; return its result, or `[None, exception]`."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -78,7 +78,7 @@ def attempt(function, *arguments):
 
 
 def encode(value):
-    """Return a value as JSON that keeps tuples apart from lists."""
+    """Convert a value to JSON that distinguishes tuples from lists."""
     if isinstance(value, dict):
         return {"dict": [[key, encode(inner)] for key, inner in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -87,7 +87,7 @@ def encode(value):
 
 
 def decode(value):
-    """Return what was encoded."""
+    """Convert a value back from `encode`."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()

@@ -1,17 +1,17 @@
-"""Our BFCL checker against the original, item by item, on right answers and on mutated ones.
+"""Compares this package's BFCL checker with the original, item by item, on correct and mutated answers.
 
     python -m evals.tool_use.bfcl.parity [--wheel FOLDER] [--rounds N] [--seed N] [--limit N]
 
-Right answers are made from every key: first values, each acceptable value in turn, optional parameters left out,
-calls reversed. Every first rendering is then changed by every mutation that applies, `--rounds` times, and some
-right answers by several at once; for Java and JavaScript also random literals go through both converters. Final
-answers of the agentic categories are dressed and spoiled likewise (`agentic_mutations`).
+Correct answers are made from every key: first values, each acceptable value in turn, optional parameters omitted,
+calls reversed. Every first rendering is then changed by every applicable mutation, `--rounds` times, and some
+correct answers by several mutations at once. For Java and JavaScript, both converters also get random literals.
+Final answers of the agentic categories are rephrased and mutated likewise (`agentic_mutations`).
 
-Two verdicts agree where both say right, or both say wrong. Where the original raises an exception, its whole
-evaluation would have ended: ours must say wrong, and the exception must be of a kind listed in `EXPLAINED`. Exits
-with 1 where anything else differs.
+Two verdicts agree if both say correct or both say wrong. An exception in the original would end its whole
+evaluation: then this checker must say wrong, and the exception must match an entry of `EXPLAINED`. Exit status 1
+if anything else differs.
 
-The original runs in a process of its own on nothing but the wheel's files (`original_child`).
+The original runs in its own process with only the wheel's files (`original_child`).
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ from evals.tool_use.bfcl.wheel import wheel_folder
 
 DEFAULT_SEED = 7
 N_LITERALS = 20_000
-"""Random literals for each of the two languages."""
+"""Number of random literals for each of the two languages."""
 LITERALS_AT_ONCE = 500
 N_SEVERAL = 10
-"""Answers with several changes for each question and round."""
+"""Number of answers with several mutations, per question and round."""
 EXPLAINED: Mapping[str, str] = {
     r"OverflowError: int too large to convert to float": "an integer for a float is converted whatever its size",
     r"NotImplementedError: \w+ conversion is not implemented": "Java's Set, Hashtable, Queue, Stack are not read",
     r"ValueError: invalid literal for int\(\) with base 10: '-?\d+n'": "a bigint with a line break after it",
 }
-"""Exceptions of the original, as regular expressions, and why they come; ours says wrong for all of them."""
+"""Exceptions of the original (regular expressions) with their cause; this checker says wrong for all of them."""
 
 
 @dataclass
 class Report:
-    """What was compared, and how it went."""
+    """Counts and differences of a comparison."""
 
     by_category: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Counts by (category, what): right answers, mutated, judged right, raised, differences."""
+    """Counts by (category, name): right answers, mutated, judged right, original raised, differences."""
     by_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
     raised: Counter[str] = field(default_factory=Counter)
-    """Exceptions of the original by the pattern that explains them."""
+    """Exceptions of the original, counted by the pattern that explains them."""
     other_error_types: int = 0
-    """Both say wrong, with another kind of error."""
+    """Number of answers that both call wrong, with different error types."""
     differences: list[str] = field(default_factory=list)
 
     def add(self, category: str, kind: str, original: Sequence[Any], ours: tuple[bool, str], shown: Any) -> None:
-        """Count one comparison; `original` is the child's reply, ours is (valid, error type)."""
+        """Count one comparison; `original` is the child's reply, `ours` is (valid, error type)."""
         gold = kind.startswith("gold")
         valid, said = original
         pattern = explanation(said) if valid is None else None
@@ -94,15 +94,15 @@ class Report:
             self.differences.append(f"{category}, {kind}: original {original}, ours {ours}: {shown}"[:600])
 
     def total(self, what: str) -> int:
-        """Return a count over all categories."""
+        """Return the sum of a count over all categories."""
         return sum(n for (_, counted), n in self.by_category.items() if counted == what)
 
 
 class Original:
-    """The original checker, running in a process of its own; a context manager."""
+    """The original checker in its own process; a context manager."""
 
     def __init__(self, wheel: Path) -> None:
-        """Describe it; `wheel` is the folder of the unpacked wheel."""
+        """Prepare the command; `wheel` is the folder of the unpacked wheel."""
         self._command = [sys.executable, "-I", "-S", str(original_child.__file__), str(wheel)]
         self._process: subprocess.Popen[str] | None = None
 
@@ -121,7 +121,7 @@ class Original:
             self._process.communicate()
 
     def verdicts(self, question: Question, outputs: Sequence[Calls], *, underscores: bool) -> list[list[Any]]:
-        """Return [valid, error type], or [None, exception], for each output."""
+        """Return [valid, error type] or [None, exception] for each output."""
         return self._ask(
             {
                 "functions": question.functions,
@@ -134,11 +134,11 @@ class Original:
         )
 
     def answers(self, acceptable: Sequence[str], answers: Sequence[str]) -> list[list[Any]]:
-        """Return [valid, error type], or [None, exception], for each final answer."""
+        """Return [valid, error type] or [None, exception] for each final answer."""
         return self._ask({"acceptable": acceptable, "answers": answers})
 
     def literals(self, texts: Sequence[tuple[str, str, str, str | None]]) -> list[list[Any]]:
-        """Return [True, repr of the value], or [None, exception], for each (language, text, type, inner type)."""
+        """Return [True, repr of the value] or [None, exception] for each (language, text, type, inner type)."""
         return self._ask({"literals": texts})
 
     def _ask(self, request: Mapping[str, Any]) -> list[list[Any]]:
@@ -154,7 +154,7 @@ class Original:
 
 
 def explanation(exception: str) -> str | None:
-    """Return the pattern of `EXPLAINED` that an exception of the original fits."""
+    """Return the pattern of `EXPLAINED` that matches an exception of the original, or None."""
     return next((pattern for pattern in EXPLAINED if re.fullmatch(pattern, exception, re.DOTALL)), None)
 
 
@@ -166,18 +166,18 @@ def compare(
     limit: int | None = None,
     n_literals: int = N_LITERALS,
 ) -> Report:
-    """Hold both checkers against each other.
+    """Compare both checkers on the wheel's data.
 
     Args:
         wheel: Folder of the unpacked wheel.
-        seed: Of the mutations.
-        rounds: How often every mutation is made of every right answer.
-        limit: Questions of each category, evenly spread; None takes all.
-        n_literals: Random literals for each of Java and JavaScript.
+        seed: Seed of the mutations.
+        rounds: Number of times that every mutation is made of every correct answer.
+        limit: Number of questions per category, evenly spread; None takes all.
+        n_literals: Number of random literals for each of Java and JavaScript.
 
     Raises:
         UserError: the wheel's data cannot be read.
-        RuntimeError: the original checker ended by itself.
+        RuntimeError: the original checker ended unexpectedly.
     """
     report, draw = Report(), random.Random(seed)
     folder = data_folder(wheel)
@@ -199,7 +199,8 @@ def _compare_question(
     assert question.answer is not None  # categories without answers are not compared
     answers = list(_answers(question, rounds, draw))
     for underscores in (False, True):
-        # Names matter little to the rest, so the second way is tried on right answers and a share of the others.
+        # The spelling of names hardly affects other rules, so underscores are tried on correct answers and a share
+        # of the others.
         chosen = [
             answer for answer in answers if not underscores or answer[0].startswith("gold") or draw.random() < 0.1
         ]
@@ -230,7 +231,7 @@ def _answers(question: Question, rounds: int, draw: random.Random) -> Iterator[t
 
 
 def _with_underscores(calls: Calls, draw: random.Random) -> Calls:
-    """Return calls with underscores for dots, in nine cases of ten, so that the wrong way is seen too."""
+    """Return calls with underscores for dots in nine of ten cases; the rest covers the wrong spelling."""
     if draw.random() < 0.1:
         return calls
     return [{name.replace(".", "_"): arguments for name, arguments in call.items()} for call in calls]
@@ -264,7 +265,8 @@ def _compare_literals(original: Original, spoken: Language, n: int, draw: random
                 ours = repr(convert(text, declared, inner))
             except UnsupportedTypeError:
                 ours = ""
-            # The same value counts as right, so that an exception of the original must meet no value of ours.
+            # Equal values count as correct, so that an exception of the original never matches a value of this
+            # converter.
             reply = [None, said] if read is None else [said == ours, "another value"]
             agreed = (bool(ours) and read is not None, "")
             report.add(
@@ -273,7 +275,7 @@ def _compare_literals(original: Original, spoken: Language, n: int, draw: random
 
 
 def table(counts: Counter[tuple[str, str]], first_column: str) -> str:
-    """Return counts as an aligned table with a row for each key and a total."""
+    """Format counts as an aligned table with a row per key and a total."""
     columns = ("right answers", "mutated", "judged right", "original raised", "differences")
     keys = list(dict.fromkeys(key for key, _ in counts))
     rows = [(key, *(f"{counts[key, column]:,}" for column in columns)) for key in keys]
@@ -293,14 +295,14 @@ def table(counts: Counter[tuple[str, str]], first_column: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, print, and return 0 where nothing differs."""
+    """Compare, print the report, and return 0 if nothing differs, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m evals.tool_use.bfcl.parity", description="Our BFCL checker against the original."
     )
     parser.add_argument("--wheel", type=Path, help="folder of the unpacked bfcl-eval wheel; default: fetched once")
-    parser.add_argument("--rounds", type=int, default=1, help="how often every mutation is made (default 1)")
+    parser.add_argument("--rounds", type=int, default=1, help="number of times every mutation is made (default 1)")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default {DEFAULT_SEED}")
-    parser.add_argument("--limit", type=int, help="questions of each category; default: all")
+    parser.add_argument("--limit", type=int, help="number of questions per category; default: all")
     given = parser.parse_args(arguments)
     report = compare(given.wheel or wheel_folder(), seed=given.seed, rounds=given.rounds, limit=given.limit)
     print(table(report.by_category, "category"), "\n")

@@ -1,7 +1,7 @@
-"""Right answers made from an answer key: the calls that a perfect model would make, and their variants.
+"""Correct answers made from an answer key: the calls of a perfect model, and their variants.
 
-A key lists acceptable values, of objects key by key; Java and JavaScript values are written there as Python
-values, while a model gives literals, so they are written as literals here.
+A key lists acceptable values; for objects, it lists them per entry. The key writes Java and JavaScript values as
+Python values, while a model gives literals, so they are written as literals here.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import Any
 from evals.tool_use.bfcl.data import AnswerKey, Language, Question, language
 
 Calls = list[dict[str, dict[str, Any]]]
-"""Calls as the original keeps them: `[{name: {parameter: value}}]`."""
+"""Calls in the original's form: `[{name: {parameter: value}}]`."""
 
 
 def first_rendering(question: Question) -> Calls:
-    """Return calls with the first acceptable value of everything that has one besides being left out."""
+    """Return calls with the first acceptable value of each parameter.
+
+    A parameter that can only be omitted is omitted.
+    """
     return [_call(question, entry, {}) for entry in _key(question)]
 
 
 def terse_rendering(question: Question) -> Calls:
-    """Return calls with the first entry of every list; what may be left out is, where the key says so first."""
+    """Return calls with the first entry of every list; a parameter is omitted if the key lists omission first."""
     changed = [
         {parameter: _LEFT_OUT for parameter, values in acceptable.items() if values and values[0] == ""}
         for acceptable in (next(iter(entry.values())) for entry in _key(question))
@@ -31,7 +34,7 @@ def terse_rendering(question: Question) -> Calls:
 
 
 def renderings(question: Question) -> Iterator[tuple[str, Calls]]:
-    """Yield right answers with a word on each: first values, each value, optional ones left out, other order."""
+    """Yield (kind, calls) of correct answers: first values, each value, optional ones omitted, other order."""
     first = first_rendering(question)
     yield "gold: first values", first
     yield "gold: first entries", terse_rendering(question)
@@ -50,7 +53,7 @@ def renderings(question: Question) -> Iterator[tuple[str, Calls]]:
 
 
 def literal(value: Any, schema: Mapping[str, Any], spoken: Language) -> Any:
-    """Return a value of the key as a model gives it: a literal for Java and JavaScript, else itself."""
+    """Return a value of the key as a model writes it: a literal for Java and JavaScript, else the value itself."""
     if spoken == "python" or isinstance(value, str):
         return value
     return _java(value, schema) if spoken == "java" else _javascript(value, schema)
@@ -89,7 +92,10 @@ def _first(values: Sequence[Any]) -> Any:
 
 
 def variants(values: Any) -> Iterator[Any]:
-    """Yield the acceptable values; of an object, first values of all keys, then each value of each key."""
+    """Yield the acceptable values.
+
+    For an object, the first values of all its entries, then each value of each entry.
+    """
     for value in values:
         if isinstance(value, str) and value == "":
             continue
@@ -115,7 +121,7 @@ def _object_variants(option: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return an acceptable object as an object: the first value of each key that has one."""
+    """Return a concrete object for an acceptable object: the first value of each entry that has one."""
     if not isinstance(value, Mapping):
         return value
     chosen = {key: _first(values) if isinstance(values, list) else values for key, values in value.items()}

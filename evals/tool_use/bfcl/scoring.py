@@ -1,4 +1,4 @@
-"""Score one run of BFCL: its calls against the key, or whether it called anything at all."""
+"""Scores one run of BFCL: compares its calls with the key, or checks whether it made any call."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from evals.tool_use.bfcl.data import has_answers, language
 from evals.tool_use.bfcl.values import wrong
 
 _MAX_CHARS = 2_000
-"""Of an answer or an explanation; the whole reply is in the run."""
+"""Maximum characters of an answer or an explanation; the run holds the whole reply."""
 
 
 def score(case: Case, run: Run) -> Score:
-    """Return 1 where the calls fit the key; for irrelevance where none is made, for relevance where any is.
+    """Return 1 if the calls match the key; for irrelevance if no call is made, for relevance if any call is made.
 
-    A run that failed or ran out of time is wrong in every category. (The original counts an error during
-    inference as a right answer to irrelevance, because an error message is no call.)
+    A run that failed or timed out is wrong in every category. (The original counts an inference error as correct
+    for irrelevance, because an error message is not a call.)
     """
     failed = failed_score(run)
     if failed is not None:
@@ -27,10 +27,10 @@ def score(case: Case, run: Run) -> Score:
     try:
         verdict = judge(case, run.calls)
     except RecursionError:
-        verdict = wrong("ast_decoder:decoder_failed", "the arguments are nested too deeply to be looked at")
+        verdict = wrong("ast_decoder:decoder_failed", "the arguments are nested too deeply to be compared")
     said = ", ".join(f"{call.tool_name}({call.arguments})" for call in run.calls) or run.output
     answer = None if said is None else str(said)[:_MAX_CHARS]
-    # A model that chats calls nothing either; only the convention's empty list says that no tool fits.
+    # A reply in plain text calls nothing either; only the convention's empty list states that no tool fits.
     abstained = {"abstained": float(run.status == "abstained")}
     if verdict.valid:
         return Score(1.0, "", answer, abstained)
@@ -42,7 +42,8 @@ def judge(case: Case, made: Sequence[ToolCallPart]) -> Verdict:
     try:
         calls = decode(made)
     except ValueError as error:
-        # No call decodes: as good as none for (ir)relevance, as in the original, and wrong where there is a key.
+        # If no call can be decoded, the reply counts as without calls for (ir)relevance, as in the original, and
+        # as wrong if there is a key.
         if not has_answers(case.group):
             return check_relevance([], wanted="irrelevance" not in case.group)
         return wrong("ast_decoder:decoder_failed", f"no calls: {error}")
@@ -59,15 +60,15 @@ def judge(case: Case, made: Sequence[ToolCallPart]) -> Verdict:
 
 
 def decode(made: Sequence[ToolCallPart]) -> list[Call]:
-    """Return names and parsed arguments.
+    """Return names and parsed arguments of calls.
 
     Raises:
-        ValueError: the arguments of a call are no JSON object.
+        ValueError: the arguments of a call are not a JSON object.
     """
     calls: list[Call] = []
     for call in made:
         try:
             calls.append((call.tool_name, call.arguments_dict()))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"arguments of {call.tool_name!r} are no JSON: {error}") from error
+            raise ValueError(f"arguments of {call.tool_name!r} are not JSON: {error}") from error
     return calls

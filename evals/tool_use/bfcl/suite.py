@@ -1,6 +1,6 @@
-"""BFCL v4's single-turn categories as a suite: one question, one request, calls compared with the key.
+"""Suite `bfcl`: BFCL v4's single-turn categories, one request per question, calls compared with the key.
 
-The model sees the functions as tools, in the way of the leaderboard's "FC" (native function calling) models; the
+The model sees the functions as tools, like the leaderboard's "FC" (native function calling) models. The
 leaderboard's prompt for models without tools is not used. Multi-turn is the suite `bfcl-multi-turn`.
 """
 
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from agentkit.errors import UserError
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -24,7 +23,7 @@ from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.tool_use.bfcl.data import Question, data_folder, load_questions, parse_categories
 from evals.tool_use.bfcl.function_docs import told_tools
 from evals.tool_use.bfcl.scoring import score
@@ -33,10 +32,10 @@ from evals.tool_use.bfcl.variants import with_random_names, without_right_functi
 
 DEFAULT_CATEGORIES = "simple_python,multiple,parallel,irrelevance"
 MAX_TOKENS = 512
-"""Of one reply, unless the settings say otherwise; the longest key takes about 300."""
+"""Maximum tokens of one reply, unless the settings say otherwise; the longest key takes about 300."""
 STOP_OF_TEXT = (" ", "\n")
-"""A text answer is no call whatever it goes on to say, so its first word is enough. In-process models look for
-stop strings in text answers only, never in calls."""
+"""Stop strings of text answers: the first word suffices, because a text answer is never a call. In-process models
+look for stop strings only in text answers, not in calls."""
 ToolChoice = Literal["auto", "required"]
 _OPTIONS = {
     "data": "folder with BFCL's data files, or the bfcl-eval wheel; default: the wheel, fetched once",
@@ -44,7 +43,7 @@ _OPTIONS = {
     "tool_choice": "auto, or required: the model must call something; default auto",
     "dots": "keep, or underscore for servers that refuse dots in function names; default keep",
     "names": "keep, or random: functions and parameters have random names, descriptions stay; default keep",
-    "gold": "keep, or removed: only questions with other functions too, the right ones taken away; default keep",
+    "gold": "keep, or removed: the right functions are removed; questions without others dropped; default keep",
 }
 
 
@@ -52,13 +51,13 @@ def load(options: Mapping[str, str]) -> list[Case]:
     """Return the cases of the chosen categories.
 
     Raises:
-        UserError: an option or a category is not known, or a file is missing or broken.
+        UserError: an option or a category is not known, or a file is missing or malformed.
     """
     check_options("bfcl", options, _OPTIONS)
-    tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
-    underscores = _one_of(options, "dots", ("keep", "underscore")) == "underscore"
-    has_random_names = _one_of(options, "names", ("keep", "random")) == "random"
-    is_removed = _one_of(options, "gold", ("keep", "removed")) == "removed"
+    tool_choice = choice_of("bfcl", options, "tool_choice", ("auto", "required"))
+    underscores = choice_of("bfcl", options, "dots", ("keep", "underscore")) == "underscore"
+    has_random_names = choice_of("bfcl", options, "names", ("keep", "random")) == "random"
+    is_removed = choice_of("bfcl", options, "gold", ("keep", "removed")) == "removed"
     categories = parse_categories(options.get("categories", DEFAULT_CATEGORIES))
     folder = data_folder(options.get("data"))
     found: list[Question] = [question for category in categories for question in load_questions(folder, category)]
@@ -83,7 +82,7 @@ async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
 
 
 def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[ModelMessage, ...]:
-    """Return BFCL's messages as ours; what system and user say in a row is one request."""
+    """Convert BFCL's messages; consecutive system and user messages form one request."""
     said: list[ModelMessage] = []
     for is_reply, group in groupby(messages, key=lambda message: message["role"] == "assistant"):
         if is_reply:
@@ -118,14 +117,6 @@ def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
         target=question.answer,
         data=data,
     )
-
-
-def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    """Return an option's value, the first of `allowed` where it is not given."""
-    value = options.get(key, allowed[0])
-    if value not in allowed:
-        raise UserError(f"{key}={value!r} is not known to suite 'bfcl': it takes {' or '.join(allowed)}.")
-    return value
 
 
 SUITE = Suite(

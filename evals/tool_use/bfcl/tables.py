@@ -1,4 +1,4 @@
-"""The tables below BFCL's summary: accuracy with and without disputed items, aggregates, kinds of error."""
+"""Tables below BFCL's summary: accuracy with and without disputed items, aggregates, kinds of error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Aggregate:
 
     name: str
     weights: Mapping[str, float]
-    """Share of each category; empty values mean by number of items."""
+    """Weight of each category; if all are 0, every item has the same weight."""
     how: str
 
 
@@ -40,7 +40,7 @@ AGGREGATES = (
     Aggregate("live AST", dict.fromkeys(LIVE_AST, 0.0), "all items of the four live categories with keys"),
     Aggregate("irrelevance", {"irrelevance": 1 / 2, "live_irrelevance": 1 / 2}, "mean of both categories"),
 )
-"""As in BFCL v4: `generate_leaderboard_csv` of the bfcl-eval wheel."""
+"""Aggregates as in BFCL v4: `generate_leaderboard_csv` of the bfcl-eval wheel."""
 
 
 def tables(scored: Sequence[Scored]) -> list[Table]:
@@ -60,10 +60,10 @@ def tables(scored: Sequence[Scored]) -> list[Table]:
 
 
 def aggregate(weights: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> Interval:
-    """Return a weighted mean over categories with its 95 % interval; weights of 0 mean by number of items.
+    """Return a weighted mean over categories with its 95 % interval; if all weights are 0, items are pooled.
 
-    Pooled items have a Wilson interval. The interval of a mean of means joins those of its parts (MOVER, Zou and
-    Donner 2008): the distances of the parts' bounds from their estimates, weighted, add up in squares.
+    Pooled items have a Wilson interval. The interval of a weighted mean combines those of its parts (MOVER, Zou
+    and Donner 2008): the weighted distances of the parts' bounds from their estimates add up in squares.
     """
     if not any(weights.values()):
         return mean_interval([score for category in weights for score in scores[category]])
@@ -75,7 +75,7 @@ def aggregate(weights: Mapping[str, float], scores: Mapping[str, Sequence[float]
 
 
 def case_scores(members: Iterable[Scored], *, disputed: bool = True) -> list[float]:
-    """Return each case's mean over its epochs; `disputed` False leaves disputed items out."""
+    """Return each case's mean over its epochs; `disputed=False` excludes disputed items."""
     by_case: dict[str, list[float]] = {}
     for case, _, score in members:
         if disputed or case.id not in DISPUTED:
@@ -130,7 +130,10 @@ def _aggregates(present: Mapping[str, Sequence[Scored]]) -> Table:
 
 
 def _errors(present: Mapping[str, Sequence[Scored]]) -> Table:
-    """Count what was wrong; the kind is the first word of a score's explanation."""
+    """Count wrong answers by kind.
+
+    The kind is the part of a score's explanation before the first colon and space.
+    """
     kinds: Counter[tuple[str, str]] = Counter()
     for category, members in present.items():
         for _, _, score in members:

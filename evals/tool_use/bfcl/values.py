@@ -1,12 +1,12 @@
-"""Is one argument among the acceptable values of its parameter, by BFCL's rules.
+"""Checks one argument against the acceptable values of its parameter, by BFCL's rules.
 
-First the type, which must be the schema's exactly: an integer is accepted for a float, a boolean is no integer,
-list elements are looked at one level deep. Then the value: text is compared without case, spaces and `,./-_*^`;
-lists in order; objects key by key, each key with acceptable values of its own. `""` among the acceptable values
-means that the parameter may be left out.
+First the type, which must be exactly the schema's: an integer is accepted for a float, a boolean is not an
+integer, list elements are checked one level deep. Then the value: text is compared without case, spaces and
+`,./-_*^`; lists in order; objects entry by entry, each with its own acceptable values. `""` among the acceptable
+values means that the parameter is optional.
 
-A key may also hold a value of another type than the schema's, mostly text that stands for a variable of the user's
-code. Then a value of the key's type is accepted as well, and compared exactly.
+A key may also hold a value of another type than the schema's, usually text that stands for a variable of the
+user's code. Then a value of the key's type is accepted as well, and compared exactly.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ _LISTS: Mapping[Language, tuple[str, ...]] = {
     "java": ("Array", "ArrayList"),
     "javascript": ("array",),
 }
-"""Types whose elements have a type that is checked."""
+"""Types whose elements have a checked type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether calls are right, and if not, why."""
+    """Whether calls are correct, and the errors if not."""
 
     valid: bool
     errors: tuple[str, ...] = ()
     error_type: str = ""
-    """Kind of the first error, in the original's words."""
+    """Kind of the first error, with the original's name."""
 
 
 def wrong(error_type: str, *errors: str) -> Verdict:
-    """Return a verdict of wrong."""
+    """Return a negative verdict."""
     return Verdict(False, errors, error_type)
 
 
@@ -71,11 +71,11 @@ def check_value(
     """Return whether `value` is acceptable for a parameter.
 
     Args:
-        parameter: Its name, for messages.
-        value: What the model gave; text that holds a literal for Java and JavaScript.
+        parameter: Name of the parameter, for messages.
+        value: The model's value; for Java and JavaScript, text that holds a literal.
         schema: The parameter's schema in BFCL's dialect.
-        acceptable: The key's values.
-        language: Whose literals the values are.
+        acceptable: Acceptable values of the key.
+        language: Language of the literals.
     """
     declared = schema["type"]
     types = _TYPES[language]
@@ -124,12 +124,12 @@ def _as_declared(value: Any, declared: str) -> Any:
 
 
 def _type_of_key(acceptable: Sequence[Any]) -> type | None:
-    """Return the type of the first value that is not the mark "may be left out"."""
+    """Return the type of the first acceptable value other than `""` (optional parameter), or None."""
     return next((type(value) for value in acceptable if value != ""), None)
 
 
 def _type_fits(value: Any, acceptable: Sequence[Any], expected: type, inner: type | None) -> tuple[bool, bool]:
-    """Return whether the type fits, and whether the value counts as a variable, which is compared exactly."""
+    """Return whether the type matches, and whether the value counts as a variable, which is compared exactly."""
     of_key = _type_of_key(acceptable)
     is_variable = of_key is not None and of_key is not expected
     if type(value) is expected:
@@ -138,10 +138,10 @@ def _type_fits(value: Any, acceptable: Sequence[Any], expected: type, inner: typ
 
 
 def _elements_fit(values: Sequence[Any], acceptable: Sequence[Any], inner: type) -> bool:
-    """Return whether all elements have the declared type, or that of the elements of one acceptable list.
+    """Return whether all elements have the declared type, or the type of the elements of one acceptable list.
 
-    An acceptable value that is no list lets any elements pass, as in the original: so does `""`, the mark of a
-    parameter that may be left out.
+    As in the original, an acceptable value that is not a list accepts any elements; `""`, the mark of an optional
+    parameter, does so too.
     """
     for option in acceptable:
         if type(option) is not list:
@@ -179,10 +179,10 @@ def _check_text(parameter: str, value: str, acceptable: Sequence[Any]) -> Verdic
 
 
 def _check_list(parameter: str, values: Sequence[Any], acceptable: Sequence[Any]) -> Verdict:
-    """Compare a list, in order, with each acceptable one; text among the elements is standardised.
+    """Compare a list, in order, with each acceptable list; text elements are normalised.
 
-    An acceptable value that is text is taken for the list of its characters, as in the original; so the empty list
-    passes for a parameter that may be left out.
+    As in the original, acceptable text is treated as the list of its characters. The empty list is therefore
+    accepted for an optional parameter.
     """
     options = [_standardised_elements(option) for option in acceptable if isinstance(option, list | str)]
     if _standardised_elements(values) in options:
@@ -191,7 +191,7 @@ def _check_list(parameter: str, values: Sequence[Any], acceptable: Sequence[Any]
 
 
 def _check_dict(parameter: str, value: Mapping[str, Any], acceptable: Sequence[Any]) -> Verdict:
-    """Compare an object with each acceptable one; the last reason is reported, as in the original."""
+    """Compare an object with each acceptable object; the last reason is reported, as in the original."""
     verdict = wrong("dict_checker:unclear", f"{parameter!r} is {value!r}, expected one of {list(acceptable)!r}")
     for option in acceptable:
         if option == "" or not isinstance(option, Mapping):
@@ -220,7 +220,7 @@ def _check_entries(parameter: str, value: Mapping[str, Any], option: Mapping[str
 def _check_dicts(parameter: str, values: Sequence[Any], acceptable: Sequence[Any]) -> Verdict:
     """Compare a list of objects, in order, with each acceptable list of objects.
 
-    As in the original, the empty list passes for a parameter that may be left out.
+    As in the original, the empty list is accepted for an optional parameter.
     """
     verdict = wrong(
         "list_dict_checker:unclear", f"{parameter!r} is {values!r}, expected one of {list(acceptable)!r}"

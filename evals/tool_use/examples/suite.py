@@ -1,8 +1,8 @@
-"""A file of examples as a suite: the caller's own tools and requests, or those of `agentkit trace`.
+"""Suite `examples`: a file of examples, with the user's own tools and requests or those of `agentkit trace`.
 
-Examples are those of `modelstack.data.examples`. A reply is right if its calls are the example's in any order
-(`evals.tool_use.natural.scoring`), or if it calls nothing where the example answers in words or abstains; words
-are not compared.
+Examples have the format of `modelstack.data.examples`. A reply is correct if its calls are the example's in any
+order (`evals.tool_use.natural.scoring`). If the example answers in text or abstains, a reply is correct if it
+makes no call; the text is not compared.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _OPTIONS = {"file": "the examples, FILE.jsonl or FILE.jsonl.zst"}
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return a case for each example.
+    """Return one case per example.
 
     Raises:
-        UserError: no file is named, or it holds something that is no example.
+        UserError: no file is named, or it holds an entry that is not an example.
     """
     check_options("examples", options, _OPTIONS)
     if "file" not in options:
@@ -62,7 +62,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Make one request behind the example's earlier turns."""
+    """Make one request that continues the example's earlier turns."""
     tools = tuple(
         ToolDefinition(tool["name"], tool["description"], tool["parameters"]) for tool in case.data["tools"]
     )
@@ -71,11 +71,13 @@ async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
     )
     messages = conversation([Message(**message) for message in case.data["messages"]])
     run = await ask_model(case, model, parameters, messages=messages)
-    return replace(run, messages=run.messages[-1:])  # earlier turns and their calls are the case, not the run
+    return replace(
+        run, messages=run.messages[-1:]
+    )  # earlier turns and their calls belong to the case, not to the run
 
 
 def score(case: Case, run: Run) -> Score:
-    """Return 1 for exactly the right calls; the figures say whether at least the right tools were called."""
+    """Return 1 for exactly the right calls; the numbers also report whether the right tools were called."""
     found = scoring.score(case, run)
     if case.group != "in words":
         return found
@@ -83,7 +85,7 @@ def score(case: Case, run: Run) -> Score:
 
 
 def conversation(turns: Sequence[Message]) -> tuple[ModelMessage, ...]:
-    """Return an example's turns as the runtime's messages; each result answers the call in its place."""
+    """Convert an example's turns to messages; tool results are assigned to calls in order."""
     messages: list[ModelMessage] = []
     asked: list[ModelRequestPart] = []
     open_calls: list[ToolCallPart] = []

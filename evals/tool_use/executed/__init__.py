@@ -1,1 +1,1 @@
-"""Tasks executed on our own MCP servers and checked on the final state and the answer."""
+"""Tasks executed on this project's MCP servers; the final state and the answer are checked."""

@@ -1,13 +1,14 @@
-"""Whether an answer states what was asked, and nothing that takes it back.
+"""Checks whether an answer states the expected facts and does not contradict them.
 
-A lenient match is a way to cheat: whoever pastes every file into the answer has "12" in it somewhere. So the rules
-are strict, and the agent is told to answer shortly (`running.INSTRUCTIONS`):
+A lenient match rewards cheating: an answer that contains every file also contains "12" somewhere. The rules are
+therefore strict, and the agent is told to answer briefly (`running.INSTRUCTIONS`):
 
 - at most `MAX_ANSWER_CHARS` characters in `MAX_ANSWER_LINES` lines;
-- whole tokens only: 12 is not in 112, 12.5, 12-13, P-12 or 2026-12-01, and notes.md is not in old/notes.md;
-- what is expected must not be denied or left open ("not 12", "more than 12", "12 or 13");
-- none of the other candidates that the task names may be there, not even denied or inside a path;
-- at most `MAX_OTHER_NUMBERS` numbers besides the expected ones and those of the user's own sentence.
+- whole tokens only: 12 does not match 112, 12.5, 12-13, P-12 or 2026-12-01, and notes.md does not match
+  old/notes.md;
+- an expected value must not be negated or left open ("not 12", "more than 12", "12 or 13");
+- none of the other candidates that the task names may occur, not even negated or inside a path;
+- at most `MAX_OTHER_NUMBERS` numbers beyond the expected ones and those of the user's prompt.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from dataclasses import dataclass
 from evals.tool_use.executed.task import Answer, NumberAnswer, WordsAnswer
 
 MAX_ANSWER_CHARS = 400
-"""Three long sentences; the longest reference answer has under 120."""
+"""Three long sentences; the longest reference answer is shorter than 120 characters."""
 MAX_ANSWER_LINES = 5
-"""A list of the two or three things that a task asks for, with a line before it."""
+"""A list of the two or three requested items, with a line before it."""
 MAX_OTHER_NUMBERS = 4
-"""A sum may be explained by its terms; a dump has more."""
+"""Room for the terms of a sum; an answer that copies a whole file contains more numbers."""
 MAX_DENIAL_DISTANCE = 3
-"""Tokens between a denial and what it denies: "not at all the 12"."""
+"""Maximum number of tokens between a negation and the negated value, as in "not at all the 12"."""
 NUMBER_TOLERANCE = 1e-6
 
-# With thousands separators first, then words that hold together: paths, addresses, dates, times, identifiers.
+# Order of the alternatives: numbers with thousands separators, then compound words (paths, addresses, dates,
+# times, identifiers).
 _TOKEN = re.compile(
     r"\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\W\d_]*(?!\w)"
     r"|\w+(?:(?:[-./@'\u2019]|(?<=\d):(?=\d))\w+)*"
@@ -53,7 +55,7 @@ _SMALL_NUMBERS = {word: value for value, word in enumerate(_NUMBER_WORDS)} | {
 
 @dataclass(frozen=True, slots=True)
 class AnswerBounds:
-    """How long an answer may be, and how many numbers besides the right ones it may state."""
+    """Limits on the length of an answer and on the numbers in it beyond the expected ones."""
 
     max_chars: int = MAX_ANSWER_CHARS
     max_lines: int = MAX_ANSWER_LINES
@@ -65,17 +67,17 @@ SHORT = AnswerBounds()
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word of an answer, folded."""
+    """A word of an answer, in lower case."""
 
     text: str
     opens_clause: bool
-    """Whether punctuation parts it from the token before."""
+    """Whether punctuation separates the word from the one before it."""
     is_negative: bool = False
-    """Whether a minus sign stands before it."""
+    """Whether a minus sign precedes the word."""
 
 
 def answer_problem(answer: Answer | None, text: str, prompt: str, bounds: AnswerBounds = SHORT) -> str | None:
-    """Return what is wrong with `text` as an answer to `prompt`, None where it is right."""
+    """Return the first error in `text` as an answer to `prompt`, or None if the answer is correct."""
     if answer is None:
         return None
     if not text.strip():
@@ -93,7 +95,7 @@ def answer_problem(answer: Answer | None, text: str, prompt: str, bounds: Answer
 
 
 def tokens_of(text: str) -> Iterator[Token]:
-    """Split a text into folded tokens."""
+    """Split a text into case-folded tokens."""
     text = unicodedata.normalize("NFKC", text)
     end = 0
     for match in _TOKEN.finditer(text):
@@ -106,9 +108,9 @@ def tokens_of(text: str) -> Iterator[Token]:
 
 
 def number_of(token: Token) -> float | None:
-    """Return the number that a token states, None where it is none.
+    """Return the number that a token states, or None.
 
-    "one" is no number here: too often it is a pronoun.
+    "one" does not count as a number, because it is usually a pronoun.
     """
     match = _NUMBER.fullmatch(token.text)
     if match is not None:
@@ -118,7 +120,7 @@ def number_of(token: Token) -> float | None:
 
 
 def _number_problem(answer: NumberAnswer, tokens: Sequence[Token]) -> tuple[str | None, Sequence[float]]:
-    """Return what is wrong, and the numbers that are expected."""
+    """Return the first error or None, and the expected numbers."""
     expected = [answer.value]
     places = [
         index
@@ -137,7 +139,7 @@ def _number_problem(answer: NumberAnswer, tokens: Sequence[Token]) -> tuple[str 
 
 
 def _words_problem(answer: WordsAnswer, tokens: Sequence[Token]) -> tuple[str | None, Sequence[float]]:
-    """Return what is wrong, and the numbers within what is expected."""
+    """Return the first error or None, and the numbers within the expected words."""
     expected: list[float] = []
     for ways in answer.required:
         places = [place for way in ways for place in _places(tokens, way)]
@@ -168,7 +170,7 @@ def _numbers(tokens: Iterable[Token]) -> set[float]:
 
 
 def _places(tokens: Sequence[Token], phrase: str) -> list[tuple[int, int]]:
-    """Return where a phrase occurs, as ranges of tokens."""
+    """Return the token ranges (start, end) at which a phrase occurs."""
     wanted = [token.text for token in tokens_of(phrase)]
     n = len(wanted)
     return [
@@ -179,7 +181,10 @@ def _places(tokens: Sequence[Token], phrase: str) -> list[tuple[int, int]]:
 
 
 def _mentions(tokens: Sequence[Token], phrase: str) -> bool:
-    """Return whether a phrase occurs; one with letters also within a longer token, such as a path."""
+    """Return whether a phrase occurs.
+
+    A phrase with letters may also occur within a longer token, such as a path.
+    """
     if phrase.isnumeric():
         return bool(_places(tokens, phrase))
     wanted = re.escape(_joined(tokens_of(phrase)))
@@ -191,7 +196,7 @@ def _joined(tokens: Iterable[Token]) -> str:
 
 
 def _is_open(tokens: Sequence[Token], first: int, end: int) -> bool:
-    """Return whether what stands at `first` to `end` is denied, compared with, or one of several choices."""
+    """Return whether the tokens from `first` to `end` are negated, compared, or one of several alternatives."""
     if end < len(tokens) and tokens[end].text == "or":
         return True
     for distance in range(1, MAX_DENIAL_DISTANCE + 1):

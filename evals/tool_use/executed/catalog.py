@@ -1,4 +1,4 @@
-"""All tasks, the areas in turn, so that the first ten (`--limit 10`) are one of each."""
+"""All tasks, one from each area in turn, so that the first ten (`--limit 10`) cover all areas."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A task's world on disk: made before the run, read after it.
+"""Writes a task's initial world to disk, and reads the world after the run.
 
-What an agent leaves behind is hostile input: links are not followed, large files are not read, and a database
-that cannot be read is a finding, not a crash.
+Files left by an agent are untrusted: links are not followed, large files are not read, and an unreadable database
+is reported instead of raising an exception.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from evals.tool_use.executed.task import Start
 from evals.tool_use.executed.world import World, read_database
 
 DATABASE = "data.db"
-"""Lies in the served folder where a task has both servers."""
+"""Database file; in the served folder if a task has both servers."""
 DEFAULT_MODIFIED = "2026-01-05T09:00:00+00:00"
-"""Everything has a fixed time, so `file_info` says the same on every run."""
+"""Modification time of all entries without their own, so that `file_info` returns the same on every run."""
 TRASH = ".trash"
-"""Where the filesystem server puts what is deleted; its names are random, and it is not part of the end."""
+"""Folder of the filesystem server for deleted files; its names are random, so it is excluded from the final
+state."""
 MAX_FILE_BYTES = 1024 * 1024
-"""A hundred times the largest file of a task; a larger one is named by its size."""
+"""A hundred times the largest file of a task; a larger file is represented by its size."""
 MAX_ENTRIES = 10_000
 
 
 def build(start: Start, folder: Path) -> None:
-    """Make the files and the database of a task in an empty folder."""
+    """Create a task's files and database in an empty folder."""
     for path, text in start.files.items():
         target = folder / path
         if path.endswith("/"):
@@ -39,9 +40,9 @@ def build(start: Start, folder: Path) -> None:
         target.write_bytes(text.encode())
     if start.sql:
         with closing(sqlite3.connect(folder / DATABASE)) as connection:
-            # One transaction: a sync for every statement would cost more than all else here.
+            # A single transaction: syncing after every statement would dominate the time of this function.
             connection.executescript(f"BEGIN;\n{start.sql}\nCOMMIT;")
-    # Last, since whatever is made in a folder changes the folder's time.
+    # Last, because creating entries in a folder changes the folder's modification time.
     for entry in (folder, *folder.rglob("*")):
         named = start.modified.get(entry.relative_to(folder).as_posix(), DEFAULT_MODIFIED)
         modified = datetime.fromisoformat(named).timestamp()
@@ -49,7 +50,7 @@ def build(start: Start, folder: Path) -> None:
 
 
 def observe(start: Start, folder: Path) -> World:
-    """Return what is in the folder now."""
+    """Return the current state of the folder and the database."""
     tree = _tree(folder, without=DATABASE if start.sql else None)
     if not start.sql:
         return World(tree)

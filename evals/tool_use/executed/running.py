@@ -1,7 +1,7 @@
-"""One case: a fresh folder, the real servers as child processes, an agent, and a look at what it left.
+"""Runs one case: a new folder, the real servers as child processes, an agent, and the state after the run.
 
-Starting a server takes about 0.65 s of CPU, nearly all of it for importing `mcp`; the children of a task that has
-two are started side by side. They serve one folder each, so none outlives its case.
+Starting a server takes about 0.65 s of CPU, mostly for importing `mcp`; a task's two servers start in parallel.
+Each server serves one folder, so none is reused for another case.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ INSTRUCTIONS = (
     "one short sentence with only what was asked."
 )
 LIMITS = UsageLimits(request_limit=10, tool_calls_limit=16)
-"""Twice the requests of the longest reference and its answer, four times its calls: room for looking around and
-for mistakes. An answer in the last request, which the limit forces, does not count."""
+"""Twice the requests of the longest reference with its answer, and four times its calls; the rest is room for
+exploration and mistakes. An answer in the last request, forced by the limit, does not count."""
 MAX_TOKENS = 512
-"""Of one response, unless the settings say otherwise; the longest reference call has about 150."""
+"""Maximum tokens of one response, unless the settings say otherwise; the longest reference call has about 150."""
 TOOL_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 120.0
-"""A server that starts slowly, because much else runs beside it, is no failure of the model."""
+"""Long, because a server that starts slowly on a busy machine is not a failure of the model."""
 
 USER_ZONE = "Europe/Berlin"
 """Time zone of the user; the same on every machine."""
@@ -48,7 +48,7 @@ FindModel = Callable[[Case, Model], Model]
 
 
 def child_server(server: Server, folder: Path, *, write: bool = True) -> Toolset:
-    """Return one of our servers as a child process, with its changing tools unless `write` is False."""
+    """Return one of this project's servers as a child process; `write=False` removes its modifying tools."""
     changing = ("--write",) if write else ()
     options = {
         "filesystem": (folder, *changing),
@@ -71,10 +71,10 @@ def solver(
     """Return a solver.
 
     Args:
-        connect: Reaches a server.
+        connect: Returns the toolset of a server for a folder.
         instructions: System prompt of the agent.
-        limits: Bounds of each run.
-        find_model: Returns the model that plays a case: the one under test, or a script.
+        limits: Usage limits of each run.
+        find_model: Returns the model that plays a case: the model under test, or a script.
     """
 
     async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
@@ -90,12 +90,12 @@ def solver(
                 limits=limits,
                 settings=ModelSettings(max_tokens=MAX_TOKENS).merged(settings),
                 tool_timeout_s=TOOL_TIMEOUT_S,
-                taint_rule=False,  # the model alone is measured
+                taint_rule=False,  # only the model is measured
             )
             async with AsyncExitStack() as stack:
                 await _enter_side_by_side(stack, toolsets)
                 run = await run_agent(case, agent)
-            # Only now: a call that was cut off may have written until its server ended.
+            # Read only after the servers have ended, because an interrupted call may write until then.
             world = await anyio.to_thread.run_sync(observe, task.start, folder)
         return replace(run, observed=world_to_json(world))
 
@@ -103,13 +103,13 @@ def solver(
 
 
 async def _enter_side_by_side(stack: AsyncExitStack, toolsets: Sequence[Toolset]) -> None:
-    """Enter the toolsets at once; those that came up are left again with `stack`, also if another did not."""
+    """Enter all toolsets in parallel; `stack` exits the entered ones, even if another fails."""
     failures: list[Exception] = []
 
     async def enter(toolset: Toolset) -> None:
         try:
             await stack.enter_async_context(toolset)
-        except Exception as error:  # raised below, once the others have settled
+        except Exception as error:  # raised below, after the others have finished
             failures.append(error)
 
     async with anyio.create_task_group() as tasks:

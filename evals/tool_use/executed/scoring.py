@@ -1,7 +1,7 @@
-"""The score of a run: the end is right, nothing else changed, the answer is right, and something was looked at.
+"""Score of a run: correct final state, no other change, correct answer, and at least one call.
 
-A plain function of (case, run), so it is a reward as well. A run is given 1 or 0: half a transfer between two
-accounts is worth nothing. Why it failed is one of `Failure`, the first that holds.
+A pure function of (case, run), so it can serve as a reward. The score is 1 or 0, because half a transfer between
+two accounts has no value. The reason for a 0 is the first applicable `Failure`.
 """
 
 from __future__ import annotations
@@ -20,56 +20,61 @@ FAILURES: dict[Failure, str] = {
     "limit": "the request or call limit ended the run",
     "no call": "no tool was called",
     "wrong call": "every call was answered by an error",
-    "nothing changed": "something was to be changed, and all is as it was",
-    "wrong state": "files or rows are not as they should be",
-    "wrong answer": "the end is right, the answer is not",
+    "nothing changed": "a change was required, but nothing changed",
+    "wrong state": "files or rows differ from the expected state",
+    "wrong answer": "the final state is right, the answer is not",
 }
 MAX_SHOWN_DIFFERENCES = 3
 
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    answer = run.output if isinstance(run.output, str) else None
-    n_refused = n_failed_calls(run)
+    return judged_score(run, *judge(case, run))
+
+
+def judged_score(run: Run, failure: str | None, explanation: str) -> Score:
+    """Return the score of a judged run: 0 for a failure, else 1, with the numbers of calls and of failed calls."""
     return Score(
         0.0 if failure else 1.0,
         f"{failure}: {explanation}" if failure else explanation,
-        answer,
-        {"calls": float(len(run.calls)), "failed calls": float(n_refused)},
+        run.output if isinstance(run.output, str) else None,
+        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
     )
 
 
 def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
-    """Return why a run failed, None where it is right, and the finding in words."""
+    """Return the failure of a run (None if it is correct) and an explanation."""
     task = task_of(case)
     if (failed := failed_score(run)) is not None:
         return "error", failed.explanation
     if run.status == "limit_reached":
         return "limit", f"after {run.usage.requests} requests and {run.usage.tool_calls} calls"
     if not run.calls:
-        return "no call", "an answer that rests on no call is a guess"
+        return "no call", "an answer without any call is a guess"
     wrong = wrong_state(task, run)
     if (wrong or task.answer is not None) and n_failed_calls(run) == len(run.calls):
-        return "wrong call", f"{len(run.calls)} calls, none of them done"
+        return "wrong call", f"{len(run.calls)} calls, all failed"
     if wrong is not None:
         return wrong
     text = run.output if isinstance(run.output, str) else ""
     problem = answer_problem(task.answer, text, task.prompt)
     if problem is not None:
         return "wrong answer", problem
-    return None, "the end is as expected" if task.answer is None else "the end and the answer are as expected"
+    return (
+        None,
+        "the final state is as expected" if task.answer is None else "final state and answer are as expected",
+    )
 
 
 def n_failed_calls(run: Run) -> int:
-    """Return how many calls were answered by an error: unknown tool, refused arguments, or a tool that failed."""
+    """Return the number of calls answered by an error: unknown tool, invalid arguments, or a tool that failed."""
     parts = [part for message in run.messages if isinstance(message, ModelRequest) for part in message.parts]
     n_refused = sum(isinstance(part, RetryPromptPart) and part.tool_call_id is not None for part in parts)
     return n_refused + sum(isinstance(part, ToolReturnPart) and part.is_error for part in parts)
 
 
 def wrong_state(task: Task, run: Run) -> tuple[Failure, str] | None:
-    """Return in what the files and rows after a run are not as they should be, None where they are."""
+    """Return the failure and the differences of files and rows from the expected state, or None if they match."""
     start, found = start_world(task), world_from_json(run.observed)
     found_differences = differences(expected_world(task), found, start)
     if not found_differences:

@@ -1,8 +1,8 @@
-"""The suite "mcp-tasks": 60 tasks on our own filesystem and SQLite servers, checked on the end and the answer.
+"""Suite "mcp-tasks": 60 tasks on this project's filesystem and SQLite servers; final state and answer are checked.
 
-`agentkit eval mcp-tasks --model none --option play=reference` plays the reference solutions: 60 of 60.
-`play=nothing`, `play=echo` (looks around, then repeats the prompt) and `play=wrong` (a near miss for each task)
-must get 0.
+`agentkit eval mcp-tasks --model none --option play=reference` plays the reference solutions and must score 60 of
+60. `play=nothing`, `play=echo` (makes one call, then repeats the prompt) and `play=wrong` (a near miss for each
+task) must score 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evals.tool_use.executed.task import case_of
 
 NAME = "mcp-tasks"
 OPTIONS = {
-    "play": "reference, nothing, echo or wrong: a script takes the model's place (only reference is right, in all)"
+    "play": "reference, nothing, echo or wrong: a script replaces the model; reference passes all, the others none"
 }
 
 
@@ -28,7 +28,7 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
     """Return the cases.
 
     Raises:
-        UserError: an option is not known, or `play` names no script.
+        UserError: an option is not known, or `play` is not the name of a script.
     """
     check_options(NAME, options, OPTIONS)
     play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
@@ -44,6 +44,6 @@ SUITE = Suite(
     score=score,
     options=OPTIONS,
     tables=tables,
-    # A model, or a script in its place: `--model none` is right with `play`.
+    # A script may replace the model: `--model none` is valid with `play`.
     needs_model=False,
 )

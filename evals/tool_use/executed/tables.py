@@ -1,4 +1,4 @@
-"""Tables below the summary: success by number of calls and by server, and how the others failed."""
+"""Tables below the summary: success by number of calls and by server, and counts of failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tables(scored: Sequence[Scored]) -> Sequence[Table]:
 
 
 def success_table(scored: Sequence[Scored], title: str, column: str, key: Callable[[Case], str]) -> Table:
-    """Return how many runs are right by a property of their cases."""
+    """Return the number and share of correct runs, grouped by a property of their cases."""
     values: dict[str, list[float]] = {}
     for case, _, score in scored:
         values.setdefault(key(case), []).append(score.value)
@@ -37,7 +37,7 @@ def success_table(scored: Sequence[Scored], title: str, column: str, key: Callab
 
 
 def failure_table(found: Iterable[str | None], meanings: Iterable[tuple[str, str]]) -> Table:
-    """Return how often each failure of `meanings` was found; None stands for a right run."""
+    """Return the count of each failure in `meanings`; None in `found` stands for a correct run."""
     counts = Counter(found)
     rows = tuple((name, str(counts[name]), meaning) for name, meaning in meanings)
     return Table("What failed", ("failure", "runs", "meaning"), (*rows, ("none", str(counts[None]), "right")))

@@ -1,21 +1,18 @@
-"""A task: where it starts, what the user says, which end is right, and two ways through it.
+"""Data of a task: initial state, prompt, expected final state, a reference solution and a near miss.
 
-Tasks are data, so a case carries its own whole and scoring needs nothing but the case and the run. Checking the
-world after an agent instead of comparing its calls follows tau-bench (Yao et al. 2024); graded tasks over real MCP
-servers with a checker each follow MCPMark (2025). Unlike both, every task also carries a near miss that must fail.
+A case contains its whole task, so scoring needs only the case and the run. Checking the final state instead of the
+calls follows tau-bench (Yao et al. 2024); graded tasks over real MCP servers, each with its own checker, follow
+MCPMark (2025). Unlike in both, every task also has a near miss that must fail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evals.case import Case
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from evals.harness.case_record import CaseRecord
 
 Server = Literal["filesystem", "sqlite", "time"]
 Play = Literal["reference", "nothing", "echo", "wrong"]
@@ -25,19 +22,19 @@ Row = tuple[Cell, ...]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The folder and the database as a case finds them."""
+    """Initial folder and database of a case."""
 
     files: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Text by path; a path that ends in a slash is an empty folder and has the text ""."""
+    """File text by path; a path that ends in a slash is an empty folder with the text ""."""
     modified: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Time of the last change by path, ISO 8601 with offset; `disk.DEFAULT_MODIFIED` for the others."""
+    """Modification time by path, ISO 8601 with offset; other entries have `disk.DEFAULT_MODIFIED`."""
     sql: str = ""
-    """The script that makes the database; empty where there is none."""
+    """SQL script that creates the database; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """What is different in one table at the end; a changed row is one removed and one added."""
+    """Expected changes in one table; a changed row is one removed and one added row."""
 
     table: str
     removed: tuple[Row, ...] = ()
@@ -46,31 +43,32 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What is different at the end; all the rest must be as it was."""
+    """Expected changes of the final state; everything else must be unchanged."""
 
     files: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    """New text by path, None for what is gone; folders as in `Start.files`, those above a new file are implied."""
+    """New text by path, or None for a deleted file; folders as in `Start.files`. Parent folders of a new file are
+    implied."""
     rows: tuple[RowChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NumberAnswer:
-    """The answer states one number."""
+    """The answer must state one number."""
 
     value: float
     forbidden: tuple[float, ...]
-    """Numbers that an agent would state which looked at the wrong thing, or lists all that it saw."""
+    """Numbers that an agent would state if it read the wrong entry or listed everything it read."""
     kind: Literal["number"] = "number"
 
 
 @dataclass(frozen=True, slots=True)
 class WordsAnswer:
-    """The answer states each of some things, in any order."""
+    """The answer must state several items, in any order."""
 
     required: tuple[tuple[str, ...], ...]
-    """One tuple for each thing: the ways to say it, of which one must occur as whole words."""
+    """Alternative phrases of each item, one of which must occur as whole words."""
     forbidden: tuple[str, ...]
-    """The other candidates."""
+    """Other candidates, none of which may occur."""
     kind: Literal["words"] = "words"
 
 
@@ -79,7 +77,7 @@ Answer = NumberAnswer | WordsAnswer
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call."""
+    """A tool call."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -87,7 +85,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A way through a task: calls, one a turn, then the answer."""
+    """A solution of a task: calls, one per turn, then the answer."""
 
     calls: tuple[Call, ...]
     answer: str
@@ -95,23 +93,23 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task."""
+    """A task with its expected result and two scripts."""
 
     id: str
     prompt: str
     servers: tuple[Server, ...]
     start: Start
     reference: Solution
-    """The fewest calls that reach the end for somebody who sees only the prompt."""
+    """The shortest sequence of calls that an agent with only the prompt needs to reach the final state."""
     wrong: Solution
-    """A near miss."""
+    """A near miss, which must fail."""
     answer: Answer | None = None
-    """None where only the end counts."""
+    """Expected answer; None if only the final state counts."""
     end: End = End()
 
     @property
     def n_calls(self) -> int:
-        """How many calls the reference makes: the grade."""
+        """Number of calls of the reference; the grade of the task."""
         return len(self.reference.calls)
 
     @property
@@ -125,24 +123,12 @@ def call(tool: str, /, **arguments: Any) -> Call:
     return Call(tool, arguments)
 
 
+TASK = CaseRecord("task", Task)
+task_of = TASK.of
+"""Returns the task of a case, as described in `CaseRecord.of`."""
+
+
 def case_of(task: Task, play: Play | None = None) -> Case:
-    """Return the case of a task; `play` has it played by a script instead of the model."""
-    data = {"task": _adapter().dump_python(task, mode="json"), "play": play}
+    """Return the case of a task; with `play`, a script plays it instead of the model."""
+    data = {**TASK.data(task), "play": play}
     return Case(id=task.id, prompt=task.prompt, group=task.group, data=data)
-
-
-def task_of(case: Case) -> Task:
-    """Return the task that a case carries.
-
-    Raises:
-        KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its task is damaged.
-    """
-    return _adapter().validate_python(case.data["task"])
-
-
-@cache
-def _adapter() -> TypeAdapter[Task]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Task)

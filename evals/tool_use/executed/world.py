@@ -1,7 +1,7 @@
-"""The folder and the database as data: at the start, as they should end, and what is different. Pure.
+"""Folder and database as plain data: initial state, expected final state, and differences. Pure functions.
 
-The right end is the start with the task's declared changes, so that whatever a task does not name must be as it
-was. An agent that does the job and damages something else has not done the job.
+The expected final state is the initial state with the task's declared changes, so everything that a task does not
+name must be unchanged. An agent that does the task but damages something else fails.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from evals.tool_use.executed.task import Cell, Row, RowChange, Task
 
 ROUNDING_DIGITS = 6
-"""Of real numbers in rows: a sum in another order is the same sum."""
+"""Decimal digits of real numbers in rows; a sum in another order must compare as equal."""
 MAX_ROWS = 10_000
-"""Rows of one table that are looked at; no task has a tenth of a percent of it."""
+"""Maximum rows read from one table; tasks have fewer than ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class World:
     tree: Mapping[str, str] = field(default_factory=dict[str, str])
     tables: Mapping[str, tuple[Row, ...]] = field(default_factory=dict[str, tuple[Row, ...]])
     schema: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The SQL of each table, view, index and trigger by name."""
+    """SQL of each table, view, index and trigger by name."""
     problem: str | None = None
-    """Why the database could not be read."""
+    """Reason why the database could not be read, or None."""
 
 
 def start_world(task: Task) -> World:
@@ -41,10 +41,10 @@ def start_world(task: Task) -> World:
 
 
 def expected_world(task: Task) -> World:
-    """Return the world after a right run.
+    """Return the world after a correct run.
 
     Raises:
-        ValueError: the task removes a file or a row that is not there.
+        ValueError: the task removes a file or a row that does not exist.
     """
     start = start_world(task)
     tree = dict(start.tree)
@@ -60,7 +60,10 @@ def expected_world(task: Task) -> World:
 
 
 def differences(expected: World, found: World, start: World) -> list[str]:
-    """Return in what `found` is not as expected, a sentence each; a final newline in a new text is no matter."""
+    """Return the differences between `found` and `expected`, one sentence each.
+
+    A missing or additional final newline in a changed file is ignored.
+    """
     sentences = [found.problem] if found.problem else []
     for path in sorted(expected.tree.keys() | found.tree.keys()):
         right, text = expected.tree.get(path), found.tree.get(path)
@@ -70,9 +73,7 @@ def differences(expected: World, found: World, start: World) -> list[str]:
             sentences.append(f"{path!r} {_first_difference(right, text)}")
     names = sorted(expected.schema.keys() | found.schema.keys())
     sentences += [
-        f"the schema of {name!r} is another"
-        for name in names
-        if expected.schema.get(name) != found.schema.get(name)
+        f"the schema of {name!r} differs" for name in names if expected.schema.get(name) != found.schema.get(name)
     ]
     for table in sorted(expected.tables.keys() & found.tables.keys()):
         right, rows = _counted(expected.tables[table]), _counted(found.tables[table])
@@ -82,7 +83,7 @@ def differences(expected: World, found: World, start: World) -> list[str]:
 
 
 def world_to_json(world: World) -> dict[str, Any]:
-    """Return a world for `Run.observed`."""
+    """Convert a world to JSON values for `Run.observed`."""
     tables = {name: [list(row) for row in rows] for name, rows in world.tables.items()}
     return {
         "tree": dict(world.tree),
@@ -93,7 +94,7 @@ def world_to_json(world: World) -> dict[str, Any]:
 
 
 def world_from_json(observed: Mapping[str, Any]) -> World:
-    """Read a world back.
+    """Convert a world back from `world_to_json`.
 
     Raises:
         KeyError: a part is missing.
@@ -105,7 +106,7 @@ def world_from_json(observed: Mapping[str, Any]) -> World:
 def read_database(
     connection: sqlite3.Connection,
 ) -> tuple[dict[str, tuple[Row, ...]], dict[str, str]]:
-    """Return the rows of all tables and the SQL of everything in the schema but SQLite's own tables.
+    """Return the rows of all tables, and the SQL of all schema entries except SQLite's own tables.
 
     Raises:
         sqlite3.Error: the database cannot be read.
@@ -152,7 +153,7 @@ def _changed(task_id: str, rows: Sequence[Row], change: RowChange) -> tuple[Row,
 
 
 def _counted(rows: Sequence[Row]) -> Counter[tuple[Any, ...]]:
-    # A text "5" is another value than the number 5; 5 and 5.0 are one, and hash alike.
+    # The text "5" and the number 5 are different values; 5 and 5.0 are equal and have the same hash.
     return Counter(
         tuple(round(cell, ROUNDING_DIGITS) if isinstance(cell, float) else cell for cell in row) for row in rows
     )

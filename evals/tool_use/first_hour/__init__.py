@@ -1,4 +1,4 @@
-"""Requests of a newcomer in the first hour: 60 requests over our filesystem, SQLite and time servers.
+"""Suite "first-hour": 60 requests of a new user over this project's filesystem, SQLite and time servers.
 
-A measure of the shipped profiles, never training data: see README.md.
+An evaluation of the shipped profiles, never training data; see README.md.
 """

@@ -1,7 +1,8 @@
-"""Whether an answer tells a newcomer what was asked: facts, the clock, small talk, a refusal in words.
+"""Checks whether an answer gives a new user what was asked: facts, clock, small talk, or a refusal in words.
 
-Facts are judged as in `mcp-tasks` (`executed.answers`) with room for longer answers, because `agentkit chat` asks
-nobody to be brief. Times are read in any usual form before they are compared: 2:05 pm, 14:05, 2026-06-01T14:05:00.
+Facts are judged as in `mcp-tasks` (`executed.answers`), with room for longer answers, because `agentkit chat` does
+not ask for brevity. Times are normalised from any usual form before they are compared: 2:05 pm, 14:05,
+2026-06-01T14:05:00.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from evals.tool_use.executed.task import NumberAnswer, WordsAnswer
 from evals.tool_use.first_hour.request import ClockCheck, DeclineCheck, Request, RoundedCheck, TalkCheck
 
 BOUNDS = AnswerBounds(max_chars=600, max_lines=12, max_other_numbers=6)
-"""A list of ten entries with a line before and after it; the household has over 5,000 characters."""
+"""Room for a list of ten entries with a line before and after it; the household has over 5,000 characters."""
 NUMBER_BOUNDS = AnswerBounds(max_chars=600, max_lines=4, max_other_numbers=4)
-"""A number needs no list."""
+"""Bounds of a numeric answer, which needs no list."""
 MINUTE = timedelta(minutes=1)
 Clock = tuple[datetime, datetime]
-"""When a run began and ended."""
+"""Start and end of a run."""
 
 UNSURE = (
     *("not sure", "unsure", "unclear", "don't understand", "do not understand", "can't help", "cannot help"),
     *("unable to", "no tool fits"),
 )
-"""An answer with one of these is no small talk."""
+"""Phrases of uncertainty; an answer with one of them is not small talk."""
 DECLINES = (
     *("can't", "cannot", "can not", "couldn't", "could not", "unable", "not able", "not possible", "impossible"),
     *("not capable", "don't have", "do not have", "no tool", "none of my tools", "no access", "no way to"),
@@ -35,7 +36,7 @@ DECLINES = (
     *("did not find", "no file", "no match", "no such", "there is no", "there's no", "there isn't", "not found"),
     *("isn't there", "is not there", "not present", "beyond what"),
 )
-"""Ways to say that something cannot be done, or that something is not there."""
+"""Phrases that say that something cannot be done or does not exist."""
 NOT_DONE = (
     "can't",
     "cannot",
@@ -47,7 +48,7 @@ NOT_DONE = (
     "not found",
     "no such",
 )
-"""An answer with one of these does not say that it is done."""
+"""Phrases that contradict a report of success."""
 
 _MOMENT = re.compile(r"\b(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}(?::\d{2})?)(?:[+-]\d{2}:?\d{2}|Z)?")
 _CLOCK_TIME = re.compile(
@@ -58,7 +59,7 @@ _CLOCK_TIME = re.compile(
 
 
 def check_problem(request: Request, text: str, clock: Clock) -> str | None:
-    """Return what is wrong with `text` as an answer to a request, None where it is right."""
+    """Return the first error in `text` as an answer to a request, or None if the answer is correct."""
     if not text.strip():
         return "there is no answer"
     check, text = request.check, with_plain_times(text)
@@ -80,7 +81,7 @@ def check_problem(request: Request, text: str, clock: Clock) -> str | None:
 
 
 def with_plain_times(text: str) -> str:
-    """Write every time of day as 14:05, and an ISO moment as its date and time."""
+    """Normalise every time of day to 14:05, and an ISO timestamp to its date and time."""
     return _CLOCK_TIME.sub(_plain_time, _MOMENT.sub(r"\1 \2", text))
 
 
@@ -94,7 +95,7 @@ def _plain_time(match: re.Match[str]) -> str:
 
 
 def clock_answer(check: ClockCheck, clock: Clock) -> WordsAnswer:
-    """Return what a right answer states at the time of a run."""
+    """Return the answer that is correct at the time of a run."""
     zone = ZoneInfo(check.zone)
     began, ended = (at.astimezone(zone) + timedelta(days=check.days_ahead) for at in clock)
     minutes = [began - MINUTE + n * MINUTE for n in range(int((ended - began) / MINUTE) + 3)]
@@ -106,7 +107,7 @@ def clock_answer(check: ClockCheck, clock: Clock) -> WordsAnswer:
 
 
 def forms(check: ClockCheck, at: datetime) -> tuple[str, ...]:
-    """Return the usual ways to write what is asked of a moment, the plainest first."""
+    """Return the usual ways to write the requested part of a moment, the plainest first."""
     if check.asks == "weekday":
         return (f"{at:%A}",)
     if check.asks == "time":
@@ -166,6 +167,6 @@ def _done_problem(text: str, prompt: str) -> str | None:
 
 
 def mentioned(text: str, beginnings: Sequence[str]) -> str | None:
-    """Return the first of some beginnings of words that occurs, None where none does."""
+    """Return the first of `beginnings` (of words) that occurs in the text, or None."""
     folded = " ".join(text.casefold().replace("\u2019", "'").split())
     return next((each for each in beginnings if re.search(rf"(?<!\w){re.escape(each)}", folded)), None)

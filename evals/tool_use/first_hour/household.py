@@ -1,7 +1,7 @@
-"""Jonas's folder and the database of his sister's candle shop: where each of the 60 requests starts.
+"""Initial state of all 60 requests: Jonas's folder and the database of his sister's candle shop.
 
-A newcomer's folder: a to-do list, notes, recipes, letters, tables, logs, a long manual, photos. Neither the demo's
-bakery nor the worlds of `mcp-tasks` are in it.
+A new user's folder: a to-do list, notes, recipes, letters, tables, logs, a long manual, photos. It shares nothing
+with the demo's bakery or the worlds of `mcp-tasks`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from evals.tool_use.executed.task import Start
 
 FAILED_BACKUPS = {9: "disk full", 17: "network down", 26: "disk full"}
-"""Day of June and reason; the others went well."""
+"""Days of June on which the backup failed, with the reason; all others succeeded."""
 
 
 def _backup_log() -> str:

@@ -1,8 +1,8 @@
-"""Scripts in a model's place: the reference, the near miss, and lazy agents that should be right nowhere.
+"""Scripted models that replace the real model: the reference, the near miss, and lazy agents that must never pass.
 
-"nothing", "unsure" and "parrot" answer at once: "Done.", "I'm not sure what you're asking.", the request again.
-"echo" looks around before it repeats the request. "everything" looks around and pastes all that is there. They go
-through the same agent and servers as a model.
+"nothing", "unsure" and "parrot" answer immediately: "Done.", "I'm not sure what you're asking.", and the request
+itself. "echo" makes one call and then repeats the request. "everything" calls the tools and pastes the whole
+content. Scripts use the same agent and servers as a model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNSURE = "I'm not sure what you're asking."
 
 
 def model_for(case: Case, model: Model) -> Model:
-    """Return the model that a case is to be played by: its script, or the one under test."""
+    """Return the model that plays a case: its script, or the model under test."""
     play = case.data["play"]
     return model if play is None else model_playing(solution(request_of(case), play), play)
 
@@ -32,7 +32,7 @@ def solution(request: Request, play: str) -> Solution:
     """Return the calls and the answer of a script.
 
     Raises:
-        KeyError: there is no such script.
+        KeyError: no script has this name.
     """
     looking: tuple[Call, ...] = tuple(call(tool) for tool in LOOKING.values())
     return {
@@ -47,7 +47,7 @@ def solution(request: Request, play: str) -> Solution:
 
 
 def with_clock(request: Request, answer: str) -> str:
-    """Fill in what the clock says now; {not now} is what it says a day and an hour before."""
+    """Replace {now} in an answer by the current clock value, and {not now} by that of 25 hours before."""
     if not isinstance(request.check, ClockCheck):
         return answer
     check = request.check
@@ -57,7 +57,7 @@ def with_clock(request: Request, answer: str) -> str:
 
 
 def pasted(world: World) -> str:
-    """Return everything that a world holds as text."""
+    """Return the whole content of a world as text."""
     lines = [line for path, text in world.tree.items() for line in (path, *text.splitlines())]
     lines += [" | ".join(map(str, row)) for rows in world.tables.values() for row in rows]
     return "\n".join(lines)

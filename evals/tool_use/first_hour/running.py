@@ -1,4 +1,4 @@
-"""Runs one request: a fresh folder and database, real servers, an agent as in `agentkit chat`, its costs."""
+"""Runs one request with a new folder and database, real servers, and an agent as in `agentkit chat`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from evals.tool_use.first_hour.scoring import CLOCK
 LIMITS = UsageLimits(request_limit=8, tool_calls_limit=12)
 """Twice the requests of the longest reference with its answer."""
 CASE_TIMEOUT_S = 60.0
-"""Longer than a newcomer waits."""
+"""Longer than a new user would wait."""
 MODEL, PEAK_MB = "model", "peak_mb"
-"""Keys of `Run.observed`: name and abilities of the model; most memory that this process has held until now."""
+"""Keys of `Run.observed`: name and abilities of the model; peak memory of this process so far in MB."""
 
 
 def solver(connect: Connect = child_server, find_model: FindModel = model_for) -> Solver:
-    """Return a solver; `connect` says how a server is reached, `find_model` who plays a case."""
-    # No instructions: `agentkit chat` gives none unless the user does.
+    """Return a solver; `connect` returns a server's toolset, `find_model` the model that plays a case."""
+    # No instructions, because `agentkit chat` sends none unless the user provides them.
     solve_task = executed_solver(connect, instructions=None, limits=LIMITS, find_model=find_model)
 
     async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
@@ -43,7 +43,7 @@ def solver(connect: Connect = child_server, find_model: FindModel = model_for) -
 
 
 def described(model: Model) -> str:
-    """Return a model's name and what it can do."""
+    """Return a model's name, abilities and context window in words."""
     profile = model.profile
     abilities = [
         name.replace("_", " ")
@@ -55,6 +55,6 @@ def described(model: Model) -> str:
 
 
 def peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB; the servers are other processes."""
+    """Return the peak resident memory of this process so far, in MB; server processes are not included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes there, KiB elsewhere

@@ -1,6 +1,6 @@
-"""The score of a request: right end, nothing else changed, right answer in words, tools used where they must be.
+"""Score of a request: correct final state, no other change, correct answer in words, tools used when needed.
 
-A plain function of (case, run). A request counts 1 or 0; why it failed is one of `Failure`, the first that holds.
+A pure function of (case, run). The score is 1 or 0; the reason for a 0 is the first applicable `Failure`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from evals.case import Case, Run, Score, failed_score
-from evals.tool_use.executed.scoring import n_failed_calls, wrong_state
+from evals.tool_use.executed.scoring import judged_score, n_failed_calls, wrong_state
 from evals.tool_use.first_hour.checking import check_problem
 from evals.tool_use.first_hour.request import Request, request_of
 
@@ -29,29 +29,23 @@ FAILURES: dict[Failure, str] = {
     "needless call": "small talk was answered with a tool",
     "no call": "no tool was called: the answer is a guess",
     "failed calls": "every call was answered by an error",
-    "nothing changed": "something was to be changed, and all is as it was",
-    "wrong state": "files or rows are not as they should be",
-    "wrong answer": "the end is right, the answer is not",
+    "nothing changed": "a change was required, but nothing changed",
+    "wrong state": "files or rows differ from the expected state",
+    "wrong answer": "the final state is right, the answer is not",
 }
 CLOCK = "clock"
-"""Key of `Run.observed`: when the run began and ended, ISO 8601."""
+"""Key of `Run.observed`: start and end of the run, ISO 8601."""
 
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    return Score(
-        0.0 if failure else 1.0,
-        f"{failure}: {explanation}" if failure else explanation,
-        run.output if isinstance(run.output, str) else None,
-        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
-    )
+    return judged_score(run, *judge(case, run))
 
 
 def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
-    """Return why a run failed, None where it is right, and the finding in words.
+    """Return the failure of a run (None if it is correct) and an explanation.
 
-    A run that was forced to answer by a limit is judged by its answer, as the newcomer does.
+    A run that a limit forced to answer is judged by its answer, because the user sees only the answer.
     """
     if (failed := failed_score(run)) is not None:
         return "error", failed.explanation
@@ -71,7 +65,7 @@ def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
 
 
 def _wrong_end(request: Request, run: Run) -> tuple[Failure, str] | None:
-    """Return in what the end differs from the first right one, None where one of them is reached."""
+    """Return the difference from the first acceptable final state, or None if one of them is reached."""
     found = [wrong_state(task, run) for task in request.tasks]
     if None in found or found[0] is None:
         return None
@@ -85,9 +79,9 @@ def _misused_tools(request: Request, run: Run) -> tuple[Failure, str] | None:
     if request.kind == "impossible":
         return None
     if not run.calls:
-        return "no call", "an answer that rests on no call is a guess"
+        return "no call", "an answer without any call is a guess"
     if n_failed_calls(run) == len(run.calls):
-        return "failed calls", f"{len(run.calls)} calls, none of them done"
+        return "failed calls", f"{len(run.calls)} calls, all failed"
     return None
 
 

@@ -1,7 +1,7 @@
-"""The suite "first-hour": 60 requests that a newcomer types in `agentkit chat`, judged by what they get.
+"""Suite "first-hour": 60 requests that a new user types into `agentkit chat`, judged by the result.
 
-`agentkit eval first-hour --model none --option play=reference` plays the reference solutions: 60 of 60. The other
-plays (`playing.PLAYS`) must get 0.
+`agentkit eval first-hour --model none --option play=reference` plays the reference solutions and must score 60 of
+60. The other plays (`playing.PLAYS`) must score 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from evals.case import Case
-from evals.harness.suite import Suite, check_choice, check_options
+from evals.harness.suite import Suite, check_choice, check_options, choices_of
 from evals.tool_use.first_hour.playing import PLAYS
 from evals.tool_use.first_hour.request import Kind, case_of_request, first_hour_requests
 from evals.tool_use.first_hour.running import CASE_TIMEOUT_S, solver
@@ -20,8 +20,8 @@ from evals.tool_use.first_hour.tables import tables
 NAME = "first-hour"
 KINDS: tuple[str, ...] = get_args(Kind)
 OPTIONS = {
-    "category": f"some of {', '.join(KINDS)}; separated by commas",
-    "play": f"{', '.join(PLAYS)}: a script takes the model's place (only reference is right, in all)",
+    "category": f"comma-separated: {', '.join(KINDS)}; default all",
+    "play": f"{', '.join(PLAYS)}: a script replaces the model; reference passes all, the others none",
 }
 
 
@@ -29,12 +29,11 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
     """Return the cases.
 
     Raises:
-        UserError: an option or one of its values is not known.
+        UserError: an option or an option's value is not known.
     """
     check_options(NAME, options, OPTIONS)
     play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
-    named = options.get("category", ",".join(KINDS)).split(",")
-    kinds = {check_choice(NAME, "category", kind.strip(), KINDS) for kind in named}
+    kinds = choices_of(NAME, options, "category", KINDS)
     return [case_of_request(request, play) for request in first_hour_requests() if request.kind in kinds]
 
 
@@ -47,7 +46,7 @@ SUITE = Suite(
     score=score,
     options=OPTIONS,
     tables=tables,
-    # A model, or a script in its place: `--model none` is right with `play`.
+    # A script may replace the model: `--model none` is valid with `play`.
     needs_model=False,
     case_timeout_s=CASE_TIMEOUT_S,
 )

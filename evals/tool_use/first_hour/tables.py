@@ -1,4 +1,4 @@
-"""Tables below the summary: how requests failed, and what the answers cost."""
+"""Tables below the summary: counts of failures, and the cost of the answers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def tables(scored: Sequence[Scored]) -> Sequence[Table]:
 
 
 def cost_table(runs: Sequence[Run]) -> Table:
-    """Return what some runs took: seconds, memory, and the models that made them."""
+    """Return the cost of runs: seconds, peak memory, and the models."""
     seconds = sorted(run.wall_s for run in runs)
     p90 = quantiles(seconds, n=10, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
     models = sorted({str(run.observed[MODEL]) for run in runs if MODEL in run.observed})
     peaks = [float(run.observed[PEAK_MB]) for run in runs if PEAK_MB in run.observed]
     return Table(
-        "What it costs",
+        "Cost",
         ("figure", "value"),
         (
             ("seconds a request, median", f"{median(seconds):.2f}"),

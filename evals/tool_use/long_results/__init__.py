@@ -1,4 +1,4 @@
-"""Questions about long tool results: 50 questions on ten documents that our filesystem server reads out.
+"""Suite "long-results": 50 questions on ten long documents that the filesystem server returns as tool results.
 
-A measure of the shipped profiles, never training data: see README.md.
+An evaluation of the shipped profiles, never training data; see README.md.
 """

@@ -1,7 +1,7 @@
-"""Whether an answer states the facts that were asked for, and none of their neighbours'.
+"""Checks whether an answer states the requested facts, and no facts of neighbouring entries.
 
-Numbers and words are judged as in `mcp-tasks` (`executed.answers`), times and the length of an answer as in
-`first-hour`. Added here: days in any usual form, and the statement that a document does not say something.
+Numbers and words are judged as in `mcp-tasks` (`executed.answers`); times and answer length as in `first-hour`.
+This module adds dates in any usual form, and the statement that a document does not contain something.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STATING = (
     r"say|stat|mention|specif|list|giv|includ|contain|provid|record|show|cover|describ|defin|document|name|note"
     r"|report|indicat|appear|exist|tell|found|find|present|available|know|part of|in the|there|set out|have"
 )
-"""Beginnings of the words by which a document is said to state something."""
+"""Beginnings of verbs that express that a document states something."""
 _SUBJECT = r"mention|information|entry|entries|record|such|data|detail|reference|line|section|clause"
 _UNSTATED = re.compile(
     rf"\b(?:not|n't|cannot|never)(?: \S+){{0,2}} (?:{_STATING})"
@@ -30,9 +30,9 @@ _UNSTATED = re.compile(
     rf"|\bonly (?:has|goes|runs|{_STATING})"
     r"|\bnothing\b|\bunspecified|\bunstated|\bunknown|\bis missing|\babsent|\b(?:cannot|n't) be determined"
 )
-"""Ways to say that a document does not state something."""
+"""Phrases that say that a document does not state something."""
 _NO_ACCESS = re.compile(r"\b(?:no|have|not|n't|cannot|unable to) (?:any |direct )?access\b")
-"""Ways to speak of the document itself, not of what it says."""
+"""Phrases about access to the document, not about its content."""
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
@@ -50,7 +50,7 @@ _DAYS = (
 
 
 def facts_problem(question: Question, text: str) -> str | None:
-    """Return the first thing that is wrong with `text` as an answer to a question, None where all is right."""
+    """Return the first error in `text` as an answer to a question, or None if the answer is correct."""
     if not text.strip():
         return "there is no answer"
     plain = with_plain_times(text)
@@ -65,7 +65,7 @@ def says_unstated(text: str) -> bool:
 
 
 def with_plain_days(text: str, known: Sequence[date]) -> str:
-    """Write every day as 2026-03-14; of several readings of a day, one among `known` is taken first."""
+    """Normalise every date to 2026-03-14; if a date is ambiguous, a reading among `known` is preferred."""
     for pattern in _DAYS:
         text = pattern.sub(lambda match: _plain_day(match, known), text)
     return text
@@ -103,7 +103,7 @@ def _plain_day(match: re.Match[str], known: Sequence[date]) -> str:
 
 
 def _readings(match: re.Match[str], known: Sequence[date]) -> Iterator[date]:
-    """Yield the days that a match may mean: a year that is left out is one of `known`, 3/4/2026 is either day."""
+    """Yield the possible readings of a date: a missing year is one of `known`, and 3/4/2026 has two readings."""
     years = [int(match["year"])] if match["year"] else [day.year for day in known]
     first, second = int(match["day"]), _month(match["month"])
     pairs = [(first, second), (second, first)] if match["month"].isdigit() else [(first, second)]

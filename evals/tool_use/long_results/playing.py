@@ -1,7 +1,7 @@
-"""Scripts in a model's place: the reference, a neighbour's value, and two agents that should be right nowhere.
+"""Scripted models that replace the real model: the reference, a neighbour's value, and two that must never pass.
 
-"nothing" answers "Done." at once. "echo" reads the document and repeats the beginning of the result, up to the
-longest answer that is allowed. They go through the same agent and server as a model.
+"nothing" answers "Done." immediately. "echo" reads the document and repeats the beginning of the result, up to the
+maximum answer length. Scripts use the same agent and server as a model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["PLAYS", "model_for"]
 
 
 def model_for(case: Case, model: Model) -> Model:
-    """Return the model that a case is to be played by: its script, or the one under test."""
+    """Return the model that plays a case: its script, or the model under test."""
     task, play = question_of(case).task, case.data["play"]
     match play:
         case None:

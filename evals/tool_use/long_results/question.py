@@ -1,8 +1,8 @@
-"""A question: its document, what the user types, which facts the answer must state, and which lines show them.
+"""Data of a question: document, prompt, facts that the answer must state, and the lines that show them.
 
-The questions are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack tool-data` reads them
-there to keep them out of training data. The documents are files below `documents/`, one folder for each. A
-question is asked over exactly that folder, in which two or three short files lie beside the document.
+The questions are in `requests.jsonl`, one complete question per line; `modelstack tool-data` reads them there to
+exclude them from training data. The documents are below `documents/`, each in its own folder. The server serves
+that folder, which holds the document and two or three short files.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
 from evals.case import Case
+from evals.harness.case_record import CaseRecord
 from evals.tool_use.executed.task import (
     NumberAnswer,
     Server,
@@ -26,9 +27,6 @@ from evals.tool_use.executed.task import (
     call,
     case_of,
 )
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 SERVERS: tuple[Server, ...] = ("filesystem",)
 READING, SEARCHING = "read_text_file", "search_text"
@@ -58,12 +56,12 @@ DOCUMENTS: dict[DocumentKind, str] = {
     "recipes": "cookbook/family-recipes.md",
     "visitor information": "clock-museum/visit.md",
 }
-"""Path of each document below `documents/`; its folder is what the server serves."""
+"""Path of each document below `documents/`; the server serves its folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class DateAnswer:
-    """The answer states a day, in any usual form; without a year it is the expected one."""
+    """The answer must state a date in any usual form; a missing year is taken as the expected one."""
 
     value: date
     forbidden: tuple[date, ...]
@@ -72,10 +70,10 @@ class DateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class UnstatedAnswer:
-    """The answer says that the document does not state what was asked."""
+    """The answer must say that the document does not contain the requested fact."""
 
     forbidden: tuple[str, ...]
-    """Neighbours' values, which a guess would give, as beginnings of words."""
+    """Beginnings of words: values of neighbouring entries, which a guess would state."""
     kind: Literal["unstated"] = "unstated"
 
 
@@ -84,20 +82,20 @@ Fact = NumberAnswer | WordsAnswer | DateAnswer | UnstatedAnswer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Question about a document, a line of `requests.jsonl`."""
+    """A question about a document; a line of `requests.jsonl`."""
 
     id: str
     document: DocumentKind
     kind: Kind
     request: str
     facts: tuple[Annotated[Fact, Discriminator("kind")], ...]
-    """All of them must be right."""
+    """Facts of the answer; all must be correct."""
     lines: tuple[int, ...]
-    """Lines of the document that show it, counted from 1; none where it is not there."""
+    """Lines of the document that show the facts, counted from 1; empty if the document does not state them."""
     reference: str
-    """A right answer."""
+    """A correct answer."""
     wrong: str
-    """A neighbour's value."""
+    """A wrong answer with a neighbouring entry's value."""
 
     @property
     def file_name(self) -> str:
@@ -106,7 +104,7 @@ class Question:
 
     @property
     def is_there(self) -> bool:
-        """Whether the document states what is asked."""
+        """Whether the document states the requested fact."""
         return self.kind != "not there"
 
     @property
@@ -123,18 +121,23 @@ class Question:
         )
 
 
+QUESTION = CaseRecord("question", Question)
+question_of = QUESTION.of
+"""Returns the question of a case, as described in `CaseRecord.of`."""
+
+
 @cache
 def questions() -> tuple[Question, ...]:
     """Return all questions, in the order of the file."""
     lines = (
         files("evals.tool_use.long_results").joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    return tuple(_adapter().validate_json(line) for line in lines)
+    return tuple(QUESTION.from_json(line) for line in lines)
 
 
 @cache
 def folder_of(document: DocumentKind) -> dict[str, str]:
-    """Return the text of each file that is served with a document, by name."""
+    """Return the text of each file that is served with a document, by file name."""
     folder = files("evals.tool_use.long_results").joinpath("documents", DOCUMENTS[document].partition("/")[0])
     return {
         entry.name: entry.read_text(encoding="utf-8") for entry in sorted(folder.iterdir(), key=lambda e: e.name)
@@ -147,24 +150,7 @@ def text_of(question: Question) -> str:
 
 
 def case_of_question(question: Question, play: str | None = None) -> Case:
-    """Return the case of a question; `play` has it played by a script instead of the model."""
+    """Return the case of a question; with `play`, a script plays it instead of the model."""
     case = case_of(question.task)
-    data = {**case.data, "play": play, "question": _adapter().dump_python(question, mode="json")}
+    data = {**case.data, "play": play, **QUESTION.data(question)}
     return replace(case, group=question.document, data=data)
-
-
-def question_of(case: Case) -> Question:
-    """Return the question that a case carries.
-
-    Raises:
-        KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its question is damaged.
-    """
-    return _adapter().validate_python(case.data["question"])
-
-
-@cache
-def _adapter() -> TypeAdapter[Question]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Question)

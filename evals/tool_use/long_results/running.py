@@ -13,5 +13,5 @@ read_only_server: Connect = partial(child_server, write=False)
 
 
 def solver(connect: Connect = read_only_server) -> Solver:
-    """Return a solver; `connect` says how the server is reached."""
+    """Return a solver; `connect` returns the server's toolset."""
     return first_hour_solver(connect, find_model=model_for)

@@ -1,6 +1,6 @@
-"""The score of a question: the document was looked at, and every fact of the answer is right.
+"""Score of a question: the document was read, and every fact of the answer is correct.
 
-A plain function of (case, run). A question counts 1 or 0; why it failed is one of `Failure`, the first that holds.
+A pure function of (case, run). The score is 1 or 0; the reason for a 0 is the first applicable `Failure`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Literal
 
 from agentkit.messages import ModelRequest, ToolReturnPart
 from evals.case import Case, Run, Score, failed_score
-from evals.tool_use.executed.scoring import n_failed_calls
+from evals.tool_use.executed.scoring import judged_score
 from evals.tool_use.long_results.facts import facts_problem, says_unstated
 from evals.tool_use.long_results.question import READING, SEARCHING, Question, question_of
 
@@ -18,27 +18,21 @@ FAILURES: dict[Failure, str] = {
     "error": "the run raised or ran out of time",
     "no words": "the run ended without an answer in words",
     "not read": "no call showed a part of the document: the answer is a guess",
-    "overlooked": "the document states it, the answer says that it does not",
-    "invented": "the document does not state it, the answer does",
-    "wrong answer": "a fact is missing or wrong, or a neighbour's is stated as well",
+    "overlooked": "the document states the fact, but the answer denies that",
+    "invented": "the document does not state the fact, but the answer does",
+    "wrong answer": "a fact is missing or wrong, or a neighbouring entry's is stated as well",
 }
 
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    return Score(
-        0.0 if failure else 1.0,
-        f"{failure}: {explanation}" if failure else explanation,
-        run.output if isinstance(run.output, str) else None,
-        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
-    )
+    return judged_score(run, *judge(case, run))
 
 
 def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
-    """Return why a run failed, None where it is right, and the finding in words.
+    """Return the failure of a run (None if it is correct) and an explanation.
 
-    A run that was forced to answer by a limit is judged by its answer, as in `first-hour`.
+    A run that a limit forced to answer is judged by its answer, as in `first-hour`.
     """
     if (failed := failed_score(run)) is not None:
         return "error", failed.explanation
@@ -56,7 +50,7 @@ def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
 
 
 def has_read(question: Question, run: Run) -> bool:
-    """Return whether a result showed lines of the question's document, or what a search found in its folder."""
+    """Return whether a result showed lines of the question's document, or the hits of a search in its folder."""
     parts = [part for message in run.messages if isinstance(message, ModelRequest) for part in message.parts]
     results = [part for part in parts if isinstance(part, ToolReturnPart) and not part.is_error]
     return any(

@@ -1,4 +1,4 @@
-"""Tables below the summary: right answers by kind of question, how others failed, and what the answers cost."""
+"""Tables below the summary: correct answers by kind of question, counts of failures, and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The natural requests as examples, for what is fitted on held-back ones.
+"""Exports the natural requests as examples, for fitting on held-out requests.
 
 python -m evals.tool_use.natural.examples --half validation --out natural.jsonl
 modelstack fit-prior natural.jsonl --model BASE.gguf --lora ADAPTER.gguf --out prior.json
@@ -16,7 +16,7 @@ from modelstack.data.examples import Call, Example, Kind, Message, Tool, write_e
 
 
 def example_of(request: NaturalRequest) -> Example:
-    """Return a request with its tools and right calls as one example."""
+    """Return a request with its tools and correct calls as an example."""
     names = {call["name"] for call in request.calls}
     several: Kind = "parallel" if len(names) == 1 else "multi"
     kind: Kind = ("irrelevant", "call")[len(request.calls)] if len(request.calls) < 2 else several

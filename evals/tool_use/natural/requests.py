@@ -1,4 +1,4 @@
-"""The requests and their tools, read from requests.jsonl and tools.json."""
+"""Loads the natural requests and their tools from requests.jsonl and tools.json."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from importlib.resources import files
 from typing import Any, Literal
 
 Half = Literal["validation", "report"]
-"""What is chosen or fitted sees the validation half alone; the other half says what the choice is worth."""
+"""Half of the requests. Choices and fits use only the validation half; the report half measures their quality."""
 
 
 @dataclass(frozen=True, slots=True)
 class NaturalRequest:
-    """A request with the calls that are right."""
+    """A request with its correct calls."""
 
     id: str
     kit: str
-    """The field that its tools are from."""
+    """The topic whose tools are offered."""
     tools: tuple[Mapping[str, Any], ...]
-    """Those shown: name, description, parameters."""
+    """Offered tools: name, description, parameters."""
     request: str
     system: str
-    """Which day it is, where that matters; else empty."""
+    """System prompt with the current date if the request depends on it, else empty."""
     calls: tuple[Mapping[str, Any], ...]
-    """Name and arguments; none: no tool fits."""
+    """Correct calls (name and arguments); empty if no tool fits."""
     allow: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])
-    """Further values of a parameter that are as right."""
+    """Additional correct values by parameter."""
 
 
 @cache
@@ -42,7 +42,7 @@ def natural_requests() -> tuple[NaturalRequest, ...]:
 
 
 def half_of(request: NaturalRequest) -> Half:
-    """Return the half that a request belongs to, which follows from its id."""
+    """Return the half of a request, determined by its id."""
     return "validation" if sha256(request.id.encode()).digest()[0] % 2 else "report"
 
 

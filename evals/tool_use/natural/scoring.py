@@ -1,8 +1,8 @@
-"""A reply to a natural request is right if its calls are the gold ones in any order, or none where none is right.
+"""Scores a reply to a natural request: its calls must be the gold calls in any order, or none if no tool fits.
 
-Values are compared after JSON normalisation: 2 and 2.0 are one number; case, spaces and a full stop do not
-count in text. An optional parameter may be given with its default or left out; what else is as right stands
-with the request.
+Values are compared after JSON normalisation: 2 and 2.0 are the same number; in text, case, spaces and a final full
+stop are ignored. An optional parameter may be given with its default or omitted. The request lists additional
+correct values.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 from evals.case import Case, Run, Score, failed_score
 
 FIRST_TOOL = "first tool"
-"""Name of the figure: whether the first choice, of a tool or of none, was right; `agentkit calibrate` reads it."""
+"""Name of a measurement: whether the first decision (which tool, or none) was correct; read by
+`agentkit calibrate`."""
 Call = tuple[str, Mapping[str, Any]]
 
 
 def score(case: Case, run: Run) -> Score:
-    """Return 1 for exactly the right calls; the figures say whether at least the right tools were called."""
+    """Return 1 for exactly the right calls; the numbers also report whether the right tools were called."""
     failed = failed_score(run)
     if failed is not None:
         return failed
@@ -28,7 +29,7 @@ def score(case: Case, run: Run) -> Score:
     try:
         made: list[Call] = [(call.tool_name, call.arguments_dict()) for call in run.calls]
     except (ValueError, RecursionError) as error:
-        return Score(0.0, f"the arguments of a call are no JSON: {error}", numbers={"tool": 0.0})
+        return Score(0.0, f"the arguments of a call are not JSON: {error}", numbers={"tool": 0.0})
     answer = json.dumps(made, ensure_ascii=False) if made else (run.output or "[]")
     has_tools = sorted(name for name, _ in made) == sorted(name for name, _ in gold)
     is_right = has_tools and fits(made, gold, case.data["tools"], case.data["allow"])
@@ -47,7 +48,7 @@ def fits(
     tools: Sequence[Mapping[str, Any]],
     allow: Mapping[str, Sequence[Any]],
 ) -> bool:
-    """Whether calls are the gold ones in some order."""
+    """Return whether calls are the gold ones in some order."""
     if len(made) != len(gold):
         return False
     schemas = {tool["name"]: tool["parameters"].get("properties", {}) for tool in tools}
@@ -86,7 +87,7 @@ def _is_value(
 
 
 def _plain(value: Any) -> str:
-    """Return a text that is the same for values that are."""
+    """Return a canonical text; equal values have equal texts."""
     if isinstance(value, bool) or value is None:
         return f"{value}"
     if isinstance(value, int | float):

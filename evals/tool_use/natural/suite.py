@@ -1,40 +1,41 @@
-"""Natural requests as a suite: one request each, its calls compared with the gold ones. Validation, not a test."""
+"""Suite `natural`: one request per case, its calls compared with the gold calls.
+
+For validation, not for testing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.tool_use.natural.requests import NaturalRequest, half_of, natural_requests
 from evals.tool_use.natural.scoring import score
 
 OPTIONS = {"half": "validation (for choosing and fitting), report, or all"}
 MAX_TOKENS = 256
 STOP_OF_TEXT = (" ", "\n")
-"""A text answer is no call whatever it goes on to say; in-process models look for these in text alone."""
+"""A text answer is never a call, so its first word suffices; in-process models look for stop strings only in
+text."""
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
     """Return all requests, or those of one half.
 
     Raises:
-        UserError: an option is not known, or has another value.
+        UserError: an option or its value is not known.
     """
     check_options("natural", options, OPTIONS)
-    half = options.get("half", "all")
-    if half not in ("all", "validation", "report"):
-        raise UserError(f"half={half!r} is not known; use validation, report or all.")
+    half = choice_of("natural", options, "half", ("all", "validation", "report"))
     return [_case(request) for request in natural_requests() if half in ("all", half_of(request))]
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
-    """Make one request with the case's tools, after the line that says which day it is."""
+    """Make one request with the case's tools, after a system prompt with the date if the case has one."""
     defaults = ModelSettings(max_tokens=MAX_TOKENS, stop=STOP_OF_TEXT if model.profile.grammar else ())
     tools = tuple(ToolDefinition(t["name"], t["description"], t["parameters"]) for t in case.data["tools"])
     parameters = ModelRequestParameters(tools=tools, settings=defaults.merged(settings))

@@ -1,1 +1,1 @@
-"""A model's own convention for calls against ours: twenty easy requests, one call each."""
+"""Compares a model's own convention for calls with this project's, on twenty easy requests of one call each."""

@@ -1,4 +1,4 @@
-"""Counts calls made and right, and prompt tokens, of one model in several conventions.
+"""Measures one model in several call conventions: calls made, calls correct, and prompt tokens.
 
 python -m evals.tool_use.own_convention.measuring MODEL.gguf [auto ours ...] [--threads N]
 """
@@ -20,17 +20,17 @@ MAX_TOKENS = 96
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one model did in one convention."""
+    """Results of one model in one convention."""
 
     convention: str
     why: str
     n_called: int
     n_right: int
     n_prompt_tokens: float
-    """Mean over the requests."""
+    """Mean number of prompt tokens over the requests."""
 
     def __str__(self) -> str:
-        """Return one line of a table."""
+        """Format the row as one line of a table."""
         return (
             f"{self.convention:14} called {self.n_called:2} of {len(REQUESTS)}, right {self.n_right:2}, "
             f"{self.n_prompt_tokens:.0f} prompt tokens  ({self.why})"
@@ -38,7 +38,7 @@ class Row:
 
 
 async def measured(model: LocalModel, requests: Sequence[Request] = REQUESTS) -> Row:
-    """Ask a model, greedily, and with the choice to answer in words."""
+    """Send all requests to a model with greedy decoding; the model may also answer in text."""
     n_called = n_right = n_prompt = 0
     for request in requests:
         parameters = ModelRequestParameters(tools=TOOLS, settings=ModelSettings(max_tokens=MAX_TOKENS))
@@ -52,7 +52,7 @@ async def measured(model: LocalModel, requests: Sequence[Request] = REQUESTS) ->
 
 
 def main() -> None:
-    """Print one line for each convention."""
+    """Print one line per convention."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("conventions", nargs="*", default=["auto", "ours"])

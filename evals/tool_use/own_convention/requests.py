@@ -1,7 +1,7 @@
-"""Twenty requests that each take one call of one of four tools, with the call that is right.
+"""Twenty requests that each need one call of one of four tools, with the correct call.
 
-Easy on purpose: they show whether a model calls at all in a convention, not how well it chooses. Written for this
-suite; nothing is trained on them.
+They are easy on purpose: they show whether a model calls at all in a convention, not how well it chooses. Written
+for this suite; not used for training.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from agentkit.tools.definition import ToolDefinition
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request and the call that answers it."""
+    """A request and its correct call."""
 
     text: str
     tool: str
     arguments: Mapping[str, Any]
-    """Each value or a tuple of values that are right; texts are compared without case."""
+    """Each entry is the correct value, compared without case if it is text."""
 
 
 def _tool(name: str, description: str, **properties: dict[str, Any]) -> ToolDefinition:
@@ -92,7 +92,7 @@ REQUESTS = (
 
 
 def is_right(request: Request, tool: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a call is the right one; an optional parameter that was not asked for may be given."""
+    """Return whether a call is correct; an additional optional parameter is accepted."""
     return tool == request.tool and all(
         _folded(arguments.get(key)) == _folded(value) for key, value in request.arguments.items()
     )

@@ -204,7 +204,7 @@ def test_a_missing_file_or_a_wrong_option_is_named(suite: Any, tmp_path: Path) -
         suite.load({})
     with pytest.raises(UserError, match=r"does not exist.*repository"):
         suite.load({"data": str(tmp_path / "none.jsonl")})
-    with pytest.raises(UserError, match="form='spoken' must be one of chat, raw"):
+    with pytest.raises(UserError, match="form='spoken' of .* must be one of chat, raw"):
         suite.load({"form": "spoken"})
 
 

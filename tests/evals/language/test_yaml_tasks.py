@@ -168,7 +168,7 @@ def test_a_task_file_runs_on_a_local_model(tmp_path: Path, tiny_gguf: Path) -> N
         ("dataset_name: main", "'dataset_name' must be left out"),
         ("repeats: 3", "'repeats' must be left out"),
         ("output_type: loglikelihood_rolling", "'output_type' must be one of"),
-        ("dataset_path: allenai/ai2_arc", "is no local .jsonl or .json file; nothing is fetched"),
+        ("dataset_path: allenai/ai2_arc", "is not a local .jsonl or .json file; nothing is fetched"),
         ("dataset_kwargs: {trust_remote_code: true}", "'dataset_path' must name a local file"),
         ("num_fewshot: 5", "'num_fewshot' must be a number from 0 to 4"),
         ("num_fewshot: true", "'num_fewshot' must be a number"),

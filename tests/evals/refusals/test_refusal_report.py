@@ -178,7 +178,7 @@ def test_copyright_items_are_left_out_unless_asked_for(tmp_path: Path) -> None:
         ({"copyright": "perhaps"}, "copyright='perhaps'"),
         ({"guard": "no-such-guard"}, "no-such-guard"),
         ({"guard": "nowhere.safetensors"}, "nowhere"),
-        ({"data": "a.csv,b/a.csv"}, "none of one name twice"),
+        ({"data": "a.csv,b/a.csv"}, "file names must be unique"),
         ({"colour": "red"}, "colour"),
     ],
 )

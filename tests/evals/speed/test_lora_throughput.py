@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from evals.speed.lora_programs import IGNORED, OURS, PEER, PEER_AT_LABELS, Lengths, Task, batches, n_tokens, ready
-from evals.speed.lora_throughput import TINY, Measured, check_equal_work, main, measure, result_of
+from evals.speed.lora_throughput import TINY, check_equal_work, main, measure, result_of
 from evals.speed.lora_worker import task_from_json, task_to_json
 from evals.speed.registry import BENCHMARKS
 from evals.speed.running import read_result
-from evals.speed.train_throughput import Turns
+from evals.speed.turns import Measured, Turns
 
 pytest.importorskip("peft")
 
 
 def measured(*seconds: float, first: float = 4.0, n_parameters: int = 1000, falls: bool = True) -> Measured:
     losses = [first, 3.0, 2.0, 1.0] if falls else [first] * 4
-    return Measured(n_parameters, losses, [[s] for s in seconds], peak_mib=100.0)
+    return Measured(n_parameters, 900.0, losses, [[s] for s in seconds], peak_mib=100.0)
 
 
 def test_rows_are_prompts_padding_and_a_target_that_can_be_learnt() -> None:
@@ -55,7 +55,7 @@ def test_other_work_is_not_compared() -> None:
 
 def test_the_promise_is_beside_pefts_default_and_taken_turn_by_turn() -> None:
     found = {OURS: measured(1.0, 20.0), PEER: measured(1.2, 24.0), PEER_AT_LABELS: measured(1.1, 22.0)}
-    result = result_of(found, tokens=900.0, base="toy")
+    result = result_of(found, base="toy")
     by_name = {figure.name: figure for figure in result.figures}
     default, at_labels = by_name[f"speed beside {PEER}"], by_name[f"speed beside {PEER_AT_LABELS}"]
     assert (default.value, default.low, default.high) == pytest.approx((1.2, 1.2, 1.2))
@@ -76,7 +76,7 @@ def test_programs_in_their_own_processes_take_turns() -> None:
     found = measure([Task(OURS, TINY, None), Task(PEER, TINY, None)], Turns(n_warm=2, n_turns=2, n_steps=3), 1)
     for one in found.values():
         assert [len(turn) for turn in one.seconds] == [3, 3]
-        assert len(one.losses) == 2 + 2 * 3
+        assert len(one.values) == 2 + 2 * 3
         assert one.peak_mib > 100
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from evals.speed.rollouts import Measured, check_equal_work, result_of
+from evals.speed.rollouts import check_equal_work, result_of
 from evals.speed.rollouts_programs import OURS, PEER, TORCH, Task, prompts_of, ready, system_prompt, write_tiny
 from evals.speed.rollouts_worker import task_to_json
+from evals.speed.turns import Measured
 
 
 def measured(program: str, seconds: list[float], n_parameters: int = 10, tokens: float | None = None) -> Measured:
     task = Task(program, "short", Path("model.gguf"), prompts=1, group=2, tokens=5)
     found = [task.n_tokens if tokens is None else tokens] * len(seconds)
-    return Measured(task, n_parameters, found, [[second] for second in seconds])
+    return Measured(n_parameters, task.n_tokens, found, [[second] for second in seconds])
 
 
 def test_ratios_are_taken_turn_by_turn_and_the_promise_is_against_trl_with_tools() -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib (extra `evals`)")
 
 import evals.speed
 from evals.speed import __main__ as command
-from evals.speed import machine, registry, running
+from evals.speed import machine, registry, running, turns
 from evals.speed.machine import Load, busy_warning, describe_machine, git_commit, measure_load
 from evals.speed.registry import BENCHMARKS, Benchmark
 from evals.speed.results import BenchmarkResult, Figure
@@ -108,7 +108,9 @@ def test_a_registered_benchmark_knows_the_options_that_the_registry_gives_it(nam
     benchmark = BENCHMARKS[name]
     pytest.importorskip("llguidance", reason="needs llguidance (extra `local`)")
     source = inspect.getsource(importlib.import_module(benchmark.module))
-    known = set(re.findall(r'add_argument\("(--[a-z-]+)"', source))
+    if "add_turns_options(parser" in source:
+        source += inspect.getsource(turns.add_turns_options)
+    known = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source))
     wanted = {argument for argument in benchmark.quick if argument.startswith("--")}
     wanted |= {"--bfcl"} if benchmark.takes_bfcl else set()
     wanted |= {"--model"} if benchmark.takes_model else set()

@@ -98,7 +98,7 @@ def test_what_differs_besides_the_code_is_named() -> None:
     before = record(replace(RESULT, parameters={"seed": "8"}), machine=other, quick=True)
     assert differences(before, record()) == ["cpu", "numpy", "pydantic", "one is a short run", "seed"]
     (warning,) = warnings_of([record()], {"fake": replace(before, quick=False)})
-    assert warning == "Warning: fake was measured otherwise before: cpu, numpy, pydantic, seed."
+    assert warning == "Warning: fake was measured under other conditions before: cpu, numpy, pydantic, seed."
 
 
 def test_a_folder_without_records_is_refused_by_name(tmp_path: Path) -> None:

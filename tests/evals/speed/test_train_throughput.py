@@ -9,35 +9,28 @@ import torch
 
 from evals.speed.registry import BENCHMARKS
 from evals.speed.train_programs import PROGRAMS, Mode, Shape, Task, batches, build, losses, our_config, smallest
-from evals.speed.train_throughput import (
-    Measured,
-    Turns,
-    check_equal_work,
-    figures_of,
-    flops_per_token,
-    main,
-    measure,
-    ratio_of,
-)
+from evals.speed.train_throughput import check_equal_work, figures_of, flops_per_token, main, measure
 from evals.speed.train_worker import task_from_json, task_to_json
+from evals.speed.turns import Measured, Turns, ratio_by_turn
 from modelstack.architecture.counts.parameters import count_parameters
 from modelstack.train.utilisation import plain_flops_per_token
 
 TINY = smallest(Shape())
 
 
-def measured(program: str, *seconds: float, n_parameters: int = 1000, falls: bool = True) -> Measured:
+def measured(*seconds: float, n_parameters: int = 1000, falls: bool = True) -> Measured:
     curve = [4.0, 3.0, 2.0, 1.0] if falls else [4.0, 4.0, 4.0, 4.0]
-    return Measured(Task(program), n_parameters, 9.0, curve, [[s, s, 50 * s] for s in seconds], peak_mib=100.0)
+    turns = [[s, s, 50 * s] for s in seconds]
+    return Measured(n_parameters, 2048.0, curve, turns, first_s=9.0, peak_mib=100.0)
 
 
 def test_the_ratio_is_of_the_medians_of_turns_so_what_disturbs_one_turn_disturbs_both() -> None:
-    ratio, low, high = ratio_of(measured("modelstack", 1.0, 20.0), measured("litgpt", 1.5, 30.0))
+    ratio, low, high = ratio_by_turn(measured(1.0, 20.0).seconds, measured(1.5, 30.0).seconds)
     assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_another_size_of_model_is_not_compared() -> None:
-    found = {"modelstack": measured("modelstack", 1.0), "litgpt": measured("litgpt", 1.0, n_parameters=1020)}
+    found = {"modelstack": measured(1.0), "litgpt": measured(1.0, n_parameters=1020)}
     with pytest.raises(RuntimeError, match="litgpt has 1020 parameters and ours 1000"):
         check_equal_work(found)
     found["litgpt"].n_parameters = 1009
@@ -46,14 +39,14 @@ def test_another_size_of_model_is_not_compared() -> None:
 
 def test_a_program_whose_loss_does_not_fall_is_not_compared() -> None:
     with pytest.raises(RuntimeError, match="transformers does not learn"):
-        check_equal_work({"transformers": measured("transformers", 1.0, falls=False)})
+        check_equal_work({"transformers": measured(1.0, falls=False)})
 
 
 def test_eager_speed_is_promised_and_compiled_speed_is_shown() -> None:
-    found = {"modelstack": measured("modelstack", 1.0), "transformers": measured("transformers", 1.2)}
+    found = {"modelstack": measured(1.0), "transformers": measured(1.2)}
     bounds: dict[Mode, float | None] = {"eager": 1.3, "compiled": None}
     for mode, bound in bounds.items():
-        figures, comparisons = figures_of("fp32", mode, found, peak=1e9)
+        figures, comparisons = figures_of("fp32", mode, found, peak=1e9, shape=Shape())
         beside = next(figure for figure in figures if figure.name == "fp32: speed beside transformers")
         assert beside.value == pytest.approx(1.2) and beside.bound == bound
         assert beside.holds is (False if bound else None)
@@ -63,8 +56,8 @@ def test_eager_speed_is_promised_and_compiled_speed_is_shown() -> None:
 
 def test_mfu_is_of_the_same_formula_as_in_a_run() -> None:
     config = our_config(Shape(), "llama")
-    one = measured("modelstack", 1.0, n_parameters=count_parameters(config).total)
-    assert flops_per_token(one) == plain_flops_per_token(config, 256)
+    one = measured(1.0, n_parameters=count_parameters(config).total)
+    assert flops_per_token(one, Shape()) == plain_flops_per_token(config, 256)
 
 
 def test_our_models_have_as_many_parameters_as_the_peers() -> None:
@@ -120,9 +113,9 @@ def test_the_benchmark_is_registered_and_each_peer_has_one_of_ours_beside_it() -
 def test_programs_take_turns_in_processes_of_their_own() -> None:
     here = Path(sys.executable)
     tasks = [(Task(name, shape=TINY), here) for name in ("modelstack", "transformers")]
-    found = measure(tasks, Turns(n_warm=40, n_turns=2, n_steps=2), threads=1)
+    found = measure(tasks, Turns(n_warm=41, n_turns=2, n_steps=2), threads=1)
     check_equal_work(found)
-    assert [len(one.losses) for one in found.values()] == [45, 45]
+    assert [len(one.values) for one in found.values()] == [45, 45]
     assert all(len(turn) == 2 for one in found.values() for turn in one.seconds)
     assert found["modelstack"].n_parameters == found["transformers"].n_parameters
     assert all(one.peak_mib > 50 for one in found.values())

@@ -56,7 +56,7 @@ def test_training_rows_several_calls_and_calls_that_break_their_schema_are_left_
         {**CALL, "id": "6", "calls": [{"name": "t", "arguments": {"a": 3, "b": 4}}]},
     ]
     assert [item.id for item in read_items(write(tmp_path / "rows.jsonl", *rows))] == ["1"]
-    with pytest.raises(UserError, match="no training data"):
+    with pytest.raises(UserError, match="not training data"):
         read_items(write(tmp_path / "train.jsonl", rows[1]))
 
 
@@ -94,15 +94,15 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None
 def test_schemas_that_share_a_name_are_numbered_and_cases_are_refused(tmp_path: Path) -> None:
     items = read_items(write(tmp_path / "rows.jsonl", TOOL, TOOL))
     assert [item.id for item in items] == ["schemas/t", "schemas/t#2"]
-    with pytest.raises(UserError, match="'1' comes twice"):
+    with pytest.raises(UserError, match="'1' occurs twice"):
         read_items(write(tmp_path / "twice.jsonl", CALL, CALL))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "1"}, "none of the known rows"),
-        ([1], "none of the known rows"),
+        ({"id": "1"}, "is not of a known kind"),
+        ([1], "is not of a known kind"),
         ({"id": "", "prompt": "p", "schema": {}}, "'id'"),
         ({"id": "1", "prompt": 3, "schema": {}}, "'prompt'"),
         ({"id": "1", "prompt": "p", "schema": "object"}, "'schema'"),

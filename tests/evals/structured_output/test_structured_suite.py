@@ -59,7 +59,7 @@ def test_each_item_comes_once_a_mode_with_ids_that_do_not_depend_on_the_mode_cho
         ({"mode": "strict"}, "one of grammar, free, both"),
         ({"file": "x"}, "no option 'file'"),
         ({"data": "/does/not/exist.jsonl"}, "is missing"),
-        ({"sample": "half"}, "sample='half' is no whole number"),
+        ({"sample": "half"}, "sample='half' is not a whole number"),
         ({"sample": "0"}, "at least 1"),
         ({"sample": "3", "sample_seed": "x"}, "sample_seed='x'"),
         ({"sample_seed": "1"}, "give sample=N"),

@@ -29,7 +29,7 @@ def test_old_spellings_are_read_as_what_they_meant() -> None:
 
 
 def test_nothing_is_valid_under_what_is_no_usable_schema() -> None:
-    assert "no JSON Schema" in check({"type": "objekt"}, {}).why
+    assert "not a JSON Schema" in check({"type": "objekt"}, {}).why
     assert "leads nowhere" in check({"$ref": "#/$defs/missing"}, {}).why
     assert not check({"$ref": "https://example.org/schema.json"}, {}).valid
 

@@ -56,7 +56,7 @@ def test_the_halves_are_apart_and_together_all() -> None:
     assert sorted(ids) == sorted(case.id for case in load({}))
     assert len(set(ids)) == len(ids)
     assert min(len(validation), len(report)) > 140
-    with pytest.raises(UserError, match="half='other' is not known; use validation"):
+    with pytest.raises(UserError, match="half='other' of 'natural' must be one of all, validation, report"):
         load({"half": "other"})
 
 

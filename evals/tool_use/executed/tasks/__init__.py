@@ -1,1 +1,1 @@
-"""The tasks, a module for each area: its start state, then what is asked of it."""
+"""The tasks: one module per area with its initial state and its tasks."""

@@ -1,4 +1,4 @@
-"""A club's members, courses and post: letters in files, facts in the database."""
+"""Area "club": members, courses and mail of a club; letters in files, records in the database."""
 
 from __future__ import annotations
 

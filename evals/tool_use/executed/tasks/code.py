@@ -1,4 +1,4 @@
-"""A small code tree: finding, renaming, releasing, removing what nobody uses."""
+"""Area "code": a small code tree; tasks to find, rename and release code, and to remove unused code."""
 
 from __future__ import annotations
 

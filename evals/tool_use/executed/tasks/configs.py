@@ -1,4 +1,4 @@
-"""Configuration files of a service: the same keys in several places, and one place that is meant."""
+"""Area "configs": configuration files of a service; the same key occurs in several places, only one is meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Support tickets, who works on them, and what was said."""
+"""Area "helpdesk": support tickets, their agents, and comments."""
 
 from __future__ import annotations
 

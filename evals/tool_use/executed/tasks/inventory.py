@@ -1,4 +1,4 @@
-"""Products and how many of them lie in which warehouse."""
+"""Area "inventory": products and their quantities per warehouse."""
 
 from __future__ import annotations
 

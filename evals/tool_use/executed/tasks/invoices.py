@@ -1,4 +1,4 @@
-"""Invoices as text files, and a summary that lags behind."""
+"""Area "invoices": invoices as text files, and a summary that is out of date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs of an application and a web server: counting, finding, rotating, collecting."""
+"""Area "logs": logs of an application and a web server; tasks to count, find, rotate and collect entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ACCESS_LOG = """\
 NIGHT_LOG = "".join(
     f"02:{minute:02} {'ERROR' if minute % 5 in (1, 3) else 'INFO'} job-{minute:02}\n" for minute in range(45)
 )
-"""18 of its lines have ERROR: more than somebody would guess who did not look."""
+"""Log with ERROR in 18 lines: more than an agent would guess without reading it."""
 START = Start(
     files={
         "app/app.log": APP_LOG,

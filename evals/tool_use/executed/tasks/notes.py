@@ -1,4 +1,4 @@
-"""Somebody's notes: a to-do list, minutes, a shopping list, recipes."""
+"""Area "notes": personal notes with a to-do list, minutes, a shopping list and recipes."""
 
 from __future__ import annotations
 

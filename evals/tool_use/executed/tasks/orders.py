@@ -1,4 +1,4 @@
-"""A shop's database: customers and their orders, two of the customers with the same first name."""
+"""Area "orders": a shop's database of customers and orders; two customers have the same first name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A storeroom: what was counted and delivered is in files, what should be there in the database."""
+"""Area "storeroom": counts and deliveries in files, expected quantities in the database."""
 
 from __future__ import annotations
 

