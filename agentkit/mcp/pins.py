@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit.basics.hidden import strip_data
-from agentkit.basics.near_names import MAX_NAME_CHARS, difference
+from agentkit.basics.line_diff import line_diff
+from agentkit.basics.near_names import MAX_NAME_CHARS
 from agentkit.errors import ToolDefinitionChanged, UserError
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         json.dumps(each, indent=1, sort_keys=True, ensure_ascii=True).splitlines() if each is not None else []
         for each in (before, after)
     )
-    lines = difference(old, new, old_name="pinned", new_name="now")
+    lines = line_diff(old, new, old_name="pinned", new_name="now")
     return strip_data("\n".join(lines))[0]
 
 
