@@ -1,6 +1,6 @@
-"""JSON pointers (RFC 6901) into schemas: following local `$ref`s, naming places, cutting keywords out.
+"""JSON pointers (RFC 6901) into schemas: resolving local `$ref`s, naming places, removing keywords.
 
-A `$ref` is followed only inside its own document. Nothing is ever fetched: a remote reference is an error.
+A `$ref` is resolved only inside its own document. Nothing is ever fetched: a remote reference is an error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def get(document: Any, pointer: str) -> Any:
 
 
 def target(reference: str, root: Any) -> Any:
-    """Return what a local `$ref` names: `#`, `#/json/pointer`, or `#anchor`.
+    """Return the schema that a local `$ref` names: `#`, `#/json/pointer`, or `#anchor`.
 
     Raises:
         SchemaReferenceError: the reference is remote or leads nowhere.
@@ -65,7 +65,10 @@ def target(reference: str, root: Any) -> Any:
 
 
 def resolve(schema: Any, root: Any) -> Any:
-    """Follow `$ref`s of `schema` to the first schema that is no bare reference; give up on a cycle."""
+    """Return the first schema along the `$ref`s of `schema` that is not a reference.
+
+    An open schema for a cycle.
+    """
     seen: set[str] = set()
     while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
         reference = schema["$ref"]
