@@ -1,9 +1,9 @@
-"""A batch of llama.cpp in which every token belongs to a sequence of its own: one step of many replies at once.
+"""A batch of llama.cpp with one token for each of many sequences: a step of many replies at once.
 
-A conversation is one sequence, and `llama_model`'s batch fills one at a time. Rollouts write many continuations
-together; reading the weights once for all of them is what makes a step of eight little dearer than a step of one.
+The batch of a conversation, in `model`, fills one sequence. Rollouts write many continuations together: the
+weights are read once for all of them, so a step of eight replies costs little more than a step of one.
 
-Letters: R rows, a token of a sequence each.
+Letters: R rows, one token of a sequence each.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 
 class RowBatch:
-    """A llama_batch whose arrays are numpy's, with logits after every token."""
+    """A llama_batch over numpy arrays, with logits after every token."""
 
     def __init__(self, lib: Any, capacity: int) -> None:
-        """Allocate `capacity` rows of `lib`, the C API."""
+        """Allocate `capacity` rows; `lib` is the C API."""
         self.capacity = capacity
         self._tokens = np.zeros(capacity, dtype=np.int32)
         self._positions = np.zeros(capacity, dtype=np.int32)
         self._n_sequences = np.ones(capacity, dtype=np.int32)
         self._sequences = np.zeros(capacity, dtype=np.int32)
-        # seq_id is an array of pointers: row r's to the r-th of our own numbers.
+        # seq_id is an array of pointers: that of row r points to the r-th sequence number.
         step = self._sequences.itemsize
         self._pointers = (self._sequences.ctypes.data + step * np.arange(capacity)).astype(np.uintp)
         self._want_logits = np.ones(capacity, dtype=np.int8)
@@ -46,8 +46,8 @@ class RowBatch:
         """Return the llama_batch of these rows; the next call overwrites it.
 
         Raises:
-            ValueError: There are more rows than were allocated, or as many tokens, positions and sequences are
-                not given.
+            ValueError: there are more rows than allocated, or the numbers of tokens, positions and sequences
+                differ.
         """
         n = len(tokens_R)
         if not n == len(positions_R) == len(sequences_R):
