@@ -49,7 +49,7 @@ _MAX_SHOWN_LINES, _MAX_SHOWN_LINE_CHARS, _MAX_SHOWN_NAMES = 20, 500, 20
 
 
 class PinnedTool(BaseModel):
-    """One tool as it was when it was pinned."""
+    """A tool as it was when it was pinned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -70,7 +70,7 @@ class PinFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One tool that differs from its pin."""
+    """A tool that differs from its pin."""
 
     tool_name: str
     kind: Literal["changed", "added", "removed"]
