@@ -64,9 +64,11 @@ def sample_replies(
         EngineError: the engine failed.
     """
     if n < 1 or (n > 1 and request.sampling.temperature == 0):
-        raise ValueError(f"{n} replies at temperature {request.sampling.temperature}: n from 1, several above 0")
+        raise ValueError(
+            f"n is {n} at temperature {request.sampling.temperature}; n must be at least 1, and 1 at temperature 0"
+        )
     if request.grammar is not None:
-        raise ValueError("a grammar is the state of one reply: sample each of several with one of its own")
+        raise ValueError("the request has a grammar, which is the state of one reply; sample without a grammar")
     return [_sampled(engine, request, number, budget, marks) for number in range(n)]
 
 
@@ -112,7 +114,9 @@ def self_consistency(answers: Sequence[str | None], weights: Sequence[float] | N
     """
     weights = [1.0] * len(answers) if weights is None else weights
     if len(weights) != len(answers) or not all(math.isfinite(w) and w >= 0 for w in weights):
-        raise ValueError(f"{len(weights)} weights of {len(answers)} replies; each has one, finite and at least 0")
+        raise ValueError(
+            f"{len(weights)} weights for {len(answers)} replies; each needs one, finite and at least 0"
+        )
     of_answer: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer is not None:

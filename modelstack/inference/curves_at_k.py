@@ -56,7 +56,7 @@ def pass_at_k(n: int, n_right: int, k: int) -> float:
     """
     _check(n, k)
     if not 0 <= n_right <= n:
-        raise ValueError(f"{n_right} right of {n} replies: from 0 to all of them can be")
+        raise ValueError(f"n_right is {n_right} of {n} replies; it must be between 0 and {n}")
     return 1 - math.comb(n - n_right, k) / math.comb(n, k)
 
 
@@ -95,7 +95,7 @@ def majority_at_k(answers: Sequence[str | None], is_right: Sequence[bool], k: in
     known = Counter(answer for answer in answers if answer is not None)
     right = {answer for answer, is_so in judged if is_so and answer is not None}
     if twice := next((answer for answer in right if (answer, False) in judged), None):
-        raise ValueError(f"answer {twice!r} is right in one reply and wrong in another: they are spelled alike")
+        raise ValueError(f"answer {twice!r} is right in one reply and wrong in another; equal answers must agree")
     n_silent = n - known.total()
     ways = sum(_ways_to_win(answer, known, n_silent, k) for answer in right)
     return float(ways / math.comb(n, k))
@@ -166,7 +166,7 @@ def curve(tasks: Sequence[Judged], ks: Sequence[int], at_k: Callable[[Judged, in
         ValueError: there is no task, or a task has too few replies.
     """
     if not tasks:
-        raise ValueError("there is no task to make a curve of")
+        raise ValueError("a curve needs at least one task")
     points: list[Point] = []
     for k in ks:
         values = np.array([at_k(task, k) for task in tasks])
@@ -189,4 +189,4 @@ CURVES: dict[str, Callable[[Judged, int], float]] = {
 
 def _check(n: int, k: int) -> None:
     if not 1 <= k <= n:
-        raise ValueError(f"k = {k} of {n} replies: from 1 to all of them can be taken")
+        raise ValueError(f"k is {k} of {n} replies; it must be between 1 and {n}")

@@ -170,7 +170,8 @@ def document_logprobs(
     stride = max(1, window // 2) if stride is None else stride
     if not 1 <= window <= engine.context_window or not 1 <= stride <= window:
         raise ValueError(
-            f"window {window} and stride {stride}: 1 <= stride <= window <= {engine.context_window}, the model's"
+            f"window is {window} and stride {stride}; they must be at least 1, the stride at most the window, and "
+            f"the window at most {engine.context_window}, the engine's"
         )
     ids = [document_start(engine.vocabulary), *engine.vocabulary.encode(text)]
     logprobs: list[float] = []

@@ -126,7 +126,7 @@ class PrefixCache:
             if held != expected:
                 raise EngineError(
                     f"cache of sequence {slot.sequence} ({slot.conversation!r}) holds positions {held}, "
-                    f"the books say {expected}"
+                    f"recorded are {expected}"
                 )
 
     def _slot_of(self, conversation: str) -> Slot | None:

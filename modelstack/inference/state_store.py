@@ -88,7 +88,7 @@ class StateStore:
             ValueError: `max_bytes` is not positive.
         """
         if max_bytes < 1:
-            raise ValueError(f"max_bytes={max_bytes}: a store must hold at least one byte; use no store instead")
+            raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1. Pass no store to disable storing.")
         self.folder = Path(folder)
         self.max_bytes = max_bytes
 

@@ -62,9 +62,9 @@ class ToolSpec:
         """
         found = _ILLEGAL_IN_NAME.search(self.name)
         if not self.name or found:
-            what = f"holds {found.group()!r}" if found else "is empty"
+            what = f"contains {found.group()!r}" if found else "is empty"
             raise ValueError(
-                f"tool name {self.name!r} {what}; a name is written between quotes as it is: "
+                f"tool name {self.name!r} {what}; names are written without escapes: "
                 "use letters, digits, and any of _ - . / :"
             )
 
@@ -197,9 +197,9 @@ def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse
     if text[:1] == "{":
         return _parse_result(text, response_format)
     if response_format.answer != "text":
-        raise ResponseParseError(f"a text answer is not allowed here, the reply is {text[:40]!r}")
+        raise ResponseParseError(f"a text answer is not allowed here; the reply is {text[:40]!r}")
     if not text or text[0] in NOT_FIRST_IN_TEXT:
-        raise ResponseParseError("a text answer begins with a character that is not white space")
+        raise ResponseParseError("a text answer must begin with a character that is not white space")
     return ParsedResponse(answer=text, kind="text")
 
 
@@ -270,7 +270,7 @@ def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
     if reader.skip("]"):
         reader.end()
         if not response_format.abstain:
-            raise ResponseParseError("the reply is [], and this format does not allow an abstention")
+            raise ResponseParseError("the reply is []; this format does not allow an abstention")
         return ParsedResponse(abstained=True, kind="abstention")
     known = {tool.name for tool in response_format.tools}
     while True:
@@ -278,12 +278,14 @@ def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
             reader.expect(piece)
         name, _ = reader.value()
         if not isinstance(name, str) or name not in known:
-            raise ResponseParseError(f"call {len(calls) + 1} names {name!r}, known are {sorted(known)}")
+            raise ResponseParseError(
+                f"call {len(calls) + 1} names the unknown tool {name!r}; known: {sorted(known)}"
+            )
         for piece in (",", '"arguments"', ":"):
             reader.expect(piece)
         arguments, written = reader.value()
         if not isinstance(arguments, dict):
-            raise ResponseParseError(f"the arguments of call {len(calls) + 1} ({name}) are no object")
+            raise ResponseParseError(f"the arguments of call {len(calls) + 1} ({name}) are not an object")
         calls.append((name, written))
         reader.expect("}")
         if not reader.skip(","):
@@ -291,7 +293,9 @@ def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
     reader.expect("]")
     reader.end()
     if len(calls) > response_format.call_limit:
-        raise ResponseParseError(f"{len(calls)} calls, at most {response_format.call_limit} are allowed")
+        raise ResponseParseError(
+            f"the reply has {len(calls)} calls; at most {response_format.call_limit} are allowed"
+        )
     return ParsedResponse(calls=tuple(calls))
 
 

@@ -262,11 +262,11 @@ class LlamaCppEngine:
         limit = self._check_ids(ids)
         if not 1 <= n_context < len(ids):
             raise EngineError(
-                f"{n_context} tokens of context of {len(ids)} in all: at least 1, and 1 left to score"
+                f"n_context is {n_context} of {len(ids)} tokens; it must be at least 1 and leave a token to score"
             )
         if len(ids) - 1 > limit:
             raise ContextWindowError(
-                f"{len(ids) - 1} tokens are to be evaluated, but a conversation may hold {limit}"
+                f"{len(ids) - 1} tokens must be evaluated, but a conversation may hold {limit}"
             )
         logprobs, greedy = list[float](), list[bool]()
         with self._turn(stop) as has_turn:
@@ -371,7 +371,7 @@ class LlamaCppEngine:
             raise EngineError("the prompt is empty; a model needs at least one token to continue")
         n_vocab = len(self._vocabulary)
         if min(ids) < 0 or max(ids) >= n_vocab:
-            raise EngineError(f"the prompt holds token ids outside the vocabulary of {n_vocab}")
+            raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")
         return min(self._context_window, self._n_cells)
 
     def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:

@@ -108,7 +108,7 @@ def _opened(path: Path, what: str) -> Iterator[GGUFFile]:
 def _fail(file: GGUFFile, field: str, value: object, rule: str) -> NoReturn:
     shown = repr(value)
     shown = shown if len(shown) <= _MAX_SHOWN_CHARS else f"{shown[:_MAX_SHOWN_CHARS]}..."
-    raise EngineError(f"{file.path}: {field} is {shown}; {rule}. Fetch the file again, or export it anew.")
+    raise EngineError(f"{file.path}: {field} is {shown}; {rule}. Fetch the file again, or export it again.")
 
 
 def _text(file: GGUFFile, key: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama.batch import RowBatch
+from modelstack.inference.llama.batch import RowBatch, SequenceBatch
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
 from modelstack.inference.llama.library import library, take_errors
 
@@ -80,7 +80,7 @@ class LlamaWeights:
         if not adapter:
             raise EngineError(
                 f"llama.cpp cannot load the adapter {path}: {take_errors() or 'no reason given'}. "
-                f"It must be a GGUF LoRA adapter made for this very base model."
+                f"It must be a GGUF LoRA adapter made for this base model."
             )
         return adapter
 
@@ -141,7 +141,7 @@ class LlamaContext:
         self._threads = (1, 1)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
         self._memory: Any = self._lib.llama_get_memory(self._context)
-        self._batch = _Batch(self._lib, n_batch)
+        self._batch = SequenceBatch(self._lib, n_batch)
         self._logits_views: dict[int, NDArray[np.float32]] = {}
         self._logits_address = _address_of_logits(self._lib)
         self._rows: RowBatch | None = None
@@ -303,39 +303,6 @@ class LlamaContext:
         if self._context:
             self._lib.llama_free(self._context)
         self._context = None
-
-
-class _Batch:
-    """A llama_batch over numpy arrays; all entries belong to the same sequence."""
-
-    def __init__(self, lib: Any, capacity: int) -> None:
-        self._tokens = np.zeros(capacity, dtype=np.int32)
-        self._positions = np.zeros(capacity, dtype=np.int32)
-        self._n_sequences = np.ones(capacity, dtype=np.int32)
-        self._sequence = np.zeros(1, dtype=np.int32)
-        self._sequence_pointers = np.full(capacity, self._sequence.ctypes.data, dtype=np.uintp)
-        self._want_logits = np.zeros(capacity, dtype=np.int8)
-        self._offsets = np.arange(capacity, dtype=np.int32)
-        self._batch = lib.llama_batch()
-        for name, array in (
-            ("token", self._tokens),
-            ("pos", self._positions),
-            ("n_seq_id", self._n_sequences),
-            ("seq_id", self._sequence_pointers),
-            ("logits", self._want_logits),
-        ):
-            pointer_type = dict(lib.llama_batch._fields_)[name]
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, pointer_type))
-
-    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: int) -> Any:
-        n = len(ids)
-        self._tokens[:n] = ids
-        self._positions[:n] = self._offsets[:n] + position
-        self._sequence[0] = sequence
-        self._want_logits[:n] = 0
-        self._want_logits[n - want_logits : n] = 1
-        self._batch.n_tokens = n
-        return self._batch
 
 
 def _byte_pointer(data: NDArray[np.uint8]) -> Any:

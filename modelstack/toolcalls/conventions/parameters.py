@@ -153,8 +153,8 @@ class ParameterForm:
         begun = f"{self.key_prefix}{name}"
         if not name or "\n" in name or self.key_suffix in name or begun.startswith(self.closing):
             raise ValueError(
-                f"the parameter {name!r} cannot be written in this convention, in which {self.key_suffix!r} ends "
-                f"a name and {self.closing!r} the arguments; convention=ours takes any name"
+                f"the parameter {name!r} cannot be written in this convention: {self.key_suffix!r} ends a name "
+                f"and {self.closing!r} the arguments; convention=ours accepts any name"
             )
         return begun + self.key_suffix
 

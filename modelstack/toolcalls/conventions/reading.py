@@ -96,7 +96,7 @@ def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> Pa
         return ParsedResponse(answer=text, kind="text")
     if response_format.abstain:
         return ParsedResponse(answer=text, kind="abstention", abstained=True)
-    raise ResponseParseError(f"a text answer is not allowed here, the reply is {text[:40]!r}")
+    raise ResponseParseError(f"a text answer is not allowed here; the reply is {text[:40]!r}")
 
 
 def _calls(text: str, start: int, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
@@ -105,7 +105,7 @@ def _calls(text: str, start: int, response_format: ResponseFormat, form: CallFor
     read: list[tuple[str, str]] = []
     for number, call in enumerate(calls, 1):
         if call.name not in known:
-            raise ResponseParseError(f"call {number} names {call.name!r}, known are {sorted(known)}")
+            raise ResponseParseError(f"call {number} names the unknown tool {call.name!r}; known: {sorted(known)}")
         if call.arguments is None:
             raise ResponseParseError(f"the arguments of call {number} ({call.name}) are not complete")
         read.append((call.name, call.arguments))
@@ -113,7 +113,9 @@ def _calls(text: str, start: int, response_format: ResponseFormat, form: CallFor
     if not calls or text[end:] not in (form.closing, form.closing + form.trailing):
         raise ResponseParseError(f"expected {form.closing!r} at character {end}, found {text[end : end + 20]!r}")
     if len(read) > form.call_limit(response_format.call_limit):
-        raise ResponseParseError(f"{len(read)} calls, at most {response_format.call_limit} are allowed")
+        raise ResponseParseError(
+            f"the reply has {len(read)} calls; at most {response_format.call_limit} are allowed"
+        )
     return ParsedResponse(calls=tuple(read), lead=text[:start])
 
 
@@ -122,7 +124,7 @@ def _structured(text: str, form: CallForm) -> ParsedResponse:
         value: Any
         value, end = _DECODER.raw_decode(text, len(form.result_prefix))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ResponseParseError(f"no JSON value behind {form.result_prefix!r}: {error}") from error
+        raise ResponseParseError(f"no JSON value after {form.result_prefix!r}: {error}") from error
     if text[end:] != "}":
         raise ResponseParseError(f"text after the reply at character {end}: {text[end:][:20]!r}")
     return ParsedResponse(answer=value, kind="structured")

@@ -81,7 +81,7 @@ def recognise(template: str | None, vocabulary: Vocabulary, *, name: str = "auto
     if name == JSON_LIST.name:
         return Recognised(JSON_LIST, "it was asked for")
     if not template:
-        return _none_of_template("the model carries no chat template", name)
+        return _none_of_template("the model has no chat template", name)
     tried = [c for c in CONVENTIONS.values() if c is not JSON_LIST] if name == "auto" else [CONVENTIONS[name]]
     bos, eos = _token(vocabulary, vocabulary.bos_id), _token(vocabulary, next(iter(vocabulary.end_ids), None))
     reasons: list[str] = []
@@ -120,7 +120,7 @@ def _learnt(
             continue
         tells = tuple(text for text in (convention.form.trigger, *convention.told_by) if text)
         if in_content and not any(text in turns.learnt.starts["user"] for text in tells):
-            return f"the chat template does not speak of {' or '.join(tells) or convention.form.opening!r}"
+            return f"the chat template does not mention {' or '.join(tells) or convention.form.opening!r}"
         return turns, result
     return min(reasons, key=lambda reason: "does not write" in reason)
 

@@ -351,7 +351,7 @@ def _refuse_empty(response: Response, form: CallForm, engine: EngineName) -> Non
         for text, shape in tagged.options if isinstance(tagged, Tagged) else ():
             if shape.cost >= UNREACHABLE:
                 tool = text.removeprefix(form.name_prefix).removesuffix(form.name_suffix)
-                hint = "no finite value fulfils it; look for bounds that contradict each other"
+                hint = "no finite value satisfies it; check for contradicting bounds"
                 raise UnsupportedSchemaError(
                     "schema", "", engine, hint, tool="" if text == form.result_prefix else tool
                 )

@@ -218,7 +218,7 @@ class LLGuidanceState:
         return self._matcher.validate_tokens([*ids, self._end]) == len(ids) + 1
 
     def _fail(self, what: str) -> None:
-        raise GrammarError(f"llguidance could not do the {what}: {_short(self._matcher.get_error())}")
+        raise GrammarError(f"llguidance failed at the {what}: {_short(self._matcher.get_error())}")
 
 
 class _Adapter:

@@ -119,7 +119,7 @@ class ParameterRules(SchemaWalk[str]):
         Raises:
             ValueError: always.
         """
-        raise ValueError("the schema false allows no value, and must not stand where a value is written")
+        raise ValueError("the schema `false` allows no value here; remove it")
 
     def reserve(self, name: str) -> str:
         """Return the name of a rule."""
@@ -249,7 +249,7 @@ def _anchored(pattern: str) -> str:
     ends = body.endswith("$") and not body.endswith("\\$")
     body = body[:-1] if ends else body
     if any(sign in body.replace("\\^", "").replace("\\$", "").replace("[^", "") for sign in "^$") or "(?" in body:
-        raise ValueError(f"the pattern {pattern!r} has anchors inside or looks around")
+        raise ValueError(f"the pattern {pattern!r} has an anchor inside or look-around; use neither")
     before = "" if pattern.startswith("^") else "(?s:.)*"
     return f"{before}({body.replace('/', chr(92) + '/')}){'' if ends else '(?s:.)*'}"
 

@@ -50,7 +50,9 @@ def target(reference: str, root: Any) -> Any:
         SchemaReferenceError: the reference is remote or leads nowhere.
     """
     if not reference.startswith("#"):
-        raise SchemaReferenceError(f"$ref {reference!r} is remote; references are never fetched, copy it to $defs")
+        raise SchemaReferenceError(
+            f"$ref {reference!r} is remote; references are never fetched; copy the schema to $defs"
+        )
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         found = _anchored(root, fragment)
@@ -60,7 +62,7 @@ def target(reference: str, root: Any) -> Any:
         except KeyError:
             found = None
     if not isinstance(found, Mapping | bool):
-        raise SchemaReferenceError(f"$ref {reference!r} leads to no schema")
+        raise SchemaReferenceError(f"$ref {reference!r} does not lead to a schema")
     return found
 
 

@@ -43,42 +43,6 @@ class SchemaWalk(ABC, Generic[Made]):
         self._references: dict[str, Made] = {}
         self._any: Made | None = None
 
-    @abstractmethod
-    def nothing(self) -> Made:
-        """Return the result for a schema that allows no value."""
-
-    @abstractmethod
-    def reserve(self, name: str) -> Made:
-        """Return a result that `define` completes later."""
-
-    @abstractmethod
-    def define(self, reserved: Made, options: Sequence[Made]) -> None:
-        """Complete a reserved result: it is one of `options`."""
-
-    @abstractmethod
-    def one_of(self, options: Sequence[Made]) -> Made:
-        """Return the result for a value that is one of `options`."""
-
-    @abstractmethod
-    def constants(self, values: Sequence[Any]) -> Made:
-        """Return the result for one of some JSON values."""
-
-    @abstractmethod
-    def string(self, schema: Mapping[str, Any]) -> Made:
-        """Return the result for a string."""
-
-    @abstractmethod
-    def number(self, name: str, schema: Mapping[str, Any]) -> Made:
-        """Return the result for a number; `name` is "number" or "integer"."""
-
-    @abstractmethod
-    def array(self, schema: Mapping[str, Any]) -> Made:
-        """Return the result for an array."""
-
-    @abstractmethod
-    def object(self, schema: Mapping[str, Any]) -> Made:
-        """Return the result for an object."""
-
     def value(self, schema: Any) -> Made:
         """Return the result for a value of a normalised schema."""
         if schema is False:
@@ -102,6 +66,26 @@ class SchemaWalk(ABC, Generic[Made]):
             self.define(self._any, [self._typed(name, {}) for name in types_allowed({})])
         return self._any
 
+    @abstractmethod
+    def nothing(self) -> Made:
+        """Return the result for a schema that allows no value."""
+
+    @abstractmethod
+    def one_of(self, options: Sequence[Made]) -> Made:
+        """Return the result for a value that is one of `options`."""
+
+    @abstractmethod
+    def constants(self, values: Sequence[Any]) -> Made:
+        """Return the result for one of some JSON values."""
+
+    @abstractmethod
+    def reserve(self, name: str) -> Made:
+        """Return a result that `define` completes later."""
+
+    @abstractmethod
+    def define(self, reserved: Made, options: Sequence[Made]) -> None:
+        """Complete a reserved result: it is one of `options`."""
+
     def _referenced(self, name: str) -> Made:
         if name not in self._references:
             reserved = self._references[name] = self.reserve(f"ref_{len(self._references)}")
@@ -122,3 +106,19 @@ class SchemaWalk(ABC, Generic[Made]):
                 return self.object(schema)
             case _:
                 return self.number(name, schema)
+
+    @abstractmethod
+    def string(self, schema: Mapping[str, Any]) -> Made:
+        """Return the result for a string."""
+
+    @abstractmethod
+    def number(self, name: str, schema: Mapping[str, Any]) -> Made:
+        """Return the result for a number; `name` is "number" or "integer"."""
+
+    @abstractmethod
+    def array(self, schema: Mapping[str, Any]) -> Made:
+        """Return the result for an array."""
+
+    @abstractmethod
+    def object(self, schema: Mapping[str, Any]) -> Made:
+        """Return the result for an object."""

@@ -213,11 +213,11 @@ class TrackedGrammar:
             self._places.append(self._places[-1])
             return
         if self._ended:
-            raise GrammarError("a token came behind the end token")
+            raise GrammarError("a token followed the end token")
         is_mark = token_id in self._tokens.marks.characters
         withheld = token_id in self._tokens.withheld and not is_mark
         if not 0 <= token_id < len(self._tokens.vocabulary) or withheld:
-            raise GrammarError(f"token {token_id} is a control token or none at all")
+            raise GrammarError(f"token {token_id} is a control token or not in the vocabulary")
         if self._may_overflow and self._overflows(token_id):
             raise GrammarError(f"token {token_id} makes a number too long")
         self._engine.advance(token_id)
@@ -231,7 +231,7 @@ class TrackedGrammar:
             GrammarError: fewer tokens were taken.
         """
         if not 0 <= n_tokens < len(self._places):
-            raise GrammarError(f"cannot undo {n_tokens} tokens of {len(self._places) - 1}")
+            raise GrammarError(f"cannot undo {n_tokens} tokens: {len(self._places) - 1} were taken")
         if n_tokens == 0:
             return
         ends = min(self._ended, n_tokens)

@@ -46,7 +46,7 @@ class SchemaValidator:
         try:
             return self.errors(json.loads(text))
         except (ValueError, RecursionError) as error:
-            return [f": no JSON value: {error}"]
+            return [f": not a JSON value: {error}"]
 
 
 def check_schema(schema: Any) -> tuple[str, str] | None:
@@ -87,7 +87,7 @@ def _additional_properties(validator: Any, rest: Any, instance: Any, schema: Any
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and name in FORMATS and not _matches(FORMATS[name], instance):
-        yield ValidationError(f"{instance[:60]!r} is no {name}")
+        yield ValidationError(f"{instance[:60]!r} is not a valid {name}")
 
 
 _LinearTimeValidator = extend(

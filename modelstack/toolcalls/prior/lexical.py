@@ -238,7 +238,9 @@ class DecisionPrior(BaseModel):
             ("optional_key", self.optional_key, KEY_EVIDENCE),
         ):
             if weights is not None and tuple(weights.weights) != known:
-                raise ValueError(f"{name} weighs {list(weights.weights)}; it must be {list(known)}, in this order")
+                raise ValueError(
+                    f"{name} has weights for {list(weights.weights)}; it needs {list(known)} in this order"
+                )
         return self
 
     @classmethod
@@ -258,7 +260,7 @@ class DecisionPrior(BaseModel):
             place = ".".join(map(str, first["loc"]))
             raise UserError(
                 f"prior {path}: {place}: {first['msg']} (given: {repr(first['input'])[:80]}). "
-                "`modelstack fit-prior` writes such files"
+                "`modelstack fit-prior` writes valid files"
             ) from error
 
 
