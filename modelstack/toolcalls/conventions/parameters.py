@@ -23,7 +23,7 @@ NOT_IN_BARE_KEYS = frozenset(",:{}[]<>")
 """Characters that grammars exclude from undeclared names, which have no delimiters."""
 _MAPS = frozenset(("properties", "patternProperties", "$defs"))
 """Keywords of a normalised schema whose value maps names to schemas."""
-_OF_VALUES = frozenset(("enum", "const", "required"))
+_VALUE_KEYWORDS = frozenset(("enum", "const", "required"))
 """Keywords whose value contains values or names, not schemas."""
 
 
@@ -312,7 +312,7 @@ def _sorted(schema: Any) -> Any:
             names = sorted(value, key=str.lower) if keyword == "properties" else value
             result[keyword] = {name: _sorted(value[name]) for name in names}
         else:
-            result[keyword] = value if keyword in _OF_VALUES else _sorted(value)
+            result[keyword] = value if keyword in _VALUE_KEYWORDS else _sorted(value)
     return result
 
 

@@ -18,7 +18,7 @@ from modelstack.toolcalls.marks import Marks
 
 Embed = Callable[[Mapping[str, Any]], str]
 """Writes a schema as the text of a `%json` expression."""
-_OF_TEXTS = ("minLength", "maxLength", "pattern", "format")
+_TEXT_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
 
 
 class ParameterRules(SchemaWalk[str]):
@@ -204,7 +204,7 @@ class ParameterRules(SchemaWalk[str]):
 
     def _text(self, schema: Mapping[str, Any]) -> str:
         text = self._form.text
-        constrained = {key: schema[key] for key in _OF_TEXTS if key in schema}
+        constrained = {key: schema[key] for key in _TEXT_KEYWORDS if key in schema}
         if not text.is_raw and text.closing == '"':
             return self._fresh("text", f"%json {self._embed({**constrained, 'type': 'string'})}")
         low, high = constrained.get("minLength", 0), constrained.get("maxLength", "")

@@ -37,7 +37,7 @@ from modelstack.toolcalls.convention import ToolSpec
 
 HALF_SCORE = 2.0
 """Value of S with score 1/2: two words of the name that no other tool has. 1 and 4 perform about as well."""
-OF_NAME, OF_DESCRIPTION, OF_PARAMETER, OF_PARAMETER_DESCRIPTION = 1.0, 0.5, 0.5, 0.3
+NAME_WEIGHT, DESCRIPTION_WEIGHT, PARAMETER_WEIGHT, PARAMETER_DESCRIPTION_WEIGHT = 1.0, 0.5, 0.5, 0.3
 """Weights of a word by its field; nearby values change the figures above by at most 0.01."""
 REQUEST_MESSAGES = 3
 """Number of user messages that are read together: an answer to a question of the model says little alone. In
@@ -268,15 +268,15 @@ def _fields(tool: ToolSpec, asked: frozenset[str]) -> Mapping[str, float]:
     """Return the words that a tool shares with a request, with their weights."""
     parameters = list(_parameters(tool.parameters, _DEEPEST))
     found: dict[str, float] = {}
-    for counts, texts in (
-        (OF_NAME, [tool.name]),
-        (OF_DESCRIPTION, [tool.description]),
-        (OF_PARAMETER, [name for name, _ in parameters]),
-        (OF_PARAMETER_DESCRIPTION, [description for _, description in parameters]),
+    for weight, texts in (
+        (NAME_WEIGHT, [tool.name]),
+        (DESCRIPTION_WEIGHT, [tool.description]),
+        (PARAMETER_WEIGHT, [name for name, _ in parameters]),
+        (PARAMETER_DESCRIPTION_WEIGHT, [description for _, description in parameters]),
     ):
         for text in texts:
             for word in words(text[:_LONGEST_TEXT]) & asked:
-                found.setdefault(word, counts)
+                found.setdefault(word, weight)
     return found
 
 
