@@ -259,7 +259,7 @@ class SideRequestEvent:
 
 @dataclass(frozen=True, slots=True)
 class HandoffEvent:
-    """Another agent takes over the run."""
+    """A hand-off: the run continues with a different agent."""
 
     from_agent: str | None
     to_agent: str

@@ -79,7 +79,7 @@ class ThinkingPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """One tool call that the model asks for."""
+    """A tool call that the model asks for."""
 
     tool_name: str
     arguments: str

@@ -22,7 +22,7 @@ from agentkit.tools.tool import ToolOutput
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One request to the model; change it with `dataclasses.replace`."""
+    """A request to the model; change it with `dataclasses.replace`."""
 
     messages: tuple[ModelMessage, ...]
     """Conversation as it is sent: the instructions first, after compaction and history processors."""

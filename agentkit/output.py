@@ -58,7 +58,7 @@ NO_PARTIAL: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One type, or one function, that an answer may be of."""
+    """A possible type of an answer, or an output function."""
 
     name: str
     schema: dict[str, Any]

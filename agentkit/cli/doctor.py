@@ -34,7 +34,7 @@ _MARKS = {"ok": ("ok", "green"), "missing": ("--", "yellow"), "broken": ("!!", "
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report."""
+    """A line of the report."""
 
     name: str
     state: State

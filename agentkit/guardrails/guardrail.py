@@ -61,7 +61,7 @@ _FITTING: dict[Stage, tuple[type[Any], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One check at one stage, created by the decorators below or by a `GuardrailSource`."""
+    """A check at one stage, created by the decorators below or by a `GuardrailSource`."""
 
     stage: Stage
     name: str

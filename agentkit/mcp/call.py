@@ -1,4 +1,4 @@
-"""One tool call over a connection: time limit, progress, lost connections, safe repeats.
+"""A tool call over a connection: time limit, progress, lost connections, safe repeats.
 
 A call in flight when the server dies may or may not have taken effect. It is sent again only if the toolset
 is trusted and the tool says that it is read-only or idempotent; an untrusted server's hint is only a claim. A

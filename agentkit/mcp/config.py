@@ -28,7 +28,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class MCPServerConfig(BaseModel):
-    """One server of the file: `command` for a child process, `url` for streamable HTTP."""
+    """A server of the file: `command` for a child process, `url` for streamable HTTP."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

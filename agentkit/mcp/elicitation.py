@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Elicitation:
-    """One question. Show `server` to the person: the text is the server's, not the application's."""
+    """A question. Show `server` to the person: the text is the server's, not the application's."""
 
     server: str
     """The toolset's id."""

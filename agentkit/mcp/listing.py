@@ -55,7 +55,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class ServerTool:
-    """One usable tool of a server."""
+    """A usable tool of a server."""
 
     definition: ToolDefinition
     arguments: SchemaCheck

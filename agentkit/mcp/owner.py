@@ -1,4 +1,4 @@
-"""One generation of a connection: the task that enters `mcp.Client`, waits, and leaves it.
+"""A generation of a connection: the task that enters `mcp.Client`, waits, and leaves it.
 
 `mcp.Client` holds cancel scopes, so the task that enters it must be the one that leaves it (python-sdk#79,
 pydantic-ai#2818); calls may come from any task of the loop.
@@ -64,7 +64,7 @@ class ConnectionOptions:
 
 
 class Owner:
-    """One generation: a task that enters a client, waits for the end and leaves it."""
+    """A generation: a task that enters a client, waits for the end and leaves it."""
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit.basics.hidden import strip_data
-from agentkit.basics.near_names import MAX_NAME_CHARS, difference
+from agentkit.basics.line_diff import line_diff
+from agentkit.basics.near_names import MAX_NAME_CHARS
 from agentkit.errors import ToolDefinitionChanged, UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _MAX_SHOWN_LINES, _MAX_SHOWN_LINE_CHARS, _MAX_SHOWN_NAMES = 20, 500, 20
 
 
 class PinnedTool(BaseModel):
-    """One tool as it was when it was pinned."""
+    """A tool as it was when it was pinned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -69,7 +70,7 @@ class PinFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One tool that differs from its pin."""
+    """A tool that differs from its pin."""
 
     tool_name: str
     kind: Literal["changed", "added", "removed"]
@@ -296,7 +297,7 @@ def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         json.dumps(each, indent=1, sort_keys=True, ensure_ascii=True).splitlines() if each is not None else []
         for each in (before, after)
     )
-    lines = difference(old, new, old_name="pinned", new_name="now")
+    lines = line_diff(old, new, old_name="pinned", new_name="now")
     return strip_data("\n".join(lines))[0]
 
 

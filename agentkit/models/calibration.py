@@ -16,7 +16,7 @@ from agentkit.models.held_deltas import HeldDeltas
 
 
 class CalibratedModel(Model):
-    """Another model, with the probabilities of its choices calibrated."""
+    """A wrapper of a model that calibrates the probabilities of its choices."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One choice of a model, and whether it was right."""
+    """A choice of a model, and whether it was right."""
 
     probability: float
     """Probability of the chosen option."""

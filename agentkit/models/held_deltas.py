@@ -6,7 +6,7 @@ from agentkit.models.base import ModelDelta, OnDelta, TokensDelta
 
 
 class HeldDeltas:
-    """One reply's deltas."""
+    """The deltas of a reply."""
 
     def __init__(self, on_delta: OnDelta | None, *, hold: bool) -> None:
         """Pass deltas on to `on_delta` as they come, or with `hold` once they are released."""

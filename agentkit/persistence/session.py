@@ -28,7 +28,7 @@ class SessionHistory:
 
 
 class Session(ABC):
-    """One branch of a stored conversation."""
+    """A branch of a stored conversation."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""One SQLite file with runs and sessions: opening, transactions, and waiting without blocking an event loop.
+"""A SQLite file with runs and sessions: opening, transactions, and waiting without blocking an event loop.
 
 WAL with `synchronous=NORMAL`: a commit survives a crash of the process, and costs 0.1 ms because it does not wait
 for the disk. A commit that must also survive a power failure uses FULL, in a worker thread. Waiting for another

@@ -23,7 +23,7 @@ StepStatus = Literal["pending", "done", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One step of a plan."""
+    """A step of a plan."""
 
     goal: str
     """Goal of the step, in the words for the model."""

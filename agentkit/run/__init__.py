@@ -1,1 +1,1 @@
-"""One run of an agent: what it decides, performs, offers and stores."""
+"""A run of an agent: what it decides, performs, offers and stores."""

@@ -1,4 +1,4 @@
-"""One budget for a run and the inner runs of its calls, counted live.
+"""A budget for a run and the inner runs of its calls, counted live.
 
 The usage in a run's state is exact and stored, but includes the usage of inner runs only at the end of a turn. A
 `Budget` counts live beside it. Every request, token and tool call of an inner run counts at once in its own budget

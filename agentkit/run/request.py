@@ -1,4 +1,4 @@
-"""One model request of a run: the user's text, messages, tools that may be called, and the reply."""
+"""A model request of a run: the user's text, messages, tools that may be called, and the reply."""
 
 from __future__ import annotations
 

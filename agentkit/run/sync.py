@@ -1,4 +1,4 @@
-"""One background event loop for synchronous callers, so that `run_sync` works everywhere.
+"""A background event loop for synchronous callers, so that `run_sync` works everywhere.
 
 Notebooks and web servers already run a loop in the calling thread, where a second loop cannot start; a loop in its
 own thread always can. The loop is shared, so that connections kept open between calls stay usable.
@@ -61,7 +61,7 @@ def opened(context: AbstractAsyncContextManager[T]) -> Generator[tuple[T, Blocki
 
 
 def _wait_until_stopped(portal: BlockingPortal) -> None:
-    """Let the loop deliver a cancellation before the caller continues."""
+    """Wait until the loop has delivered a cancellation."""
 
     async def nothing() -> None:
         return None

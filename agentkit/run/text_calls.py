@@ -5,6 +5,9 @@ seen. Such a reply is parsed as calls if it contains nothing else: each names a 
 an object that fits the tool's schema. Fences, tags and blanks may surround the calls. Parsed calls are treated
 like any other: guardrails, taint and approvals apply.
 
+`modelstack.toolcalls.free_form` reads the raw output of a model in this process that wrote without a grammar:
+there calls count among words too.
+
 A reply that begins like calls of a known tool and cannot be parsed is not an answer. Prose that contains such a
 call is an answer, perhaps an explanation; an event reports it.
 """

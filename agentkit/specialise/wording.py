@@ -21,7 +21,7 @@ _MOST_WORDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One wish for a tool, as `ask_api` phrases it."""
+    """A wish for a tool, as `ask_api` phrases it."""
 
     api: Api
     nouns: Mapping[str, str]

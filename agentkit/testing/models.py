@@ -118,7 +118,7 @@ class FunctionModel(NamedModel):
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """One request that a `ScriptedModel` received."""
+    """A request that a `ScriptedModel` received."""
 
     messages: tuple[ModelMessage, ...]
     parameters: ModelRequestParameters

@@ -149,7 +149,7 @@ def _policy(context: RunContext[Any]) -> dict[str, Any]:
 
 
 class _Code:
-    """One piece of code and its calls."""
+    """A piece of code and its calls."""
 
     def __init__(self, functions: Mapping[str, Tool], max_calls: int, context: RunContext[Any]) -> None:
         self._functions = functions

@@ -30,7 +30,7 @@ from agentkit.tracing.reading import read_events, status_of_failure
 
 @dataclass(slots=True)
 class TracedReply:
-    """One reply of the model."""
+    """A reply of the model."""
 
     asked: tuple[ModelRequestPart, ...]
     """Parts added to the conversation since the reply before."""
@@ -57,7 +57,7 @@ class TracedReply:
 
 @dataclass(slots=True)
 class TracedRun:
-    """One run."""
+    """A run."""
 
     run_id: str
     n_history: int

@@ -43,7 +43,7 @@ from modelstack.inference.engine import Engine, GenerateRequest, Generation
 from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
-from modelstack.toolcalls.conventions import OURS
+from modelstack.toolcalls.conventions import JSON_LIST
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.llguidance_engine import LIMITS, build_tokenizer, lark_grammar
 from modelstack.toolcalls.grammar.schemas import normalise
@@ -316,7 +316,7 @@ def _walk_llguidance(
     tokenizer: llguidance.LLTokenizer, response_format: ResponseFormat, ids: Sequence[int]
 ) -> list[float] | None:
     schemas = {tool.name: normalise(tool.parameters, is_arguments=True) for tool in response_format.tools}
-    text = lark_grammar(response_format, OURS.form, Marks(), schemas, None)
+    text = lark_grammar(response_format, JSON_LIST.form, Marks(), schemas, None)
     grammar = llguidance.LLMatcher.grammar_from_lark(text)
     template = llguidance.LLMatcher(tokenizer, grammar, limits=_limits(), log_level=0)
     mask = np.zeros((tokenizer.vocab_size + 31) // 32, dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""One run of the browser: tunnel, Playwright's driver, Chromium and its pages, started and ended together."""
+"""A run of the browser: tunnel, Playwright's driver, Chromium and its pages, started and ended together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One GET request: the name is resolved once, every address is checked, and one of these addresses is connected.
+"""A GET request: the name is resolved once, every address is checked, and one of these addresses is connected.
 
 A name's address can change between a check and a second look-up by the HTTP library (DNS rebinding). The library
 therefore gets connections and never names: `CheckedBackend` is the only place where a socket is opened.

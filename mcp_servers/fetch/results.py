@@ -12,7 +12,7 @@ _MARK_BYTES = 4
 
 
 class Fetched(ToolResult):
-    """One page of a fetched document."""
+    """A page of a fetched document."""
 
     url: str = Field(description="Where redirects led.")
     title: str

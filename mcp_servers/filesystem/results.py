@@ -10,7 +10,7 @@ from mcp_servers.strict import ToolResult
 
 
 class Entry(BaseModel):
-    """One file or folder."""
+    """A file or folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +27,7 @@ class Listing(ToolResult):
     truncated: bool = Field(description="Whether entries are missing because a limit was reached.")
 
     def as_text(self) -> str:
-        """One entry a line; folders end in a slash."""
+        """Return one entry per line; folders end in a slash."""
         lines = [_entry_line(entry) for entry in self.entries] or ["(empty)"]
         if self.truncated:
             lines.append("(more entries not shown; look into one folder, or use search_files)")
@@ -38,7 +38,7 @@ class FoundNames(Listing):
     """Entries with a matching name."""
 
     def as_text(self) -> str:
-        """One entry a line; without entries, a hint to search the contents instead."""
+        """Return one entry per line; without entries, a hint to search the contents instead."""
         if self.entries or self.truncated:
             return super().as_text()
         return "no file or folder has such a name; search_text looks into the files"
@@ -77,7 +77,7 @@ class FileInfo(ToolResult):
     entries: int | None = Field(description="Number of entries; null if it is not a folder.")
 
     def as_text(self) -> str:
-        """One fact a line."""
+        """Return one fact per line."""
         facts = [shown(self.path), f"kind: {self.kind}", f"size: {self.size_bytes} bytes"]
         facts += [f"lines: {self.lines}"] if self.lines is not None else []
         facts += [f"entries: {self.entries}"] if self.entries is not None else []
@@ -85,7 +85,7 @@ class FileInfo(ToolResult):
 
 
 class TextMatch(BaseModel):
-    """One matching line."""
+    """A matching line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""One repository: the layout required to serve it, and reading from it."""
+"""A repository: the layout required to serve it, and reading from it."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _changed(path: str, change: str, before: str) -> ChangedPath:
 
 
 class Commit(BaseModel):
-    """One commit of a log."""
+    """A commit of a log."""
 
     commit: str
     parents: str
@@ -149,7 +149,7 @@ class Diff(ToolResult):
 
 
 class CommitDetails(Diff):
-    """One commit with its patch against its first parent."""
+    """A commit with its patch against its first parent."""
 
     commit: str
     parents: str

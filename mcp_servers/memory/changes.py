@@ -30,7 +30,7 @@ class Entity(NamedTuple):
 
 @dataclass
 class Call:
-    """One call's transaction: its tool, time and outcome."""
+    """The transaction of a call: its tool, time and outcome."""
 
     connection: sqlite3.Connection
     tool: str

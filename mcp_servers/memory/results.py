@@ -46,7 +46,7 @@ class Relation(_Part):
 
 
 class Graph(ToolResult):
-    """One page of the whole store."""
+    """A page of the whole store."""
 
     entities: list[Entity]
     relations: list[Relation] = Field(description="That start at these entities.")
@@ -99,7 +99,7 @@ class Matches(ToolResult):
     next_offset: int = Field(description="`offset` for the next page; 0 if this is the last.")
 
     def as_text(self) -> str:
-        """One match a line."""
+        """Return one match per line."""
         if not self.total:
             return "nothing found"
         note = "" if self.every_word else "(none has all the words; these have some)"
@@ -146,7 +146,7 @@ class Deleted(Change):
 
 
 class HistoryEntry(_Part):
-    """One addition or deletion."""
+    """An addition or deletion."""
 
     id: int
     call: int = Field(description="The same for everything that one call changed.")
@@ -174,7 +174,7 @@ class History(ToolResult):
     next_before: int = Field(description="`before` for the next page; 0 if this is the last.")
 
     def as_text(self) -> str:
-        """One change a line."""
+        """Return one change per line."""
         go_on = f"(earlier changes: go on with before={self.next_before})" if self.next_before else ""
         return _joined([*(change.as_line() for change in self.changes), go_on]) or "no changes"
 

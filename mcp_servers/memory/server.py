@@ -201,7 +201,7 @@ class Store:
         self._ask(replace(self._limits, timeout_s=CHECK_TIMEOUT_S), "check", {})
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Let the child perform one operation.
+        """Perform one operation in the child process.
 
         Raises:
             ToolFailure: The operation failed.

@@ -71,7 +71,7 @@ class Stop:
 
 
 class _Session:
-    """One session: a worker that keeps variables, and a lock that makes its snippets run one after another."""
+    """A session: a worker that keeps variables, and a lock that makes its snippets run one after another."""
 
     def __init__(self, limits: Limits) -> None:
         self.lock = threading.Lock()

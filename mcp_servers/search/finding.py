@@ -65,7 +65,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """One page of hits."""
+    """A page of hits."""
 
     hits: list[Hit]
     n_passages: int

@@ -181,7 +181,7 @@ class IndexStatus(ToolResult):
     has_more: bool = Field(description="Whether there are more problems.")
 
     def as_text(self) -> str:
-        """One fact a line."""
+        """Return one fact per line."""
         lines = [
             self.index.as_line(),
             f"{_files(self.files)}, {self.passages} passages, {self.text_bytes} bytes of text",

@@ -21,7 +21,7 @@ _NO_TABLE = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a plan."""
+    """A line of a plan."""
 
     depth: int
     detail: str

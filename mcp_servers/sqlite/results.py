@@ -97,7 +97,7 @@ class Rows(ToolResult):
 
 
 class PlanStep(BaseModel):
-    """One line of a query plan."""
+    """A line of a query plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

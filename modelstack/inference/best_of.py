@@ -1,8 +1,8 @@
-"""Several replies to one request, and how one answer is made of them: best of n, self-consistency.
+"""Several replies to one request, and their combination to one answer: best of n, self-consistency.
 
-Best of n takes the reply that a judge values most: a verifier, a reward model, or the model's own mean
-log-probability. Self-consistency (Wang et al., arXiv 2203.11171) takes no judge: the answer that most replies come
-to wins, each with one vote or with a weight. What k of n replies would have given is `curves_at_k`.
+Best of n takes the reply with the highest value from a judge: a verifier, a reward model, or the model's own mean
+log-probability. Self-consistency (Wang et al., arXiv 2203.11171) needs no judge: the most frequent answer wins,
+with one vote or a weight per reply. `curves_at_k` computes the results of k of n replies.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, think, w
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One of several."""
+    """A reply among several."""
 
     text: str
-    """Marks of a thought included, the token that ended it not."""
+    """Text including the marks of a thought, without the end token."""
     ids: tuple[int, ...]
     mean_logprob: float
-    """Of the tokens that the model chose, in nats at temperature 1; -inf where it chose none."""
+    """Mean over the tokens that the model chose, in nats at temperature 1; -inf if it chose none."""
     n_thinking: int
-    """0 without a budget."""
+    """Number of thinking tokens; 0 without a budget."""
     is_truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What replies agreed on."""
+    """The result of a vote among replies."""
 
     answer: str | None
-    """None: no reply had one."""
+    """The winning answer; None if no reply had one."""
     share: float
-    """Of the weight of all replies, those without an answer included: how sure the vote is."""
+    """Share of the winner in the weight of all replies, including those without an answer."""
     weights: Mapping[str, float]
-    """Of each answer, in the order of their first replies."""
+    """Weight of each answer, in the order of their first replies."""
 
 
 def sample_replies(
@@ -49,24 +49,26 @@ def sample_replies(
     budget: ThinkingBudget | None = None,
     marks: ThoughtMarks | None = None,
 ) -> list[Reply]:
-    """Return n replies, each with random numbers of its own; the prompt is evaluated once.
+    """Return n replies, each with its own random numbers; the prompt is evaluated once.
 
     Args:
-        engine: Any.
-        request: With a temperature above 0 if n is more than 1; its grammar, if any, would have to begin anew, so
-            there must be none.
-        n: At least 1.
-        budget: Of the thoughts; None: the model writes as it likes.
-        marks: Of the thoughts.
+        engine: Any engine.
+        request: With a temperature above 0 if n is more than 1, and without a grammar, which would have to
+            restart.
+        n: Number of replies, at least 1.
+        budget: Budget of the thoughts; None: no thinking dial.
+        marks: Marks of the thoughts.
 
     Raises:
-        ValueError: n is below 1, all replies would be the same, or the request has a grammar.
-        EngineError: The engine failed.
+        ValueError: n is below 1, all replies would be equal, or the request has a grammar.
+        EngineError: the engine failed.
     """
     if n < 1 or (n > 1 and request.sampling.temperature == 0):
-        raise ValueError(f"{n} replies at temperature {request.sampling.temperature}: n from 1, several above 0")
+        raise ValueError(
+            f"n is {n} at temperature {request.sampling.temperature}; n must be at least 1, and 1 at temperature 0"
+        )
     if request.grammar is not None:
-        raise ValueError("a grammar is the state of one reply: sample each of several with one of its own")
+        raise ValueError("the request has a grammar, which is the state of one reply; sample without a grammar")
     return [_sampled(engine, request, number, budget, marks) for number in range(n)]
 
 
@@ -90,28 +92,31 @@ def _sampled(
 
 
 def best_of_n(values: Sequence[float | None]) -> int | None:
-    """Return the number of the reply that is worth most, the first of equals; None: none could be judged.
+    """Return the index of the best reply, the first of equals; None if none could be judged.
 
     Args:
-        values: Of each reply, by any judge; None where it could not tell.
+        values: Value of each reply from any judge; None if the judge could not decide.
     """
     judged = [(value, -number) for number, value in enumerate(values) if value is not None]
     return -max(judged)[1] if judged else None
 
 
 def self_consistency(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> Vote:
-    """Return what most replies come to; of equals, the answer that came first.
+    """Return the winner of a vote among replies; of equals, the answer that came first.
 
     Args:
-        answers: Of each reply, in one spelling for equal ones; None where it has none.
-        weights: Of each reply, at least 0, such as exp of its mean log-probability or a reward; None: all 1.
+        answers: Answer of each reply, with equal spelling for equal answers; None for a reply without an answer.
+        weights: Weight of each reply, at least 0, such as exp of its mean log-probability or a reward; None: all
+            1.
 
     Raises:
-        ValueError: There are not as many weights as answers, or one is negative or no number.
+        ValueError: the numbers of weights and answers differ, or a weight is negative or not finite.
     """
     weights = [1.0] * len(answers) if weights is None else weights
     if len(weights) != len(answers) or not all(math.isfinite(w) and w >= 0 for w in weights):
-        raise ValueError(f"{len(weights)} weights of {len(answers)} replies; each has one, finite and at least 0")
+        raise ValueError(
+            f"{len(weights)} weights for {len(answers)} replies; each needs one, finite and at least 0"
+        )
     of_answer: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer is not None:

@@ -1,9 +1,9 @@
-"""What k of n sampled replies would have given: pass@k, best of k, majority of k, as curves over k.
+"""Expected results of k of n sampled replies as curves over k: pass@k, best of k, majority of k.
 
-Each is the expectation over all subsets of k of the n replies to a task, worked out exactly by counting, so that
-one sampling of n gives the whole curve without noise from drawing subsets. pass@k: Chen et al., arXiv 2107.03374.
-A weighted vote depends on every member of a subset, so its expectation is estimated from drawn subsets. Intervals
-are bootstraps over tasks: replies of one task are not independent of each other.
+Each value is the expectation over all subsets of k of the n replies to a task. It is computed exactly by counting,
+so one sampling of n replies gives the whole curve without noise from drawing subsets. pass@k: Chen et al., arXiv
+2107.03374. A weighted vote depends on every member of a subset, so its expectation is estimated from drawn
+subsets. Intervals are bootstraps over tasks, because replies of one task are not independent of each other.
 
 Letters: n replies to a task, k of them.
 """
@@ -22,7 +22,8 @@ from modelstack.inference.best_of import self_consistency
 from modelstack.tokenizer.measures import ratio_interval
 
 N_SUBSETS = 200
-"""Drawn for a weighted vote: a task's share then has a deviation of at most 0.035, the mean over tasks less."""
+"""Number of subsets drawn for a weighted vote: the standard deviation is at most 0.035 for a task, less for the
+mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,15 @@ class Judged:
     """The n replies to one task."""
 
     answers: tuple[str | None, ...]
-    """In one spelling for equal answers; None where a reply has none."""
+    """Answer of each reply, with equal spelling for equal answers; None for a reply without an answer."""
     is_right: tuple[bool, ...]
     values: tuple[float, ...]
-    """What a judge that does not know the gold makes of each: mean log-probability, a reward model."""
+    """Value of each reply from a judge without the gold answer: mean log-probability, a reward model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A share at k, a mean over tasks with its 95 % interval."""
+    """A share at k: the mean over tasks with its 95 % interval."""
 
     k: int
     value: float
@@ -48,22 +49,22 @@ class Point:
 
 
 def pass_at_k(n: int, n_right: int, k: int) -> float:
-    """Return the chance that k of n replies hold a right one.
+    """Return the probability that k of n replies include a right one.
 
     Raises:
-        ValueError: Not 1 <= k <= n, or not 0 <= n_right <= n.
+        ValueError: not 1 <= k <= n, or not 0 <= n_right <= n.
     """
     _check(n, k)
     if not 0 <= n_right <= n:
-        raise ValueError(f"{n_right} right of {n} replies: from 0 to all of them can be")
+        raise ValueError(f"n_right is {n_right} of {n} replies; it must be between 0 and {n}")
     return 1 - math.comb(n - n_right, k) / math.comb(n, k)
 
 
 def best_at_k(values: Sequence[float], is_right: Sequence[bool], k: int) -> float:
-    """Return the chance that the reply of k which is valued most is right; equals win equally often.
+    """Return the probability that the best-valued of k replies is right; equal values win equally often.
 
     Raises:
-        ValueError: The lists differ in length, or not 1 <= k <= n.
+        ValueError: the lists differ in length, or not 1 <= k <= n.
     """
     n = len(values)
     _check(n, k)
@@ -81,12 +82,12 @@ def best_at_k(values: Sequence[float], is_right: Sequence[bool], k: int) -> floa
 
 
 def majority_at_k(answers: Sequence[str | None], is_right: Sequence[bool], k: int) -> float:
-    """Return the chance that the answer most of k replies come to is right; tied answers win equally often.
+    """Return the probability that the most frequent answer of k replies is right; tied answers win equally often.
 
-    Replies without an answer do not vote; where no reply of the k has one, nothing right is said.
+    Replies without an answer do not vote; if none of the k has an answer, the result is not right.
 
     Raises:
-        ValueError: The lists differ in length, not 1 <= k <= n, or equal answers are right and wrong.
+        ValueError: the lists differ in length, not 1 <= k <= n, or equal answers are right and wrong.
     """
     n = len(answers)
     _check(n, k)
@@ -94,18 +95,18 @@ def majority_at_k(answers: Sequence[str | None], is_right: Sequence[bool], k: in
     known = Counter(answer for answer in answers if answer is not None)
     right = {answer for answer, is_so in judged if is_so and answer is not None}
     if twice := next((answer for answer in right if (answer, False) in judged), None):
-        raise ValueError(f"answer {twice!r} is right in one reply and wrong in another: they are spelled alike")
+        raise ValueError(f"answer {twice!r} is right in one reply and wrong in another; equal answers must agree")
     n_silent = n - known.total()
     ways = sum(_ways_to_win(answer, known, n_silent, k) for answer in right)
     return float(ways / math.comb(n, k))
 
 
 def _ways_to_win(answer: str, counts: Counter[str], n_silent: int, k: int) -> float:
-    """Return how many subsets of k an answer wins; one that it shares with t others counts 1 / (1 + t)."""
+    """Return the number of subsets of k that an answer wins; a tie with t others counts 1 / (1 + t)."""
     total = 0.0
     others = [count for other, count in counts.items() if other != answer]
     for votes in range(1, min(counts[answer], k) + 1):
-        # Subsets of the others with at most so many votes each: {(size, answers with just as many): ways}.
+        # Subsets of the other answers in which none has more votes: {(size, answers with as many votes): ways}.
         ways = {(0, 0): 1}
         for count in others:
             ways = _with_answer(ways, count, votes, k - votes)
@@ -118,7 +119,7 @@ def _ways_to_win(answer: str, counts: Counter[str], n_silent: int, k: int) -> fl
 def _with_answer(
     ways: dict[tuple[int, int], int], count: int, most_votes: int, most_size: int
 ) -> dict[tuple[int, int], int]:
-    """Return the ways with one more answer, which `count` replies come to, taken into account."""
+    """Return the ways after adding an answer that `count` replies have."""
     found: dict[tuple[int, int], int] = {}
     for (size, n_tied), n_ways in ways.items():
         for votes in range(min(count, most_votes, most_size - size) + 1):
@@ -136,10 +137,10 @@ def weighted_vote_at_k(
     n_subsets: int = N_SUBSETS,
     seed: int = 0,
 ) -> float:
-    """Return an estimate of the chance that the weighted vote of k replies is right.
+    """Return an estimate of the probability that the weighted vote of k replies is right.
 
     Raises:
-        ValueError: The lists differ in length, not 1 <= k <= n, or a weight is none.
+        ValueError: the lists differ in length, not 1 <= k <= n, or a weight is missing.
     """
     n = len(answers)
     _check(n, k)
@@ -157,15 +158,15 @@ def curve(tasks: Sequence[Judged], ks: Sequence[int], at_k: Callable[[Judged, in
     """Return the mean over tasks at each k.
 
     Args:
-        tasks: With at least max(ks) replies each.
+        tasks: Tasks with at least max(ks) replies each.
         ks: Numbers of replies.
-        at_k: One of `CURVES`, or of your own.
+        at_k: A function of `CURVES`, or a custom one.
 
     Raises:
-        ValueError: There is no task, or one has fewer replies.
+        ValueError: there is no task, or a task has too few replies.
     """
     if not tasks:
-        raise ValueError("there is no task to make a curve of")
+        raise ValueError("a curve needs at least one task")
     points: list[Point] = []
     for k in ks:
         values = np.array([at_k(task, k) for task in tasks])
@@ -183,9 +184,9 @@ CURVES: dict[str, Callable[[Judged, int], float]] = {
     ),
     "best@k by log-probability": lambda task, k: best_at_k(task.values, task.is_right, k),
 }
-"""Any reply right (a perfect judge); most replies; most, by their probability; the likeliest reply."""
+"""Curves by name: any reply right (a perfect judge), majority, weighted majority, the likeliest reply."""
 
 
 def _check(n: int, k: int) -> None:
     if not 1 <= k <= n:
-        raise ValueError(f"k = {k} of {n} replies: from 1 to all of them can be taken")
+        raise ValueError(f"k is {k} of {n} replies; it must be between 1 and {n}")

@@ -1,12 +1,12 @@
-"""The decode loop: alternate forced blocks and masked samples until the reply ends.
+"""The decode loop: alternates forced blocks and masked samples until the reply ends.
 
-A plain function over small parts (evaluate, sampler, grammar), so that it is tested without a model. Tokens wait
-in `pending` until the next logits are needed: a sampled token and the forced block behind it are evaluated in one
-call, and the last token of a reply is never evaluated here at all. Its KV entry is made by the next turn, which
-needs an evaluation anyway. So the loop never says what is cached: whoever implements `Evaluate` keeps that book.
+A plain function over small parts (evaluate, sampler, grammar), so that it can be tested without a model. Tokens
+wait in `pending` until the next logits are needed. A sampled token and the forced block after it are evaluated in
+one call, and the last token of a reply is never evaluated here: the next turn, which needs an evaluation anyway,
+makes its KV entry. The implementation of `Evaluate` records the content of the cache, not this loop.
 
-The change to `Grammar.closing` is taken early enough by construction: a token after which the shortest completion
-would not fit into what is left of the budget is taken back and drawn again from the closing tokens.
+The change to `Grammar.closing` is never too late: a token after which the shortest completion would exceed the
+budget is undone and drawn again from the closing tokens.
 
 Letters: V vocabulary size.
 """
@@ -24,36 +24,37 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import ChoiceBias, ChoicePoint, FinishReason, Generation, LogitBias
 from modelstack.inference.grammar import Grammar, TokenMask
-from modelstack.inference.sampling import Drawn, LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Drawn, Sampler
 
 MAX_REPLY_BATCH = 32
-"""Tokens of a forced block evaluated at once. Up to here llama.cpp's flash attention gives logits that are equal,
-bit for bit, to those of one token at a time; from 64 on it takes other kernels, and they differ by up to 0.9
-(measured with SmolLM2-135M in Q4_1; `LlamaCppEngine.batch_invariant` tells where no size matters)."""
+"""Maximum number of tokens of a forced block evaluated at once. Up to this size, logits with llama.cpp's flash
+attention equal those of single tokens bit for bit. From 64 on it uses other kernels, and logits differ by up to
+0.9 (measured with SmolLM2-135M in Q4_1; `LlamaCppEngine.batch_invariant` tells whether any size matters)."""
 
 
 class Evaluate(Protocol):
     """Appends tokens to the conversation's cache and returns the logits after the last one."""
 
     def __call__(self, ids: Sequence[int], *, want_logits: bool) -> NDArray[np.float32] | None:
-        """Return V logits, valid until the next call; None where `want_logits` is false."""
+        """Return V logits, valid until the next call; None unless `want_logits`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeParts:
-    """What one decode needs besides the prompt."""
+    """The parameters of a decode besides the prompt."""
 
     evaluate: Evaluate
     sampler: Sampler
     text_tokens: LegalTokens
-    """What may be sampled where there is no grammar."""
+    """Tokens that may be sampled without a grammar."""
     end_ids: frozenset[int]
     n_vocab: int
     n_batch: int
-    """Tokens evaluated between two questions to `cancelled`."""
+    """Number of tokens evaluated between two checks of `cancelled`."""
     n_cut: int = 0
-    """Tokens of the prompt's rest that are evaluated in batches of their own, before all others."""
+    """Number of uncached prompt tokens that are evaluated first, in separate batches."""
     grammar: Grammar | None = None
     jump_ahead: bool = True
     choice_bias: ChoiceBias | None = None
@@ -73,7 +74,7 @@ def decode(prompt_rest: Sequence[int], max_tokens: int, parts: DecodeParts) -> G
 
 
 class _Decoder:
-    """State of one `decode` call."""
+    """The state of a `decode` call."""
 
     def __init__(self, prompt_rest: Sequence[int], max_tokens: int, parts: DecodeParts) -> None:
         self.parts = parts
@@ -82,7 +83,7 @@ class _Decoder:
         self.n_prompt_left = len(self.pending)
         self.out = Generation()
         self.is_cut = False
-        """Whether the reply ended for want of room where it could have gone on."""
+        """Whether the reply ended because of its token limit although it could have continued."""
         self.started = perf_counter()
 
     def run(self) -> Generation:
@@ -138,7 +139,10 @@ class _Decoder:
         self._emit(block)
 
     def _evaluate_pending(self) -> NDArray[np.float32] | None:
-        """Evaluate what waits, in batches; None when cancelled between two of them."""
+        """Evaluate the pending tokens in batches and return the last logits.
+
+        None if cancelled between two batches.
+        """
         start = perf_counter()
         logits: NDArray[np.float32] | None = None
         batches = self._batches()
@@ -153,10 +157,10 @@ class _Decoder:
         return logits
 
     def _batches(self) -> list[list[int]]:
-        """Cut what waits: the prompt's rest into large batches, the reply's own tokens into small ones.
+        """Return the pending tokens in batches: large ones for the prompt, small ones for the reply.
 
-        They are never mixed, so a reply is computed by the same kernels whether its tokens come one by one or as
-        a forced block, and jump-ahead does not change what is sampled.
+        They are never mixed. A reply is therefore computed by the same kernels whether its tokens come singly or
+        as a forced block, and jump-ahead does not change the sampled tokens.
         """
         prompt, reply = self.pending[: self.n_prompt_left], self.pending[self.n_prompt_left :]
         first, rest = prompt[: self.parts.n_cut], prompt[self.parts.n_cut :]
@@ -174,7 +178,7 @@ class _Decoder:
             stats.forward_calls += 1
 
     def _append_sampled(self, logits: NDArray[np.float32]) -> bool:
-        """Draw and append one token; False when it is an end token."""
+        """Draw and append a token; return False if it is an end token."""
         grammar = self.parts.grammar
         if grammar is None:
             drawn, choice = self._draw(logits, self.parts.text_tokens), None
@@ -227,16 +231,16 @@ class _Decoder:
         return drawn, choice
 
     def _is_steered(self, grammar: Grammar, logits: NDArray[np.float32], closing: LegalTokens) -> bool:
-        """Whether the most likely of the legal tokens is not among those that close the reply."""
+        """Whether the most likely legal token is not among the closing tokens."""
         ids = self._legal(grammar.mask()).to_ids()
         return bool(ids.size) and ids[logits[ids].argmax()] not in closing.to_ids()
 
     def _could_go_on(self, grammar: Grammar) -> bool:
-        """Say whether more than an end is legal: a text may go on, a JSON value that is complete may not."""
+        """Return whether more than an end is legal: a text may continue, a complete JSON value may not."""
         return self._legal(grammar.mask()).count > len(self.parts.end_ids)
 
     def _meant(self, logits: NDArray[np.float32], stand_in: tuple[TokenMask, int] | None) -> NDArray[np.float32]:
-        """Return the logits with the mass of tokens that stand for a call given to the one that begins it."""
+        """Return the logits with the mass of tokens that mean a call moved to the token that begins one."""
         meant = None if stand_in is None else LegalTokens.from_mask(stand_in[0], self.parts.n_vocab).to_ids()
         if stand_in is None or meant is None or not meant.size:
             return logits
@@ -245,7 +249,7 @@ class _Decoder:
         return moved
 
     def _biased(self, logits: NDArray[np.float32], legal: LegalTokens, choosing: bool) -> NDArray[np.float32]:
-        """Return the logits with what a prior adds to those of the legal tokens, as a copy where it does."""
+        """Return the logits with the biases of priors; a copy if any bias applies."""
         if legal.count < 2:
             return logits
         if not choosing:

@@ -1,30 +1,28 @@
-"""The `Engine` protocol: token ids in, token ids out, with everything a runtime wants to know on the side.
+"""The `Engine` protocol: token ids in, token ids out, with measurements for the runtime.
 
-An engine owns weights, KV cache and decode loop. It is synchronous and used from one thread at a time: the
-caller keeps it off its event loop. Conversations are named, so that an engine can keep the KV cache of several
-and evaluate only what is new in each.
+An engine owns weights, KV cache and decode loop. It is synchronous and used from one thread at a time: the caller
+keeps it off its event loop. Conversations are named, so that an engine can keep the KV caches of several
+conversations and evaluate only the new tokens of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.grammar import Grammar
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from modelstack.inference.sampling import LegalTokens
 
 FinishReason = Literal["end", "length", "cancelled"]
 
 
 class EngineError(Exception):
-    """The engine could not load, or could not evaluate what it was given; the message says the fix."""
+    """The engine could not load or evaluate its input; the message names the fix."""
 
 
 class ContextWindowError(EngineError):
@@ -33,88 +31,88 @@ class ContextWindowError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one token is drawn from the (masked) distribution; temperature 0 is greedy."""
+    """Parameters for drawing a token from the (masked) distribution; temperature 0 is greedy."""
 
     temperature: float = 0.0
     top_k: int = 0
     """Keep the k most probable tokens; 0 keeps all."""
     top_p: float = 1.0
     min_p: float = 0.0
-    """Drop tokens below this share of the most probable one's probability."""
+    """Drop tokens below this share of the probability of the most probable token."""
     seed: int | None = None
 
 
 class ChoiceBias(Protocol):
-    """What is known of a choice of tools before the model is asked, as something to add to its logits."""
+    """A prior over the choice of a tool, added to the model's logits."""
 
     def __call__(self, written: Sequence[int], token_ids: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        """Return what to add to the logit of each of `token_ids`, all legal behind the reply's tokens `written`.
+        """Return the bias of each of `token_ids`, which are all legal after the reply's tokens `written`.
 
-        Asked while `Grammar.choosing`. None adds nothing.
+        Called while `Grammar.choosing`. None means no bias.
         """
         ...
 
 
 class LogitBias(Protocol):
-    """What is known of any other token of a reply before the model is asked."""
+    """A prior over the tokens of a reply outside the choice of a tool."""
 
     def __call__(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
-        """Return logits to draw from instead of `logits_V`, behind the reply's tokens `written`; None for these.
+        """Return the logits to draw from after the reply's tokens `written`; None for `logits_V` itself.
 
-        Asked where more than one token is legal and no tool is being chosen.
+        Called where several tokens are legal and no tool is being chosen.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One generation: continue `prompt_ids` in `conversation`."""
+    """The parameters of a generation, which continues `prompt_ids` in `conversation`."""
 
     prompt_ids: Sequence[int]
-    """The whole prompt; the engine finds by itself which prefix it has evaluated already."""
+    """The whole prompt; the engine finds the prefix that it has evaluated already."""
     max_tokens: int
     fixed_tokens: int = field(default=0, kw_only=True)
-    """Leading tokens that prompts of later processes will share (system text and tools), worth storing."""
+    """Number of leading tokens that prompts of later processes share (system text and tools), worth storing."""
     conversation: str = "default"
     grammar: Grammar | None = None
     sampling: SamplingParams = SamplingParams()
     end_ids: frozenset[int] | None = None
-    """Tokens that end the generation; None takes the vocabulary's."""
+    """Tokens that end the generation; None: the vocabulary's."""
     jump_ahead: bool = True
-    """Append forced tokens as a block and evaluate them in one call."""
+    """Whether forced tokens are appended as a block and evaluated in one call."""
     choice_bias: ChoiceBias | None = None
-    """A prior over tools; log-probabilities stay the model's own, `Generation.choices` have it in them."""
+    """Prior over tools. Log-probabilities stay the model's own; `Generation.choices` include the prior."""
     logit_bias: LogitBias | None = None
-    """A prior over what comes behind the choice of a tool; log-probabilities stay the model's own here too."""
+    """Prior over tokens outside the choice of a tool. Log-probabilities stay the model's own."""
 
 
 @dataclass(slots=True)
 class GenerationStats:
-    """What a generation cost. Times in seconds of wall clock."""
+    """Cost of a generation. Times are in seconds of wall clock."""
 
     reused_tokens: int = 0
-    """Prompt tokens whose KV entries were not computed by this call."""
+    """Number of prompt tokens whose KV entries were not computed by this call."""
     restored_tokens: int = 0
-    """Reused tokens that an earlier process had stored on disk."""
+    """Number of reused tokens that an earlier process had stored on disk."""
     prefilled_tokens: int = 0
-    """Prompt tokens evaluated by this call."""
+    """Number of prompt tokens evaluated by this call."""
     sampled_tokens: int = 0
     forced_tokens: int = 0
-    """Tokens that the grammar left no choice about; never sampled."""
+    """Number of tokens without an alternative under the grammar; they are not sampled."""
     forward_calls: int = 0
-    """Evaluations of the model after the prompt."""
+    """Number of evaluations of the model after the prompt."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
     mask_s: float = 0.0
     first_token_s: float = 0.0
-    """From the request to the first token, with what was restored."""
+    """Seconds from the request to the first token, including the restore of a state."""
 
     def then(self, other: GenerationStats) -> GenerationStats:
-        """Return what this generation and one that went on behind it cost together.
+        """Return the cost of this generation and its continuation together.
 
-        What the second found in the cache is the first's own work: only what the first found counts as reused.
+        The cached tokens of the continuation are the work of this generation, so only its own reused tokens count.
         """
         return GenerationStats(
             reused_tokens=self.reused_tokens,
@@ -138,30 +136,30 @@ class ChoicePoint:
     """Index into `Generation.ids`."""
     token_ids: NDArray[np.int32]
     probabilities: NDArray[np.float32]
-    """Softmax at temperature 1 over the legal tokens only, a `ChoiceBias` included; sums to 1."""
+    """Softmax at temperature 1 over the legal tokens, including a `ChoiceBias`; sums to 1."""
 
 
 @dataclass(slots=True)
 class Generation:
-    """The tokens of one reply; lists run in parallel, one entry a token, the end token left out."""
+    """The tokens of a reply; the lists are parallel, with one entry per token, without the end token."""
 
     ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     """Natural log-probability under the model's full softmax at temperature 1; nan for forced tokens."""
     masked_logprobs: list[float] = field(default_factory=list)
-    """The same, renormalised over the legal tokens; 0 for forced tokens."""
+    """The same over the legal tokens only; 0 for forced tokens."""
     legal_counts: list[int] = field(default_factory=list)
     choices: list[ChoicePoint] = field(default_factory=list)
     finish_reason: FinishReason = "end"
     closed_at: int | None = None
-    """Tokens in front of which the grammar closed the reply, because its token budget ended, although the model
-    would have gone on; None where it did not."""
+    """Index of the token before which the grammar closed the reply because of its token budget, although the model
+    would have continued; None if it did not."""
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     @property
     def closed_early(self) -> bool:
-        """Whether the grammar closed the reply where the model would have gone on."""
+        """Whether the grammar closed the reply although the model would have continued."""
         return self.closed_at is not None
 
 
@@ -175,7 +173,7 @@ class Engine(Protocol):
 
     @property
     def context_window(self) -> int:
-        """Tokens that one conversation may hold."""
+        """Number of tokens that a conversation may hold."""
         ...
 
     @property
@@ -185,11 +183,11 @@ class Engine(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and adapter, for replay and caches."""
+        """Hash of weights and adapter, for replays and caches."""
         ...
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text of the chat template itself, where names of control tokens become control tokens."""
+        """Encode text of the chat template, in which names of control tokens become control tokens."""
         ...
 
     def generate(
@@ -199,10 +197,15 @@ class Engine(Protocol):
         on_tokens: Callable[[list[int]], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Continue a conversation; `cancelled` is asked between tokens, `on_tokens` told each block.
+        """Continue a conversation.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens.
+            cancelled: Called between tokens; True stops the generation.
 
         Raises:
-            ContextWindowError: prompt plus one token do not fit.
+            ContextWindowError: the prompt and one token do not fit.
             EngineError: the backend failed.
         """
         ...

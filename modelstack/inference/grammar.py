@@ -1,7 +1,7 @@
-"""What a decode loop asks of a grammar: which tokens are legal now, and which one must come.
+"""The `Grammar` protocol of the decode loop: the legal tokens, and the forced ones.
 
-The protocol stands beside the loop that uses it; the engines that fulfil it, and the grammar of tool calls, are
-in `modelstack.toolcalls`. Forced tokens ("jump-ahead") follow llguidance's fast-forward tokens: they are the
+The protocol is beside the loop that uses it; its implementations, and the grammar of tool calls, are in
+`modelstack.toolcalls`. Forced tokens ("jump-ahead") follow llguidance's fast-forward tokens: they are the
 canonical tokenisation of bytes that have only one continuation.
 
 Letters: V vocabulary size.
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TokenMask = NDArray[np.uint32]
-"""Bit i of word i // 32 (little end first) is set when token i is legal; ceil(V / 32) words."""
+"""Bit mask of legal tokens: bit i % 32 of word i // 32 is token i; ceil(V / 32) words."""
 
 
 class GrammarError(Exception):
-    """The grammar was driven outside its language, or hit a limit of its engine."""
+    """The grammar was driven outside its language, or exceeded a limit of its engine."""
 
 
 class Grammar(Protocol):
@@ -27,56 +27,56 @@ class Grammar(Protocol):
 
     @property
     def finished(self) -> bool:
-        """True when nothing but an end token may follow."""
+        """Whether only an end token may follow."""
         ...
 
     @property
     def accepting(self) -> bool:
-        """True when the text so far is complete; an end token is legal."""
+        """Whether the text so far is complete, so that an end token is legal."""
         ...
 
     @property
     def choosing(self) -> bool:
-        """True while the next token takes part in choosing a tool (or an answer instead of one)."""
+        """Whether the next token takes part in choosing a tool or an alternative to a call."""
         ...
 
     @property
     def decision(self) -> TokenMask | None:
-        """Where a reply may be a call or an answer: the tokens that begin a call. None anywhere else."""
+        """Tokens that begin a call, where the reply may be a call or an answer; None elsewhere."""
         ...
 
     @property
     def stand_in(self) -> tuple[TokenMask, int] | None:
-        """Illegal tokens that stand for a call, and the legal one that begins it; None but where a reply begins.
+        """Illegal tokens that mean a call, and the legal token that begins one; None after the start of a reply.
 
-        A model that would begin a call in a form of its own means a call: the decode loop gives that token the
-        mass of those.
+        A model that would begin a call in another form means a call: the decode loop adds the mass of those tokens
+        to the legal one.
         """
         ...
 
     @property
     def closing_reserve(self) -> int:
-        """Upper bound on the tokens that a shortest completion needs, counted from the current state."""
+        """Upper bound on the number of tokens of a shortest completion from the current state."""
         ...
 
     def mask(self) -> TokenMask:
-        """Return the legal tokens, end tokens included when `accepting`; valid until the next call."""
+        """Return the legal tokens, including end tokens if `accepting`; valid until the next call."""
         ...
 
     def closing(self) -> TokenMask:
-        """Return those legal tokens that lead to a short completion; never empty while `mask()` is not.
+        """Return the legal tokens that lead to a short completion; not empty unless `mask()` is.
 
-        The decode loop changes over to it when the token budget nears `closing_reserve`, so that a reply ends
-        complete instead of being cut.
+        The decode loop switches to this mask when the token budget approaches `closing_reserve`, so that a reply
+        ends complete and is not cut off.
         """
         ...
 
     def forced(self) -> list[int]:
-        """Return the tokens that must come next, [] where there is a choice. Does not advance."""
+        """Return the tokens that must come next, without advancing; empty if there is a choice."""
         ...
 
     def advance(self, token_id: int) -> None:
-        """Consume one token.
+        """Take one token.
 
         Raises:
             GrammarError: the token is not legal here.

@@ -1,7 +1,8 @@
-"""Files that encode what a user wrote: only that user may read them, and only that user may have written them.
+"""Private files: readable by their user only, and trusted only if no other user could have written them.
 
-A file that another user could have put in place, directly or through a link, is refused before its content is
-looked at. Windows has no such modes; there the user's profile folder is what keeps others out.
+They contain data derived from a user's texts. A file that another user could have placed, directly or through a
+link, is refused before its content is read. Windows has no such modes; there the user's profile folder is
+protected.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from io import FileIO
 from pathlib import Path
 
 SCRATCH_PREFIX = ".write-"
-"""Begins the names of files that are being written."""
+"""Prefix of the names of files that are being written."""
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 _READ_FLAGS: int = os.O_RDONLY | _NO_LINKS | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""A link is refused, and opening a pipe does not wait for its writer."""
+"""Flags that refuse a link, and do not wait for the writer of a pipe."""
 _HAS_MODES = os.name != "nt"
 
 
 @contextmanager
 def open_private(path: Path) -> Iterator[FileIO]:
-    """Open a regular file that only its user can write; unbuffered.
+    """Open a regular file that only its user can write, without buffering.
 
     Raises:
-        OSError: there is none, or it is a link, a device, somebody else's, or others can write it.
+        OSError: the file is missing, a link or a device, belongs to another user, or can be written by others.
     """
     with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
@@ -38,7 +39,7 @@ def open_private(path: Path) -> Iterator[FileIO]:
 
 
 def is_private_folder(folder: Path) -> bool:
-    """Whether this is a folder, not a link to one, that only its user can write; False if there is none."""
+    """Whether this is a folder, not a link to one, that only its user can write; False if it does not exist."""
     try:
         found = os.lstat(folder)
     except OSError:
@@ -47,10 +48,10 @@ def is_private_folder(folder: Path) -> bool:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its user can read; one that is the user's own becomes so.
+    """Make a folder that only its user can read; an existing folder of the user is made private.
 
     Raises:
-        OSError: it cannot be made, or it is a link or somebody else's.
+        OSError: it cannot be made, is a link, or belongs to another user.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = os.lstat(folder)
@@ -61,7 +62,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Return the descriptor of a file that is only there to be locked.
+    """Return the descriptor of a file that is used only as a lock.
 
     Raises:
         OSError: it cannot be opened, or it is a link.
@@ -70,12 +71,12 @@ def open_lock(path: Path) -> int:
 
 
 def replace_private(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Put a file that only its user can read in the place of `path`, whole or not at all.
+    """Replace `path` atomically by a file that only its user can read.
 
-    It is not synced: a reader must be able to tell what a power failure left.
+    The file is not synced: a reader must detect the damage of a power failure.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: the file cannot be written; nothing is left behind.
     """
     descriptor, name = tempfile.mkstemp(prefix=SCRATCH_PREFIX, dir=path.parent)  # mode 0600
     try:
@@ -91,7 +92,7 @@ def replace_private(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if that is possible."""
+    """Remove a file; failures are ignored."""
     with suppress(OSError):
         path.unlink()
 

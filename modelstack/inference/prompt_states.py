@@ -1,16 +1,17 @@
-"""The fixed part of a prompt is restored from disk where an earlier process evaluated it, and stored where not.
+"""The fixed part of a prompt: restored from disk if an earlier process evaluated it, stored otherwise.
 
-A reply must not change by a single bit, so a state is only stored and used where evaluating would give the same:
+A reply must not change by a single bit. A state is therefore stored and used only where evaluation would give the
+same result:
 
-- Its key holds all that the bytes depend on: weights, adapter and scale, the library's files, the processor,
-  number format, flash attention, and the sizes of cache and batch.
-- It is taken from a cache that held nothing else, since other conversations move the order in which attention sums
-  up. So of several agents in one process, the first one's prompt is stored.
-- The engine evaluates a fixed part in batches of its own, so that the batches behind it are the same after a
-  restore. A beginning that only part of a stored state shares is used where batch sizes change nothing.
+- Its key covers everything that the bytes depend on: weights, adapter and scale, the library's files, the
+  processor, number format, flash attention, and the sizes of cache and batch.
+- It is taken from a cache without other conversations, because they change the order in which attention sums up.
+  Of several agents in one process, only the prompt of the first is stored.
+- The engine evaluates a fixed part in separate batches, so that the batches after it are the same after a restore.
+  A beginning of a stored state is used only if batch sizes change nothing.
 
-Nothing here makes a reply wait for the disk but a restore: the state is copied when the reply is complete, and a
-thread hashes and writes it. A model that was never hashed has no states, so its key is not computed before.
+A reply waits for the disk only while a state is restored: a state is copied when the reply is complete, and a
+thread hashes and writes it. A model that was never hashed has no states, so restoring never computes the key.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from modelstack.inference.sequences import PrefixCache, Slot, common_prefix_leng
 from modelstack.inference.state_store import StateStore
 
 MIN_FIXED_TOKENS = 64
-"""Evaluating fewer tokens costs about as much as opening a file."""
+"""Number of tokens below which evaluation costs no more than opening a file."""
 
 
 class PromptStates:
@@ -46,16 +47,16 @@ class PromptStates:
         fingerprint: ModelFingerprint,
         batch_invariant: Callable[[], bool],
     ) -> None:
-        """Join a store with an engine's parts.
+        """Connect a store with the parts of an engine.
 
         Args:
-            store: Where states lie.
-            context: Holds the sequences.
-            cache: Says who owns them.
+            store: The stored states.
+            context: The context that holds the sequences.
+            cache: The conversations that own the sequences.
             spare_sequence: A sequence that no conversation uses.
-            settings: What states depend on besides files and processor.
+            settings: Settings that states depend on, besides files and processor.
             fingerprint: Identifies the weights and the adapter.
-            batch_invariant: Whether batch sizes change nothing; asked when it matters.
+            batch_invariant: Returns whether batch sizes change nothing; called only if needed.
         """
         self._store = store
         self._context = context
@@ -69,9 +70,10 @@ class PromptStates:
         self._writer: threading.Thread | None = None
 
     def restore(self, slot: Slot, fixed: list[int]) -> int:
-        """Fill a slot with the stored state that covers most of `fixed`; return how many tokens it now holds.
+        """Fill a slot with the stored state that covers most of `fixed`; return the number of tokens it holds.
 
-        0 if nothing was restored: the slot holds as much, nothing is stored, or llama.cpp refused the state.
+        0 means that nothing was restored: the slot holds as much already, nothing is stored, or llama.cpp refused
+        the state.
         """
         n_least = len(slot.tokens) + MIN_FIXED_TOKENS
         key = self._key(may_hash=False) if len(fixed) >= n_least else None
@@ -91,7 +93,7 @@ class PromptStates:
         return n_kept if is_restored else 0
 
     def keep(self, slot: Slot, fixed: list[int]) -> None:
-        """Store the state of `fixed`, which a slot holds at its beginning, unless that has been done."""
+        """Store the state of `fixed`, which a slot holds at its beginning, unless it is stored already."""
         key = self._key(may_hash=False)
         if slot.tokens[: len(fixed)] != fixed or (key is not None and self._store.has(key, fixed)):
             return
@@ -109,7 +111,8 @@ class PromptStates:
                 self._store.put(key, fixed, state)
 
         self.wait()
-        self._writer = threading.Thread(target=write, name="prompt state")  # the interpreter's end waits for it
+        # Not a daemon: the interpreter waits for it before it exits.
+        self._writer = threading.Thread(target=write, name="prompt state")
         self._writer.start()
 
     def wait(self) -> None:
@@ -118,7 +121,7 @@ class PromptStates:
             self._writer.join()
 
     def _is_invariant(self, key: bytes) -> bool:
-        """Whether a beginning of a state is as good as evaluated; measured once a key, about 20 tokens long."""
+        """Whether a part of a state equals its evaluation; measured once per key, with about 20 tokens."""
         known = self._facts.invariance(key)
         if known is None:
             known = self._batch_invariant()
@@ -126,7 +129,7 @@ class PromptStates:
         return known
 
     def _key(self, *, may_hash: bool) -> bytes | None:
-        """Return the key of this engine's states; None where a file's hash is not known, or the file is gone."""
+        """Return the key of this engine's states; None if a file is missing or its hash is unknown."""
         if self._known_key is None:
             try:
                 files = self._fingerprint.of_files(library_files(), may_hash=may_hash)

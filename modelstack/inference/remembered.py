@@ -1,8 +1,8 @@
-"""Facts about this machine and its files that a process found out, kept for the next one.
+"""Facts about this machine and its files that a process measured, kept for later processes.
 
-Hashing 500 MB of weights takes half a second, and so does timing thread counts. A hash belongs to a file as the
-file system knows it: place, inode, size, and the times of its last changes (the inode's too, which no program can
-set). A fact that is lost or damaged is found out again, so the file is small, replaced as a whole, and not locked.
+Hashing 500 MB of weights takes half a second, and so does timing thread counts. A hash belongs to a file in a
+certain state: place, inode, size, and times of its last changes (including the inode's, which no program can set).
+A fact that is lost or damaged is measured again. The file is therefore small, replaced atomically, and not locked.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ from modelstack.inference.private_files import (
 
 FILE_NAME = "remembered.json"
 MAX_FACTS = 256
-"""Of all kinds; the oldest is dropped first."""
+"""Maximum number of facts of all kinds; the oldest is dropped first."""
 MAX_FILE_BYTES = 1 << 20
 SETTLED_NS = 50_000_000
-"""A file changed less than this ago may change again under the same time stamp: clocks tick every 10 ms."""
+"""Minimum age of a file's last change in nanoseconds: clocks tick every 10 ms, so a newer file may change again
+under the same time stamp."""
 THREADS_HOLD_S = 24 * 3600.0
-"""Thread counts are measured again after a day, should the machine have been busy unnoticed."""
+"""Seconds after which thread counts are measured again, in case the machine was busy unnoticed."""
 IDLE_LOAD = 0.75
-"""Highest load average a core: leaves room for a run of a minute ago, not for a training in the background."""
+"""Highest load average per core: tolerates a run of a minute ago, but no training in the background."""
 
 
 class RememberedFacts:
-    """The facts in one private folder. What cannot be read is unknown; what cannot be written is not kept."""
+    """The facts in a private folder. Unreadable facts are unknown; facts that cannot be written are dropped."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; the first fact makes it."""
+        """Set the folder; the first fact creates it."""
         self._path = folder / FILE_NAME
 
     def sha256(self, file: Path) -> str | None:
-        """Return the SHA-256 of a file's content if it is known and the file has not changed since."""
+        """Return the SHA-256 of a file's content; None if it is unknown or the file has changed since."""
         name = _identity(file)
         value = None if name is None else self._read().get(name)
         return value if isinstance(value, str) and len(value) == 64 else None
 
     def learn_sha256(self, file: Path) -> str:
-        """Return the SHA-256 of a file's content, computed if it is unknown.
+        """Return the SHA-256 of a file's content; computed if unknown.
 
         Raises:
             OSError: the file cannot be read.
@@ -67,7 +68,10 @@ class RememberedFacts:
         return digest
 
     def threads(self, situation: str) -> ThreadCounts | None:
-        """Return the thread counts measured in a situation (model, build, cores), unless that was long ago."""
+        """Return the thread counts measured in a situation (model, build, cores).
+
+        None if there are no recent ones.
+        """
         match self._read().get(f"threads {situation}"):
             case [int(decode), int(prefill), float(measured)] if 0 < decode <= 4096 and 0 < prefill <= 4096:
                 return ThreadCounts(decode, prefill) if 0 <= time.time() - measured < THREADS_HOLD_S else None
@@ -75,16 +79,16 @@ class RememberedFacts:
                 return None
 
     def learn_threads(self, situation: str, counts: ThreadCounts) -> None:
-        """Keep the thread counts measured in a situation."""
+        """Store the thread counts measured in a situation."""
         self._write(f"threads {situation}", [counts.decode, counts.prefill, time.time()])
 
     def invariance(self, key: bytes) -> bool | None:
-        """Return whether batch sizes change nothing where states have this key, None if that was not measured."""
+        """Return whether batch sizes change nothing for states with this key; None if it was not measured."""
         value = self._read().get(f"invariance {key.hex()}")
         return value if isinstance(value, bool) else None
 
     def learn_invariance(self, key: bytes, is_invariant: bool) -> None:
-        """Keep whether batch sizes change nothing where states have this key."""
+        """Store whether batch sizes change nothing for states with this key."""
         self._write(f"invariance {key.hex()}", is_invariant)
 
     def _read(self) -> Mapping[str, Any]:
@@ -106,7 +110,7 @@ class RememberedFacts:
 
 
 def _identity(file: Path) -> str | None:
-    """Return what changes when a file's content does; None when there is none, or it changed just now."""
+    """Return a text that changes with a file's content; None if the file is missing or has just changed."""
     try:
         found = os.stat(file)
     except OSError:
@@ -118,7 +122,7 @@ def _identity(file: Path) -> str | None:
 
 
 def processor() -> str:
-    """Return what kernels could depend on: the processor's model and its instructions."""
+    """Return a description of the processor that kernels could depend on: its model and its instructions."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     except OSError:
@@ -130,7 +134,7 @@ def processor() -> str:
 
 
 def cpu_quota() -> str:
-    """Return the share of the processors that a container may use, "" where none is set."""
+    """Return the share of the processors that a container may use; empty if unlimited."""
     try:
         return Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -138,7 +142,7 @@ def cpu_quota() -> str:
 
 
 def is_idle(n_cores: int) -> bool:
-    """Whether nothing else computes on this machine, now and in the last minute; False where that is unknown."""
+    """Whether nothing else computes on this machine, now and in the last minute; False if unknown."""
     try:
         fields = Path("/proc/loadavg").read_text(encoding="ascii").split()
         load, n_running = float(fields[0]), int(fields[3].split("/")[0])

@@ -1,11 +1,11 @@
-"""One token for each of many rows, drawn from the whole distribution, with its log-probability.
+"""Sampling for many rows at once: one token per row from the whole distribution, with its log-probability.
 
-For rollouts: a policy gradient is of the distribution that was sampled from, so there is no top-k, top-p or min-p,
-and the log-probabilities are at the sampling temperature. (`sampling` draws one token under all filters.)
+For rollouts. A policy gradient belongs to the distribution that was sampled from, so there is no top-k, top-p or
+min-p, and the log-probabilities are at the sampling temperature. (`sampling` draws one token with all filters.)
 
-Tokens are found by inverting the cumulated distribution at a number in [0, 1) that the caller drew, in two steps:
-first among blocks of the vocabulary, then inside one. That is one pass of exp and one of sums in float32 over R V
-numbers and little else; sums over blocks are float64, so a token's probability is right to about 1e-6.
+Tokens are found by inverting the cumulated distribution at a given number in [0, 1), in two steps: first among
+blocks of the vocabulary, then inside a block. The cost is one pass of exp and one of sums in float32 over R V
+numbers. Sums over blocks are float64, so a token's probability is accurate to about 1e-6.
 
 Letters: R rows, V vocabulary size, K blocks of it, W tokens of a block.
 """
@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from modelstack.inference.engine import EngineError
 
 BLOCK = 256
-"""W: about the root of a vocabulary."""
+"""The number W: about the square root of a vocabulary size."""
 
 
 def draw_rows(
     logits_RV: NDArray[np.float32], temperature: float, uniform_R: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return a token of each row and its log-probability, [R]; the logits are left as they are.
+    """Return a token of each row and its log-probability, [R]; the logits are not changed.
 
     Args:
-        logits_RV: As the model gives them.
-        temperature: What they are divided by; 0: the most probable token, with its log-probability at 1.
-        uniform_R: In [0, 1): which token it is; not read at temperature 0.
+        logits_RV: The logits of the model.
+        temperature: Divisor of the logits; 0 takes the most probable token, with its log-probability at 1.
+        uniform_R: Numbers in [0, 1) that select the tokens; not read at temperature 0.
 
     Raises:
-        EngineError: A row has no finite largest logit.
+        EngineError: a row has no finite largest logit.
     """
     rows_R = np.arange(len(logits_RV))
     top_R = logits_RV.max(axis=1)
@@ -51,11 +51,11 @@ def draw_rows(
 def _inverted(
     weights_RV: NDArray[np.float32], mass_RK: NDArray[np.float64], uniform_R: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Return where each row's cumulated weights pass its number's share of their sum."""
+    """Return the index in each row at which the cumulated weights exceed the row's share of their sum."""
     n_vocab = weights_RV.shape[1]
     rows_R = np.arange(len(weights_RV))
     target_R = uniform_R * mass_RK[:, -1]
-    # Rounding may put the target at the very end: the last block that adds anything is as far as it goes.
+    # Rounding may put the target at the very end: the last block with a weight is the limit.
     last_R = (mass_RK < mass_RK[:, -1:]).sum(axis=1)
     block_R = np.minimum((mass_RK <= target_R[:, None]).sum(axis=1), last_R)
     rest_R = target_R - np.where(block_R > 0, mass_RK[rows_R, block_R - 1], 0.0)

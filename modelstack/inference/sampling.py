@@ -1,11 +1,12 @@
-"""One token drawn from the legal part of a distribution, with its probabilities before and after the mask.
+"""Sampling of one token from the legal part of a distribution, with probabilities before and after the mask.
 
-Order of the filters: mask, temperature, top-k, top-p, min-p, as in vLLM and transformers (llama.cpp applies the
-temperature last). Log-probabilities are always those at temperature 1, so that they mean the same whatever the
-sampling; the "full" one is over the whole vocabulary and the "masked" one over the legal tokens.
+The filters are applied in this order: mask, temperature, top-k, top-p, min-p, as in vLLM and transformers
+(llama.cpp applies the temperature last). Log-probabilities are always those at temperature 1, so that they are
+comparable under any sampling. The "full" one is over the whole vocabulary and the "masked" one over the legal
+tokens.
 
-The work is one pass of exp over V floats and some cheap ones, about 0.07 ms at V = 49,152; where a grammar leaves
-few tokens only those are touched again.
+The cost is one pass of exp over V floats and some cheaper ones, about 0.07 ms at V = 49,152. If a grammar leaves
+few tokens, only those are processed again.
 
 Letters: V vocabulary size, N legal tokens.
 """
@@ -20,74 +21,23 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import ChoicePoint, EngineError, SamplingParams
 from modelstack.inference.grammar import TokenMask
+from modelstack.inference.legal_tokens import LegalTokens
 
-SPARSE_SHARE = 4
-"""Masks with fewer than 1 / SPARSE_SHARE of their words set are unpacked word by word."""
 TINY_MASS = 1e-20
-"""Share of the legal tokens, in units of the best token's, below which float32 has no digits left for them."""
+"""Mass of the legal tokens, relative to the best token, below which float32 loses their digits."""
 BLOCK = 256
-"""Weights summed together in the first of the two steps of `_draw_index`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LegalTokens:
-    """A token mask as it is cheapest to apply: a list of legal ids if short, else flags of the illegal ones."""
-
-    count: int
-    ids: NDArray[np.intp] | None = None
-    illegal_V: NDArray[np.bool_] | None = None
-
-    @classmethod
-    def from_mask(cls, mask: TokenMask, n_vocab: int) -> LegalTokens:
-        """Unpack a bit mask over `n_vocab` tokens."""
-        words = np.flatnonzero(mask)
-        if words.size * SPARSE_SHARE < mask.size:
-            bits = np.unpackbits(mask[words].view(np.uint8), bitorder="little").reshape(-1, 32)
-            rows, columns = bits.nonzero()
-            return cls.from_ids(words[rows] * 32 + columns)
-        return cls.from_flags(np.unpackbits(mask.view(np.uint8), bitorder="little", count=n_vocab).view(np.bool_))
-
-    @classmethod
-    def from_ids(cls, ids: NDArray[np.intp]) -> LegalTokens:
-        """Take ascending ids of the legal tokens."""
-        return cls(count=ids.size, ids=ids)
-
-    @classmethod
-    def from_flags(cls, legal_V: NDArray[np.bool_]) -> LegalTokens:
-        """Take a flag per token, true for legal ones."""
-        return cls(count=int(np.count_nonzero(legal_V)), illegal_V=~legal_V)
-
-    @classmethod
-    def all_except(cls, forbidden: frozenset[int], n_vocab: int) -> LegalTokens:
-        """Every token but the `forbidden` ones."""
-        legal = np.ones(n_vocab, dtype=np.bool_)
-        legal[list(forbidden)] = False
-        return cls.from_flags(legal)
-
-    def among(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return those of some ascending ids that are legal."""
-        if self.illegal_V is not None:
-            return ids[~self.illegal_V[ids]]
-        assert self.ids is not None
-        return np.intersect1d(self.ids, ids, assume_unique=True)
-
-    def to_ids(self) -> NDArray[np.intp]:
-        """Return the legal ids in ascending order."""
-        if self.illegal_V is not None:
-            return np.flatnonzero(~self.illegal_V)
-        assert self.ids is not None
-        return self.ids
+"""Number of weights summed together in the first of the two steps of `_draw_index`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One sampled token."""
+    """A sampled token."""
 
     token: int
     logprob: float
     """Natural log of its share of the full softmax at temperature 1."""
     masked_logprob: float
-    """The same over the legal tokens only."""
+    """Natural log of its share of the softmax over the legal tokens."""
     n_legal: int
 
 
@@ -106,11 +56,11 @@ class Sampler:
         self._scratch_V = np.empty(n_vocab, dtype=np.float32)
 
     def draw(self, logits_V: NDArray[np.float32], legal: LegalTokens, decision: TokenMask | None = None) -> Drawn:
-        """Draw one of `legal` from `logits_V`, which is left unchanged.
+        """Draw one of `legal` from `logits_V`, which is not changed.
 
-        Greedy sampling takes the most probable token; where a `decision` falls, only among the tokens of the side
-        that has more mass. A call begins with one token and an answer with any of thousands, so the single most
-        probable token may stand for the less probable decision.
+        Greedy sampling takes the most probable token. If a `decision` falls here, only tokens of the side with
+        more mass are considered: a call begins with one token and an answer with any of thousands, so the most
+        probable token may belong to the less probable side.
 
         Raises:
             EngineError: nothing is legal, or the logits are not numbers.
@@ -124,7 +74,7 @@ class Sampler:
         return _drawn(_token_at(index, legal), logits_V, legal, log_sum, legal_log_sum)
 
     def judged(self, token: int, logits_V: NDArray[np.float32], legal: LegalTokens) -> Drawn:
-        """Return a token with the probabilities that `logits_V` give it, whatever it was drawn from.
+        """Return a token, drawn from any distribution, with the probabilities that `logits_V` give it.
 
         Raises:
             EngineError: as for `draw`.
@@ -146,7 +96,7 @@ class Sampler:
     def _weighed(
         self, logits_V: NDArray[np.float32], legal: LegalTokens
     ) -> tuple[NDArray[np.float32], float, float]:
-        """Return the legal tokens' weights, and the logs of what all tokens and what the legal ones sum up to."""
+        """Return the weights of the legal tokens, and the log-sums over all and over the legal tokens."""
         if legal.count == 0:
             raise EngineError("the grammar leaves no legal token here: it is at a dead end")
         top = float(logits_V.max())
@@ -156,7 +106,7 @@ class Sampler:
         log_sum = top + math.log(float(exp_V.sum()))
         weights, legal_top = _restricted(exp_V, legal), top
         mass = float(weights.sum())
-        if mass < TINY_MASS:  # so improbable that float32 loses them: shift by the best legal logit instead
+        if mass < TINY_MASS:  # too improbable for float32: shift by the best legal logit instead
             legal_top = float(logits_V[legal.to_ids()].max())
             weights = _restricted(self._exp_shifted(logits_V, legal_top), legal)
             mass = float(weights.sum())
@@ -189,7 +139,7 @@ class Sampler:
 
 
 def _restricted(values_V: NDArray[np.float32], legal: LegalTokens) -> NDArray[np.float32]:
-    """Return the N legal values for an id list; for flags all V, with 0 written to the illegal ones."""
+    """Return the N legal values for an id list; for flags all V values, with 0 for the illegal ones."""
     if legal.ids is not None:
         return values_V.take(legal.ids)
     assert legal.illegal_V is not None
@@ -209,10 +159,10 @@ def _token_at(index: int, legal: LegalTokens) -> int:
 
 
 def filtered(weights: NDArray[np.float32], params: SamplingParams) -> NDArray[np.intp] | None:
-    """Return the indices that top-k, top-p and min-p leave, or None for all.
+    """Return the indices that top-k, top-p and min-p keep; None for all.
 
-    top-p keeps the smallest set of most probable tokens whose share of what top-k left reaches p, the token that
-    crosses p included (Holtzman et al., arXiv 1904.09751). min-p: arXiv 2407.01082.
+    top-p keeps the smallest set of most probable tokens whose share of the mass after top-k reaches p, including
+    the token that crosses p (Holtzman et al., arXiv 1904.09751). min-p: arXiv 2407.01082.
     """
     kept: NDArray[np.intp] | None = None
     if 0 < params.top_k < weights.size:
@@ -237,7 +187,7 @@ def _nucleus(weights: NDArray[np.float32], kept: NDArray[np.intp] | None, top_p:
 
 
 def _draw_index(weights: NDArray[np.float32], uniform: float) -> int:
-    """Return the index at `uniform` of the cumulated weights; first by blocks, then inside one."""
+    """Return the index at the share `uniform` of the cumulated weights; found by blocks, then inside one."""
     starts = np.arange(0, weights.size, BLOCK)
     block_mass = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
     target = uniform * block_mass[-1]
@@ -263,7 +213,7 @@ def _check(params: SamplingParams) -> None:
 
 
 def _heavier(weights: NDArray[np.float32], legal: LegalTokens, decision: TokenMask) -> NDArray[np.float32]:
-    """Return the weights with those of the lighter side of a decision set to 0."""
+    """Return the weights, with 0 for the side of a decision that has less mass."""
     flags = np.unpackbits(decision.view(np.uint8), bitorder="little").view(np.bool_)
     inside = flags[: weights.size] if legal.ids is None else flags[legal.ids]
     one_side = np.where(inside, weights, np.float32(0))

@@ -1,10 +1,10 @@
-"""Log-likelihoods of given text: how probable a model finds a continuation, or a whole document.
+"""Log-likelihoods of given texts: of a continuation, or of a whole document.
 
-What multiple-choice benchmarks and bits-per-byte are made of. The model sees exactly the tokens of context and
-continuation encoded together; spaces at the end of a context belong to the continuation, because tokenizers put a
-space before a word (as lm-evaluation-harness splits). Where a merge crosses the border all the same, the merged
-token is scored with the continuation, so that every byte of it is counted once. Continuations of one context share
-its cache entries: each evaluates its own tokens and the context's last one, whose logits it needs.
+Multiple-choice benchmarks and bits-per-byte are built on them. The model sees exactly the tokens of context and
+continuation encoded together. Spaces at the end of a context belong to the continuation, because tokenizers put a
+space before a word (as in lm-evaluation-harness). If a merge crosses the border nevertheless, the merged token is
+scored with the continuation, so that each of its bytes counts once. Continuations of one context share its cache
+entries: each evaluates its own tokens and the context's last token, whose logits it needs.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from modelstack.inference.engine import Engine, EngineError
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 SCORED_BATCH = 64
-"""Tokens whose logits are held at once: at 150,000 words of vocabulary 40 MB, and matrices are wide enough."""
+"""Number of tokens whose logits are held at once: 40 MB at a vocabulary of 150,000, and wide enough matrices."""
 DOCUMENT_STARTS = (b"<|endoftext|>", b"<|end_of_text|>", b"<|begin_of_text|>", b"</s>", b"<eos>")
-"""What stands between documents in pretraining, for models without a begin token."""
+"""Separators of documents in pretraining, for models without a begin token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """How a model judges given tokens; lists run in parallel, one entry a scored token."""
+    """The scores of given tokens; the lists are parallel, with one entry per scored token."""
 
     logprobs: tuple[float, ...]
     """Natural log-probability under the full softmax at temperature 1."""
     greedy: tuple[bool, ...]
-    """Whether the token is the most probable one at its place."""
+    """Whether the token is the most probable one at its position."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuationScore:
-    """How a model judges a continuation as a whole."""
+    """The score of a continuation as a whole."""
 
     logprob: float
     """Sum of the natural log-probabilities of its tokens."""
     is_greedy: bool
-    """Greedy decoding would write just this."""
+    """Whether greedy decoding would write exactly this continuation."""
     n_tokens: int
 
 
 class ScoringEngine(Engine, Protocol):
-    """An engine that can say how probable given tokens are."""
+    """An engine that can score given tokens."""
 
     def score_tokens(
         self,
@@ -62,13 +62,13 @@ class ScoringEngine(Engine, Protocol):
 
         Raises:
             ContextWindowError: there are more tokens than the window holds.
-            EngineError: `n_context` is not within 1 and the number of tokens less 1, or the backend failed.
+            EngineError: `n_context` is not between 1 and the number of tokens less 1, or the backend failed.
         """
         ...
 
 
 def document_start(vocabulary: Vocabulary) -> int:
-    """Return the token that stands before a text which has no context: BOS, or what ends a document."""
+    """Return the token before a text without context: BOS, or the separator of documents."""
     if vocabulary.bos_id is not None:
         return vocabulary.bos_id
     for name in DOCUMENT_STARTS:
@@ -79,7 +79,7 @@ def document_start(vocabulary: Vocabulary) -> int:
 
 
 def encode_pair(vocabulary: Vocabulary, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Encode context and continuation together and cut between them; the context gets at least one token.
+    """Return the tokens of context and continuation, encoded together; the context gets at least one token.
 
     Raises:
         ValueError: the continuation is empty.
@@ -103,7 +103,7 @@ def continuation_logprob(
     conversation: str = "score",
     cancelled: Callable[[], bool] | None = None,
 ) -> ContinuationScore:
-    """Score one continuation; what is too much for the window is cut off the context's left.
+    """Score one continuation; a context that exceeds the window is cut off on its left.
 
     Raises:
         ContextWindowError: the continuation alone does not fit.
@@ -111,7 +111,7 @@ def continuation_logprob(
     """
     if not context_ids or not continuation_ids:
         raise EngineError("context and continuation need at least one token each; see document_start()")
-    # The last token is not evaluated; one token of context must stay to give the first logits.
+    # The last token is not evaluated; one token of context must remain for the first logits.
     n_kept = min(len(context_ids), max(1, engine.context_window + 1 - len(continuation_ids)))
     context = list(context_ids[-n_kept:])
     scores = engine.score_tokens(
@@ -151,26 +151,27 @@ def document_logprobs(
     conversation: str = "score",
     cancelled: Callable[[], bool] | None = None,
 ) -> list[float]:
-    """Return the log-probability of every token of a document, in natural logarithms.
+    """Return the natural log-probability of every token of a document.
 
     Args:
         engine: The model.
-        text: The document; nothing stands before it but `document_start`.
-        window: Tokens that the model sees at once; None takes the engine's context window.
-        stride: Tokens by which the window moves on; all but the first window's are judged after at least
-            window - stride tokens of context. None takes half the window.
-        conversation: Whose cache entries are used.
-        cancelled: Asked between batches.
+        text: The document; only `document_start` precedes it.
+        window: Number of tokens that the model sees at once; None: the engine's context window.
+        stride: Number of tokens by which the window moves. Except in the first window, tokens are scored after at
+            least window - stride tokens of context. None: half the window.
+        conversation: Name of the conversation whose cache entries are used.
+        cancelled: Called between batches; True stops the scoring.
 
     Raises:
-        ValueError: the window is larger than the engine's, or the stride is not within 1 and the window.
+        ValueError: the window is larger than the engine's, or the stride is not between 1 and the window.
         EngineError: the backend failed.
     """
     window = engine.context_window if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     if not 1 <= window <= engine.context_window or not 1 <= stride <= window:
         raise ValueError(
-            f"window {window} and stride {stride}: 1 <= stride <= window <= {engine.context_window}, the model's"
+            f"window is {window} and stride {stride}; they must be at least 1, the stride at most the window, and "
+            f"the window at most {engine.context_window}, the engine's"
         )
     ids = [document_start(engine.vocabulary), *engine.vocabulary.encode(text)]
     logprobs: list[float] = []
@@ -183,9 +184,9 @@ def document_logprobs(
 
 
 def rolling_windows(n_tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, first scored, stop) so that every token but the very first is scored once.
+    """Yield (start, first scored, stop) so that every token except the first is scored once.
 
-    A window evaluates `stop - start - 1 <= window` tokens; the last token of it is only scored.
+    A window evaluates `stop - start - 1 <= window` tokens; its last token is only scored.
     """
     first = 1
     while first < n_tokens:
@@ -195,9 +196,9 @@ def rolling_windows(n_tokens: int, window: int, stride: int) -> Iterator[tuple[i
 
 
 def scoring_batches(n_cached: int, n_context: int, n_tokens: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield (start, end, whether logits are wanted): what to evaluate to score the tokens from `n_context` on.
+    """Yield (start, end, whether logits are wanted): the batches that score the tokens from `n_context` on.
 
-    All but the last token are evaluated; the logits after token i judge token i + 1.
+    All tokens except the last are evaluated; the logits after token i score token i + 1.
     """
     start = n_cached
     while start < n_context - 1:
@@ -211,7 +212,7 @@ def scoring_batches(n_cached: int, n_context: int, n_tokens: int, n_batch: int) 
 
 
 def log_probability(logits_V: NDArray[np.float32], token: int) -> tuple[float, bool]:
-    """Return a token's natural log-probability under V logits, and whether none is more probable."""
+    """Return a token's natural log-probability under V logits, and whether it is the most probable one."""
     shifted = logits_V.astype(np.float64)
     shifted -= shifted.max()
     return float(shifted[token] - math.log(np.exp(shifted).sum())), bool(shifted[token] == 0.0)
@@ -223,5 +224,5 @@ def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             break
         n += 1
-    # A continuation of at least one token is left, whatever merged.
+    # At least one token must remain for the continuation.
     return min(n, len(left) - 1)

@@ -1,15 +1,15 @@
 """Prefix reuse for several conversations in one KV cache.
 
 Each conversation owns one sequence of the cache and the list of tokens evaluated in it. A new prompt keeps the
-exact common prefix with its own sequence, or borrows a longer one from another conversation (free in a unified
-cache: cells are shared, not copied), and drops the rest. At least one prompt token is always left to evaluate,
-since logits exist only for tokens of the last call.
+exact common prefix with its own sequence, or borrows a longer one from another conversation, and drops the rest.
+Borrowing is free in a unified cache: cells are shared, not copied. At least one prompt token is always left to
+evaluate, since logits exist only for tokens of the last call.
 
-The rule that makes it exact: `tokens` grows only after the backend has evaluated them, and shrinks with the
-cache. `check` compares both sides and runs after every step in tests (the manner of mini-sglang's cache check).
+The invariant: `tokens` grows only after the backend has evaluated them, and shrinks with the cache. `check`
+compares both sides and runs after every step in tests, like mini-sglang's cache check.
 
-What a model cannot do (recurrent or sliding-window memory that refuses a partial removal) shows in the answers of
-`KVMemory`, and leads to evaluating the whole prompt, reported as such.
+Some memories (recurrent, sliding window) refuse a partial removal. `KVMemory` then returns False, and the whole
+prompt is evaluated and reported as such.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from modelstack.inference.engine import EngineError
 
 
 class KVMemory(Protocol):
-    """The KV cache as llama.cpp's memory functions offer it; positions count from 0."""
+    """The KV cache as llama.cpp's memory functions present it; positions count from 0."""
 
     def remove(self, sequence: int, start: int) -> bool:
-        """Drop positions `start` and up; False when this memory cannot do that. From 0 it never fails."""
+        """Drop positions `start` and up; False if this memory cannot do that. From 0 it never fails."""
         ...
 
     def copy(self, source: int, target: int, n_positions: int) -> None:
-        """Let the empty `target` hold the first `n_positions` of `source`."""
+        """Share the first `n_positions` of `source` with the empty `target`."""
         ...
 
     def extent(self, sequence: int) -> tuple[int, int]:
-        """Return the lowest and the highest position held, (-1, -1) when empty."""
+        """Return the lowest and the highest position held; (-1, -1) if empty."""
         ...
 
 
 @dataclass(slots=True)
 class Slot:
-    """One sequence of the cache and the conversation that owns it."""
+    """A sequence of the cache, and the conversation that owns it."""
 
     sequence: int
     conversation: str | None = None
     tokens: list[int] = field(default_factory=list)
-    """What the cache holds of this conversation, position by position."""
+    """The tokens that the cache holds of this conversation, by position."""
     last_used: int = 0
 
 
 class PrefixCache:
-    """Which conversation owns which sequence, and what has been evaluated in it."""
+    """The owner of each sequence, and the tokens evaluated in it."""
 
     def __init__(self, memory: KVMemory, n_sequences: int) -> None:
         """Start with `n_sequences` free sequences."""
@@ -59,7 +59,7 @@ class PrefixCache:
         self._clock = itertools.count(1)
 
     def open(self, conversation: str, prompt_ids: Sequence[int]) -> Slot:
-        """Return the conversation's slot holding the longest prefix of the prompt that any sequence has.
+        """Return the conversation's slot, with the longest prefix of the prompt that any sequence holds.
 
         `len(slot.tokens)` prompt tokens are reused, always fewer than the prompt has.
         """
@@ -78,13 +78,13 @@ class PrefixCache:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no sequence holds a token, so that the next one is laid out as in a new process."""
+        """Whether no sequence holds a token, so that the next one gets the same cells as in a new process."""
         return not any(slot.tokens for slot in self._slots)
 
     def restore(self, slot: Slot, tokens: Sequence[int], n_kept: int, load: Callable[[int], bool]) -> bool:
-        """Let `load` fill the slot's sequence with `tokens`, and keep the first `n_kept` of them.
+        """Fill the slot's sequence with `tokens` by `load`, and keep the first `n_kept` of them.
 
-        Where that fails the slot is empty, and False is returned.
+        If that fails, the slot is empty and the result is False.
         """
         self._memory.remove(slot.sequence, 0)
         slot.tokens = []
@@ -99,7 +99,7 @@ class PrefixCache:
             self._clear(slot)
 
     def evict_other(self, keep: Slot) -> bool:
-        """Free the least recently used sequence except `keep`; False when there is none left."""
+        """Free the least recently used sequence except `keep`; False if there is none left."""
         others = [slot for slot in self._slots if slot is not keep and slot.conversation is not None]
         if not others:
             return False
@@ -107,11 +107,11 @@ class PrefixCache:
         return True
 
     def drop_unrecorded(self, slot: Slot) -> None:
-        """Make the cache hold no more than `slot.tokens`, after an evaluation failed half way."""
+        """Reduce the cache to `slot.tokens`, after an evaluation failed half way."""
         self._shorten(slot, len(slot.tokens))
 
     def conversations(self) -> dict[str, int]:
-        """Return how many tokens are cached for each conversation."""
+        """Return the number of cached tokens of each conversation."""
         return {slot.conversation: len(slot.tokens) for slot in self._slots if slot.conversation is not None}
 
     def check(self) -> None:
@@ -126,14 +126,14 @@ class PrefixCache:
             if held != expected:
                 raise EngineError(
                     f"cache of sequence {slot.sequence} ({slot.conversation!r}) holds positions {held}, "
-                    f"the books say {expected}"
+                    f"recorded are {expected}"
                 )
 
     def _slot_of(self, conversation: str) -> Slot | None:
         return next((slot for slot in self._slots if slot.conversation == conversation), None)
 
     def _claim(self, conversation: str) -> Slot:
-        """Give a free slot to a new conversation, else the least recently used one as it stands."""
+        """Return a free slot for a new conversation, or the least recently used one with its content."""
         slot = min(self._slots, key=lambda slot: (slot.conversation is not None, slot.last_used))
         slot.conversation = conversation
         return slot
@@ -143,7 +143,7 @@ class PrefixCache:
         self._memory.copy(source.sequence, slot.sequence, n_tokens)
         if self._memory.extent(slot.sequence) == (0, n_tokens - 1):
             slot.tokens = source.tokens[:n_tokens]
-        else:  # a recurrent state is one lump: its prefix cannot be copied
+        else:  # the prefix of a recurrent state cannot be copied
             self._memory.remove(slot.sequence, 0)
             slot.tokens = []
 
@@ -162,7 +162,7 @@ class PrefixCache:
 
 
 def common_prefix_length(left: list[int], right: list[int]) -> int:
-    """Return how many leading items two lists share; bisection over slice comparisons, which run in C."""
+    """Return the length of the common beginning of two lists, by bisection over slice comparisons in C."""
     low, high = 0, min(len(left), len(right))
     if left[:high] == right[:high]:
         return high

@@ -1,16 +1,18 @@
 """KV states of prompts on disk, so that a new process need not evaluate the beginning of a known prompt again.
 
-A file holds the state of one sequence as llama.cpp writes it, behind the tokens that it was computed from:
+A file holds the state of one sequence as llama.cpp writes it, after the tokens that it was computed from:
 
     magic 8 B | key 32 B | number of tokens u32 | bytes of the state u64 | tokens i32 each | state | SHA-256
 
-The key stands for everything that the bytes depend on besides the tokens (weights, adapter, build, number format);
-the hash covers all bytes before it. A reader trusts nothing: a link, a file that others can write, a cut, altered
-or foreign file is removed and counts as absent. A file never changes under its final name: readers take no lock.
-Writers and `clear` take turns by a lock that the kernel drops with its holder; a temporary file found under the
-lock is the leftover of a killed process. Files are not synced: what a power failure damages, the hash finds.
+The key covers everything that the bytes depend on besides the tokens (weights, adapter, build, number format). The
+hash covers all bytes before it. Readers trust nothing: a link, a file that others can write, and a truncated,
+altered or foreign file is removed and counts as absent. A file never changes under its final name, so readers take
+no lock. Writers and `clear` exclude each other by a lock that the kernel releases with its holder. A temporary
+file found under the lock was left by a killed process. Files are not synced: the hash detects the damage of a
+power failure.
 
-A store that cannot be read or written is an empty one: no method raises for what the disk or another process does.
+A store that cannot be read or written behaves as an empty one: no method raises because of the disk or another
+process.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +44,16 @@ from modelstack.inference.sequences import common_prefix_length
 
 try:
     import fcntl
-except ImportError:  # Windows: without the lock two writers may remove each other's temporary file
+except ImportError:  # Windows: without the lock, two writers may remove each other's temporary file
     fcntl = None
 
 DEFAULT_MAX_BYTES = 1 << 30
 MAX_FILES = 256
-"""Bounds the heads that `closest` reads; 1 GiB holds about 45 states of 1,000 tokens of a 135M model."""
+"""Maximum number of files, whose heads `closest` reads; 1 GiB holds about 45 states of 1,000 tokens of a 135M
+model."""
 MAX_TOKENS = 1 << 20
 LOCK_WAIT_S = 5.0
-"""How long a writer waits for another one, which needs milliseconds; then nothing is stored."""
+"""Seconds that a writer waits for another one, which needs milliseconds; afterwards nothing is stored."""
 LOCK_POLL_S = 0.02
 
 _MAGIC = b"KVSTATE1"
@@ -75,16 +79,16 @@ class StoreUsage:
 
 
 class StateStore:
-    """A folder of states, bounded in bytes; the state used longest ago is removed first."""
+    """A folder of states, limited in bytes; the least recently used state is removed first."""
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        """Name the folder; the first `put` makes it.
+        """Set the folder; the first `put` creates it.
 
         Raises:
             ValueError: `max_bytes` is not positive.
         """
         if max_bytes < 1:
-            raise ValueError(f"max_bytes={max_bytes}: a store must hold at least one byte; use no store instead")
+            raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1. Pass no store to disable storing.")
         self.folder = Path(folder)
         self.max_bytes = max_bytes
 
@@ -97,7 +101,7 @@ class StateStore:
         return self._path(key, tokens).is_file()
 
     def closest(self, key: bytes, tokens: Sequence[int], at_least: int) -> StoredState | None:
-        """Return the state that shares the longest beginning, of `at_least` tokens or more, with `tokens`."""
+        """Return the state with the longest common beginning with `tokens`, of at least `at_least` tokens."""
         wanted = list(tokens)
         shared: list[tuple[int, int, Path]] = []
         for path in self._files(key) if is_private_folder(self.folder) else ():
@@ -110,7 +114,7 @@ class StateStore:
         return None
 
     def put(self, key: bytes, tokens: Sequence[int], state: NDArray[np.uint8]) -> bool:
-        """Store a state; False when that was impossible, or the state alone is larger than the store."""
+        """Store a state; False if that failed, or if the state alone is larger than the store."""
         head = _HEAD.pack(_MAGIC, key, len(tokens), state.size) + _token_bytes(tokens)
         n_bytes = len(head) + state.size + _HASH_BYTES
         if n_bytes > self.max_bytes:
@@ -127,7 +131,7 @@ class StateStore:
         return True
 
     def clear(self) -> StoreUsage:
-        """Remove everything in the folder; return how many states that were, and their size."""
+        """Remove everything in the folder; return the number of removed states and their size."""
         usage = self.usage()
         with suppress(OSError):
             if is_private_folder(self.folder):
@@ -138,7 +142,7 @@ class StateStore:
         return usage
 
     def usage(self) -> StoreUsage:
-        """Return how many states there are, and their size."""
+        """Return the number of states and their size."""
         sizes = [size for _, size, _ in self._by_last_use()] if is_private_folder(self.folder) else []
         return StoreUsage(len(sizes), sum(sizes))
 
@@ -153,47 +157,37 @@ class StateStore:
             return []
         return [self.folder / name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]
 
-    # -- reading ------------------------------------------------------------------------------------------
-
     def _tokens_of(self, path: Path, key: bytes) -> list[int] | None:
-        """Read the tokens of a file, not verified yet; a file with an impossible head is removed."""
-        try:
-            with open_private(path) as file:
-                if (held := _read_head(file, key)) is not None:
-                    return held.tolist()
-        except FileNotFoundError:
-            return None
-        except OSError:
-            pass
-        remove(path)
-        return None
+        """Return the tokens of a file, which is not verified; a file with an impossible head is removed."""
+
+        def read(file: FileIO) -> list[int] | None:
+            held = _read_head(file, key)
+            return None if held is None else held.tolist()
+
+        return _read_or_remove(path, read)
 
     def _load(self, path: Path, key: bytes, tokens: Sequence[int] | None) -> StoredState | None:
-        """Read and verify a file, of these tokens if they are given; a bad file is removed."""
-        try:
-            with open_private(path) as file:
-                held = _read_head(file, key)
-                if held is not None and (tokens is None or held.tolist() == list(tokens)):
-                    content = _verified(file)
-                    if content is not None:
-                        with suppress(OSError):  # in a folder that cannot be written, the order stays
-                            os.utime(path)
-                        return StoredState(held.tolist(), content[_HEAD.size + held.nbytes : -_HASH_BYTES])
-        except FileNotFoundError:
-            return None
-        except OSError:
-            pass
-        remove(path)
-        return None
+        """Return the verified state of a file; a damaged file, or one of other tokens than given, is removed."""
 
-    # -- writing ------------------------------------------------------------------------------------------
+        def read(file: FileIO) -> StoredState | None:
+            held = _read_head(file, key)
+            if held is None or (tokens is not None and held.tolist() != list(tokens)):
+                return None
+            content = _verified(file)
+            if content is None:
+                return None
+            with suppress(OSError):  # in a read-only folder the order of last use is not updated
+                os.utime(path)
+            return StoredState(held.tolist(), content[_HEAD.size + held.nbytes : -_HASH_BYTES])
+
+        return _read_or_remove(path, read)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder alone.
+        """Hold the folder's lock.
 
         Raises:
-            OSError: the folder cannot be written, or another process kept it too long.
+            OSError: the folder cannot be written, or another process held the lock too long.
         """
         lock = open_lock(self.folder / _LOCK_NAME)
         try:
@@ -203,7 +197,7 @@ class StateStore:
             os.close(lock)
 
     def _make_room(self, n_bytes: int) -> None:
-        """Remove leftovers, and the states used longest ago until `n_bytes` more fit."""
+        """Remove leftovers, and the least recently used states until `n_bytes` more fit."""
         for left in self.folder.glob(f"{SCRATCH_PREFIX}*"):
             remove(left)
         states = self._by_last_use()
@@ -224,6 +218,23 @@ class StateStore:
         return sorted(found)
 
 
+Content = TypeVar("Content")
+
+
+def _read_or_remove(path: Path, read: Callable[[FileIO], Content | None]) -> Content | None:
+    """Return what `read` returns for an open private file; remove the file if that is None."""
+    try:
+        with open_private(path) as file:
+            if (content := read(file)) is not None:
+                return content
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass
+    remove(path)
+    return None
+
+
 def _prefix(key: bytes) -> str:
     return f"{key.hex()[:16]}-"
 
@@ -233,7 +244,7 @@ def _token_bytes(tokens: Sequence[int]) -> bytes:
 
 
 def _read_head(file: FileIO, key: bytes) -> NDArray[np.int32] | None:
-    """Return the tokens named in a file's head; None when the head fits neither the key nor the file's size."""
+    """Return the tokens in a file's head; None if the head does not fit the key or the file's size."""
     head = file.read(_HEAD.size)
     if len(head) != _HEAD.size:
         return None
@@ -247,7 +258,7 @@ def _read_head(file: FileIO, key: bytes) -> NDArray[np.int32] | None:
 
 
 def _verified(file: FileIO) -> NDArray[np.uint8] | None:
-    """Return a file's bytes; None when the hash does not fit, as in a file that shrinks meanwhile."""
+    """Return a file's bytes; None if the hash does not fit, or if the file shrinks meanwhile."""
     file.seek(0)
     content = np.empty(os.fstat(file.fileno()).st_size, dtype=np.uint8)
     view, n_read = content.data, 0
@@ -263,7 +274,7 @@ def _wait_for(lock: int) -> None:
     """Take the lock of an open file.
 
     Raises:
-        BlockingIOError: another process kept it too long.
+        BlockingIOError: another process held the lock too long.
     """
     if fcntl is None:
         return

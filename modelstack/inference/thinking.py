@@ -1,16 +1,15 @@
-"""The thinking dial: how many tokens a model may, and must, think before it answers.
+"""The thinking dial: the minimum and maximum number of tokens that a model thinks before it answers.
 
-Budget forcing (Muennighoff et al., s1, arXiv 2501.19393): at the most, the mark that closes the thought is written
-for the model, which then answers with what it has; below the least, a close that the model writes is taken away
-and a word such as "Wait" put in its place. A reply cannot end inside its thought: tokens that end a reply are
-legal in the answer alone.
+Budget forcing (Muennighoff et al., s1, arXiv 2501.19393): at the maximum, the closing mark is written for the
+model, which then answers with what it has. Below the minimum, a closing mark from the model is replaced by a word
+such as "Wait". A reply cannot end inside its thought: end tokens are legal in the answer only.
 
-It works through any `Engine`: a thought and an answer are two generations of one conversation, so what was
-thought is read from the cache by the answer. Marks may be one special token each, as Qwen3 has them, which content
-can never spell, or a text of several tokens, found by its bytes wherever tokens cut it. An opening mark may be a
-special token with text behind it.
+It works with any `Engine`: a thought and an answer are two generations of one conversation, so the answer reads
+the thought from the cache. A mark may be one special token, as in Qwen3, which content can never spell. It may
+also be a text of several tokens, found by its bytes under any tokenisation. An opening mark may be a special token
+followed by text.
 
-A thinking token is one in front of the closing mark; marks, and what is put behind them, are none.
+Thinking tokens are those before the closing mark; marks and texts inserted after them do not count.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 
 ClosedBy = Literal["model", "budget", "cancelled"]
 _LOOKED_BACK = 64
-"""Tokens at the end of a prompt in which an opening mark is looked for."""
+"""Number of tokens at the end of a prompt that are searched for an opening mark."""
 
 
 class ThoughtMarks(BaseModel, frozen=True, extra="forbid"):
-    """What stands around a thought."""
+    """The texts around a thought."""
 
     open: str = Field(default="<think>", min_length=1)
     close: str = Field(default="</think>", min_length=1)
 
 
 class ThinkingBudget(BaseModel, frozen=True, extra="forbid"):
-    """How long a thought may, and must, be."""
+    """The limits of a thought's length."""
 
     max_tokens: int = Field(ge=0)
-    """0: the model answers at once, behind an empty thought."""
+    """Maximum number of tokens; 0: the model answers at once, after an empty thought."""
     min_tokens: int = Field(default=0, ge=0)
     wait: str = Field(default="\nWait", min_length=1)
-    """Written where the model closes its thought too early."""
+    """Text written when the model closes its thought too early."""
     after_close: str = ""
-    """Written behind the closing mark, the model's own or a forced one: "\\n\\nFinal answer: "."""
+    """Text written after the closing mark, the model's own or a forced one, such as "\\n\\nFinal answer: "."""
 
     @model_validator(mode="after")
     def _least_is_below_most(self) -> ThinkingBudget:
@@ -60,32 +59,36 @@ class ThinkingBudget(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(slots=True)
 class ThoughtfulReply:
-    """A thought and an answer. Lists run in parallel, one entry a token behind the prompt, end token left out."""
+    """A thought and an answer.
+
+    The lists are parallel, with one entry per token after the prompt, without the end token.
+    """
 
     ids: list[int] = field(default_factory=list[int])
     forced: list[bool] = field(default_factory=list[bool])
-    """Whether a token was written for the model: forced marks, waits, what a grammar left no choice about."""
+    """Whether a token was written for the model: forced marks, waits, tokens without an alternative under the
+    grammar."""
     logprobs: list[float] = field(default_factory=list[float])
     """Natural log-probability under the model's full softmax at temperature 1; nan for forced tokens."""
     n_thinking: int = 0
     n_waits: int = 0
     closed_by: ClosedBy = "model"
-    """Who ended the thought."""
+    """Cause of the end of the thought."""
     thought: str = ""
     """Text between the marks."""
     answer: Generation = field(default_factory=Generation)
-    """What came behind; `answer.finish_reason` is the reply's."""
+    """The generation after the thought; `answer.finish_reason` is the reply's."""
     stats: GenerationStats | None = None
-    """Of the thought's generations together; None where there was none."""
+    """Total cost of the thought's generations; None if there were none."""
 
     @property
     def mean_logprob(self) -> float:
-        """Mean over the tokens that the model chose, in nats; -inf where it chose none."""
+        """Mean over the tokens that the model chose, in nats; -inf if it chose none."""
         chosen = [value for value in self.logprobs if not math.isnan(value)]
         return math.fsum(chosen) / len(chosen) if chosen else -math.inf
 
     def text(self, vocabulary: Vocabulary) -> str:
-        """Return the whole reply, marks included."""
+        """Return the whole reply, including marks."""
         return vocabulary.decode(self.ids)
 
     def write(self, ids: Sequence[int]) -> None:
@@ -95,11 +98,11 @@ class ThoughtfulReply:
         self.logprobs += [math.nan] * len(ids)
 
     def count(self, stats: GenerationStats) -> None:
-        """Add what one more generation of the thought cost."""
+        """Add the cost of another generation of the thought."""
         self.stats = stats if self.stats is None else self.stats.then(stats)
 
     def take(self, generation: Generation, n_tokens: int | None = None) -> None:
-        """Append what the model wrote, all of it or its beginning."""
+        """Append a generation, or its first `n_tokens` tokens."""
         self.ids += generation.ids[:n_tokens]
         self.forced += generation.forced[:n_tokens]
         self.logprobs += generation.logprobs[:n_tokens]
@@ -114,20 +117,20 @@ def think(
     on_tokens: Callable[[list[int]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> ThoughtfulReply:
-    """Let a model think within a budget, then answer.
+    """Generate a thought within a budget, then an answer.
 
     Args:
-        engine: Any.
-        request: `max_tokens`, grammar and biases are the answer's; the sampling is of both. The prompt ends where
-            the reply begins, or behind the opening mark, as some templates write it.
-        budget: Of the thought. Where the context window is short, the answer's tokens go first.
+        engine: Any engine.
+        request: `max_tokens`, grammar and biases apply to the answer, the sampling to both. The prompt ends before
+            the reply, or after the opening mark, as some templates write it.
+        budget: Budget of the thought. In a short context window the answer's tokens have priority.
         marks: None: `<think>` and `</think>`.
-        on_tokens: Told each block of the reply once it is certain to stay.
-        cancelled: Asked between tokens.
+        on_tokens: Called with each block of the reply that can no longer change.
+        cancelled: Called between tokens; True stops the reply.
 
     Raises:
-        ContextWindowError: Prompt, marks and one token do not fit.
-        EngineError: The engine failed.
+        ContextWindowError: prompt, marks and one token do not fit.
+        EngineError: the engine failed.
     """
     return _Dial(engine, request, budget, marks or ThoughtMarks(), on_tokens, cancelled).reply()
 
@@ -141,27 +144,27 @@ def thought(
     on_tokens: Callable[[list[int]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> ThoughtfulReply:
-    """Let a model think, and write no answer yet: it goes on behind `ids`, as often as the caller wants one.
+    """Generate a thought without an answer; the caller may continue after `ids` any number of times.
 
     Args:
-        engine: Any.
-        request: As for `think`; `max_tokens` is the room that is kept for the answer.
-        budget: Of the thought.
+        engine: Any engine.
+        request: As for `think`; `max_tokens` is the room reserved for the answer.
+        budget: Budget of the thought.
         marks: None: `<think>` and `</think>`.
-        on_tokens: Told each block, marks included, once it is certain to stay.
-        cancelled: Asked between tokens.
+        on_tokens: Called with each block, including marks, that can no longer change.
+        cancelled: Called between tokens; True stops the thought.
 
     Raises:
-        ContextWindowError: Prompt, marks and one token do not fit.
-        EngineError: The engine failed.
+        ContextWindowError: prompt, marks and one token do not fit.
+        EngineError: the engine failed.
     """
     return _Dial(engine, request, budget, marks or ThoughtMarks(), on_tokens, cancelled).thought()
 
 
 def mark_ids(vocabulary: Vocabulary, mark: str) -> tuple[list[int], bool]:
-    """Return the tokens of a mark, and whether it is one special token.
+    """Return the tokens of a mark, and whether it is a single special token.
 
-    Names of special tokens inside a mark become these, as in Gemma 4's `<|channel>thought`.
+    Names of special tokens inside a mark become these tokens, as in Gemma 4's `<|channel>thought`.
     """
     data = mark.encode()
     names: dict[str, int] = {}
@@ -179,7 +182,7 @@ def mark_ids(vocabulary: Vocabulary, mark: str) -> tuple[list[int], bool]:
 
 
 class _Dial:
-    """One reply in the making."""
+    """The state of a reply that is being written."""
 
     def __init__(
         self,
@@ -227,24 +230,24 @@ class _Dial:
         return out
 
     def _is_open(self) -> bool:
-        """Say whether the prompt ends behind an opening mark, but for blanks."""
+        """Return whether the prompt ends with an opening mark, apart from blanks."""
         token_bytes = self.vocabulary.token_bytes
         tail = self._without_blanks(self.request.prompt_ids[-_LOOKED_BACK:])
         ids = self._without_blanks(mark_ids(self.vocabulary, self.marks.open)[0])
-        if not self.vocabulary.special_ids.isdisjoint(ids):  # spelled in text it is none
+        if not self.vocabulary.special_ids.isdisjoint(ids):  # a mark spelled in text does not count
             return tail[-len(ids) :] == ids
         text = b"".join(token_bytes[token] for token in tail)
         return text.rstrip().endswith(self.marks.open.encode())
 
     def _without_blanks(self, ids: Sequence[int]) -> list[int]:
-        """Return ids without those at the end that are blanks."""
+        """Return the ids without blank tokens at the end."""
         n_ids = len(ids)
         while n_ids and not self.vocabulary.token_bytes[ids[n_ids - 1]].strip():
             n_ids -= 1
         return list(ids[:n_ids])
 
     def _think(self) -> int:
-        """Write the thought and its close; return where the mark begins among the reply's tokens."""
+        """Write the thought and its closing mark; return the index of the mark among the reply's tokens."""
         out = self.out
         while (n_left := self.most - out.n_thinking) > 0:
             watch = self._watch(n_left)
@@ -257,7 +260,7 @@ class _Dial:
                 out.closed_by = "cancelled"
                 return len(out.ids)
             if not is_closed or n_before > n_left:
-                # At the budget; of a mark that was begun there and came to nothing, the rest goes.
+                # The budget is used up; the tokens of an unfinished mark after it are dropped.
                 self._keep(watch, generation, min(n_before, n_left))
                 break
             if out.n_thinking + n_before < self.least:
@@ -277,7 +280,10 @@ class _Dial:
     def _keep(
         self, watch: ThoughtWatch, generation: Generation, n_thinking: int, n_tokens: int | None = None
     ) -> None:
-        """Take the beginning of what was written into the reply: the thought, or also the mark behind it."""
+        """Append the first `n_tokens` generated tokens to the reply.
+
+        `n_thinking` of the thought, the rest of its mark.
+        """
         n_tokens = n_thinking if n_tokens is None else n_tokens
         watch.settle(n_tokens)
         self.out.take(generation, n_tokens)
@@ -294,7 +300,7 @@ class _Dial:
         return ThoughtWatch(self.vocabulary, mark, n_most, self.on_tokens)
 
     def _thought(self, watch: ThoughtWatch, n_most: int) -> Generation:
-        """Go on thinking until the mark, the budget, or the caller's stop."""
+        """Continue the thought until the mark, the budget, or a stop by the caller."""
         cancelled = self.cancelled
 
         def stop() -> bool:
@@ -310,7 +316,7 @@ class _Dial:
         return self.engine.generate(plain, on_tokens=watch, cancelled=stop)
 
     def _request(self, max_tokens: int) -> GenerateRequest:
-        """Return the request that goes on behind what was written, with random numbers of its own."""
+        """Return the request for the continuation of the reply, with its own random numbers."""
         number, self.n_calls = self.n_calls, self.n_calls + 1
         return replace(
             self.request,
@@ -326,7 +332,7 @@ class _Dial:
 
 
 def with_seed(sampling: SamplingParams, number: int) -> SamplingParams:
-    """Return the parameters of a request's `number`-th generation: each has random numbers of its own."""
+    """Return the parameters for the `number`-th generation of a request: each has its own random numbers."""
     if sampling.seed is None or number == 0:
         return sampling
     digest = hashlib.sha256(f"{sampling.seed} {number}".encode()).digest()

@@ -1,6 +1,6 @@
-"""Reads a thought token by token: finds the mark that closes it, and tells what can no longer be taken back.
+"""Watch of a thought: finds the closing mark token by token, and reports the tokens that can no longer change.
 
-A mark of several tokens is looked for in bytes, as a model may cut it in other ways than the tokenizer would.
+A mark of several tokens is searched for in bytes, as a model may tokenise it differently from the tokenizer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 
 
 class ThoughtWatch:
-    """Reads a thought as it is written, and says when it is over."""
+    """Reads a thought while it is written, and detects its end."""
 
     def __init__(
         self,
@@ -21,18 +21,18 @@ class ThoughtWatch:
         n_most: int,
         on_tokens: Callable[[list[int]], None] | None,
     ) -> None:
-        """Look for `mark` in bytes; where it is empty, only the number of tokens counts."""
+        """Search for `mark` in bytes; if it is empty, only the number of tokens counts."""
         self._token_bytes = vocabulary.token_bytes
         self.mark, self._n_most, self._on_tokens = mark, n_most, on_tokens
         self._ids: list[int] = []
         self._written = bytearray()
         self._starts: list[int] = []
-        """Where each token's bytes begin."""
+        """Offset of each token's first byte."""
         self._n_told = 0
         self._mark_at: int | None = None
 
     def __call__(self, block: list[int]) -> None:
-        """Take tokens; tell the caller those that no mark can take back."""
+        """Take tokens; report those that no mark can take back."""
         searched = max(0, len(self._written) - len(self.mark) + 1)
         self._ids += block
         for token in block:
@@ -51,15 +51,15 @@ class ThoughtWatch:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether there is nothing more to wait for: the mark, or the budget and no mark that is begun."""
+        """Whether the thought is over: at the mark, or at the budget unless a mark has begun."""
         return self.is_closed or (len(self._starts) >= self._n_most and not self._begun())
 
     def n_before_mark(self, ids: Sequence[int]) -> int:
-        """Return how many tokens are of the thought: all that have a byte in front of the mark."""
+        """Return the number of tokens in the thought: those with a byte before the mark."""
         return len(ids) if self._mark_at is None else self._n_tokens_before(self._mark_at)
 
     def settle(self, n_tokens: int) -> None:
-        """Tell the caller of all tokens up to this number that were not told yet."""
+        """Report all tokens up to this number that were not reported yet."""
         if self._on_tokens is not None and n_tokens > self._n_told:
             self._on_tokens(self._ids[self._n_told : n_tokens])
         self._n_told = max(self._n_told, n_tokens)
@@ -68,6 +68,6 @@ class ThoughtWatch:
         return bisect_left(self._starts, place)
 
     def _begun(self) -> int:
-        """Return how many bytes at the end may be the beginning of the mark."""
+        """Return the number of bytes at the end that may be the beginning of the mark."""
         longest = min(len(self.mark) - 1, len(self._written))
         return next((n for n in range(longest, 0, -1) if self._written.endswith(self.mark[:n])), 0)

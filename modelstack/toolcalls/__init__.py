@@ -1,4 +1,4 @@
-"""Step 11: the tool-call convention that a model is taught, and the grammar that enforces it. Torch-free."""
+"""Step 11: the conventions in which models call tools, and the grammars that enforce them. Torch-free."""
 
 from modelstack.toolcalls.convention import (
     ParsedResponse,

@@ -1,15 +1,14 @@
-"""The one convention that a model is taught for replies, written and read in one place.
+"""The convention that modelstack teaches for replies: its types, writer and reader.
 
 A reply is exactly one of
-- calls: `[{"name":"x","arguments":{...}},{"name":"y","arguments":{...}}]`, compact JSON, keys in schema
-  order;
-- an abstention: `[]`, when the format allows it;
-- a structured answer: `{"result":<value>}`, when the format carries a schema for answers;
-- a text answer: anything whose first character is none of `[`, `{` and ASCII white space.
+- calls: `[{"name":"x","arguments":{...}},{"name":"y","arguments":{...}}]`, compact JSON, keys in schema order;
+- an abstention: `[]`, if the format allows it;
+- a structured answer: `{"result":<value>}`, if the format has a schema for answers;
+- a text answer: any text that does not begin with `[`, `{` or ASCII white space.
 
-So the first character tells the forms apart, and a call can never be mistaken for prose or the reverse. The
-target format is that of Hammer and Needle (arXiv 2410.04587; cactus-compute/needle): an explicit `[]` is
-a decision that can be scored, an unparsable reply is not.
+The first character therefore identifies the form, and calls and prose cannot be confused. The form is that of
+Hammer and Needle (arXiv 2410.04587; cactus-compute/needle): an explicit `[]` is a decision that can be scored, an
+unparsable reply is not.
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ CALL_PREFIX = '{"name":"'
 ARGUMENTS_PREFIX = '","arguments":'
 RESULT_PREFIX = '{"result":'
 DEFAULT_MAX_CALLS = 8
-"""Calls in one reply; BFCL's widest parallel case has 8."""
+"""Maximum number of calls in a reply; BFCL's widest parallel case has 8."""
 MAX_DIGITS = 20
-"""Digits of a number before its point: 64 bits have 20. A small model that has lost its way would write 300."""
+"""Maximum number of digits before a number's point; 64 bits have 20. Without a limit a small model may write 300.
+"""
 MOST_DIGITS = 40
-"""The same in answers, and where the request itself holds longer numbers; bounds of a schema may ask for more."""
+"""The same limit in answers, and if the request contains longer numbers; bounds of a schema may raise it."""
 
 _ILLEGAL_IN_NAME = re.compile(r'["\\\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 _DECODER = json.JSONDecoder(strict=True)
@@ -42,12 +42,12 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class ResponseParseError(ValueError):
-    """A reply does not follow the convention; the message says where and what was expected."""
+    """A reply does not follow the convention; the message names the place and the expected text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """What a model is told of one tool."""
+    """The description of a tool for a model."""
 
     name: str
     description: str
@@ -55,40 +55,40 @@ class ToolSpec:
     """JSON Schema (Draft 2020-12) of the arguments object."""
 
     def __post_init__(self) -> None:
-        """Refuse names that could not be written between quotes as they are.
+        """Check that the name can be written between quotes without escapes.
 
         Raises:
-            ValueError: the name is empty or holds a quote, backslash, control character or lone surrogate.
+            ValueError: the name is empty or contains a quote, backslash, control character or lone surrogate.
         """
         found = _ILLEGAL_IN_NAME.search(self.name)
         if not self.name or found:
-            what = f"holds {found.group()!r}" if found else "is empty"
+            what = f"contains {found.group()!r}" if found else "is empty"
             raise ValueError(
-                f"tool name {self.name!r} {what}; a name is written between quotes as it is: "
+                f"tool name {self.name!r} {what}; names are written without escapes: "
                 "use letters, digits, and any of _ - . / :"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """Which replies are legal now; recompiled when the set of tools changes."""
+    """The replies that are legal at the moment; recompiled when the set of tools changes."""
 
     tools: tuple[ToolSpec, ...] = ()
     answer: Literal["text"] | JsonSchema | None = "text"
-    """Free text, a JSON Schema for `{"result":...}`, or no answer at all."""
+    """Free text, a JSON Schema for `{"result":...}`, or no answer."""
     parallel: bool = True
-    """Several calls in one reply; otherwise exactly one."""
+    """Whether a reply may contain several calls; otherwise exactly one."""
     max_calls: int = DEFAULT_MAX_CALLS
     abstain: bool = False
-    """It is legal to say that none of the tools fits: `[]`, or words in conventions that have no other way."""
+    """Whether abstaining is legal: by `[]`, or by words in conventions without another way."""
     max_digits: int = MAX_DIGITS
-    """Digits that a number in arguments may have before its point, unless its schema's bounds have more."""
+    """Maximum number of digits before a number's point in arguments, unless bounds of the schema have more."""
 
     def __post_init__(self) -> None:
         """Check that some reply is legal and that names are unique.
 
         Raises:
-            ValueError: no reply would be legal, a name comes twice, or `max_calls` is below 1.
+            ValueError: no reply would be legal, a name is given twice, or `max_calls` is below 1.
         """
         object.__setattr__(self, "tools", tuple(self.tools))
         names = [tool.name for tool in self.tools]
@@ -102,21 +102,21 @@ class ResponseFormat:
 
     @property
     def call_limit(self) -> int:
-        """Most calls that one reply may hold."""
+        """Maximum number of calls in a reply."""
         if not self.tools:
             return 0
         return self.max_calls if self.parallel else 1
 
     @property
     def answer_schema(self) -> JsonSchema | None:
-        """The schema of a structured answer, if that is the form of answers."""
+        """The schema of a structured answer; None for other forms."""
         return None if self.answer is None or isinstance(self.answer, str) else self.answer
 
     def tool(self, name: str) -> ToolSpec:
         """Return the tool called `name`.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such tool.
         """
         for tool in self.tools:
             if tool.name == name:
@@ -124,7 +124,7 @@ class ResponseFormat:
         raise KeyError(name)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of this format; key order counts, since it is the order of properties."""
+        """Return the SHA-256 of this format; the order of keys counts, since it is the order of properties."""
         content: list[Any] = [
             [[tool.name, tool.description, tool.parameters] for tool in self.tools],
             self.answer,
@@ -140,10 +140,10 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class ParsedResponse:
-    """One reply, read."""
+    """A parsed reply."""
 
     calls: tuple[tuple[str, str], ...] = ()
-    """Name and arguments, the latter as the JSON text that was written."""
+    """Name and arguments of each call; arguments are the original JSON text."""
     answer: Any = None
     """The text, or the value of a structured answer."""
     abstained: bool = False
@@ -153,12 +153,12 @@ class ParsedResponse:
 
 
 def render_calls(calls: Sequence[tuple[str, Mapping[str, Any]]], tools: Sequence[ToolSpec] = ()) -> str:
-    """Write calls as the grammar accepts them: compact, keys in the order of each tool's schema.
+    """Return calls as the grammar accepts them: compact, keys in the order of each tool's schema.
 
     Used for history and as the target of training. Tools that are not in `tools` keep their key order.
 
     Raises:
-        ValueError: a value is no JSON (NaN, infinity, lone surrogate).
+        ValueError: a value is not JSON (NaN, infinity, lone surrogate).
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     parts = []
@@ -170,7 +170,7 @@ def render_calls(calls: Sequence[tuple[str, Mapping[str, Any]]], tools: Sequence
 
 
 def render_answer(answer: Any, response_format: ResponseFormat) -> str:
-    """Write an answer; text that begins like a call is led in by `Answer: `, so that it stays text.
+    """Return an answer as text; `Answer: ` precedes a text that would begin like a call.
 
     Raises:
         ValueError: the format has no answer, or the text is empty.
@@ -187,7 +187,7 @@ def render_answer(answer: Any, response_format: ResponseFormat) -> str:
 
 
 def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse:
-    """Read a reply.
+    """Parse a reply.
 
     Raises:
         ResponseParseError: the reply has none of the forms that `response_format` allows.
@@ -197,19 +197,19 @@ def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse
     if text[:1] == "{":
         return _parse_result(text, response_format)
     if response_format.answer != "text":
-        raise ResponseParseError(f"a text answer is not allowed here, the reply is {text[:40]!r}")
+        raise ResponseParseError(f"a text answer is not allowed here; the reply is {text[:40]!r}")
     if not text or text[0] in NOT_FIRST_IN_TEXT:
-        raise ResponseParseError("a text answer begins with a character that is not white space")
+        raise ResponseParseError("a text answer must begin with a character that is not white space")
     return ParsedResponse(answer=text, kind="text")
 
 
-def render_json(value: Any) -> str:
-    """Write JSON in the one spelling that the grammars accept.
+def render_json(value: Any, *, comma: str = ",", colon: str = ":") -> str:
+    """Return JSON in the only spelling that the grammars accept.
 
     Raises:
-        ValueError: the value holds NaN, infinity, or a lone surrogate.
+        ValueError: the value contains NaN, infinity, or a lone surrogate.
     """
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, separators=(comma, colon), ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -218,7 +218,7 @@ def render_json(value: Any) -> str:
 
 
 def in_schema_order(value: Any, schema: Any, root: Any) -> Any:
-    """Return `value` with the keys of objects in the order of `schema`'s properties, others after them."""
+    """Return `value` with the keys of objects in the order of `schema`'s properties, undeclared keys last."""
     if isinstance(value, Mapping):
         properties = _all_properties(schema, root, value, ())
         keys = [key for key in properties if key in value]
@@ -236,9 +236,9 @@ def in_schema_order(value: Any, schema: Any, root: Any) -> Any:
 
 
 def _all_properties(schema: Any, root: Any, value: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
-    """Return the properties of an object schema in the order in which `schemas.normalise` puts them.
+    """Return the properties of an object schema in the order of `schemas.normalise`.
 
-    First those of a `$ref`, then its own, of `allOf`, and of the branch that fits `value` best.
+    The order is: properties of a `$ref`, its own, those of `allOf`, those of the branch that fits `value` best.
     """
     if not isinstance(schema, Mapping):
         return {}
@@ -263,14 +263,14 @@ def _all_properties(schema: Any, root: Any, value: Mapping[str, Any], inside: tu
 
 
 def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
-    """Read `[]` or a list of calls, cutting out the text of the arguments."""
+    """Parse `[]` or a list of calls, with the original text of the arguments."""
     reader = _Reader(text)
     reader.expect("[")
     calls: list[tuple[str, str]] = []
     if reader.skip("]"):
         reader.end()
         if not response_format.abstain:
-            raise ResponseParseError("the reply is [], and this format does not allow an abstention")
+            raise ResponseParseError("the reply is []; this format does not allow an abstention")
         return ParsedResponse(abstained=True, kind="abstention")
     known = {tool.name for tool in response_format.tools}
     while True:
@@ -278,12 +278,14 @@ def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
             reader.expect(piece)
         name, _ = reader.value()
         if not isinstance(name, str) or name not in known:
-            raise ResponseParseError(f"call {len(calls) + 1} names {name!r}, known are {sorted(known)}")
+            raise ResponseParseError(
+                f"call {len(calls) + 1} names the unknown tool {name!r}; known: {sorted(known)}"
+            )
         for piece in (",", '"arguments"', ":"):
             reader.expect(piece)
         arguments, written = reader.value()
         if not isinstance(arguments, dict):
-            raise ResponseParseError(f"the arguments of call {len(calls) + 1} ({name}) are no object")
+            raise ResponseParseError(f"the arguments of call {len(calls) + 1} ({name}) are not an object")
         calls.append((name, written))
         reader.expect("}")
         if not reader.skip(","):
@@ -291,12 +293,14 @@ def _parse_list(text: str, response_format: ResponseFormat) -> ParsedResponse:
     reader.expect("]")
     reader.end()
     if len(calls) > response_format.call_limit:
-        raise ResponseParseError(f"{len(calls)} calls, at most {response_format.call_limit} are allowed")
+        raise ResponseParseError(
+            f"the reply has {len(calls)} calls; at most {response_format.call_limit} are allowed"
+        )
     return ParsedResponse(calls=tuple(calls))
 
 
 def _parse_result(text: str, response_format: ResponseFormat) -> ParsedResponse:
-    """Read `{"result":<value>}`."""
+    """Parse `{"result":<value>}`."""
     if response_format.answer_schema is None:
         raise ResponseParseError("a structured answer is not allowed here")
     reader = _Reader(text)
@@ -309,7 +313,7 @@ def _parse_result(text: str, response_format: ResponseFormat) -> ParsedResponse:
 
 
 class _Reader:
-    """A cursor over JSON text that can hand out a value together with its spelling."""
+    """A cursor over JSON text that returns values with their original text."""
 
     def __init__(self, text: str) -> None:
         """Start before the first character."""
@@ -325,7 +329,11 @@ class _Reader:
         return True
 
     def expect(self, piece: str) -> None:
-        """Step over `piece`, or raise ResponseParseError."""
+        """Step over `piece`.
+
+        Raises:
+            ResponseParseError: something else comes next.
+        """
         if not self.skip(piece):
             found = self.text[self.at : self.at + 20] or "the end"
             raise ResponseParseError(f"expected {piece!r} at character {self.at}, found {found!r}")

@@ -1,8 +1,12 @@
-"""Reading a reply that no grammar held: the same convention, with the deviations that models are known for.
+"""Reader of replies written without a grammar, which tolerates the deviations that models are known for.
 
-Calls may stand in a code fence or behind some words, one call or each may lack its list, and `parameters` may
-stand for `arguments`; an offered tool may lack both. Nothing is repaired: text that is no JSON is text. Used to
-measure what the grammar is worth, and for weights whose replies should not be masked.
+Calls may stand in a code fence or after some words. The list around one call or each of them may be missing,
+`parameters` may stand for `arguments`, and an offered tool may lack both. Nothing is repaired: text that is not
+JSON is text. Used to measure the worth of the grammar, and for weights whose replies should not be masked.
+
+The text is the raw output of a model in this process, so it is the only place where calls can be.
+`agentkit.run.text_calls` is for text from servers, which have parsed calls already: there text counts as calls
+only if it contains nothing else.
 """
 
 from __future__ import annotations
@@ -14,22 +18,24 @@ from contextlib import suppress
 from typing import Any, cast
 
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
-from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions import JSON_LIST, Convention
 
 MAX_STARTS = 32
-"""Places at which JSON is looked for; a reply with more brackets than that is prose or noise."""
+"""Maximum number of places at which JSON is looked for; a reply with more brackets is prose or noise."""
 
 _START = re.compile(r"[\[{]")
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
 _DECODER = json.JSONDecoder()
 
 
-def read_free_reply(text: str, response_format: ResponseFormat, convention: Convention = OURS) -> ParsedResponse:
-    """Read an unmasked reply; what is neither calls, abstention nor structured answer is a text answer.
+def read_free_reply(
+    text: str, response_format: ResponseFormat, convention: Convention = JSON_LIST
+) -> ParsedResponse:
+    """Read a reply that was written without a grammar; it is a text answer if it has no other form.
 
-    Names of tools are not checked: a call of an unknown tool is a call, and the runtime says what is wrong.
+    Tool names are not checked here: the runtime rejects a call of an unknown tool.
     """
-    if convention is not OURS:
+    if convention is not JSON_LIST:
         with suppress(ResponseParseError):
             parsed = convention.parse(text, response_format)
             if parsed.kind == "calls":
@@ -49,7 +55,7 @@ def read_free_reply(text: str, response_format: ResponseFormat, convention: Conv
 
 
 def _values(text: str) -> list[Any]:
-    """Return the JSON values in `text` that do not lie inside an earlier one."""
+    """Return the JSON values in `text`, without values inside other values."""
     values, at = [], 0
     for _ in range(MAX_STARTS):
         start = _START.search(text, at)
@@ -64,9 +70,9 @@ def _values(text: str) -> list[Any]:
 
 
 def _calls(value: Any, offered: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return the calls that a JSON value spells, none if any part of it is something else.
+    """Return the calls that a JSON value represents; empty for other data.
 
-    Without arguments only an offered name makes a call: `{"name": "Sea Green"}` is data.
+    Only an offered tool may lack arguments: `{"name": "Sea Green"}` is data.
     """
     items = value if isinstance(value, list) else [value]
     calls = []

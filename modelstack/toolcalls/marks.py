@@ -1,8 +1,8 @@
-"""Marks: special tokens that a convention writes, seen as characters that no content can hold.
+"""Marks: special tokens that a convention writes, represented by characters that no content can contain.
 
-`<tool_call>` is one token of Qwen's vocabulary, and content that spells it must never become that token. So the
-grammars see such a token as a lone surrogate: decoded text holds none, and the recogniser, its plans and its
-prices go on working with plain strings. A name that the vocabulary does not have as a special token stays text.
+`<tool_call>` is a single token in Qwen's vocabulary, and content that spells it must never become that token.
+Grammars therefore see such a token as a lone surrogate: decoded text contains none, and the recogniser, its plans
+and its prices work with plain strings. A name that is not a special token of the vocabulary stays text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 
 _FIRST = 0xD800
 MOST_MARKS = 0x400
-"""High surrogates; the low ones stand for bytes that are no UTF-8 (`surrogateescape`)."""
+"""Number of high surrogates; the low ones stand for bytes that are not UTF-8 (`surrogateescape`)."""
 
 
 class Marks:
@@ -25,7 +25,7 @@ class Marks:
         self.ids: dict[str, int] = {}
         """Token of each stand-in character."""
         self.names: dict[str, str] = {}
-        """Text that each stand-in character stands for."""
+        """Text of each stand-in character."""
         wanted = {name.encode(): name for name in names}
         special = vocabulary.special_ids if vocabulary is not None and wanted else ()
         for token in sorted(special):
@@ -41,20 +41,20 @@ class Marks:
         self._cut = re.compile("([" + "".join(self.ids) + "])") if self.ids else None
 
     def bound(self, text: str) -> str:
-        """Return a convention's own text with stand-ins for the names of special tokens."""
+        """Return a text of the convention with stand-ins for the names of special tokens."""
         return self._pattern.sub(lambda match: self._by_name[match.group()], text)
 
     def spelled(self, text: str) -> str:
-        """Return text with the names of special tokens where stand-ins are."""
+        """Return text with the names of special tokens in place of their stand-ins."""
         return "".join(self.names.get(character, character) for character in text) if self.names else text
 
     def pieces(self, text: str) -> list[str]:
-        """Return text cut so that each stand-in stands alone; no piece is empty."""
+        """Return text cut so that each stand-in is a piece of its own; no piece is empty."""
         return [piece for piece in self._cut.split(text) if piece] if self._cut is not None else [text]
 
 
 def is_mark(character: str) -> bool:
-    """Say whether a character can only be a stand-in."""
+    """Return whether a character is a stand-in."""
     return "\ud800" <= character <= "\udbff"
 
 

@@ -1,4 +1,4 @@
-"""What a model is told of its tools: one line a tool, and how a call is written.
+"""The system text about tools: one line per tool, and the form of a call.
 
 One-line signatures cost half the tokens of JSON schemas (measured on 45,000 examples: median 887 against 1,864
 characters). The text is content, never template: a tool's description cannot forge a turn.
@@ -26,5 +26,5 @@ def tools_prompt(tools: Sequence[ToolSpec], *, structured: bool = False, abstain
 
 
 def new_tools_prompt(tools: Sequence[ToolSpec]) -> str:
-    """Return the system text for tools that came, or changed, during a conversation."""
+    """Return the system text for tools that were added or changed during a conversation."""
     return f"From now on you also have these tools:\n{render_tools(tools)}"

@@ -1,10 +1,10 @@
-"""Tools as one-line signatures, the form in which a model is told of them.
+"""One-line signatures of tools, the form in which a model sees them.
 
 `get_weather(city:string "City and country", days?:int=3, unit?:"c"|"f") - Forecast for a city`
 
-Half the length of the JSON Schemas on real tool sets (median 887 against 1,864 characters). Optional
-parameters carry a `?`, defaults a `=`, enums their JSON values, arrays and objects their inside; a recursive
-type is written out once and then named, as `#node`. The same tools always give the same text.
+A signature has half the length of the JSON Schema on real tool sets (median 887 against 1,864 characters).
+Optional parameters have a `?`, defaults a `=`, enums their JSON values, arrays and objects the types inside them.
+A recursive type is written once and named afterwards, as `#node`. The same tools always give the same text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.grammar.pointers import resolve
 
 DESCRIPTION_LIMIT = 120
-"""Characters of a description that are shown; the lengths above are with this cut."""
+"""Maximum number of characters shown of a description; the lengths above include this cut."""
 _SHORT_TYPES = {"integer": "int", "boolean": "bool"}
 _RANGES = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
 _TELLING_BOUND = 1_000_000
-"""Bounds beyond this in size are not shown: they guard a server, and cost a model ten tokens each."""
+"""Largest absolute value of a bound that is shown; larger ones protect a server and cost a model ten tokens each.
+"""
 _MAX_ENUM = 40
-"""Values of an enum that are listed; the grammar knows all of them."""
+"""Maximum number of enum values listed; the grammar knows all of them."""
 
 
 def render_tools(tools: Sequence[ToolSpec], *, description_limit: int | None = DESCRIPTION_LIMIT) -> str:
@@ -44,19 +45,19 @@ class _Writer:
     """Writes the types of one tool."""
 
     def __init__(self, root: Any, limit: int | None) -> None:
-        """Write types of the document `root`."""
+        """Write types of the document `root`; descriptions are cut to `limit` characters."""
         self.root = root
         self.limit = limit
 
     def cut(self, text: Any) -> str:
-        """Return text on one line, shortened."""
+        """Return text on one line, cut to the limit."""
         line = " ".join(str(text or "").split())
         if self.limit is not None and len(line) > self.limit:
             line = line[: self.limit - 1].rstrip() + "…"
         return line
 
     def members(self, schema: Any, inside: tuple[str, ...]) -> str:
-        """Return the properties of an object, comma-separated."""
+        """Return the properties of an object, separated by commas."""
         parts = []
         for part in self._parts(schema):
             required = part.get("required", ())
@@ -133,7 +134,7 @@ def _is_telling(bound: Any) -> bool:
 
 
 def _bare(name: str) -> str:
-    """Return a property's name as it is, quoted where that would be ambiguous."""
+    """Return a property's name, quoted if it would be ambiguous."""
     return name if name.replace("_", "").replace("-", "").replace(".", "").isalnum() else _json(name)
 
 

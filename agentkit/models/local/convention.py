@@ -22,7 +22,7 @@ from modelstack.tokenizer.template_sandbox import TemplateError
 from modelstack.tokenizer.tool_template import ToolTurns
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
-from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
+from modelstack.toolcalls.conventions import CONVENTIONS, JSON_LIST, Convention
 from modelstack.toolcalls.conventions.base import function_schema
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.recognition import Recognised, recognise
@@ -97,7 +97,7 @@ class Manner(Protocol):
 class OurManner:
     """Fulfils `Manner` for the convention that modelstack teaches."""
 
-    convention = OURS
+    convention = JSON_LIST
     marks: Mapping[str, int] = {}
 
     def __init__(self, encoder: ChatEncoder, why: str = "", *, abstain: bool = False) -> None:
@@ -231,7 +231,7 @@ def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool)
     if convention != AUTO and convention not in CONVENTIONS:
         raise UserError(f"convention {convention!r} is not known; use one of {', '.join((AUTO, *CONVENTIONS))}.")
     if convention == AUTO and is_ours:
-        found = Recognised(OURS, "an adapter or a prior is loaded, which modelstack teaches in it")
+        found = Recognised(JSON_LIST, "an adapter or a prior is loaded, which modelstack teaches in it")
     else:
         try:
             found = recognise(engine.chat_template, engine.vocabulary, name=convention)

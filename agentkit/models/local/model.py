@@ -238,13 +238,13 @@ class LocalModel(Model):
     def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
         """Return how conversations are rendered, and the compiler of the replies' grammars."""
         from agentkit.models.local.convention import manner_for
-        from modelstack.toolcalls.conventions import OURS
+        from modelstack.toolcalls.conventions import JSON_LIST
         from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 
         is_ours = self._lora is not None or prior is not None
         manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
         convention = manner.convention
-        if prior is not None and convention is not OURS:
+        if prior is not None and convention is not JSON_LIST:
             raise UserError(
                 f"a prior is fitted to replies in our own convention, and this model is to be spoken to in "
                 f"{convention.name!r}: leave the prior out, or choose convention='ours'."

@@ -45,7 +45,7 @@ from modelstack.toolcalls.convention import (
     ResponseFormat,
     ResponseParseError,
 )
-from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions import JSON_LIST, Convention
 from modelstack.toolcalls.conventions.reading import words_end
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.grammar.compiler import CompiledGrammar
@@ -78,7 +78,7 @@ class Listener:
         vocabulary: Vocabulary,
         stop: Sequence[str],
         tell: Callable[[ModelDelta], None] | None,
-        convention: Convention = OURS,
+        convention: Convention = JSON_LIST,
         structured: OutputSchema | None = None,
     ) -> None:
         """Listen for `stop`; `tell=None` disables deltas. A grammar enforces answers that are `structured`."""

@@ -42,7 +42,7 @@ class Mark:
 
 @dataclass(slots=True, eq=False)
 class Transcript:
-    """One conversation."""
+    """A conversation."""
 
     key: str
     """Name of the conversation for the engine's cache."""

@@ -1,4 +1,4 @@
-"""One HTTP exchange of a chat completion: send, check, read, with every read bounded in bytes and in time.
+"""An HTTP exchange of a chat completion: send, check, read, with every read bounded in bytes and in time.
 
 The content type decides how a reply is read, not the request: some servers always stream, others never do.
 """
@@ -45,7 +45,7 @@ class ChatRequest:
 
 
 class ChatExchange:
-    """One attempt at a request; the caller keeps it to read its progress."""
+    """An attempt at a request; the caller keeps it to read its progress."""
 
     def __init__(
         self,

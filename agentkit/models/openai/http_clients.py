@@ -1,4 +1,4 @@
-"""One HTTP client per event loop, opened by its first user there and closed by its last.
+"""HTTP clients, one per event loop, each opened by its first user there and closed by its last.
 
 A model object may serve several loops at once (`run_sync` uses its own), and a connection pool belongs to the loop
 that made it. httpx is imported, and certificates are read, in a worker thread at first use.

@@ -21,7 +21,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event: its data lines joined, and its type."""
+    """An event: its data lines joined, and its type."""
 
     data: str
     event: str = "message"

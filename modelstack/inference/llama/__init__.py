@@ -1,1 +1,1 @@
-"""llama.cpp in this process: library, model file, vocabulary, engine, groups of replies."""
+"""llama.cpp in this process: library, model file, vocabulary, engine, rollouts."""

@@ -1,7 +1,7 @@
-"""The embedded engine: llama.cpp in this process, several conversations in one KV cache, our own decode loop.
+"""The embedded engine: llama.cpp in this process, several conversations in one KV cache, modelstack's decode loop.
 
-Reading order: `llama_library` (the C functions), `llama_model` (weights and context), `llama_vocabulary`,
-`sequences` (who owns which cache entries), `decode` (the loop), `sampling`, `threads`. This file joins them.
+Reading order: `library` (the C functions), `model` (weights and context), `vocabulary`, `sequences` (owners of
+cache entries), `decode` (the loop), `sampling`, `threads`. This module connects them.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from modelstack.inference.engine import (
     Generation,
     SamplingParams,
 )
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.llama.fingerprint import ModelFingerprint
 from modelstack.inference.llama.measuring import choose_threads, cuts_change_nothing
 from modelstack.inference.llama.model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
 from modelstack.inference.llama.vocabulary import load_vocabulary
 from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.sampling import Sampler
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.inference.state_store import StateStore
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 DEFAULT_CONTEXT_WINDOW = 8192
-"""Longest window by default: KV cells are allocated at load, and larger ones are for who asks."""
+"""Longest window by default: KV cells are allocated at load, so larger windows must be requested."""
 LOCK_POLL_S = 0.05
-"""How often a call that waits for its turn asks whether it has been cancelled."""
+"""Seconds between checks for cancellation while a call waits for its turn."""
 
 
 class LlamaCppEngine:
-    """A GGUF model run by llama.cpp; fulfils `Engine`. Calls from several threads take turns."""
+    """A GGUF model run by llama.cpp; an `Engine`. Calls from several threads take turns."""
 
     def __init__(
         self,
@@ -68,20 +69,20 @@ class LlamaCppEngine:
             path: GGUF file.
             lora_path: GGUF LoRA adapter for that model.
             lora_scale: Strength of the adapter.
-            context_window: Tokens that one conversation may hold; None takes the model's, at most 8192.
-            n_cells: KV entries shared by all conversations; None takes `context_window`.
+            context_window: Tokens that one conversation may hold; None: the model's, at most 8192.
+            n_cells: KV entries shared by all conversations; None: `context_window`.
             max_conversations: Conversations whose cache is kept at the same time.
             n_threads: Threads for one token; None measures. A caller can store `threads` and pass it next time.
             n_threads_prefill: Threads for prompt batches; None measures.
             n_batch: Prompt tokens evaluated between two checks for cancellation.
             kv_type: Number format of the cache.
-            flash_attention: None takes what decodes faster: off on a CPU, llama.cpp's choice on a GPU.
-            seed: Of the random stream for requests without their own seed; None draws one.
-            states: Keeps the states of prompts' fixed parts for later processes, and what was measured of this
-                machine; None keeps nothing.
+            flash_attention: None: the faster setting for decoding, off on a CPU, llama.cpp's choice on a GPU.
+            seed: Seed of the random stream for requests without their own seed; None draws one.
+            states: Keeps the states of prompts' fixed parts and measurements of this machine for later processes;
+                None keeps nothing.
 
         Raises:
-            EngineError: llama-cpp-python or a file is missing or damaged, or an argument makes no sense.
+            EngineError: llama-cpp-python or a file is missing or damaged, or an argument is invalid.
         """
         _require_positive(max_conversations=max_conversations, n_batch=n_batch, n_threads=n_threads)
         _require_positive(context_window=context_window, n_cells=n_cells, n_threads_prefill=n_threads_prefill)
@@ -103,7 +104,7 @@ class LlamaCppEngine:
             self._context = LlamaContext(
                 self._weights,
                 n_cells=n_cells or self._context_window,
-                n_sequences=max_conversations + 1,  # one is ours: to copy a state from, and to measure in
+                n_sequences=max_conversations + 1,  # the spare one is for copying states and for measurements
                 n_batch=n_batch,
                 kv_type=kv_type,
                 flash_attention=flash_attention,
@@ -143,17 +144,17 @@ class LlamaCppEngine:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the content of model and adapter, and the adapter's scale; computed when first asked."""
+        """SHA-256 over the content of model and adapter, and the adapter's scale; computed at the first access."""
         value = self._model_fingerprint.value()
-        assert value is not None  # it may be computed
+        assert value is not None  # None only if hashing is not allowed
         return value
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a reply is the same, bit for bit, however its tokens were cut into batches or jumped over.
+        """Whether a reply is the same, bit for bit, under any batch sizes and with or without jump-ahead.
 
-        Measured when first asked, since it depends on kernels and number formats: so with Q4_1, not with K-quants.
-        Other conversations in the cache still move the order in which attention sums up.
+        Measured at the first access, since it depends on kernels and number formats: True with Q4_1, False with
+        K-quants. Other conversations in the cache still change the order in which attention sums up.
 
         Raises:
             EngineError: called from a callback of `generate`, or the engine is closed.
@@ -163,11 +164,14 @@ class LlamaCppEngine:
 
     @property
     def cached_tokens(self) -> dict[str, int]:
-        """How many tokens the cache holds of each conversation."""
+        """Number of cached tokens of each conversation."""
         return self._cache.conversations()
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text of the chat template, where names of control tokens become control tokens; adds no BOS."""
+        """Encode text of the chat template, in which names of control tokens become control tokens.
+
+        Adds no BOS.
+        """
         return self._encoder.encode_template(text)
 
     def generate(
@@ -177,10 +181,15 @@ class LlamaCppEngine:
         on_tokens: Callable[[list[int]], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Continue a conversation; `cancelled` is asked between tokens, `on_tokens` told each block.
+        """Continue a conversation.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens.
+            cancelled: Called between tokens; True stops the generation.
 
         Raises:
-            ContextWindowError: prompt plus one token do not fit.
+            ContextWindowError: the prompt and one token do not fit.
             EngineError: the backend failed, the grammar is at a dead end, or the engine is closed.
         """
 
@@ -244,7 +253,7 @@ class LlamaCppEngine:
 
         Raises:
             ContextWindowError: there are more tokens than the window holds.
-            EngineError: an argument makes no sense, the backend failed, or the scoring was cancelled.
+            EngineError: an argument is invalid, the backend failed, or the scoring was cancelled.
         """
 
         def stop() -> bool:
@@ -253,11 +262,11 @@ class LlamaCppEngine:
         limit = self._check_ids(ids)
         if not 1 <= n_context < len(ids):
             raise EngineError(
-                f"{n_context} tokens of context of {len(ids)} in all: at least 1, and 1 left to score"
+                f"n_context is {n_context} of {len(ids)} tokens; it must be at least 1 and leave a token to score"
             )
         if len(ids) - 1 > limit:
             raise ContextWindowError(
-                f"{len(ids) - 1} tokens are to be evaluated, but a conversation may hold {limit}"
+                f"{len(ids) - 1} tokens must be evaluated, but a conversation may hold {limit}"
             )
         logprobs, greedy = list[float](), list[bool]()
         with self._turn(stop) as has_turn:
@@ -288,7 +297,7 @@ class LlamaCppEngine:
             self._cache.forget(conversation)
 
     def check_integrity(self) -> None:
-        """Compare the books on the KV cache with llama.cpp's; for tests, after each step.
+        """Compare the records of the KV cache with llama.cpp's; for tests, after each step.
 
         Raises:
             EngineError: they differ.
@@ -297,7 +306,11 @@ class LlamaCppEngine:
             self._cache.check()
 
     def close(self) -> None:
-        """Stop a running generation, and free weights and cache. May be called twice."""
+        """Stop a running generation, and free weights and cache. Idempotent.
+
+        Raises:
+            EngineError: called from a callback of `generate`.
+        """
         if self._owner == threading.get_ident():
             raise EngineError("close() was called from a callback of generate(); cancel the generation instead")
         self._closing = True
@@ -314,12 +327,12 @@ class LlamaCppEngine:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the engine."""
         self.close()
 
     @contextmanager
     def _turn(self, stop: Callable[[], bool] | None = None) -> Iterator[bool]:
-        """Wait for the engine; yields False if `stop` said so meanwhile."""
+        """Wait for the engine; yields False if `stop` returned True meanwhile."""
         me = threading.get_ident()
         if self._owner == me:
             raise EngineError("the engine was called from a callback of its own generate()")
@@ -341,7 +354,7 @@ class LlamaCppEngine:
             raise EngineError(f"the engine for {self._files[0].name} is closed; load it again")
 
     def _room_for(self, request: GenerateRequest) -> int:
-        """Return how many tokens may follow the prompt; check the request."""
+        """Check the request; return the number of tokens that may follow the prompt."""
         n_prompt = len(request.prompt_ids)
         limit = self._check_ids(request.prompt_ids)
         if n_prompt + 1 > limit:
@@ -353,16 +366,16 @@ class LlamaCppEngine:
         return limit - n_prompt
 
     def _check_ids(self, ids: Sequence[int]) -> int:
-        """Refuse what is no prompt; return how many tokens a conversation may hold."""
+        """Check that the ids are a prompt; return the number of tokens that a conversation may hold."""
         if len(ids) == 0:
             raise EngineError("the prompt is empty; a model needs at least one token to continue")
         n_vocab = len(self._vocabulary)
         if min(ids) < 0 or max(ids) >= n_vocab:
-            raise EngineError(f"the prompt holds token ids outside the vocabulary of {n_vocab}")
+            raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")
         return min(self._context_window, self._n_cells)
 
     def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:
-        """Append to a slot; make room by evicting other conversations if need be."""
+        """Append tokens to a slot, and evict other conversations if the cache is full."""
         while True:
             position = len(slot.tokens)
             code = self._context.evaluate(ids, position=position, sequence=slot.sequence, want_logits=want_logits)
@@ -384,14 +397,20 @@ class LlamaCppEngine:
         return Sampler(len(self._vocabulary), params, rng)
 
     def _text_tokens_with(self, end_ids: frozenset[int]) -> LegalTokens:
-        """Return what may be sampled without a grammar: all but special tokens that do not end the reply."""
+        """Return the tokens that may be sampled without a grammar.
+
+        All but special tokens that do not end the reply.
+        """
         if end_ids not in self._text_tokens:
             forbidden = self._vocabulary.special_ids - end_ids
             self._text_tokens[end_ids] = LegalTokens.all_except(forbidden, len(self._vocabulary))
         return self._text_tokens[end_ids]
 
     def _prompt_states(self, store: StateStore | None) -> PromptStates | None:
-        """Join the store with this engine; None on a GPU, where equal bits were not shown."""
+        """Connect the store with this engine.
+
+        None on a GPU, where states were not shown to be equal bit for bit.
+        """
         if store is None or self._context.on_gpu:
             return None
         settings = {
@@ -399,7 +418,8 @@ class LlamaCppEngine:
             "flash_attention": self._context.flash_attention,
             "n_cells": self._n_cells,
             "n_batch": self._context.n_batch,
-            "threads": self.threads.prefill if self._context.flash_attention else None,  # it splits sums by thread
+            # Flash attention splits sums by thread.
+            "threads": self.threads.prefill if self._context.flash_attention else None,
         }
         return PromptStates(
             store,

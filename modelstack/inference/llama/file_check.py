@@ -1,11 +1,11 @@
-"""GGUF files are checked before llama.cpp opens them: on some of them it ends the whole process.
+"""Checks of GGUF files before llama.cpp opens them, because some damaged files end the whole process.
 
-llama.cpp answers most broken files with an error. Some of what it reads it only asserts (`GGML_ASSERT` calls
-`abort`), and a matrix of a number type without a kernel ends in a segmentation fault: nothing that Python could
-catch. `gguf_file` reads the header within bounds; here are rules on what it says. They were found by loading
-damaged files in child processes, with the llama.cpp of llama-cpp-python 0.3.36.
+llama.cpp answers most damaged files with an error. Other values it only asserts (`GGML_ASSERT` calls `abort`), and
+a matrix in a number type without a kernel ends in a segmentation fault; Python can catch neither. `gguf_file`
+reads the header within limits, and this module checks its values. The rules were found by loading damaged files in
+child processes, with the llama.cpp of llama-cpp-python 0.3.36.
 
-Only the header is read. What llama.cpp refuses by itself is left to it, unless its message would not help.
+Only the header is read. Files that llama.cpp refuses itself are left to it, unless its message would not help.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from modelstack.inference.engine import EngineError
 MAX_LAYERS, MAX_EXPERTS = 512, 512
 """LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS of llama-hparams.h."""
 MAX_CONTEXT = 2**31 - 1
-"""llama.cpp's C API returns the length as an int32."""
+"""Maximum context length: llama.cpp's C API returns it as an int32."""
 MAX_TENSOR_NAME_BYTES = 63
-"""GGML_MAX_NAME of ggml.h, with the final zero byte."""
+"""Maximum length of a tensor's name in bytes: GGML_MAX_NAME of ggml.h less the final zero byte."""
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 NO_VOCABULARY = ("none", "no_vocab")
-"""`tokenizer.ggml.model` of a file without tokens."""
+"""Values of `tokenizer.ggml.model` in a file without tokens."""
 WITHOUT_KERNELS = ("Q8_1", "Q8_K", "I8", "I16", "I64", "F64")
-"""Number types that llama.cpp stores, or computes with in between, but cannot multiply a matrix of."""
+"""Number types that llama.cpp stores, or uses for intermediate results, but cannot multiply a matrix of."""
 UNCHECKED = ("tokenizer.ggml.merges",)
-"""Arrays that are not read: llama.cpp takes any text for a merge, and there are as many as tokens."""
+"""Arrays that are not read: llama.cpp accepts any text as a merge, and there are as many as tokens."""
 WHOLE_NUMBERS = ".ffn_gate_tid2eid.weight"
-"""Ending of the one tensor of whole numbers (I32): the experts of each token, of DeepSeek-V4."""
+"""Ending of the only tensor of whole numbers (I32): the experts of each token, in DeepSeek-V4."""
 
 EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon")
-"""Keys, after the architecture, of what norms add below the root."""
+"""Keys, after the architecture, of the term that norms add below the root."""
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LAYER = re.compile(r"blk\.(\d{1,9})\.")
@@ -58,10 +58,10 @@ _MAX_SHOWN_CHARS = 80
 
 
 def check_model_file(path: Path) -> None:
-    """Refuse a model on which llama.cpp would end the process; all files of a split one are read.
+    """Check a model file, or all files of a split model, for errors that would end the process.
 
     Raises:
-        EngineError: The file is missing or damaged; the message names field, value and rule.
+        EngineError: the file is missing or damaged; the message names field, value and rule.
     """
     with _opened(path, "model") as file:
         tensors = dict(file.tensors)
@@ -77,10 +77,10 @@ def check_model_file(path: Path) -> None:
 
 
 def check_adapter_file(path: Path) -> None:
-    """Refuse a LoRA adapter on which llama.cpp would end the process.
+    """Check a LoRA adapter for errors that would end the process.
 
     Raises:
-        EngineError: The file is missing or damaged; the message names field, value and rule.
+        EngineError: the file is missing or damaged; the message names field, value and rule.
     """
     with _opened(path, "adapter") as file:
         _check_tensors(file)
@@ -108,7 +108,7 @@ def _opened(path: Path, what: str) -> Iterator[GGUFFile]:
 def _fail(file: GGUFFile, field: str, value: object, rule: str) -> NoReturn:
     shown = repr(value)
     shown = shown if len(shown) <= _MAX_SHOWN_CHARS else f"{shown[:_MAX_SHOWN_CHARS]}..."
-    raise EngineError(f"{file.path}: {field} is {shown}; {rule}. Fetch the file again, or export it anew.")
+    raise EngineError(f"{file.path}: {field} is {shown}; {rule}. Fetch the file again, or export it again.")
 
 
 def _text(file: GGUFFile, key: str) -> str:
@@ -119,7 +119,7 @@ def _text(file: GGUFFile, key: str) -> str:
 
 
 def _architecture(file: GGUFFile) -> str:
-    """Return the name that other keys begin with; messages quote these as they are."""
+    """Return the prefix of other keys, checked because messages quote keys unchanged."""
     architecture = _text(file, "general.architecture")
     if not _ARCHITECTURE.fullmatch(architecture):
         _fail(file, "general.architecture", architecture, "it must be 1 to 64 letters, digits, '.', '_' and '-'")
@@ -134,7 +134,7 @@ def _number(file: GGUFFile, key: str, default: int | None, least: int, most: int
 
 
 def _other_files(file: GGUFFile) -> Iterable[Path]:
-    """Return the files of a split model after the first, named as llama.cpp names them."""
+    """Return the files of a split model after the first, by llama.cpp's naming scheme."""
     n_files = _number(file, "split.count", 1, 0, 2**16 - 1)
     if n_files <= 1:
         return ()
@@ -162,11 +162,11 @@ def _check_tensors(file: GGUFFile) -> None:
 def _check_layers(file: GGUFFile, architecture: str, tensors: Mapping[str, StoredTensor]) -> None:
     key = f"{architecture}.block_count"
     n_layers = _number(file, key, None, 1, MAX_LAYERS)
-    # Layers that predict tokens further ahead count, but may have been left out of the file.
+    # Layers that predict tokens further ahead count, but the file may lack them.
     n_optional = _number(file, f"{architecture}.nextn_predict_layers", 0, 0, n_layers - 1)
     layers = {int(match[1]) for name in tensors if (match := _LAYER.match(name))}
     if not layers and any(name.startswith(("enc.", "dec.")) for name in tensors):
-        return  # an encoder and a decoder: named otherwise
+        return  # encoder-decoder models name their layers otherwise
     if layers - set(range(n_layers)):
         rule = f"the file has tensors of layer {max(layers)}, counted from 0"
         _fail(file, key, n_layers, rule)
@@ -196,7 +196,7 @@ def _check_sizes(file: GGUFFile, architecture: str) -> None:
 
 
 def _check_expert_groups(file: GGUFFile, architecture: str, n_experts: int) -> None:
-    """Refuse groups of experts that are not equal, or of which all or none are used."""
+    """Check that groups of experts are equal, and that some but not all are used."""
     key = f"{architecture}.expert_group_count"
     n_groups = _number(file, key, 0, 0, max(n_experts - 1, 0))
     if n_groups <= 1:
@@ -232,7 +232,7 @@ def _check_vocabulary(file: GGUFFile, tensors: Mapping[str, StoredTensor]) -> No
 
 
 def _check_different(file: GGUFFile, key: str, tokens: list[str]) -> None:
-    """Refuse two tokens that are one to llama.cpp: it ends a text at a zero byte, and numbers empty ones."""
+    """Check that all tokens differ for llama.cpp, which ends a text at a zero byte and numbers empty ones."""
     if "\0" in "".join(tokens):
         tokens = [token.partition("\0")[0] for token in tokens]
     if "" in tokens:
@@ -255,7 +255,7 @@ def _list(file: GGUFFile, key: str, kind: int) -> list[Any]:
 
 
 def _check_pairs(file: GGUFFile) -> None:
-    """Refuse a lora_a without its lora_b, and factors whose ranks differ."""
+    """Check that each lora_a has its lora_b, and that their ranks agree."""
     for name, tensor in file.tensors.items():
         stem, _, factor = name.rpartition(".")
         if factor not in ("lora_a", "lora_b"):
@@ -265,7 +265,7 @@ def _check_pairs(file: GGUFFile) -> None:
         pair = file.tensors.get(f"{stem}.{'lora_b' if factor == 'lora_a' else 'lora_a'}")
         if pair is None:
             _fail(file, f"tensor {name!r}", tensor.shape, "lora_a and lora_b come in pairs; the other is missing")
-        # The embedding's factors are stored the other way round.
+        # The embedding's factors are stored transposed.
         is_turned = stem.endswith("token_embd.weight")
         if factor == "lora_a" and not is_turned and tensor.shape[0] != pair.shape[-1]:
             _fail(file, f"the rank of tensor {name!r}", tensor.shape[0], f"that of lora_b is {pair.shape[-1]}")

@@ -1,4 +1,4 @@
-"""The hash that identifies a model: content of its files and scale of its adapter, computed once a machine."""
+"""The hash that identifies a model: content of its files and scale of its adapter, computed once per machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from modelstack.inference.remembered import RememberedFacts
 
 
 class ModelFingerprint:
-    """SHA-256 over weights, adapter and scale; may be asked from several threads, of which one computes."""
+    """SHA-256 over weights, adapter and scale. Thread-safe; it is computed once."""
 
     def __init__(self, files: Sequence[Path], lora_scale: float, facts: RememberedFacts | None) -> None:
-        """Name the weights' file, then the adapter's if there is one; `facts` keep hashes between processes."""
+        """Set the files; `facts` keep hashes between processes.
+
+        Args:
+            files: The file of the weights, then that of the adapter if there is one.
+            lora_scale: Scale of the adapter.
+            facts: Known hashes; None: files are hashed in every process.
+        """
         self._files = files
         self._lora_scale = lora_scale
         self._facts = facts
@@ -23,7 +29,7 @@ class ModelFingerprint:
         self._value: str | None = None
 
     def value(self, *, may_hash: bool = True) -> str | None:
-        """Return the fingerprint; None if a file's hash is unknown and may not be computed.
+        """Return the fingerprint; None if a file's hash is unknown and `may_hash` is False.
 
         Raises:
             OSError: a file cannot be read.
@@ -36,7 +42,7 @@ class ModelFingerprint:
         return self._value
 
     def of_files(self, files: Sequence[Path], *, may_hash: bool) -> list[str] | None:
-        """Return the SHA-256 of each file; None if one is unknown and may not be computed.
+        """Return the SHA-256 of each file; None if one is unknown and `may_hash` is False.
 
         Raises:
             OSError: a file cannot be read.

@@ -1,8 +1,8 @@
-"""llama.cpp's C functions, imported when first needed and kept quiet.
+"""llama.cpp's C functions, imported at first use, with its log captured.
 
-The binding is the C API of llama-cpp-python (`llama_cpp.llama_cpp`), not its `Llama` class, which knows one
-sequence only. llama.cpp prints to stderr unless a callback takes its log; ours keeps the last error lines, so
-that an exception can say what llama.cpp said.
+The binding is the C API of llama-cpp-python (`llama_cpp.llama_cpp`), not its `Llama` class, which supports one
+sequence only. llama.cpp prints to stderr unless a callback takes its log. The callback here keeps the last error
+lines, so that an exception can quote them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 from modelstack.inference.engine import EngineError
 
 OPENMP_DEFAULTS = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait for each other, some hundred times a token: they spin for some microseconds, then
-sleep. Milliseconds a token with 2 threads on 2 idle cores: spinning without end 7.4, never 35, this 7.5; beside
-another busy process 16 to 400, 40, 25. "ACTIVE" counts where the engine is called from other threads than the one
-that loaded it: libgomp then sees more threads than cores, and under "PASSIVE" it would not spin at all (40 ms).
-Read when libgomp is loaded; what the user has set holds."""
+"""Settings for how OpenMP's threads wait for each other, some hundred times per token: they spin for some
+microseconds, then sleep. Milliseconds per token with 2 threads on 2 idle cores: endless spinning 7.4, no spinning
+35, these settings 7.5. Beside another busy process: 16 to 400, 40, 25. "ACTIVE" matters if the engine is called
+from other threads than the one that loaded it: libgomp then sees more threads than cores, and under "PASSIVE" it
+would not spin at all (40 ms). Read when libgomp is loaded; settings of the user have priority."""
 GGML_LOG_LEVEL_ERROR = 4
 """`enum ggml_log_level` of ggml.h as compiled into llama-cpp-python; 3 is a warning, 4 an error."""
 
 _last_errors: deque[str] = deque(maxlen=8)
 _log_callback: Any = None
-"""Kept for the life of the process: C holds a bare pointer to it."""
+"""The callback, kept for the life of the process: C holds a bare pointer to it."""
 
 
 @functools.cache
 def library() -> ModuleType:
-    """Return llama.cpp's C API with its backends initialised and its log taken over.
+    """Return llama.cpp's C API, with its backends initialised and its log captured.
 
     Raises:
         EngineError: llama-cpp-python is not installed, or its shared library does not load.
@@ -70,7 +70,7 @@ def _on_log(level: int, text: bytes, _user_data: object) -> None:
 
 
 def take_errors() -> str:
-    """Return what llama.cpp reported as errors since the last call, on one line, and forget it."""
+    """Return the errors that llama.cpp logged since the last call, on one line, and clear them."""
     lines = [line for line in _last_errors if line]
     _last_errors.clear()
     return "; ".join(lines)

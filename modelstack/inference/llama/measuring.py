@@ -1,4 +1,4 @@
-"""Measurements of a model on this machine: how many threads to use, and whether batch sizes change logits."""
+"""Measurements of a model on this machine: the best thread counts, and whether batch sizes change logits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from modelstack.inference.llama.threads import ThreadCounts, available_cores, ca
 from modelstack.inference.remembered import RememberedFacts, cpu_quota, is_idle, processor
 
 MEASURE_TOKEN_S = 0.1
-"""A model that takes longer for one token on one thread is not measured: it wants all cores."""
+"""Seconds per token on one thread above which a model is not measured: it needs all cores."""
 MEASURE_BATCH_S = 1.0
-"""The same for a batch; also about the time that choosing thread counts may take on a quiet machine."""
+"""The same limit for a batch; also about the time to choose thread counts on a quiet machine."""
 MEASURED_CALLS = 4
 MEASURED_BATCH = 64
 CUT_TOKENS, CUT_SINGLES, CUT_STRIDE = 40, 12, 7919
-"""Kernels of K-quants sum up in another order for 4, 8 or 16 rows than for one: about one value of 1,000 differs
-once it is rounded to 16 bits, so a few thousand values are compared. The stride spreads tokens over the table."""
+"""Sizes of the comparison. For 4, 8 or 16 rows, kernels of K-quants sum in another order than for one row: about
+one value in 1,000 differs after rounding to 16 bits, so a few thousand values are compared. The stride spreads the
+tokens over the vocabulary."""
 
 
 def choose_threads(
@@ -34,9 +35,9 @@ def choose_threads(
     n_threads: int | None,
     n_threads_prefill: int | None,
 ) -> ThreadCounts:
-    """Measure thread counts that are not given; the context must be empty, and is left so.
+    """Return thread counts, measured unless given; the context must be empty, and is empty afterwards.
 
-    What was measured on an idle machine within a day is not measured again while it is idle.
+    Counts measured on an idle machine within a day are not measured again while it is idle.
     """
     n_cores = available_cores()
     is_given = n_threads is not None or n_threads_prefill is not None
@@ -86,9 +87,9 @@ def _time(context: LlamaContext, n_threads: int, n_tokens: int) -> float:
 
 
 def cuts_change_nothing(context: LlamaContext, sequence: int, n_vocab: int) -> bool:
-    """Whether KV entries and logits of some tokens are the same, bit for bit, if the first ones come one by one.
+    """Whether KV entries and logits of some tokens stay the same, bit for bit, if the first tokens come singly.
 
-    `sequence` must be empty, and is left so. False where the tokens do not fit beside other sequences.
+    `sequence` must be empty, and is empty afterwards. False if the tokens do not fit beside other sequences.
     """
     ids = [(CUT_STRIDE * n + 1) % n_vocab for n in range(min(CUT_TOKENS, context.n_batch))]
     n_singles = min(CUT_SINGLES, len(ids) - 1)

@@ -1,7 +1,7 @@
-"""A GGUF model and one context of llama.cpp: the owner of the C handles, and nothing clever.
+"""A GGUF model and a context of llama.cpp: the owners of the C handles.
 
-All sequences share one KV cache (`kv_unified`), so that conversations use cells as they need them and a common
-prefix is stored once. Batches live in numpy arrays that C reads in place: filling one costs microseconds.
+All sequences share one KV cache (`kv_unified`), so conversations use cells as they need them, and a common prefix
+is stored once. Batches are numpy arrays that C reads in place: filling one takes microseconds.
 
 Letters: V vocabulary size, R rows of a batch over several sequences.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama.batch import RowBatch
+from modelstack.inference.llama.batch import RowBatch, SequenceBatch
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
 from modelstack.inference.llama.library import library, take_errors
 
@@ -27,23 +27,23 @@ KVType = Literal["f32", "f16", "q8_0"]
 GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type` of ggml.h."""
 FLASH_ATTENTION_AUTO = -1
-"""`enum llama_flash_attn_type` of llama.h; 0 is disabled, 1 enabled."""
+"""The automatic value of `enum llama_flash_attn_type` in llama.h; 0 is disabled, 1 enabled."""
 DECODE_OK, DECODE_NO_ROOM = 0, 1
-"""Return codes of llama_decode; others are failures."""
+"""Return codes of llama_decode; all others are failures."""
 
 
 class LlamaWeights:
-    """A loaded GGUF file, with an adapter on top if one is given."""
+    """A loaded GGUF file, with an adapter if one is given."""
 
     def __init__(self, path: Path, lora_path: Path | None = None, lora_scale: float = 1.0) -> None:
         """Load the file.
 
         Raises:
-            EngineError: a file is missing or damaged, or llama.cpp is.
+            EngineError: a file is missing or damaged, or llama-cpp-python is.
         """
         self._lib = library()
         self._lock = threading.Lock()
-        """Held while C reads the vocabulary, so that `free` cannot take it away meanwhile."""
+        """Held while C reads the vocabulary, so that `free` does not release it meanwhile."""
         self.lora_scale = lora_scale
         self.model: Any = None
         self.adapter: Any = None
@@ -67,12 +67,12 @@ class LlamaWeights:
                 raise
 
     def load_adapter(self, path: Path) -> Any:
-        """Return an adapter for `LlamaContext.put_on`; it goes with the model, or before by `free_adapter`.
+        """Return an adapter for `LlamaContext.put_on`; it is freed with the model, or earlier by `free_adapter`.
 
-        The file is read whole, and may be removed afterwards.
+        The file is read completely, and may be removed afterwards.
 
         Raises:
-            EngineError: the file is missing or damaged, or not made for this base.
+            EngineError: the file is missing or damaged, or made for another base model.
         """
         check_adapter_file(path)
         take_errors()
@@ -80,12 +80,12 @@ class LlamaWeights:
         if not adapter:
             raise EngineError(
                 f"llama.cpp cannot load the adapter {path}: {take_errors() or 'no reason given'}. "
-                f"It must be a GGUF LoRA adapter made for this very base model."
+                f"It must be a GGUF LoRA adapter made for this base model."
             )
         return adapter
 
     def free_adapter(self, adapter: Any) -> None:
-        """Give an adapter's memory back; no context may have it on."""
+        """Free an adapter's memory; no context may use it."""
         self._lib.llama_adapter_lora_free(adapter)
 
     def chat_template(self) -> str | None:
@@ -94,12 +94,12 @@ class LlamaWeights:
         return raw.decode("utf-8", errors="replace") if raw else None
 
     def tokenize(self, data: bytes, *, parse_special: bool) -> list[int]:
-        """Return llama.cpp's tokens of UTF-8 `data`, without the begin and end tokens it could add.
+        """Return llama.cpp's tokens of UTF-8 `data`, without begin and end tokens.
 
         Raises:
             EngineError: the model has been freed.
         """
-        capacity = len(data) + 8  # a token stands for at least one byte; SentencePiece may add a space
+        capacity = len(data) + 8  # a token represents at least one byte; SentencePiece may add a space
         buffer = (ctypes.c_int32 * capacity)()
         with self._lock:
             if not self.model:
@@ -110,7 +110,7 @@ class LlamaWeights:
         return buffer[:n]
 
     def free(self) -> None:
-        """Give the memory back; the adapter goes with its model. May be called twice."""
+        """Free the model and its adapter. Idempotent."""
         with self._lock:
             if self.model:
                 self._lib.llama_model_free(self.model)
@@ -118,7 +118,7 @@ class LlamaWeights:
 
 
 class LlamaContext:
-    """KV cache, batch and logits of one model: evaluates tokens and keeps, copies or drops positions."""
+    """KV cache, batch and logits of a model: evaluates tokens, and saves, copies or drops positions."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class LlamaContext:
         self._threads = (1, 1)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
         self._memory: Any = self._lib.llama_get_memory(self._context)
-        self._batch = _Batch(self._lib, n_batch)
+        self._batch = SequenceBatch(self._lib, n_batch)
         self._logits_views: dict[int, NDArray[np.float32]] = {}
         self._logits_address = _address_of_logits(self._lib)
         self._rows: RowBatch | None = None
@@ -179,7 +179,7 @@ class LlamaContext:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this build may compute on another processor."""
+        """Whether this build may compute on a GPU."""
         return self._lib.llama_supports_gpu_offload()
 
     @property
@@ -189,20 +189,20 @@ class LlamaContext:
 
     @property
     def may_be_invariant(self) -> bool:
-        """Whether nothing but the weights' format can make logits depend on the size of a batch.
+        """Whether only the number format of the weights can make logits depend on the size of a batch.
 
-        On a CPU that is so without flash attention and without the matrix kernels of llamafile or a BLAS (switches
-        of the build). Packed formats may still have one kernel for four rows and another for one.
+        On a CPU this holds without flash attention and without the matrix kernels of llamafile or a BLAS (switches
+        of the build). Packed formats may still have different kernels for four rows and for one.
         """
         system = self._lib.llama_print_system_info().decode()
         has_others = "LLAMAFILE = 1" in system or "BLAS = 1" in system
         return not self.on_gpu and self._flash_attention == 0 and not has_others
 
     def _flash_attention_type(self, wanted: bool | None, kv_type: KVType) -> int:
-        """Choose for this machine where nothing is wanted.
+        """Return the requested type, or the best one for this machine.
 
-        On a CPU llama.cpp's flash attention prefills 1.5 times faster but decodes 3 times slower behind 2,500
-        tokens (SmolLM2-135M, one thread), and a reply waits for decoding; a quantised cache works only with it.
+        On a CPU llama.cpp's flash attention prefills 1.5 times faster but decodes 3 times slower after 2,500
+        tokens (SmolLM2-135M, one thread), and a reply waits for decoding. A quantised cache requires it.
         """
         if wanted is not None:
             return int(wanted)
@@ -211,28 +211,28 @@ class LlamaContext:
         return FLASH_ATTENTION_AUTO if self._lib.llama_supports_gpu_offload() else 0
 
     def put_on(self, adapter: Any, scale: float = 1.0) -> None:
-        """Compute with an adapter in place of any other; what the cache holds is still of the one before.
+        """Apply an adapter in place of any other; cache entries computed before are not updated.
 
         Raises:
-            EngineError: it does not fit the model.
+            EngineError: the adapter does not fit the model.
         """
         adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(adapter)
         if self._lib.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)) != 0:
             raise EngineError(f"llama.cpp refuses the adapter: {take_errors() or 'no reason given'}")
 
     def set_threads(self, decode: int, prefill: int) -> None:
-        """Set how many threads evaluate a reply's tokens, and how many a prompt's."""
+        """Set the number of threads for a reply's tokens (`decode`) and for a prompt's (`prefill`)."""
         self._threads = (decode, prefill)
         self._lib.llama_set_n_threads(self._context, decode, prefill)
 
     def evaluate(self, ids: Sequence[int], *, position: int, sequence: int, want_logits: int) -> int:
         """Append tokens to a sequence from `position` on; return llama_decode's code.
 
-        `want_logits` says after how many of the last tokens there shall be logits; True is one.
+        `want_logits` is the number of last tokens whose logits are computed; True is 1.
         """
         batch = self._batch.fill(ids, position, sequence, want_logits)
         decode, prefill = self._threads
-        # llama.cpp takes the second count for every batch, but a forced block is about as short as a token.
+        # llama.cpp uses the second count for every batch, but a forced block is about as short as a token.
         self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
         return self._lib.llama_decode(self._context, batch)
 
@@ -242,7 +242,7 @@ class LlamaContext:
         """Append a token to each of R different sequences in one pass; return llama_decode's code.
 
         Raises:
-            ValueError: There are more rows than `n_batch`.
+            ValueError: there are more rows than `n_batch`.
         """
         if self._rows is None:
             self._rows = RowBatch(self._lib, self.n_batch)
@@ -255,7 +255,7 @@ class LlamaContext:
         """Return the logits [R, V] after `evaluate_rows`, as a view that the next call overwrites."""
         pointer = self._lib.llama_get_logits(self._context)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
-        assert address is not None  # every row asked for logits
+        assert address is not None  # logits were requested for every row
         buffer = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
         return np.ctypeslib.as_array(buffer).reshape(n_rows, self._n_vocab)
 
@@ -269,73 +269,40 @@ class LlamaContext:
         return view
 
     def remove(self, sequence: int, start: int) -> bool:
-        """Drop positions `start` and up of a sequence; False when this memory cannot."""
+        """Drop positions `start` and up of a sequence; False if this memory cannot do that."""
         return self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1)
 
     def copy(self, source: int, target: int, n_positions: int) -> None:
-        """Let `target` hold the first positions of `source`; cells are shared."""
+        """Share the first positions of `source` with `target`; cells are not copied."""
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n_positions)
 
     def extent(self, sequence: int) -> tuple[int, int]:
-        """Return the lowest and highest position that a sequence holds, -1 when empty."""
+        """Return the lowest and highest position that a sequence holds; -1 if it is empty."""
         return (
             self._lib.llama_memory_seq_pos_min(self._memory, sequence),
             self._lib.llama_memory_seq_pos_max(self._memory, sequence),
         )
 
     def state_bytes(self, sequence: int) -> int:
-        """Return the size of a sequence's state; 0 where llama.cpp cannot save it."""
+        """Return the size of a sequence's state in bytes; 0 if llama.cpp cannot save it."""
         return self._lib.llama_state_seq_get_size(self._context, sequence)
 
     def save(self, sequence: int) -> NDArray[np.uint8] | None:
-        """Return the state of a sequence as bytes; None where llama.cpp cannot save it."""
+        """Return the state of a sequence as bytes; None if llama.cpp cannot save it."""
         state = np.empty(self.state_bytes(sequence), dtype=np.uint8)
         n = self._lib.llama_state_seq_get_data(self._context, _byte_pointer(state), state.size, sequence)
         return state if 0 < n == state.size else None
 
     def load(self, sequence: int, state: NDArray[np.uint8]) -> bool:
-        """Replace a sequence by a saved state; False when it does not fit, and the sequence is undefined."""
+        """Replace a sequence by a saved state; after False the sequence is undefined."""
         n = self._lib.llama_state_seq_set_data(self._context, _byte_pointer(state), state.size, sequence)
         return n == state.size
 
     def free(self) -> None:
-        """Give the memory back. May be called twice."""
+        """Free the context. Idempotent."""
         if self._context:
             self._lib.llama_free(self._context)
         self._context = None
-
-
-class _Batch:
-    """A llama_batch whose arrays are numpy's; every entry names the same one sequence."""
-
-    def __init__(self, lib: Any, capacity: int) -> None:
-        self._tokens = np.zeros(capacity, dtype=np.int32)
-        self._positions = np.zeros(capacity, dtype=np.int32)
-        self._n_sequences = np.ones(capacity, dtype=np.int32)
-        self._sequence = np.zeros(1, dtype=np.int32)
-        self._sequence_pointers = np.full(capacity, self._sequence.ctypes.data, dtype=np.uintp)
-        self._want_logits = np.zeros(capacity, dtype=np.int8)
-        self._offsets = np.arange(capacity, dtype=np.int32)
-        self._batch = lib.llama_batch()
-        for name, array in (
-            ("token", self._tokens),
-            ("pos", self._positions),
-            ("n_seq_id", self._n_sequences),
-            ("seq_id", self._sequence_pointers),
-            ("logits", self._want_logits),
-        ):
-            pointer_type = dict(lib.llama_batch._fields_)[name]
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, pointer_type))
-
-    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: int) -> Any:
-        n = len(ids)
-        self._tokens[:n] = ids
-        self._positions[:n] = self._offsets[:n] + position
-        self._sequence[0] = sequence
-        self._want_logits[:n] = 0
-        self._want_logits[n - want_logits : n] = 1
-        self._batch.n_tokens = n
-        return self._batch
 
 
 def _byte_pointer(data: NDArray[np.uint8]) -> Any:
@@ -343,7 +310,7 @@ def _byte_pointer(data: NDArray[np.uint8]) -> Any:
 
 
 def _address_of_logits(lib: Any) -> Any:
-    """llama_get_logits_ith as a function that returns a plain address; the binding's builds a pointer object."""
+    """Return llama_get_logits_ith as a function with a plain address; the binding's builds a pointer object."""
     function = lib._lib["llama_get_logits_ith"]
     function.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     function.restype = ctypes.c_void_p
@@ -351,6 +318,6 @@ def _address_of_logits(lib: Any) -> Any:
 
 
 def rearranges_q4_0() -> bool:
-    """Say whether this llama.cpp computes on a CPU, with Q4_0 weights rearranged for products of many rows."""
+    """Return whether llama.cpp computes on a CPU with Q4_0 weights rearranged for products of many rows."""
     lib = library()
     return not lib.llama_supports_gpu_offload() and "REPACK = 1" in lib.llama_print_system_info().decode()

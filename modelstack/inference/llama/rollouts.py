@@ -1,13 +1,13 @@
-"""Groups of replies to many prompts on llama.cpp: each prompt is read once, its replies are written together.
+"""Groups of replies to many prompts on llama.cpp: each prompt is read once, and its replies are written together.
 
-A beginning that all prompts share (a system prompt with tools) is read once for as long as the weights stay.
-Behind it each prompt's own rest is evaluated in the first reply's sequence; the other replies hold the same cells
-of the unified cache, not copies. A reply that has ended leaves the batch and gives its cells back, and the next
-prompt is begun as soon as its whole group has room among the rows, so that a long reply does not run alone.
+A prefix common to all prompts (a system prompt with tools) is read once while the weights stay the same. The rest
+of each prompt is evaluated in the first reply's sequence; the other replies share its cells of the unified cache.
+A finished reply leaves the batch and frees its cells. The next prompt begins as soon as its whole group fits among
+the rows, so that a long reply does not run alone.
 
-What is drawn depends on the weights, the prefix and the call alone, bit for bit: between calls the cache holds the
-prefix and nothing else, in the same cells, evaluated in the same batches. Each reply has its own random numbers,
-so which others are asked with it changes no more than rounding does.
+Sampled tokens depend only on the weights, the prefix and the call, bit for bit: between calls the cache holds only
+the prefix, in the same cells, evaluated in the same batches. Each reply has its own random numbers, so the other
+prompts of a call change a reply only by rounding.
 
 Letters: G replies of a prompt, R rows: replies being written.
 """
@@ -28,7 +28,7 @@ from modelstack.inference.row_sampling import draw_rows
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be continued."""
+    """A prompt to continue."""
 
     ids: Sequence[int]
     seed: int
@@ -36,25 +36,25 @@ class Prompt:
 
 @dataclass(slots=True)
 class Reply:
-    """A continuation as it is written."""
+    """A continuation, while it is written and afterwards."""
 
     ids: list[int] = field(default_factory=list[int])
-    """With the token that ended it, if one did."""
+    """Tokens, including the end token if there is one."""
     log_probs: list[float] = field(default_factory=list[float])
-    """Of each, at the sampling temperature."""
+    """Log-probability of each token at the sampling temperature."""
     is_ended: bool = False
-    """By a token; False: it was cut off at the limit."""
+    """Whether an end token ended it; False: it was cut off at the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutLimits:
-    """How replies are written."""
+    """Limits for writing replies."""
 
     max_tokens: int
     temperature: float
     end_ids: frozenset[int]
     max_rows: int
-    """Replies written together; a group is never torn apart, so one that is larger is written alone."""
+    """Number of replies written together. A group is never split, so a larger group is written alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,21 +64,21 @@ class _Row:
     reply: Reply
     sequence: int
     position: int
-    """Of the token drawn last, which the cache does not hold yet."""
+    """Position of the token drawn last, which the cache does not hold yet."""
     uniforms: NDArray[np.float64]
-    """In [0, 1): one for each token."""
+    """Random numbers in [0, 1), one for each token."""
 
 
 class RolloutWriter:
-    """Writes replies in a context of its own; sequence 0 holds the prefix."""
+    """Writes replies in its own context; sequence 0 holds the prefix."""
 
     def __init__(self, context: LlamaContext, n_rows: int, prefix: Sequence[int] = ()) -> None:
-        """Take an empty context.
+        """Initialise with an empty context.
 
         Args:
             context: With `n_rows + 1` sequences.
-            n_rows: Replies that it has sequences for.
-            prefix: What prompts begin with; one that does not is read whole.
+            n_rows: Maximum number of replies being written.
+            prefix: Common beginning of prompts; a prompt without it is read completely.
         """
         self._context = context
         self._n_rows = n_rows
@@ -86,7 +86,7 @@ class RolloutWriter:
         self._has_prefix = False
 
     def forget(self) -> None:
-        """Drop the prefix from the cache: it was evaluated with other weights."""
+        """Drop the prefix from the cache, because it was evaluated with other weights."""
         for sequence in range(self._n_rows + 1):
             self._context.remove(sequence, 0)
         self._has_prefix = False
@@ -95,8 +95,8 @@ class RolloutWriter:
         """Return G replies to each prompt, in order.
 
         Raises:
-            EngineError: The cache is too small, llama.cpp failed, or logits are not finite; the cache is empty
-                then.
+            EngineError: the cache is too small, llama.cpp failed, or logits are not finite; the cache is then
+                empty.
         """
         groups = [[Reply() for _ in range(n_replies)] for _ in prompts]
         waiting = deque(zip(prompts, groups, strict=True))
@@ -116,7 +116,7 @@ class RolloutWriter:
     def _begun(
         self, prompt: Prompt, replies: Sequence[Reply], limits: RolloutLimits, free: list[int]
     ) -> list[_Row]:
-        """Read a prompt and draw the first token of each reply; return those that go on."""
+        """Read a prompt and draw the first token of each reply; return the rows that continue."""
         first, *others = sequences = [free.pop() for _ in replies]
         n_read = self._fork_prefix(prompt.ids, first)
         self._read(prompt.ids[n_read:], n_read, first)
@@ -132,9 +132,12 @@ class RolloutWriter:
         return self._drawn(rows, logits_GV, limits, free)
 
     def _fork_prefix(self, ids: Sequence[int], sequence: int) -> int:
-        """Let a sequence begin with the prefix if the prompt does; return how many tokens it holds then."""
+        """Copy the prefix to a sequence if the prompt begins with it.
+
+        Return the number of tokens it then holds.
+        """
         n = len(self._prefix)
-        # Logits are those after the last token evaluated, so at least one must be left to evaluate.
+        # Logits exist only after an evaluated token, so at least one must be left to evaluate.
         if n == 0 or len(ids) <= n or list(ids[:n]) != self._prefix:
             return 0
         if not self._has_prefix:
@@ -144,7 +147,7 @@ class RolloutWriter:
         return n
 
     def _read(self, ids: Sequence[int], position: int, sequence: int) -> None:
-        """Append tokens to a sequence, with logits after the last."""
+        """Append tokens to a sequence, with logits after the last one."""
         size = self._context.n_batch
         for start in range(0, len(ids), size):
             part = ids[start : start + size]
@@ -154,7 +157,7 @@ class RolloutWriter:
             )
 
     def _step(self, rows: list[_Row], limits: RolloutLimits, free: list[int]) -> list[_Row]:
-        """Evaluate the last token of each row and draw the next; return the rows that go on."""
+        """Evaluate the last token of each row and draw the next; return the rows that continue."""
         if not rows:
             return rows
         tokens_R = np.array([row.reply.ids[-1] for row in rows])
@@ -183,9 +186,9 @@ class RolloutWriter:
 
 
 def cells_needed(n_prefix: int, longest: int, n_replies: int, limits: RolloutLimits) -> int:
-    """Return KV cells that are enough for any call with prompts of up to `longest` tokens behind the prefix."""
+    """Return the number of KV cells for any call with prompts of up to `longest` tokens after the prefix."""
     n_rows = max(n_replies, limits.max_rows)
-    # Each row alive may be the last of a prompt of its own.
+    # In the worst case every row is the last one of a different prompt.
     n_prompts = 1 if n_rows == n_replies else 1 + n_rows - n_replies
     return n_prefix + n_prompts * longest + n_rows * limits.max_tokens
 

@@ -1,8 +1,9 @@
-"""How many threads to decode with, and how many to prefill with: measured, since no rule holds.
+"""Thread counts for decoding and for prefill: measured, because no rule predicts them.
 
-Decoding one token is bound by memory and by the barrier behind every operation; a small model often decodes
-fastest on one thread. A prompt batch is bound by arithmetic and takes what it gets. Virtual machines, cgroup
-quotas and hyper-threads make core counts lie, so a few tokens are timed at load and the counts kept apart.
+Decoding one token is limited by memory and by the barrier after every operation; a small model often decodes
+fastest on one thread. A prompt batch is limited by arithmetic and uses all cores that it gets. Virtual machines,
+cgroup quotas and hyper-threads make core counts misleading, so a few tokens are timed at load, for each count
+separately.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WORTH_IT = 0.92
-"""A larger count must take at most this share of the smaller one's time: idle cores are worth something."""
+"""Largest share of the smaller count's time that a larger count may take; idle cores have a value too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,14 @@ class ThreadCounts:
 
 
 def available_cores() -> int:
-    """Return the processors this process may run on."""
+    """Return the number of processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def candidate_counts(n_cores: int) -> list[int]:
-    """Return thread counts to try: one, doubled up to all cores."""
+    """Return the thread counts to try: one, doubled up to all cores."""
     counts = [1]
     while counts[-1] < n_cores:
         counts.append(min(2 * counts[-1], n_cores))
@@ -39,11 +40,11 @@ def candidate_counts(n_cores: int) -> list[int]:
 
 
 def fastest_count(measure: Callable[[int], float], candidates: list[int], budget_s: float) -> int:
-    """Return the thread count with the least `measure(count)` seconds, going up while it pays.
+    """Return the thread count with the smallest `measure(count)` in seconds, going up while it improves.
 
-    One thread comes first because it is safe to wait for: on a busy machine a second one can make a token a
-    hundred times slower, each operation waiting for whoever is not running. A model for which even that first
-    measurement exceeds the budget is a large one, and wants all cores.
+    One thread comes first because it never stalls: on a busy machine a second one can make a token a hundred times
+    slower, as each operation waits for a thread that is not running. A model for which this first measurement
+    exceeds the budget is large and needs all cores.
     """
     best, best_s = candidates[0], measure(candidates[0])
     if best_s > budget_s:

@@ -1,12 +1,12 @@
-"""The vocabulary of a GGUF file: bytes of each token, special ids, and two encoders that never mix.
+"""The vocabulary of a GGUF file: bytes of each token, special ids, and two separate encoders.
 
-`encode_content` is for text from outside (users, tools, files) and yields no special token whatever the text says.
-llama.cpp's `parse_special=False` is not enough for that: it still recognises user-defined tokens, which is how
-Qwen stores `<tool_call>`. `encode_template` is for the chat template's own text, where names become tokens.
+`encode_content` is for text from outside (users, tools, files) and never yields a special token. llama.cpp's
+`parse_special=False` does not guarantee that: it still recognises user-defined tokens, and Qwen stores
+`<tool_call>` as one. `encode_template` is for the chat template's own text, in which names become tokens.
 
 Both keep the text exactly: the bytes of the ids, joined, are the bytes of the text. SentencePiece vocabularies
-would put a space before the first word; inside a conversation that is wrong, so it is taken off. Characters that
-a vocabulary cannot spell (SmolLM2 has no token for byte 0x04) become U+FFFD, where llama.cpp would drop them.
+would put a space before the first word, which is wrong inside a conversation and therefore removed. Characters
+that a vocabulary cannot spell (SmolLM2 has no token for byte 0x04) become U+FFFD; llama.cpp would drop them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 # enum llama_token_attr of llama.h
 UNKNOWN, UNUSED, CONTROL, USER_DEFINED = 1 << 0, 1 << 1, 1 << 3, 1 << 4
 NO_VOCABULARY = 0
-"""LLAMA_VOCAB_TYPE_NONE of llama.h."""
+"""The value LLAMA_VOCAB_TYPE_NONE of llama.h."""
 
 REPLACEMENTS = ("\ufffd", "?", " ")
-"""What stands for a character that the vocabulary cannot spell; the first that it can."""
+"""Replacements for a character that the vocabulary cannot spell; the first that it can spell is used."""
 ANCHOR = "\n"
-"""Put before a text to keep SentencePiece from adding a space to it; no vocabulary merges a newline to a word."""
+"""Text put before another to keep SentencePiece from adding a space; no vocabulary merges a newline with a word.
+"""
 
 
 def load_vocabulary(weights: LlamaWeights) -> tuple[Vocabulary, TextEncoder]:
-    """Read the vocabulary of a loaded model; the encoder's `encode_template` goes beside it.
+    """Return the vocabulary of a loaded model, and the encoder that also provides `encode_template`.
 
     Raises:
-        EngineError: the file has none; llama.cpp asserts that there is one when a token's text is asked for.
+        EngineError: the file has no vocabulary; llama.cpp would assert when a token's text is requested.
     """
     if library().llama_vocab_type(weights.vocab) == NO_VOCABULARY:
         raise EngineError(
@@ -72,14 +73,17 @@ def _special_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...]) -> Itera
     lib = library()
     for token, text in enumerate(token_bytes):
         attributes = lib.llama_vocab_get_attr(weights.vocab, token)
-        # Gemma and others define runs of blanks as tokens of their own: those are text and carry no role.
+        # Gemma and others define runs of blanks as tokens: they are text and have no role.
         is_named = attributes & USER_DEFINED and not text.isspace()
         if attributes & (CONTROL | UNKNOWN | UNUSED) or is_named or lib.llama_vocab_is_eog(weights.vocab, token):
             yield token
 
 
 def _end_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...], special: frozenset[int]) -> tuple[int, ...]:
-    """All end-of-generation tokens; first the one that the chat template writes, then EOS, EOT, the others."""
+    """Return all end-of-generation tokens.
+
+    First the one that the chat template writes, then EOS, EOT, the others.
+    """
     lib = library()
     template = (weights.chat_template() or "").encode()
     eos, eot = lib.llama_vocab_eos(weights.vocab), lib.llama_vocab_eot(weights.vocab)
@@ -93,7 +97,7 @@ def _end_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...], special: fro
 
 
 def _bos_id(weights: LlamaWeights) -> int | None:
-    """Return the begin token if the tokenizer adds it by itself or the chat template asks for it."""
+    """Return the begin token if the tokenizer adds it or the chat template asks for it, else None."""
     lib = library()
     bos = lib.llama_vocab_bos(weights.vocab)
     wanted = lib.llama_vocab_get_add_bos(weights.vocab) or "bos_token" in (weights.chat_template() or "")
@@ -119,7 +123,7 @@ class TextEncoder:
         self._replacement = next((c for c in REPLACEMENTS if not self._lacks_bytes_for(c)), "")
 
     def encode_content(self, text: str) -> list[int]:
-        """Encode text from outside; the ids hold no special token.
+        """Encode text from outside; the ids contain no special token.
 
         Raises:
             EngineError: the engine is closed.
@@ -129,11 +133,11 @@ class TextEncoder:
         if self._special.isdisjoint(ids):
             return ids
         pieces = list(self._cut_inside_names(text))
-        encoded = {piece: self._encode_piece(piece) for piece in set(pieces)}  # forgeries repeat themselves
+        encoded = {piece: self._encode_piece(piece) for piece in set(pieces)}  # a forged name is usually repeated
         return [token for piece in pieces for token in encoded[piece]]
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text of the chat template, where the names of special tokens stand for these.
+        """Encode text of the chat template, in which the names of special tokens become these tokens.
 
         Raises:
             EngineError: the engine is closed.
@@ -141,7 +145,7 @@ class TextEncoder:
         return self._encode(text, parse_special=True)
 
     def _cut_inside_names(self, text: str) -> Iterator[str]:
-        """Cut behind the first character of every special name: no piece holds a whole one any more."""
+        """Yield the text cut after the first character of every special name, so that no piece contains a name."""
         start = 0
         for match in self._special_start.finditer(text):
             yield text[start : match.start() + 1]
@@ -152,7 +156,7 @@ class TextEncoder:
         ids = self._encode(piece, parse_special=False)
         if self._special.isdisjoint(ids):
             return ids
-        # A one-character name, or a character the tokenizer knows only as "unknown": spell it.
+        # A name of one character, or a character that the tokenizer maps to "unknown": spell it by bytes.
         return [self._byte_tokens[b] for b in piece.encode() if b in self._byte_tokens]
 
     def _encode(self, text: str, *, parse_special: bool) -> list[int]:
@@ -173,14 +177,14 @@ class TextEncoder:
         return len(data.translate(None, self._missing_bytes)) != len(data)
 
     def _spellable(self, text: str) -> str:
-        """Replace characters that need a byte for which there is no token."""
+        """Return the text with characters replaced that need a byte without a token."""
         if not self._byte_tokens or not self._lacks_bytes_for(text):
             return text
         return "".join(self._replacement if self._lacks_bytes_for(c) else c for c in text)
 
 
 def _starts_of(names: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches, without consuming, wherever one of `names` begins."""
+    """Return a pattern that matches, without consuming, at each beginning of one of `names`."""
     longest_first = sorted({name for name in names if name}, key=len, reverse=True)
     if not longest_first:
         return re.compile(r"(?!)")

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from modelstack.architecture.losses import TOKENS_PER_CHUNK, Head
 from modelstack.architecture.surprise import IGNORED
 from modelstack.errors import UserError
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.preferences.log_probs import LabelLogProbs, label_log_probs
 
 

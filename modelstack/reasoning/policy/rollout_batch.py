@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.losses.advantages import advantages_of, informative_groups
 from modelstack.reasoning.losses.policy_config import AdvantageEstimator
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of

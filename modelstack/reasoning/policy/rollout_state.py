@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Reward

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import Episode
 from modelstack.reasoning.verifiers.rewards import Completion

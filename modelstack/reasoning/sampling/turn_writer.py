@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from modelstack.errors import UserError
 from modelstack.inference.engine import SamplingParams
 from modelstack.inference.grammar import Grammar
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Sampler
 from modelstack.reasoning.sampling.sampled import Sampled
 from modelstack.tokenizer.vocabulary import Vocabulary
 

@@ -24,7 +24,7 @@ from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
 from modelstack.inference.grammar import Grammar
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.posttrain.stages.record import SHA256
 from modelstack.sft.prior.exact_calls import MAX_TOKENS, Question
 from modelstack.sft.rendering import Rendered, RenderOptions, render

@@ -1,6 +1,6 @@
-"""DeepSeek's form of V3 and R1: marks around the name, and the arguments as a block of code.
+"""The form of DeepSeek V3 and R1: marks around the name, and the arguments as a code block.
 
-Source: the chat templates of DeepSeek-V3 and DeepSeek-R1. Those that show no tools are not spoken to in it.
+Source: the chat templates of DeepSeek-V3 and DeepSeek-R1. Not used with templates that show no tools.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Gemma's form, of FunctionGemma and Gemma 4: a call between special tokens, its arguments by bare names.
+"""The form of FunctionGemma and Gemma 4: a call between special tokens, with unquoted argument names.
 
     call:NAME{city:<escape>Rome<escape>,days:3,where:{lat:1.5,tags:[<escape>a<escape>]}}
 
-Source: the chat templates of functiongemma-270m-it and of gemma-4-31B-it and gemma-4-E2B-it (as published in July
-2026), the formatting guide of FunctionGemma, and the parser of LiteRT-LM, which spells null as JSON does. A text
-stands as it is between two tokens, and names are sorted. Results follow the calls in the same turn, so a reply of
-calls ends with the token that opens a result.
+A text is written without escapes between two special tokens, and names are sorted. Results follow the calls in the
+same turn, so a reply of calls ends with the token that opens a result.
+
+Sources: the chat templates of functiongemma-270m-it, gemma-4-31B-it and gemma-4-E2B-it (July 2026), the formatting
+guide of FunctionGemma, and the parser of LiteRT-LM, which spells null as JSON does.
 """
 
 from __future__ import annotations

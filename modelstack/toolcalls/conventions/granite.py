@@ -1,7 +1,7 @@
-"""Granite 3's form: `<|tool_call|>` and a JSON list.
+"""The form of Granite 3: `<|tool_call|>` and a JSON list.
 
-Source: the system prompt in the chat templates of Granite 3.1 to 3.3, which describe it and leave the writing of
-calls in history to the caller. Granite 4 writes Hermes's form.
+Source: the system prompt in the chat templates of Granite 3.1 to 3.3. They describe the form and leave the writing
+of calls in history to the caller. Granite 4 uses the form of Hermes.
 """
 
 from __future__ import annotations

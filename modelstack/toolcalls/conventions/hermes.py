@@ -1,7 +1,7 @@
-"""Hermes's form, which Qwen2.5, Qwen3 and many others were taught: JSON between `<tool_call>` tags.
+"""The form of Hermes, Qwen2.5, Qwen3 and many others: JSON between `<tool_call>` tags.
 
 Source: the format of NousResearch/Hermes-Function-Calling. The chat templates of Qwen2.5 and Qwen3 write calls in
-the same way, several ones behind each other.
+the same way, several calls in sequence.
 """
 
 from __future__ import annotations

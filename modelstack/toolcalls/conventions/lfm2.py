@@ -1,8 +1,10 @@
-"""LFM2's form: a list of Python calls between `<|tool_call_start|>` and `<|tool_call_end|>`.
+"""The form of LFM2: a list of Python calls between `<|tool_call_start|>` and `<|tool_call_end|>`.
 
-Source: the model cards and chat templates of LFM2 and LFM2.5. Those of LFM2 leave the writing of calls in history
-to the caller. LFM2.5's write texts between double quotes and lists as Python prints them, that of LFM2.5-8B-A1B
-both with single quotes, that of LFM2.5-2.6B texts with single quotes and lists as JSON.
+Source: the model cards and chat templates of LFM2 and LFM2.5. The templates differ:
+- LFM2: leave the writing of calls in history to the caller;
+- LFM2.5: texts between double quotes, lists as Python prints them;
+- LFM2.5-8B-A1B: both with single quotes;
+- LFM2.5-2.6B: texts with single quotes, lists as JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Llama 3.1's and 3.2's form for tools of one's own: a bare JSON object with `parameters`, one call a reply.
+"""The form of Llama 3.1 and 3.2 for custom tools: a bare JSON object with `parameters`, one call per reply.
 
 Source: the chat templates of Llama-3.1-8B-Instruct and Llama-3.2-3B-Instruct, which refuse several calls. They
-give a result as JSON, since a text is iterable in Jinja; vLLM's variant of the template puts it in an object.
+write a result as JSON, since a text is iterable in Jinja; vLLM's variant of the template puts it in an object.
 """
 
 from __future__ import annotations

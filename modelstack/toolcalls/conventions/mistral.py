@@ -1,7 +1,7 @@
-"""Mistral's form of tokenizers v3 (7B v0.3, Nemo): `[TOOL_CALLS]` and a JSON list whose calls have ids.
+"""The form of Mistral's tokenizers v3 (7B v0.3, Nemo): `[TOOL_CALLS]` and a JSON list whose calls have ids.
 
-Source: the chat templates of Mistral-7B-Instruct-v0.3 (a blank behind the mark) and Mistral-Nemo-Instruct-2407
-(none). An id has nine letters or digits; it is the same for all calls: results come in the order of the calls.
+Source: the chat templates of Mistral-7B-Instruct-v0.3 (a blank after the mark) and Mistral-Nemo-Instruct-2407 (no
+blank). An id has nine letters or digits. All calls have the same id: results come in the order of the calls.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Arguments written parameter by parameter: `(city="Rome", days=3)`, or a tag for each, instead of a JSON object.
+"""Arguments written parameter by parameter, such as `(city="Rome", days=3)` or a tag each, not as a JSON object.
 
     key_prefix NAME key_suffix VALUE  [separator ...]  closing
 
-A text stands between its own delimiters. One that is not escaped ends where they come, and so cannot hold them.
-Without an opening delimiter only the tool's schema tells a text from another value. Lists and objects are JSON in
-some conventions. In others they are made of such values, and an object is written as the arguments are.
+A text is written between its own delimiters. A text without escapes ends at the delimiter and cannot contain it.
+Without an opening delimiter, only the tool's schema distinguishes a text from another value. Lists and objects are
+JSON in some conventions. In others, lists contain values in this form, and objects are written like arguments.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from modelstack.toolcalls.marks import Marks
 
 _DECODER = json.JSONDecoder(strict=True)
 _DEEPEST = 64
-"""Lists and objects inside each other that are read."""
+"""Maximum depth of nested lists and objects that are read."""
 NOT_IN_BARE_KEYS = frozenset(",:{}[]<>")
-"""Characters that grammars exclude from undeclared names, which stand without delimiters."""
+"""Characters that grammars exclude from undeclared names, which have no delimiters."""
 _MAPS = frozenset(("properties", "patternProperties", "$defs"))
-"""Keywords of a normalised schema that hold schemas by name."""
-_OF_VALUES = frozenset(("enum", "const", "required"))
-"""Keywords that hold values and names instead of schemas."""
+"""Keywords of a normalised schema whose value maps names to schemas."""
+_VALUE_KEYWORDS = frozenset(("enum", "const", "required"))
+"""Keywords whose value contains values or names, not schemas."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """How a text is written as a value."""
+    """The written form of a text."""
 
     opening: str = '"'
     closing: str = '"'
     is_raw: bool = False
-    """Characters stand as they are; otherwise escaped as in JSON, the delimiter being one character."""
+    """Whether the text has no escapes; otherwise it is escaped as in JSON, and the delimiter is one character."""
     escaped: str | None = None
-    """Characters of a raw text that a template writes behind a backslash. None: what closes the text is broken."""
+    """Characters of a raw text that a template escapes. None: a backslash breaks up each closing delimiter."""
     spelled: str = ""
-    """Name of `closing` where a bound form has a stand-in for it; a raw text holds neither."""
+    """Name of `closing` if a bound form has a stand-in for it; a raw text must contain neither."""
 
     def bound(self, marks: Marks) -> TextForm:
         """Return this form with stand-ins for delimiters that are special tokens."""
@@ -52,14 +52,14 @@ class TextForm:
 
     @property
     def delimiter(self) -> str:
-        """What a raw text must not hold, spelled out."""
+        """The text that a raw text must not contain."""
         return self.spelled or self.closing.strip()
 
     def written(self, text: str) -> str:
-        """Return a text with its delimiters; what closes a raw one is broken by a backslash in it.
+        """Return a text with its delimiters; a closing delimiter inside a raw text is broken up by a backslash.
 
         Raises:
-            ValueError: the text holds a lone surrogate.
+            ValueError: the text contains a lone surrogate.
         """
         _refuse_surrogates(text)
         if self.is_raw:
@@ -74,7 +74,7 @@ class TextForm:
         return self.opening + body + self.closing
 
     def read(self, text: str, at: int) -> tuple[str, int] | None:
-        """Return the text that is written at `at` and the index behind it, None where none is complete there."""
+        """Return the text written at `at` and the index after it; None if it is not complete."""
         if not text.startswith(self.opening, at):
             return None
         begin = at + len(self.opening)
@@ -96,31 +96,32 @@ class TextForm:
 
 @dataclass(frozen=True, slots=True)
 class ParameterForm:
-    """How arguments are written, see the head of this file."""
+    """The written form of arguments, explained at the top of this file."""
 
     key_suffix: str
-    """Its first character is none of a parameter's name."""
+    """Text after a name; its first character cannot be part of a name."""
     separator: str
     closing: str
-    """Behind the last one, also where there is none. Its first character differs from those before a key."""
+    """Text after the last parameter, or alone if there is none. Its first character differs from those before a
+    key."""
     key_prefix: str = ""
     text: TextForm = TextForm()
     value_end: str = ""
-    """Behind each value that is no text."""
+    """Text after each value that is not a text."""
     words: tuple[str, str, str] = ("None", "True", "False")
     """Spellings of null, true and false."""
     text_in_list: TextForm | None = None
-    """None: lists are JSON."""
+    """Form of texts in lists; None: lists are JSON."""
     comma: str = ", "
-    """Between the items of a list that is no JSON."""
+    """Separator of the items of a list that is not JSON."""
     object_opening: str = ""
-    """Opens an object that is written as the arguments are. Empty: objects are JSON."""
+    """Opening of an object that is written like arguments; empty: objects are JSON."""
     is_sorted: bool = False
-    """Names come in alphabetical order, as Jinja's `dictsort` puts them. Otherwise in the order of the schema."""
+    """Whether names are sorted, as by Jinja's `dictsort`; otherwise they are in schema order."""
 
     @property
     def inner(self) -> ParameterForm:
-        """How the items of a list are written that is no JSON, and the members of such an object."""
+        """The form of the items of a list that is not JSON, and of the members of an object like arguments."""
         return replace(self, text=self.text_in_list or self.text, value_end="")
 
     def bound(self, marks: Marks) -> ParameterForm:
@@ -137,13 +138,13 @@ class ParameterForm:
         return replace(self, **changed, text=self.text.mapped(change), text_in_list=text_in_list, words=words)
 
     def key(self, name: str) -> str:
-        """Return what stands before a parameter's value.
+        """Return the text before a parameter's value.
 
-        A name that could be taken for the form's own texts stands between the delimiters of a text where objects
-        are written like arguments: their names may be any.
+        If objects are written like arguments, members may have any name. A name that could be confused with the
+        form's own texts then gets the delimiters of a text.
 
         Raises:
-            ValueError: the name could be taken for the form's own texts, or holds a lone surrogate.
+            ValueError: the name could be confused with the form's own texts, or contains a lone surrogate.
         """
         _refuse_surrogates(name)
         if self.object_opening:
@@ -152,8 +153,8 @@ class ParameterForm:
         begun = f"{self.key_prefix}{name}"
         if not name or "\n" in name or self.key_suffix in name or begun.startswith(self.closing):
             raise ValueError(
-                f"the parameter {name!r} cannot be written in this convention, in which {self.key_suffix!r} ends "
-                f"a name and {self.closing!r} the arguments; convention=ours takes any name"
+                f"the parameter {name!r} cannot be written in this convention: {self.key_suffix!r} ends a name "
+                f"and {self.closing!r} the arguments; convention=ours accepts any name"
             )
         return begun + self.key_suffix
 
@@ -166,7 +167,7 @@ class ParameterForm:
         return _sorted(schema) if self.is_sorted else schema
 
     def problem(self, schema: Mapping[str, Any]) -> str:
-        """Return why the arguments of a normalised schema cannot be written, empty where they can."""
+        """Return the reason why the arguments of a normalised schema cannot be written; empty if they can."""
         declared = schema.get("properties", {})
         undeclared = [name for name in schema.get("required", ()) if name not in declared]
         if undeclared:
@@ -179,20 +180,20 @@ class ParameterForm:
         return ""
 
     def written(self, arguments: Mapping[str, Any]) -> str:
-        """Return all arguments.
+        """Return all arguments and the closing text.
 
         Raises:
-            ValueError: a value is no JSON, or a name cannot be written.
+            ValueError: a value is not JSON, or a name cannot be written.
         """
         names = sorted(arguments, key=str.lower) if self.is_sorted else arguments
         parts = [self.key(name) + self.value(arguments[name]) for name in names]
         return self.separator.join(parts) + self.closing
 
     def value(self, value: Any) -> str:
-        """Return a value with what ends it.
+        """Return a value with the text that ends it.
 
         Raises:
-            ValueError: it is no JSON.
+            ValueError: the value is not JSON.
         """
         text = self._bare(value)
         return text if isinstance(value, str) else text + self.value_end
@@ -213,13 +214,13 @@ class ParameterForm:
     def read(
         self, text: str, at: int, types: Mapping[str, frozenset[str]] | None = None
     ) -> tuple[dict[str, Any], int] | None:
-        """Return the arguments written at `at` and the index behind them, None where they are not complete.
+        """Return the arguments written at `at` and the index after them; None if they are not complete.
 
         Args:
             text: A reply.
-            at: Where the first key, or `closing`, begins.
-            types: JSON types that each parameter may have; without them a raw text that reads as another value is
-                taken for that.
+            at: Index of the first key, or of `closing`.
+            types: JSON types allowed for each parameter; without them, a raw text in the form of another value is
+                read as that value.
         """
         return self._read_members(text, at, types or {}, 0)
 
@@ -234,14 +235,14 @@ class ParameterForm:
                 return None
             name, at = key
             read = self._read_value(text, at, types.get(name), depth)
-            # In an object the last one of a name counts, as in JSON.
+            # In an object the last of equal names counts, as in JSON.
             if read is None or (name in found and depth == 0):
                 return None
             found[name], at = read
         return found, at + len(self.closing)
 
     def _read_key(self, text: str, at: int) -> tuple[str, int] | None:
-        """Return a name and the index behind what ends it."""
+        """Return a name and the index after its end."""
         if self.object_opening and text.startswith(self.text.opening, at):
             quoted = self.text.read(text, at)
             is_key = quoted is not None and text.startswith(self.key_suffix, quoted[1])
@@ -265,7 +266,7 @@ class ParameterForm:
         return (bare[0], whole[1]) if types is None or _type_of(bare[0]) & types else whole
 
     def _read_bare(self, text: str, at: int, depth: int) -> tuple[Any, int] | None:
-        """Return a value without what ends it."""
+        """Return a value without the text that ends it, and the index after it."""
         for form in (self.text, self.text_in_list):
             if form is not None and form.opening and text.startswith(form.opening, at):
                 return form.read(text, at)
@@ -311,7 +312,7 @@ def _sorted(schema: Any) -> Any:
             names = sorted(value, key=str.lower) if keyword == "properties" else value
             result[keyword] = {name: _sorted(value[name]) for name in names}
         else:
-            result[keyword] = value if keyword in _OF_VALUES else _sorted(value)
+            result[keyword] = value if keyword in _VALUE_KEYWORDS else _sorted(value)
     return result
 
 
@@ -321,7 +322,7 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def types_of(schema: Any) -> Mapping[str, frozenset[str]]:
-    """Return the JSON types that each parameter of a normalised or plain schema may have; all where it is open."""
+    """Return the JSON types allowed for each parameter of a schema, normalised or not; all types if it is open."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(properties, Mapping):
         return {}
@@ -333,14 +334,14 @@ _ALL = frozenset(("string", "number", "integer", "boolean", "null", "array", "ob
 
 
 def _types(schema: Any, root: Mapping[str, Any], known: dict[str, frozenset[str]]) -> frozenset[str]:
-    """Return the JSON types that a schema allows; `known` holds those of its definitions, each asked once."""
+    """Return the JSON types that a schema allows; `known` caches the types of its definitions."""
     if not isinstance(schema, Mapping):
         return _ALL
     reference = schema.get("$ref")
     if isinstance(reference, str):
         name = reference.rpartition("/")[2]
         if name not in known:
-            known[name] = frozenset()  # what refers to itself allows nothing by that
+            known[name] = frozenset()  # a reference to itself adds no type
             definitions = {**_mapping(root.get("definitions")), **_mapping(root.get("$defs"))}
             known[name] = _types(definitions.get(name), root, known)
         return known[name]
@@ -358,7 +359,7 @@ def _types(schema: Any, root: Mapping[str, Any], known: dict[str, frozenset[str]
 
 
 def _type_of(value: Any) -> frozenset[str]:
-    """Return the JSON types of a value: a whole number is both an integer and a number."""
+    """Return the JSON types of a value: a whole number is an integer and a number."""
     if isinstance(value, bool):
         return frozenset(("boolean",))
     if isinstance(value, int):

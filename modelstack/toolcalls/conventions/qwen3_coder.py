@@ -1,7 +1,7 @@
-"""Qwen3-Coder's form, which Qwen3.5 writes, too: tags for the function and for each parameter.
+"""The form of Qwen3-Coder and Qwen3.5: tags for the function and for each parameter.
 
-Source: the chat templates of Qwen3-Coder-30B-A3B-Instruct. Texts stand between the tags as they are; numbers are
-written as they are, too, `True` and `None` as Python does it, lists and objects as JSON.
+Source: the chat templates of Qwen3-Coder-30B-A3B-Instruct. Texts are written between the tags without escapes, and
+so are numbers. `True` and `None` are spelled as in Python, lists and objects are JSON.
 """
 
 from __future__ import annotations

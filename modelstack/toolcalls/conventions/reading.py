@@ -1,4 +1,4 @@
-"""Replies read by the form of their convention."""
+"""Reader of replies in the form of their convention."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ class WrittenCall:
     """A call in the text of a reply."""
 
     start: int
-    """Index of its first character: what opens all calls for the first one, the separator's end for others."""
+    """Index of its first character: for the first call that of the opening, for others the end of the separator.
+    """
     name: str
     arguments: str | None
-    """JSON text; None where they are not complete."""
+    """JSON text; None if it is not complete."""
     end: int
-    """Index behind the call."""
+    """Index after the call."""
 
 
 def words_end(text: str, form: CallForm) -> int | None:
-    """Return where calls begin in a reply, None where none do."""
+    """Return the index at which calls begin in a reply; None if there are none."""
     if form.trigger:
         at = text.find(form.trigger)
         return at if at >= 0 else None
@@ -36,12 +37,12 @@ def words_end(text: str, form: CallForm) -> int | None:
 
 
 def written_calls(text: str, form: CallForm, tools: Sequence[ToolSpec] = ()) -> Iterator[WrittenCall]:
-    """Yield the calls of a reply whose names are complete; the last one may lack the rest.
+    """Yield the calls of a reply whose names are complete; the last call may be incomplete.
 
     Args:
         text: The reply.
         form: How its calls are written.
-        tools: Their schemas say which values are texts, where the form does not.
+        tools: Their schemas identify texts where the form does not.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
     start = words_end(text, form)
@@ -67,7 +68,7 @@ def written_calls(text: str, form: CallForm, tools: Sequence[ToolSpec] = ()) -> 
 
 
 def _arguments(text: str, at: int, form: CallForm, schema: Mapping[str, Any] | None) -> tuple[str, int] | None:
-    """Return arguments that begin at `at` as JSON and the index behind them, None where they are not complete."""
+    """Return the JSON of the arguments at `at` and the index after them; None if they are not complete."""
     if form.parameters is not None:
         read = form.parameters.read(text, at, None if schema is None else types_of(schema))
         return None if read is None else (json.dumps(read[0], ensure_ascii=False), read[1])
@@ -79,7 +80,7 @@ def _arguments(text: str, at: int, form: CallForm, schema: Mapping[str, Any] | N
 
 
 def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
-    """Read a reply.
+    """Parse a reply.
 
     Raises:
         ResponseParseError: the reply has none of the forms that `response_format` allows.
@@ -95,7 +96,7 @@ def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> Pa
         return ParsedResponse(answer=text, kind="text")
     if response_format.abstain:
         return ParsedResponse(answer=text, kind="abstention", abstained=True)
-    raise ResponseParseError(f"a text answer is not allowed here, the reply is {text[:40]!r}")
+    raise ResponseParseError(f"a text answer is not allowed here; the reply is {text[:40]!r}")
 
 
 def _calls(text: str, start: int, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
@@ -104,7 +105,7 @@ def _calls(text: str, start: int, response_format: ResponseFormat, form: CallFor
     read: list[tuple[str, str]] = []
     for number, call in enumerate(calls, 1):
         if call.name not in known:
-            raise ResponseParseError(f"call {number} names {call.name!r}, known are {sorted(known)}")
+            raise ResponseParseError(f"call {number} names the unknown tool {call.name!r}; known: {sorted(known)}")
         if call.arguments is None:
             raise ResponseParseError(f"the arguments of call {number} ({call.name}) are not complete")
         read.append((call.name, call.arguments))
@@ -112,7 +113,9 @@ def _calls(text: str, start: int, response_format: ResponseFormat, form: CallFor
     if not calls or text[end:] not in (form.closing, form.closing + form.trailing):
         raise ResponseParseError(f"expected {form.closing!r} at character {end}, found {text[end : end + 20]!r}")
     if len(read) > form.call_limit(response_format.call_limit):
-        raise ResponseParseError(f"{len(read)} calls, at most {response_format.call_limit} are allowed")
+        raise ResponseParseError(
+            f"the reply has {len(read)} calls; at most {response_format.call_limit} are allowed"
+        )
     return ParsedResponse(calls=tuple(read), lead=text[:start])
 
 
@@ -121,7 +124,7 @@ def _structured(text: str, form: CallForm) -> ParsedResponse:
         value: Any
         value, end = _DECODER.raw_decode(text, len(form.result_prefix))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ResponseParseError(f"no JSON value behind {form.result_prefix!r}: {error}") from error
+        raise ResponseParseError(f"no JSON value after {form.result_prefix!r}: {error}") from error
     if text[end:] != "}":
         raise ResponseParseError(f"text after the reply at character {end}: {text[end:][:20]!r}")
     return ParsedResponse(answer=value, kind="structured")

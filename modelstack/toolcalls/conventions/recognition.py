@@ -1,8 +1,8 @@
-"""Which convention a model was taught, read from its chat template and proved by the template's own rendering.
+"""Recognition of a model's convention from its chat template, proved by the template's own rendering.
 
-Each convention writes a probe call; the template renders the same call. Where both are equal letter by letter, in
-conversations with one call and several, with results and replies, the convention is the model's own. A template
-that raises, never ends or writes something else leaves ours, with the reason.
+Each convention writes a probe call, and the template renders the same call. If both are identical in conversations
+with one call and several, with results and replies, the convention is the model's own. A template that raises,
+does not terminate or writes another form gets the convention of modelstack, with the reason.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from modelstack.tokenizer.template_sandbox import TemplateError
 from modelstack.tokenizer.tool_template import ToolTurns, learn_tool_turns
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
-from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
+from modelstack.toolcalls.conventions import CONVENTIONS, JSON_LIST, Convention
 from modelstack.toolcalls.conventions.base import CALL_ID, function_schema
 from modelstack.toolcalls.conventions.form import SPACED
 from modelstack.toolcalls.conventions.results import ResultForm
-from modelstack.toolcalls.conventions.writing import write_json
 
 _TEXT, _COUNT, _FLAG, _TAGS = "text", "count", "exact", "tags"
 PROBE = ToolSpec(
@@ -43,17 +42,21 @@ _TAG = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """The convention in which a model is spoken to, and why."""
+    """The convention used with a model, and the reason for it."""
 
     convention: Convention
     why: str
     turns: ToolTurns | None = None
-    """How the model's template frames tools, calls and results; None: tools are shown in our own way."""
+    """Texts that the model's template puts around tools, calls and results; None: tools are shown in modelstack's
+    way."""
     result: ResultForm = ResultForm()
-    """How a tool's result is written inside what the template puts around it."""
+    """Written form of a tool's result, inside the texts of the template."""
 
     def plain_marks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
-        """Return the marks around results that are no special tokens of a vocabulary: content could spell them."""
+        """Return the marks around results that content could forge.
+
+        Those that are not special tokens of a vocabulary.
+        """
         if self.turns is None:
             return ()
         learnt = self.turns.learnt
@@ -67,19 +70,19 @@ def recognise(template: str | None, vocabulary: Vocabulary, *, name: str = "auto
     """Return the convention of a model's chat template.
 
     Args:
-        template: None where the model has none.
-        vocabulary: Tells the names of the tokens that begin and end a text.
-        name: Of the only convention to try; "auto" tries all, the first that fits is taken.
+        template: The chat template; None if the model has none.
+        vocabulary: Provides the names of the tokens that begin and end a text.
+        name: Name of the only convention to try; "auto" tries all and takes the first that fits.
 
     Raises:
-        KeyError: there is no convention of this name.
-        TemplateError: the template does not write calls in the convention named.
+        KeyError: there is no convention with this name.
+        TemplateError: the template does not write calls in the named convention.
     """
-    if name == OURS.name:
-        return Recognised(OURS, "it was asked for")
+    if name == JSON_LIST.name:
+        return Recognised(JSON_LIST, "it was asked for")
     if not template:
-        return _none_of_template("the model carries no chat template", name)
-    tried = [c for c in CONVENTIONS.values() if c is not OURS] if name == "auto" else [CONVENTIONS[name]]
+        return _none_of_template("the model has no chat template", name)
+    tried = [c for c in CONVENTIONS.values() if c is not JSON_LIST] if name == "auto" else [CONVENTIONS[name]]
     bos, eos = _token(vocabulary, vocabulary.bos_id), _token(vocabulary, next(iter(vocabulary.end_ids), None))
     reasons: list[str] = []
     for in_content, why in (
@@ -99,13 +102,13 @@ def recognise(template: str | None, vocabulary: Vocabulary, *, name: str = "auto
 def _none_of_template(reason: str, name: str) -> Recognised:
     if name != "auto":
         raise TemplateError(f"convention {name!r} cannot be used: {reason}")
-    return Recognised(OURS, f"no other convention was recognised: {reason}")
+    return Recognised(JSON_LIST, f"no other convention was recognised: {reason}")
 
 
 def _learnt(
     template: str, convention: Convention, bos: str, eos: str, *, in_content: bool
 ) -> tuple[ToolTurns, ResultForm] | str:
-    """Return what is learnt with the first manner of showing calls that the template takes; else why none is."""
+    """Return the turns and the result form of the first probe that the template writes, or why there is none."""
     reasons: list[str] = []
     manners = [(False, "")] if in_content else list(itertools.product((False, True), (None, "")))
     for result, (as_text, content) in itertools.product(convention.results, manners):
@@ -117,23 +120,23 @@ def _learnt(
             continue
         tells = tuple(text for text in (convention.form.trigger, *convention.told_by) if text)
         if in_content and not any(text in turns.learnt.starts["user"] for text in tells):
-            return f"the chat template does not speak of {' or '.join(tells) or convention.form.opening!r}"
+            return f"the chat template does not mention {' or '.join(tells) or convention.form.opening!r}"
         return turns, result
     return min(reasons, key=lambda reason: "does not write" in reason)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeDialect:
-    """Fulfils `modelstack.tokenizer.tool_template.Dialect` for one convention."""
+    """Probes one convention; a `modelstack.tokenizer.tool_template.Dialect`."""
 
     convention: Convention
     result_form: ResultForm = ResultForm()
     as_text: bool = False
-    """Some templates take a call's arguments as JSON text."""
+    """Whether arguments are given as JSON text, as some templates require."""
     content: str | None = None
-    """Of a message that is nothing but calls."""
+    """Content of a message that consists of calls only."""
     in_content: bool = False
-    """Whether calls stand in a message's content, for templates that leave their writing to the caller."""
+    """Whether calls are part of a message's content, for templates that leave their writing to the caller."""
 
     @property
     def tools(self) -> Sequence[Mapping[str, Any]]:
@@ -146,9 +149,9 @@ class ProbeDialect:
         return self.convention.form.most_calls != 1
 
     def call(self, texts: Sequence[str]) -> tuple[Mapping[str, Any], str]:
-        """Return a message with one call for each text, and how the convention writes it."""
+        """Return a message with one call for each text, and its form in the convention."""
         form = self.convention.template_form
-        # What Python prints of a text in a list depends on which quotes it holds.
+        # Python's spelling of a text in a list depends on the quotes inside it.
         calls = [
             (PROBE.name, {_TEXT: text, _COUNT: 3, _FLAG: True, _TAGS: ["a", "b" if form else text]})
             for text in texts
@@ -159,7 +162,7 @@ class ProbeDialect:
         return call_message(calls, as_text=self.as_text, content=self.content), written
 
     def result(self, text: str, number: int) -> tuple[Mapping[str, Any], str]:
-        """Return the message of a result, and how the convention writes it."""
+        """Return the message of a result, and its form in the convention."""
         message = {"role": "tool", "name": PROBE.name, "content": text, "tool_call_id": CALL_ID}
         return message, self.result_form.written(PROBE.name, text)
 
@@ -170,7 +173,7 @@ def call_message(
     as_text: bool = False,
     content: str | None = None,
 ) -> dict[str, Any]:
-    """Return a message with calls as chat templates take it."""
+    """Return a message with calls in the form that chat templates take."""
     return {
         "role": "assistant",
         "content": content,
@@ -180,7 +183,7 @@ def call_message(
                 "id": CALL_ID,
                 "function": {
                     "name": name,
-                    "arguments": write_json(arguments, SPACED) if as_text else dict(arguments),
+                    "arguments": SPACED.written(arguments) if as_text else dict(arguments),
                 },
             }
             for name, arguments in calls

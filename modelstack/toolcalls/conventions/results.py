@@ -1,4 +1,4 @@
-"""The written form of a tool's result, inside the texts that a template puts around it."""
+"""The written form of a tool's result, inside the texts of a chat template."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from modelstack.toolcalls.marks import Marks
 
 @dataclass(frozen=True, slots=True)
 class ResultForm:
-    """How a result is written; by default as its content alone."""
+    """The form of a result; by default the plain content."""
 
     opening: str = ""
     behind_name: str = ""
-    """Not empty: the tool's name stands behind `opening`, and this text behind the name."""
+    """Text after the tool's name, which follows `opening`; empty: no name is written."""
     closing: str = ""
     is_json: bool = False
     """Whether the content is written as a JSON string."""
@@ -26,10 +26,10 @@ class ResultForm:
 
     @property
     def texts(self) -> tuple[str, str, str]:
-        """Texts of its own: `opening`, `behind_name` and `closing`."""
+        """The texts `opening`, `behind_name` and `closing`."""
         return self.opening, self.behind_name, self.closing
 
     def written(self, name: str, content: str) -> str:
-        """Return a tool's result."""
+        """Return a tool's result in this form."""
         lead = f"{self.opening}{name}{self.behind_name}" if self.behind_name else self.opening
         return lead + (json.dumps(content, ensure_ascii=False) if self.is_json else content) + self.closing

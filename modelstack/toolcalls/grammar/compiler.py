@@ -1,8 +1,8 @@
-"""From a reply format to a grammar that enforces it: the one entry to both engines.
+"""Compilation of a reply format to a grammar that enforces it; the only entry point to both engines.
 
-Compiling normalises each schema, decides what the engine can enforce (`coverage`), builds the engine's
-grammar and the recogniser's shapes, and keeps the result: a format is compiled once per vocabulary and
-engine, also when tools come and go between turns.
+Compiling normalises each schema, decides which keywords the engine can enforce (`coverage`), and builds the
+engine's grammar and the recogniser's shapes. Results are cached: a format is compiled once per vocabulary and
+engine, even if tools come and go between turns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol, get_args
 from modelstack.inference.grammar import Grammar
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
-from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions import JSON_LIST, Convention
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.grammar.coverage import (
     Coverage,
@@ -40,7 +40,7 @@ from modelstack.toolcalls.marks import Marks
 
 UnsupportedPolicy = Literal["refuse", "check"]
 DEFAULT_CACHE_SIZE = 64
-"""Compiled formats kept; one takes 0.1 to 3 MB."""
+"""Number of compiled formats kept; each takes 0.1 to 3 MB."""
 _SUSPECTS = (
     "pattern",
     "patternProperties",
@@ -69,13 +69,13 @@ class Template(Protocol):
     """An engine's compiled grammar."""
 
     def start(self) -> EngineState:
-        """Return a fresh state."""
+        """Return the state at the start of a reply."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledGrammar:
-    """A format, ready to constrain generations."""
+    """A compiled format, ready to constrain generations."""
 
     format: ResponseFormat
     convention: Convention
@@ -85,18 +85,21 @@ class CompiledGrammar:
     _response: Response = field(repr=False)
     _steps: LargestSteps = field(repr=False)
     _validators: Mapping[str, SchemaValidator] = field(repr=False)
-    """By tool name; `` holds the answer's."""
+    """Validators by tool name; the empty name is the answer's."""
 
     def start(self) -> Grammar:
         """Return the grammar state of a new generation."""
         return self.start_tracked()
 
     def start_tracked(self) -> TrackedGrammar:
-        """Return the same with its concrete type."""
+        """Return the grammar state of a new generation with its concrete type."""
         return TrackedGrammar(self._template.start(), self._tokens, self._response, self._steps)
 
     def violations(self, parsed: ParsedResponse) -> list[str]:
-        """Return what breaks the original schemas (closed), all keywords counted; [] when nothing does."""
+        """Return the violations of the original schemas in closed form.
+
+        All keywords count, including those that the masks do not enforce.
+        """
         if parsed.kind == "structured":
             return [f"answer{text}" for text in self._validators[""].errors(parsed.answer)]
         found = []
@@ -109,7 +112,11 @@ class CompiledGrammar:
         return found
 
     def parse(self, text: str) -> ParsedResponse:
-        """Read a reply in this format; raises ResponseParseError."""
+        """Read a reply in this format.
+
+        Raises:
+            ResponseParseError: the reply does not follow the format.
+        """
         return self.convention.parse(text, self.format)
 
 
@@ -122,13 +129,13 @@ class GrammarCompiler:
         engine: EngineName = "llguidance",
         unsupported: UnsupportedPolicy = "refuse",
         *,
-        convention: Convention = OURS,
+        convention: Convention = JSON_LIST,
         cache_size: int = DEFAULT_CACHE_SIZE,
     ) -> None:
-        """Prepare the vocabulary for an engine; the engine is imported here.
+        """Prepare the vocabulary for an engine; imports the engine.
 
         Raises:
-            ValueError: engine or policy is not known, or the vocabulary lacks single characters.
+            ValueError: engine or policy is unknown, or the vocabulary lacks single characters.
         """
         if engine not in get_args(EngineName):
             raise ValueError(f"engine {engine!r} is not known; choose one of {get_args(EngineName)}")
@@ -143,15 +150,15 @@ class GrammarCompiler:
         self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self.convention = convention
         self._tokens = TokenTable(vocabulary, Marks(vocabulary, convention.marks))
-        self._tokens.beginning("[")  # indexes the vocabulary now, so that no first reply waits for it
+        self._tokens.beginning("[")  # builds the index now, so that the first reply does not wait for it
         self._form = convention.form.bound(self._tokens.marks)
         self._backend = _backend(engine, self._tokens)
 
     def compile(self, response_format: ResponseFormat) -> CompiledGrammar:
-        """Return the grammar of `response_format`, from the cache if it was compiled before.
+        """Return the grammar of `response_format`, from the cache if possible.
 
         Raises:
-            UnsupportedSchemaError: a schema is invalid, remote, or asks for what the engine cannot enforce.
+            UnsupportedSchemaError: a schema is invalid or remote, or has a keyword that the engine cannot enforce.
         """
         key = self.cache_key(response_format)
         found = self._cache.get(key)
@@ -165,9 +172,9 @@ class GrammarCompiler:
         return compiled
 
     def cache_key(self, response_format: ResponseFormat) -> str:
-        """Return the SHA-256 over all that decides a grammar; part of a replay's key too."""
+        """Return the SHA-256 of everything that determines a grammar; it is also part of a replay's key."""
         parts = (response_format.fingerprint(), self.vocabulary.fingerprint, self.engine, self.unsupported)
-        if self.convention is not OURS:
+        if self.convention is not JSON_LIST:
             parts = (*parts, self.convention.name)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -183,7 +190,7 @@ class GrammarCompiler:
             max_digits=response_format.max_digits,
         )
         response = builder.response(response_format, self._form, schemas, enforced_answer)
-        if self.engine != "llguidance":  # which refuses contradictions itself, and knows more of them
+        if self.engine != "llguidance":  # llguidance refuses contradictions itself, and detects more of them
             _refuse_empty(response, self._form, self.engine)
         template = self._backend.template(response_format, self._form, schemas, enforced_answer, response)
         return CompiledGrammar(
@@ -199,13 +206,13 @@ class GrammarCompiler:
 
 
 class Backend(Protocol):
-    """What an engine offers to the compiler."""
+    """The interface of an engine for the compiler."""
 
     def schema_error(self, schema: Any, form: CallForm | None) -> str:
-        """Return why a normalised schema cannot be enforced, `` if it can.
+        """Return the reason why a normalised schema cannot be enforced; empty if it can.
 
         Args:
-            schema: Of an answer, or of arguments.
+            schema: Schema of an answer or of arguments.
             form: How the arguments are written; None for an answer.
         """
         ...
@@ -218,7 +225,7 @@ class Backend(Protocol):
         answer: Any | None,
         response: Response,
     ) -> Template:
-        """Compile a reply."""
+        """Compile the grammar of a reply."""
         ...
 
 
@@ -226,7 +233,7 @@ class _Work:
     """Collects coverage and validators while the schemas of one format are prepared."""
 
     def __init__(self, engine: EngineName, policy: UnsupportedPolicy, backend: Backend, form: CallForm) -> None:
-        """Start with nothing."""
+        """Start without schemas."""
         self.engine: EngineName = engine
         self.policy = policy
         self.backend = backend
@@ -274,7 +281,10 @@ class _Work:
     def _enforceable(
         self, schema: Any, dropped: list[KeywordUse], tool: str, is_arguments: bool
     ) -> tuple[Any, Any]:
-        """Normalise; where the engine still refuses, find the keyword that it is about."""
+        """Return the schema without refused keywords and its normal form.
+
+        Find each keyword that the engine refuses.
+        """
         kept = without(schema, dropped)
         while True:
             try:
@@ -295,7 +305,7 @@ class _Work:
             kept = without(kept, [use])
 
     def _problem(self, normal: Any, is_arguments: bool) -> str:
-        """Return why a normalised schema cannot be enforced, empty where it can."""
+        """Return the reason why a normalised schema cannot be enforced; empty if it can."""
         if not is_arguments:
             return self.backend.schema_error(normal, None)
         parameters = self.form.parameters
@@ -303,7 +313,7 @@ class _Work:
         return refusal or self.backend.schema_error(normal, self.form)
 
     def _culprit(self, schema: Any, tool: str, is_arguments: bool) -> KeywordUse | None:
-        """Return the keyword without which the engine takes the schema."""
+        """Return the keyword whose removal makes the engine accept the schema."""
         uses = [use for use, _, _ in keywords(schema, tool) if use.keyword in _SUSPECTS]
         uses.sort(key=lambda use: (_SUSPECTS.index(use.keyword), -use.pointer.count("/")))
         for use in uses:
@@ -328,27 +338,27 @@ class _Work:
 
 
 def _holder(schema: Any, tool: str, pointer: str) -> KeywordUse | None:
-    """Return the composition keyword at or above a place where folding failed."""
+    """Return the composition keyword at or above the place where folding failed."""
     uses = [use for use, _, _ in keywords(schema, tool) if use.keyword in ("allOf", "anyOf", "oneOf")]
     above = [use for use in uses if (pointer + "/").startswith(use.pointer.rsplit("/", 1)[0] + "/")]
     return max(above, key=lambda use: len(use.pointer), default=None)
 
 
 def _refuse_empty(response: Response, form: CallForm, engine: EngineName) -> None:
-    """Raise UnsupportedSchemaError for a schema that no finite value fulfils."""
+    """Raise UnsupportedSchemaError for a schema that no finite value satisfies."""
     for option in response.options:
         tagged = option.item if isinstance(option, Calls) else option
         for text, shape in tagged.options if isinstance(tagged, Tagged) else ():
             if shape.cost >= UNREACHABLE:
                 tool = text.removeprefix(form.name_prefix).removesuffix(form.name_suffix)
-                hint = "no finite value fulfils it; look for bounds that contradict each other"
+                hint = "no finite value satisfies it; check for contradicting bounds"
                 raise UnsupportedSchemaError(
                     "schema", "", engine, hint, tool="" if text == form.result_prefix else tool
                 )
 
 
 def _backend(engine: EngineName, tokens: TokenTable) -> Backend:
-    """Import an engine, only now."""
+    """Return the backend of an engine; the engine is imported here."""
     if engine == "llguidance":
         from modelstack.toolcalls.grammar.llguidance_engine import LLGuidanceBackend
 

@@ -1,4 +1,4 @@
-"""The shortest rest of a string or a number that is half written."""
+"""The shortest completion of a partly written string or number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from modelstack.toolcalls.grammar.shapes import Numbers, Strings
 
 
 def complete_string(shape: Strings, states: frozenset[int] | None, length: int) -> str | None:
-    """Return the shortest rest of a string's inside, escaped as it is, after `length` characters of it."""
+    """Return the shortest remainder of a string, escaped and without its closing quote.
+
+    Args:
+        shape: Limits of the string.
+        states: States of the pattern's automaton after the written part; None at the start.
+        length: Number of characters written so far.
+    """
     least = max(0, shape.least - length)
     if shape.most is not None and length + least > shape.most:
         return None
@@ -35,12 +41,12 @@ _SUFFIXES = [
     *("0" * n for n in range(3, 19)),
     *(f"{n}" for n in range(100, 1000)),
 ]
-"""Digits tried behind a number that is out of bounds, the likeliest first."""
+"""Digits tried after a number that is out of bounds, the likeliest first."""
 _FRACTIONS = ["", ".0", ".5", ".1", ".25", ".01", ".75", ".001"]
 
 
 def complete_number(shape: Numbers, written: str) -> str | None:
-    """Return digits that make `written` a number within the bounds, None if a few tries find none."""
+    """Return digits that bring `written` within the bounds; None if a limited number of tries finds none."""
     bounds = shape.bounds
     if written == "" and not (set(bounds) & {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}):
         return "0"
@@ -55,7 +61,7 @@ def complete_number(shape: Numbers, written: str) -> str | None:
 
 
 def _starts(bounds: Mapping[str, Any]) -> list[str]:
-    """Return numbers worth trying first, next to the bounds."""
+    """Return numbers to try first, close to the bounds."""
     limits = [bounds[k] for k in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum") if k in bounds]
     step = bounds.get("multipleOf", 1)
     tries: list[float] = [0]
@@ -67,7 +73,7 @@ def _starts(bounds: Mapping[str, Any]) -> list[str]:
 
 
 def _fits(text: str, shape: Numbers) -> bool:
-    """Say whether `text` is a JSON number within the bounds."""
+    """Return whether `text` is a JSON number within the bounds."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Which keywords of a schema an engine enforces while decoding, which only a check afterwards can, and where.
+"""Coverage of schema keywords: enforced while decoding, checked afterwards, or refused.
 
-The lists of what an engine cannot do were found by driving it (test_schema_coverage.py does so again):
-llguidance refuses these keywords itself; for the character grammar that runs on lm-format-enforcer they are
-the ones that the recogniser does not decide. Nothing is relaxed in silence: a keyword is enforced, or checked
-after decoding because the caller chose `unsupported="check"`, or refused by name and JSON pointer.
+The tables of unsupported keywords were found by driving the engines; test_schema_coverage.py does so again.
+llguidance refuses these keywords itself. For lm-format-enforcer they are the keywords that the recogniser does not
+decide. No keyword is relaxed silently: it is enforced, or checked after decoding because the caller chose
+`unsupported="check"`, or refused by name and JSON pointer.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ UNSUPPORTED: dict[EngineName, dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class KeywordUse:
-    """One keyword at one place."""
+    """A keyword at one place of a schema."""
 
     tool: str
-    """Name of the tool, `` for the answer's schema."""
+    """Name of the tool; empty for the answer's schema."""
     pointer: str
     """JSON pointer of the keyword inside that schema."""
     keyword: str
@@ -74,19 +74,19 @@ class KeywordUse:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What happens to each constraint of a format's schemas."""
+    """The treatment of each constraint in a format's schemas."""
 
     engine: EngineName
     enforced: tuple[KeywordUse, ...] = ()
-    """The masks allow nothing else."""
+    """Constraints that the masks enforce."""
     checked: tuple[KeywordUse, ...] = ()
-    """Left out of the masks; `CompiledGrammar.violations` finds what breaks them."""
+    """Constraints that the masks ignore; `CompiledGrammar.violations` checks them."""
     annotations: tuple[KeywordUse, ...] = ()
-    """Formats that are not in the table, and so constrain nothing in either place."""
+    """Formats that are not in the table and therefore constrain nothing."""
 
 
 class UnsupportedSchemaError(ValueError):
-    """A schema asks for what an engine cannot enforce."""
+    """A schema has a keyword that an engine cannot enforce."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class UnsupportedSchemaError(ValueError):
         tool: str = "",
         refused: tuple[KeywordUse, ...] = (),
     ) -> None:
-        """Name the keyword, its place, and what to do instead."""
+        """Name the keyword, its place and a way around it."""
         where = f"tool {tool!r}" if tool else "the answer's schema"
         more = f" ({len(refused) - 1} more)" if len(refused) > 1 else ""
         super().__init__(
@@ -124,8 +124,8 @@ def keywords(schema: Any, tool: str) -> Iterator[tuple[KeywordUse, Any, Any]]:
         seen.add(pointer)
         reference = node.get("$ref")
         if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
-            # The node itself, not what it refers to in its turn: pointers must lead to what they name.
-            with suppress(SchemaReferenceError):  # one that leads nowhere is refused when the schema is folded
+            # The node itself, not the target of its own reference: pointers must lead to the node they name.
+            with suppress(SchemaReferenceError):  # a dangling reference is refused when the schema is folded
                 waiting.append((unquote(reference[1:]), target(reference, schema)))
         for key, value in node.items():
             if key in CONSTRAINTS or key == "dependencies":
@@ -139,7 +139,7 @@ def keywords(schema: Any, tool: str) -> Iterator[tuple[KeywordUse, Any, Any]]:
 
 
 def unsupported(schema: Any, tool: str, engine: EngineName) -> list[tuple[KeywordUse, str]]:
-    """Return the uses that `engine` is known not to enforce, each with a hint, in the order of pointers."""
+    """Return the constraints that `engine` is known not to enforce, each with a hint, sorted by pointer."""
     found = []
     for use, value, node in keywords(schema, tool):
         hint = _why_not(use.keyword, value, node, schema, engine)
@@ -154,9 +154,9 @@ def unenforced_formats(schema: Any, tool: str) -> list[KeywordUse]:
 
 
 def without(schema: Any, uses: list[KeywordUse]) -> Any:
-    """Return a copy that lacks these keywords; a `oneOf` becomes an `anyOf`, which is implied by it."""
+    """Return a copy without these keywords; a `oneOf` becomes the weaker `anyOf`."""
     result = copy.deepcopy(schema)
-    # The deepest first: a keyword that goes takes what is inside with it, and a renamed one moves it.
+    # Deepest first: removing a keyword also removes the keywords inside it, and renaming moves them.
     for use in sorted(uses, key=lambda use: -use.pointer.count("/")):
         parent = get(result, use.pointer.rsplit("/", 1)[0])
         key = split(use.pointer)[-1]
@@ -172,7 +172,7 @@ def without(schema: Any, uses: list[KeywordUse]) -> Any:
 
 
 def _why_not(keyword: str, value: Any, node: Any, root: Any, engine: EngineName) -> str:
-    """Return a hint when the keyword cannot be enforced, `` when it can."""
+    """Return a hint if the keyword cannot be enforced; empty if it can."""
     if keyword == "uniqueItems" and value is False:
         return ""
     if keyword == "unevaluatedProperties" and value is False:

@@ -1,8 +1,8 @@
-"""Schemas written in other dialects, brought to JSON Schema Draft 2020-12.
+"""Schemas of other dialects, converted to JSON Schema Draft 2020-12.
 
 `modernise` rewrites keywords of Draft 4 to 7 that 2020-12 spells differently; the compiler applies it to
 every schema. `from_bfcl` is for the Berkeley Function-Calling Leaderboard, whose types are those of Python
-and Java (`dict`, `float`, `tuple`, `any`, `HashMap`, ...): its checker's own table is
+and Java (`dict`, `float`, `tuple`, `any`, `HashMap`, ...). The table of its checker is
 bfcl_eval/constants/type_mappings.py.
 """
 
@@ -55,7 +55,7 @@ def modernise(schema: Any) -> Any:
 
 
 def from_bfcl(schema: Any) -> Any:
-    """Return a schema of BFCL as Draft 2020-12; a type that is not known stands for any value.
+    """Return a schema of BFCL as Draft 2020-12; an unknown type allows any value.
 
     `optional` and other keys without meaning in JSON Schema are dropped; `nullable` adds null to the type.
     """
@@ -74,7 +74,7 @@ def from_bfcl(schema: Any) -> Any:
 
 
 def bfcl_tool(function: Mapping[str, Any]) -> ToolSpec:
-    """Return the tool of one entry of BFCL's `function` list."""
+    """Return the tool of one entry in BFCL's `function` list."""
     parameters = from_bfcl(function.get("parameters") or {"type": "object", "properties": {}})
     return ToolSpec(str(function["name"]), str(function.get("description", "")), parameters)
 

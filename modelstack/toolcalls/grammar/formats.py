@@ -1,10 +1,12 @@
-r"""String formats that are enforced, one regular expression each for the grammars and the check afterwards.
+r"""Regular expressions of the string formats that are enforced, in grammars and in the validation afterwards.
 
-JSON Schema leaves `format` to the implementation (an annotation by default); here a format in this table is
-enforced in every engine by the same pattern, and any other (`int32`, `binary`, `password`, ...) is an
-annotation, listed as such in the coverage. The patterns follow RFC 3339 (dates), RFC 4122 (uuid), RFC 5321
-cut to the plain form (email), RFC 1123 (hostname), RFC 3986 cut to a scheme and no spaces (uri), RFC 4291 cut
-to three groups around `::` (ipv6); they use no `\d`, whose meaning differs between dialects.
+JSON Schema leaves `format` to the implementation, an annotation by default. A format in this table is enforced by
+the same pattern in every engine. Any other format (`int32`, `binary`, `password`, ...) is an annotation and is
+listed as such in the coverage. Sources of the patterns, which avoid `\d` because dialects differ in its meaning:
+- RFC 3339 (dates), RFC 4122 (uuid), RFC 1123 (hostname);
+- RFC 5321 without quoted parts (email);
+- RFC 3986 reduced to a scheme and no spaces (uri);
+- RFC 4291 reduced to three groups around `::` (ipv6).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Places inside the parts of a reply that hold no others: literals, strings, numbers.
+"""Positions inside the parts of a reply that contain no other parts: literals, strings, numbers.
 
-A frame is a place inside one value, with a link to the place behind it in what surrounds the value. Frames
-never change, so a state is kept by keeping its frames, and undoing is free.
+A frame is a position inside one value, with a link to the position right behind that value. Frames are
+immutable, so a state is saved by keeping its frames, and undo costs nothing.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from modelstack.toolcalls.grammar.shapes import UNREACHABLE, Numbers, Price, Str
 from modelstack.toolcalls.marks import is_mark
 
 _LONG_NUMBER = 300
-"""Digits from which a number may leave the range of doubles."""
+"""Number of digits from which a number may exceed the range of doubles."""
 _FRACTION_DIGITS = 20
-"""Digits behind a number's point; doubles have 17 that count."""
+"""Maximum number of digits after the point; a double holds 17 significant digits."""
 _EXPONENT_DIGITS = 3
-"""Of a number; doubles end at e308."""
+"""Maximum number of digits in an exponent; doubles end at e308."""
 ESCAPED = {'"': '"', "\\": "\\", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _HEX = frozenset("0123456789abcdefABCDEF")
 NUMBER_CHARACTERS = frozenset("0123456789+-.eE")
 
 
 class Frame:
-    """A place inside a value. `parent` is the place just behind that value, None at the end of the reply."""
+    """A position inside a value.
+
+    `parent` is the position right behind that value, None at the end of the reply.
+    """
 
     __slots__ = ("_key", "_total", "parent")
 
     def __init__(self, parent: Frame | None) -> None:
-        """Stand where the arguments say."""
+        """Initialise at this position."""
         self.parent = parent
         self._total: int | None = None
         self._key: Hashable = None
 
     @property
     def key(self) -> Hashable:
-        """Equal for places from which the same texts follow."""
+        """A key that is equal for positions from which the same texts follow."""
         if self._key is None:
             self._key = (
                 type(self).__name__,
@@ -49,19 +52,19 @@ class Frame:
         return self._key
 
     def own_key(self) -> Hashable:
-        """Return what tells this place from others of its kind, the frames around it left out."""
+        """Return what distinguishes this position from others of its class, without the frames around it."""
         raise NotImplementedError
 
     def step(self, c: str) -> list[Frame | None]:
-        """Return the places after `c`; none when it is not legal here."""
+        """Return the positions after `c`; empty if `c` is not legal here."""
         raise NotImplementedError
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return the members of `alphabet` that may come next."""
+        """Return the legal next characters: members of `alphabet`, and characters of fixed texts."""
         raise NotImplementedError
 
     def may_end(self) -> bool:
-        """Say whether the value is complete as it stands."""
+        """Return whether the value may end here."""
         return False
 
     def rest(self) -> str | None:
@@ -81,7 +84,7 @@ class Frame:
         return "".join(parts)
 
     def price(self, price: Price) -> int:
-        """Return the tokens that `plan` takes."""
+        """Return the number of tokens of `plan`."""
         if self._total is None:
             rest = self.rest()
             below = self.parent.price(price) if self.parent is not None else 0
@@ -90,22 +93,22 @@ class Frame:
 
 
 class Literal(Frame):
-    """Inside one of a few fixed texts; all of `texts` share the first `at` characters."""
+    """A position inside one of several fixed texts; all of `texts` share the first `at` characters."""
 
     __slots__ = ("at", "texts")
 
     def __init__(self, texts: tuple[str, ...], at: int, parent: Frame | None) -> None:
-        """Stand where the arguments say."""
+        """Initialise at this position."""
         super().__init__(parent)
         self.texts = texts
         self.at = at
 
     def own_key(self) -> Hashable:
-        """Return what is written and what may follow."""
+        """Return what distinguishes this position from others of its class."""
         return (self.texts, self.at)
 
     def step(self, c: str) -> list[Frame | None]:
-        """Keep the texts that go on with `c`."""
+        """Keep the texts that continue with `c`."""
         going = tuple(t for t in self.texts if len(t) > self.at and t[self.at] == c)
         out: list[Frame | None] = []
         if going:
@@ -115,14 +118,14 @@ class Literal(Frame):
         return out
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return the next characters of the texts, and what may follow a finished one."""
+        """Return the next characters of the texts, and the characters that may follow a finished text."""
         chars = frozenset(t[self.at] for t in self.texts if len(t) > self.at)
         if self.may_end() and self.parent is not None:
             chars |= self.parent.legal(alphabet)
         return chars
 
     def may_end(self) -> bool:
-        """Say whether one text is finished (1 where 10 is another)."""
+        """Return whether one of the texts is finished, such as 1 beside 10."""
         return any(len(t) == self.at for t in self.texts)
 
     def rest(self) -> str | None:
@@ -131,14 +134,17 @@ class Literal(Frame):
 
 
 class String(Frame):
-    """Inside a string, behind its opening quote. `escape` holds a backslash sequence begun."""
+    """A position inside a string, after its opening quote.
+
+    `escape` holds the characters of an unfinished escape.
+    """
 
     __slots__ = ("escape", "length", "shape", "states")
 
     def __init__(
         self, shape: Strings, length: int, states: frozenset[int] | None, escape: str, parent: Frame | None
     ) -> None:
-        """Stand where the arguments say."""
+        """Initialise at this position."""
         super().__init__(parent)
         self.shape = shape
         self.length = length
@@ -147,11 +153,11 @@ class String(Frame):
 
     @property
     def is_free(self) -> bool:
-        """True when any character may follow, and the quote too."""
+        """Whether any character may follow, including the closing quote."""
         return self.shape.regex is None and not self.escape and self.length >= self.shape.least
 
     def own_key(self) -> Hashable:
-        """Return what is written and what may follow."""
+        """Return what distinguishes this position from others of its class."""
         return (
             self.shape,
             self.states,
@@ -161,7 +167,7 @@ class String(Frame):
         )
 
     def step(self, c: str) -> list[Frame | None]:
-        """Take a character, an escape, or the closing quote."""
+        """Take a character, a part of an escape, or the closing quote."""
         if self.escape:
             return self._in_escape(c)
         if c == self.shape.closing:
@@ -173,7 +179,7 @@ class String(Frame):
         return self._take(c)
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return the characters that keep length and pattern."""
+        """Return the characters that length and pattern allow."""
         closing = self.shape.closing
         if self.escape:
             if self.escape == "\\":
@@ -189,7 +195,7 @@ class String(Frame):
         return frozenset(closing) if closable else frozenset()
 
     def rest(self) -> str | None:
-        """Return the shortest rest with its closing quote."""
+        """Return the shortest remainder with its closing quote."""
         if not self.escape:
             body = complete_string(self.shape, self.states, self.length)
             return None if body is None else body + self.shape.closing
@@ -210,7 +216,7 @@ class String(Frame):
         return best
 
     def takes_between(self, low: int, high: int) -> bool:
-        """Say whether some character of this range of code points, all beyond ASCII, may come next."""
+        """Return whether some character of this non-ASCII range of code points may come next."""
         if self.escape or not self._room():
             return False
         regex = self.shape.regex
@@ -229,7 +235,7 @@ class String(Frame):
         return bool(self._take(c))
 
     def _take(self, c: str) -> list[Frame | None]:
-        """Count one decoded character."""
+        """Take one decoded character."""
         if not self._room():
             return []
         states = self.states
@@ -248,7 +254,7 @@ class String(Frame):
         if not (self.escape == "\\" and c == "u") and (c not in _HEX or len(escape) > 6):
             return []
         if len(escape) == 6:
-            # Only control characters have this spelling in the convention; the rest are written as they are.
+            # The convention escapes control characters this way and no others.
             code = int(escape[2:], 16)
             return self._take(chr(code)) if code < 0x20 or code == 0x7F else []
         if not "007f".startswith(escape[2:].lower()) and escape[2:5] not in ("0", "00", "000", "001"):
@@ -257,22 +263,22 @@ class String(Frame):
 
 
 class Number(Frame):
-    """Inside a number."""
+    """A position inside a number."""
 
     __slots__ = ("shape", "written")
 
     def __init__(self, shape: Numbers, written: str, parent: Frame | None) -> None:
-        """Stand where the arguments say."""
+        """Initialise at this position."""
         super().__init__(parent)
         self.shape = shape
         self.written = written
 
     def own_key(self) -> Hashable:
-        """Return what is written and what may follow."""
+        """Return what distinguishes this position from others of its class."""
         return (self.shape, self.written)
 
     def step(self, c: str) -> list[Frame | None]:
-        """Take a digit, point or exponent, or leave the number."""
+        """Take a digit, point or exponent, or the first character after the number."""
         if c in NUMBER_CHARACTERS:
             return (
                 [Number(self.shape, self.written + c, self.parent)]
@@ -282,38 +288,59 @@ class Number(Frame):
         return self.parent.step(c) if self.may_end() and self.parent is not None else []
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return what keeps it a number, and what may follow it."""
+        """Return the characters that continue the number, and those that may follow it."""
         chars = frozenset(c for c in NUMBER_CHARACTERS if _may_follow(self.written, c, self.shape))
         return chars | self.parent.legal(alphabet) if self.may_end() and self.parent is not None else chars
 
     def may_end(self) -> bool:
-        """Say whether the last character is a digit."""
+        """Return whether the last character is a digit."""
         return self.written[-1].isdigit()
 
     def may_overflow(self, longest_token: int) -> bool:
-        """Say whether a token of so many digits can make the number too long, or leave the range of doubles."""
+        """Return whether a token of this many digits can make the number too long, or too large for a double."""
         most = min(self.shape.most_digits, _FRACTION_DIGITS)
         return "e" in self.written or "E" in self.written or len(self.written) + longest_token > most
 
     def rest(self) -> str | None:
-        """Return digits that complete it."""
+        """Return digits that complete the number."""
         return complete_number(self.shape, self.written)
 
 
 def literal(texts: tuple[str, ...], at: int, parent: Frame | None) -> Frame | None:
-    """Return the place inside a literal; the place behind it, when nothing can follow inside."""
+    """Return the position inside a literal, or the position behind it if the literal is finished."""
     return parent if all(len(t) == at for t in texts) else Literal(texts, at, parent)
+
+
+def behind_first(text: str, c: str, behind: Frame | None) -> list[Frame | None]:
+    """Return the position behind `c`, the first character of a fixed text; empty if the text begins otherwise."""
+    return [literal((text,), 1, behind)] if text[0] == c else []
+
+
+def matched(text: str, progress: int, c: str) -> int:
+    """Return the length of the longest beginning of `text` that the characters read so far end with.
+
+    Args:
+        text: The text searched for.
+        progress: The same length before `c`.
+        c: The next character.
+
+    Source: the failure function of Knuth, Morris and Pratt, computed on demand.
+    """
+    if not progress:
+        return int(c == text[0])
+    written = text[:progress] + c
+    return next((n for n in range(min(len(written), len(text)), 0, -1) if written.endswith(text[:n])), 0)
 
 
 @lru_cache(maxsize=4)
 def escapes(closing: str) -> Mapping[str, str]:
-    """Return what each letter behind a backslash stands for in a string that ends with `closing`."""
+    """Return the character for each letter after a backslash, in a string that ends with `closing`."""
     return {closing if letter == '"' else letter: closing if c == '"' else c for letter, c in ESCAPED.items()}
 
 
 @lru_cache(maxsize=16)
 def inside_string(alphabet: frozenset[str], closable: bool, closing: str = '"') -> frozenset[str]:
-    """Return what may stand in a string without pattern."""
+    """Return the legal next characters inside a string without a pattern."""
     return (alphabet | {closing, "\\"}) if closable else (alphabet | {"\\"}) - {closing}
 
 
@@ -321,7 +348,7 @@ def inside_string(alphabet: frozenset[str], closable: bool, closing: str = '"') 
 def _inside_pattern(
     regex: Regex, states: frozenset[int], alphabet: frozenset[str], closable: bool, closing: str
 ) -> frozenset[str]:
-    """Return what may follow in a string with a pattern."""
+    """Return the legal next characters inside a string with a pattern."""
     chars = regex.characters(states, alphabet - {closing, "\\"})
     if any(regex.step(states, c) for c in escapes(closing).values()):
         chars.add("\\")
@@ -329,7 +356,7 @@ def _inside_pattern(
 
 
 def _may_follow(written: str, c: str, shape: Numbers) -> bool:
-    """Say whether `c` keeps `written` the beginning of a JSON number that is not too long for anything."""
+    """Return whether `written` plus `c` is the beginning of a JSON number within the limits of length."""
     last = written[-1]
     whole, point, fraction = written.removeprefix("-").partition(".")
     exponent = "e" in written or "E" in written

@@ -1,10 +1,10 @@
-"""Masks by llguidance, an Earley parser over lexemes that walks the token trie.
+"""Token masks from llguidance, an Earley parser over lexemes that walks the token trie.
 
 Source: github.com/guidance-ai/llguidance, its docs on JSON Schema and fast-forward tokens.
 
-The reply is one Lark grammar; each tool's parameters are embedded as `%json`, compact (no white space between
-tokens), so that more tokens are forced. End tokens and control tokens never reach the matcher: a control
-token has no spelling that text could match.
+The reply is one Lark grammar. The parameters of each tool are embedded as compact `%json` without white space, so
+that more tokens are forced. End tokens and control tokens never reach the matcher: a control token has no spelling
+that text could match.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ LIMITS = {
     "max_lexer_states": 250_000,
     "max_grammar_size": 1_000_000,
 }
-"""Twice llguidance's defaults per step (about 30 ms of work): a hostile pattern ends in an error, not in a
-hang."""
+"""Twice llguidance's defaults per step, about 30 ms of work: a hostile pattern ends in an error, not in a hang."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
-    """Return llguidance's trie of the vocabulary; 0.1 s for 49,152 tokens, so keep it."""
+    """Return llguidance's trie of the vocabulary. It takes 0.1 s for 49,152 tokens, so build it once."""
     wrapper = llguidance.TokenizerWrapper(_Adapter(vocabulary))
     return llguidance.LLTokenizer(wrapper, n_vocab=len(vocabulary), eos_token=list(vocabulary.end_ids))
 
@@ -49,7 +48,7 @@ def lark_grammar(
     schemas: Mapping[str, Any],
     answer: Any | None,
 ) -> str:
-    """Write the grammar of replies; `schemas` maps tool names to normalised parameters."""
+    """Return the Lark grammar of replies; `schemas` maps tool names to normalised parameters."""
     forms, rules = [], []
     if schemas:
         forms.append("calls")
@@ -88,22 +87,26 @@ def _arguments(name: str, schema: Any, form: CallForm, marks: Marks) -> list[str
 
     if form.parameters is None:
         return [f"{name}: %json {embed(schema)}"]
-    return ParameterRules(name, form.parameters, embed, marks).rules(schema)
+    definitions = schema.get("$defs", {})
+    return ParameterRules(name, form.parameters, embed, marks, definitions).rules(schema)
 
 
 def _words(form: CallForm) -> str:
-    """Return the terminal of a text answer: it holds nothing that opens a call, and does not begin like one."""
+    """Return the terminal of a text answer.
+
+    It contains no text that opens calls, and does not begin like a call.
+    """
     watched = form.trigger_name or form.trigger or ""
     parts = [rf"/{_none_of(form.not_first)}(?s:.)*/"]
     parts += [rf"~/{escaped(text)}(?s:.)*/" for text in form.not_begun]
     parts += [rf"~/(?s:.)*{escaped(watched)}(?s:.)*/"] if watched else []
-    if len(parts) > 1:  # what is not one of these may be no UTF-8 at all
+    if len(parts) > 1:  # the complement of these texts alone would include invalid UTF-8
         parts.append("/(?s:.)*/")
     return "TEXT: " + " & ".join(parts)
 
 
 def _leads(form: CallForm, marks: Marks, rules: list[str]) -> list[str]:
-    """Return the form of calls behind words, where the convention has it; its rules are added."""
+    """Return the form of calls after words, if the convention has one; its rules are appended to `rules`."""
     if not form.trigger:
         return []
     if form.trigger_name:
@@ -117,7 +120,7 @@ def _none_of(characters: str) -> str:
 
 
 class LLGuidanceBackend:
-    """Fulfils `compiler.Backend`."""
+    """Implements `compiler.Backend`."""
 
     def __init__(self, tokens: TokenTable) -> None:
         """Build the token trie."""
@@ -125,7 +128,7 @@ class LLGuidanceBackend:
         self._tokenizer = build_tokenizer(tokens.vocabulary)
 
     def schema_error(self, schema: Any, form: CallForm | None) -> str:
-        """Return what llguidance says against a normalised schema, `` if it compiles."""
+        """Return llguidance's error for a normalised schema; empty if it compiles."""
         if form is None or form.parameters is None:
             return _grammar_error(f"start: %json {_embedded(schema)}", self._tokenizer)
         try:
@@ -142,7 +145,7 @@ class LLGuidanceBackend:
         answer: Any | None,
         response: Response,
     ) -> LLGuidanceTemplate:
-        """Compile a reply."""
+        """Compile the grammar of a reply."""
         grammar = lark_grammar(response_format, form, self._tokens.marks, schemas, answer)
         return LLGuidanceTemplate(grammar, self._tokenizer, self._tokens)
 
@@ -151,7 +154,11 @@ class LLGuidanceTemplate:
     """A compiled grammar, copied for each generation."""
 
     def __init__(self, grammar: str, tokenizer: llguidance.LLTokenizer, tokens: TokenTable) -> None:
-        """Compile a Lark grammar, or raise GrammarError."""
+        """Compile a Lark grammar.
+
+        Raises:
+            GrammarError: llguidance refuses the grammar.
+        """
         self._matcher = _matcher(grammar, tokenizer)
         self._tokens = tokens
         if self._matcher.is_error():
@@ -163,10 +170,10 @@ class LLGuidanceTemplate:
 
 
 class LLGuidanceState:
-    """Fulfils `tracking.EngineState`."""
+    """Implements `tracking.EngineState`."""
 
     def __init__(self, template: llguidance.LLMatcher, tokens: TokenTable) -> None:
-        """Copy the template."""
+        """Start with a copy of the template."""
         self._template = template
         self._matcher = template.deep_copy()
         self._n_bytes = tokens.n_words * 4
@@ -180,11 +187,11 @@ class LLGuidanceState:
             self._fail("mask")
 
     def accepting(self) -> bool:
-        """Say whether the reply may end here."""
+        """Return whether the reply may end here."""
         return self._matcher.is_accepting()
 
     def stopped(self) -> bool:
-        """Say whether nothing may follow."""
+        """Return whether nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def forced(self) -> list[int]:
@@ -192,7 +199,7 @@ class LLGuidanceState:
         return self._matcher.compute_ff_tokens()
 
     def advance(self, token_id: int) -> None:
-        """Take a token; on an illegal one the matcher, which would stay broken, is set back by replay."""
+        """Take a token; after an illegal one the matcher is rebuilt by replay, since it would stay broken."""
         if not self._matcher.consume_token(token_id):
             message = _short(self._matcher.get_error())
             self._matcher = self._template.deep_copy()
@@ -201,29 +208,29 @@ class LLGuidanceState:
         self._taken.append(token_id)
 
     def rollback(self, n_tokens: int) -> None:
-        """Undo."""
+        """Undo the last `n_tokens` tokens."""
         if not self._matcher.rollback(n_tokens):
             self._fail("rollback")
         del self._taken[-n_tokens:]
 
     def permits(self, ids: list[int]) -> bool:
-        """Say whether `ids` complete the reply."""
+        """Return whether `ids` complete the reply."""
         return self._matcher.validate_tokens([*ids, self._end]) == len(ids) + 1
 
     def _fail(self, what: str) -> None:
-        raise GrammarError(f"llguidance could not do the {what}: {_short(self._matcher.get_error())}")
+        raise GrammarError(f"llguidance failed at the {what}: {_short(self._matcher.get_error())}")
 
 
 class _Adapter:
-    """The tokenizer that llguidance asks for (see llguidance.TokenizerWrapper)."""
+    """Adapts a vocabulary to the tokenizer interface of llguidance (see llguidance.TokenizerWrapper)."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Take what the trie needs from a vocabulary."""
+        """Read the data that the trie needs from a vocabulary."""
         withheld = vocabulary.special_ids | set(vocabulary.end_ids)
         self.eos_token_id = vocabulary.end_ids[0]
         self.bos_token_id = None
-        # A name of its own for each: many vocabularies have unused ones without a name, whose bytes would be the
-        # beginning of every special token that a grammar asks for.
+        # Each gets a unique name. Many vocabularies have unused tokens without a name, whose empty bytes would be
+        # the beginning of every special token in a grammar.
         self.tokens = tuple(
             f"<token {i}>".encode() if i in withheld else data for i, data in enumerate(vocabulary.token_bytes)
         )
@@ -231,12 +238,12 @@ class _Adapter:
         self._encode = vocabulary.encode
 
     def __call__(self, text: str) -> list[int]:
-        """Encode text canonically; forced tokens are found with this."""
+        """Encode text canonically; llguidance computes forced tokens with this."""
         return list(self._encode(text))
 
 
 def _embedded(schema: Any, notation: Notation = COMPACT) -> str:
-    """Return a schema with the separators of a notation, as the text of a `%json` piece."""
+    """Return the text of a `%json` expression: a schema with the separators of a notation."""
     style = {"whitespace_flexible": False, "item_separator": notation.comma, "key_separator": notation.colon}
     return json.dumps({**schema, "x-guidance": style}, ensure_ascii=True)
 

@@ -1,16 +1,16 @@
-"""Masks by lm-format-enforcer: its token walk over a character-level parser.
+"""Token masks from lm-format-enforcer: its token walk over a character-level parser.
 
 Source: github.com/noamgat/lm-format-enforcer 0.11.3.
 
-Used are its public parts: `TokenEnforcer`, `TokenEnforcerTokenizerData`, and the `CharacterLevelParser`
-interface, with this package's recogniser as the parser. Its own `JsonSchemaParser` is not used, because what
-it lets through is not always JSON, let alone the schema (each shown in test_lmfe_schema_parser.py): a comma
-before `}`, `1e-5` for an integer, raw tabs in strings, `"type": [..]` without its siblings, `$ref` by last
-path segment only; numeric bounds, `multipleOf`, `uniqueItems`, `not`, `allOf` siblings and others ignored in
-silence; a crash on an empty schema and on a non-string `const`.
+This module uses the public `TokenEnforcer`, `TokenEnforcerTokenizerData` and the `CharacterLevelParser` interface,
+with this package's recogniser as the parser. It does not use `JsonSchemaParser`, whose output is not always valid
+JSON and does not always fit the schema. test_lmfe_schema_parser.py shows each of its faults:
+- a comma before `}`, `1e-5` for an integer, raw tabs in strings;
+- `"type": [..]` without its siblings, `$ref` by its last path segment only;
+- numeric bounds, `multipleOf`, `uniqueItems`, `not`, siblings of `allOf` and others are ignored silently;
+- a crash on an empty schema and on a `const` that is not a string.
 
-Objects may have their properties in any order here, each at most once, the required ones all: llguidance
-cannot.
+Unlike llguidance, this engine allows the properties of an object in any order, each at most once.
 """
 
 from __future__ import annotations
@@ -27,32 +27,38 @@ from lmformatenforcer import CharacterLevelParser, TokenEnforcer, TokenEnforcerT
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import CallForm
+from modelstack.toolcalls.grammar.containers import Key
 from modelstack.toolcalls.grammar.frames import Frame, String
-from modelstack.toolcalls.grammar.recogniser import BareKey, Key, Prose, RawText, Value, step_text
+from modelstack.toolcalls.grammar.parameter_list import BareKey
+from modelstack.toolcalls.grammar.raw_text import RawText
+from modelstack.toolcalls.grammar.recogniser import step_text
+from modelstack.toolcalls.grammar.replies import Prose
 from modelstack.toolcalls.grammar.shapes import Response, Text
 from modelstack.toolcalls.grammar.tokens import TokenTable, code_points, split_utf8
+from modelstack.toolcalls.grammar.values import Value
 from modelstack.toolcalls.marks import is_mark
 
 _HEALED_TOKENS = 4
-"""How far back a token that crosses the end of forced text may begin (llguidance looks back as far)."""
+"""Maximum number of tokens before the end of forced text at which a crossing token may begin, as in llguidance."""
 _CROSSINGS_TRIED = 400
-"""Longer tokens tried before the tail is dropped unseen; dropping only shortens a forced block."""
+"""Maximum number of longer tokens tried before the tail is dropped; dropping only shortens a forced block."""
 _MISCOUNTED = re.compile(r"""\\[/u]|\\.*[^\\]"$|\\\\"$""", re.DOTALL)
-"""Tokens left to their parts, because lm-format-enforcer's list for strings is wrong about them: it takes the
-escapes that the convention does not use, and counts an escape before a closing quote as two characters."""
+"""Tokens excluded from the walk, because lm-format-enforcer's list for strings is wrong about them. It accepts
+escapes that the convention does not use, and counts an escape before a closing quote as two characters.
+"""
 _UNLIMITED = 1 << 30
 _MASKS_KEPT = 2_048
-"""Masks kept for one format, 6 kB each at 49,152 tokens."""
+"""Number of masks kept for one format; each takes 6 kB at 49,152 tokens."""
 
 
 class LMFEBackend:
-    """Fulfils `compiler.Backend`."""
+    """Implements `compiler.Backend`."""
 
     def __init__(self, tokens: TokenTable) -> None:
         """Build the token tree (0.3 s for 49,152 tokens)."""
         self._tokens = tokens
         self._data = TokenEnforcerTokenizerData(
-            # Every token counts as the start of a word: its text never depends on its neighbours.
+            # Every token counts as the start of a word, so that its text does not depend on its neighbours.
             [(i, text, True) for i, text in tokens.writable if not _MISCOUNTED.search(text)],
             tokens.vocabulary.decode,
             list(tokens.vocabulary.end_ids),
@@ -66,7 +72,7 @@ class LMFEBackend:
         self._prose = [(i, tokens.text(i) or "") for i in prose]
 
     def schema_error(self, schema: Any, form: CallForm | None) -> str:
-        """Return ``: what cannot be enforced was found by keyword."""
+        """Return the empty text: `coverage` has found all unsupported keywords already."""
         return ""
 
     def template(
@@ -77,12 +83,12 @@ class LMFEBackend:
         answer: Any | None,
         response: Response,
     ) -> LMFETemplate:
-        """Compile a reply."""
+        """Compile the grammar of a reply."""
         return LMFETemplate(response, self._data, self._tokens, self._alphabet, self._prose)
 
 
 class LMFETemplate:
-    """What all generations of one format share."""
+    """The data shared by all generations of one format."""
 
     def __init__(
         self,
@@ -92,13 +98,13 @@ class LMFETemplate:
         alphabet: frozenset[str],
         prose: list[tuple[int, str]],
     ) -> None:
-        """Keep what was prepared."""
+        """Store the prepared data."""
         self.response = response
         self.data = data
         self.tokens = tokens
         self.alphabet = alphabet
         self.prose = prose
-        """The tokens of words, with their texts."""
+        """Tokens that words may contain, with their texts."""
         self.text = next((option for option in response.options if isinstance(option, Text)), None)
         structured = Response(options=tuple(o for o in response.options if not isinstance(o, Text)))
         self.masks: OrderedDict[Any, TokenMask] = OrderedDict()
@@ -110,28 +116,31 @@ class LMFETemplate:
 
 
 class FrameParser(CharacterLevelParser):
-    """The recogniser as a parser of lm-format-enforcer."""
+    """Adapts the recogniser to the parser interface of lm-format-enforcer."""
 
     def __init__(self, frames: tuple[Frame | None, ...], alphabet: frozenset[str]) -> None:
-        """Stand at `frames`."""
+        """Initialise at these frames."""
         super().__init__()
         self.frames = frames
         self.alphabet = alphabet
 
     def add_character(self, new_character: str) -> FrameParser:
-        """Return the parser behind a character."""
+        """Return the parser after a character."""
         return FrameParser(step_text(self.frames, new_character), self.alphabet)
 
     def get_allowed_characters(self) -> Any:
-        """Return the characters that may come next, as a set: the walk only intersects with it."""
+        """Return the set of legal next characters; the walk only intersects with it."""
         return frozenset().union(*(frame.legal(self.alphabet) for frame in self.frames if frame is not None))
 
     def can_end(self) -> bool:
-        """Say whether the reply may end here."""
+        """Return whether the reply may end here."""
         return None in self.frames
 
     def shortcut_key(self) -> Any:
-        """In a string without pattern, take the walk's precomputed lists by length."""
+        """Return the key of the walk's precomputed token lists, inside strings without a pattern.
+
+        None elsewhere.
+        """
         only = self.frames[0] if len(self.frames) == 1 else None
         if isinstance(only, Key) and only.is_open:
             return ("json_freetext", 0, 0, _UNLIMITED)
@@ -147,18 +156,18 @@ class FrameParser(CharacterLevelParser):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reply stands: the recogniser's frames, and bytes of a character cut in two."""
+    """A position in a reply: the recogniser's frames, and the bytes of an incomplete character."""
 
     frames: tuple[Frame | None, ...]
     pending: bytes = b""
 
     @property
     def in_prose(self) -> bool:
-        """True inside a text answer."""
+        """Whether the position is inside a text answer."""
         return any(isinstance(frame, Prose) for frame in self.frames)
 
     def may_begin(self, pending: bytes) -> bool:
-        """Say whether a character that begins with the bytes `pending` is legal here."""
+        """Return whether a character that begins with the bytes `pending` is legal here."""
         low, high = code_points(pending)
         for frame in self.frames:
             if isinstance(frame, Prose | BareKey) or (isinstance(frame, Key) and frame.is_open):
@@ -172,7 +181,7 @@ class Place:
         return False
 
     def after(self, data: bytes) -> Place | None:
-        """Return the place behind `data`, None where it is not legal."""
+        """Return the position after `data`; None if `data` is not legal here."""
         split = split_utf8(self.pending + data)
         frames = step_text(self.frames, split[0]) if split is not None else ()
         if split is None or not frames:
@@ -182,16 +191,16 @@ class Place:
 
 
 class LMFEState:
-    """Fulfils `tracking.EngineState`."""
+    """Implements `tracking.EngineState`."""
 
     def __init__(self, template: LMFETemplate) -> None:
-        """Stand before the first character."""
+        """Initialise at the start of a reply."""
         self._template = template
         self._tokens = template.tokens
         self._places = [Place((Value(template.response, None),))]
 
     def fill(self, mask: TokenMask) -> None:
-        """Write the legal tokens into `mask`; where tokens are forced, only the canonical one."""
+        """Write the legal tokens into `mask`; where tokens are forced, only the canonical token is legal."""
         forced = self.forced()
         if forced:
             mask[:] = 0
@@ -208,16 +217,16 @@ class LMFEState:
         mask[:] = found
 
     def accepting(self) -> bool:
-        """Say whether the reply may end here."""
+        """Return whether the reply may end here."""
         place = self._places[-1]
         return not place.pending and (None in place.frames or place.in_prose)
 
     def stopped(self) -> bool:
-        """Say whether nothing may follow."""
+        """Return whether nothing may follow."""
         return self._places[-1].frames == (None,)
 
     def forced(self) -> list[int]:
-        """Return the canonical tokens of the text that has only one continuation."""
+        """Return the canonical tokens of text that has only one continuation."""
         text, frames = self._forced_text()
         if not text:
             return []
@@ -228,7 +237,11 @@ class LMFEState:
         return ids
 
     def advance(self, token_id: int) -> None:
-        """Take a token, or raise GrammarError."""
+        """Take a token.
+
+        Raises:
+            GrammarError: the token is not legal here.
+        """
         data = self._tokens.vocabulary.token_bytes[token_id]
         place = self._behind(self._places[-1], token_id)
         if place is None:
@@ -236,18 +249,18 @@ class LMFEState:
         self._places.append(place)
 
     def rollback(self, n_tokens: int) -> None:
-        """Undo."""
+        """Undo the last `n_tokens` tokens."""
         del self._places[-n_tokens:]
 
     def permits(self, ids: list[int]) -> bool:
-        """Say whether `ids` complete the reply."""
+        """Return whether `ids` complete the reply."""
         place: Place | None = self._places[-1]
         for token in ids:
             place = None if place is None else self._behind(place, token)
         return place is not None and not place.pending and (None in place.frames or place.in_prose)
 
     def _behind(self, place: Place, token_id: int) -> Place | None:
-        """Return the place behind a token, None where it is not legal."""
+        """Return the position after a token; None if the token is not legal."""
         mark = self._tokens.marks.characters.get(token_id)
         if mark is None:
             data = self._tokens.vocabulary.token_bytes[token_id]
@@ -258,10 +271,11 @@ class LMFEState:
         return Place(frames) if frames else None
 
     def _mask(self, place: Place) -> TokenMask:
-        """Return the tokens that the walk finds from `place`, and the pieces of characters legal there."""
+        """Return the tokens that the walk finds from `place`, and the legal parts of characters."""
         pieces = [i for i, data in self._tokens.fragments if place.after(data) is not None]
         if place.pending:
-            # Whole characters cannot follow half of one; tokens that begin with its other half are pieces.
+            # A whole character cannot follow an incomplete one; tokens that begin with its remaining bytes are
+            # fragments.
             return self._tokens.mask_of(pieces)
         pieces += [token for token in self._tokens.marks.characters if self._behind(place, token) is not None]
         raw = [frame for frame in place.frames if isinstance(frame, RawText)]
@@ -277,10 +291,10 @@ class LMFEState:
         frames = tuple(frame for frame in frames if not isinstance(frame, Prose | RawText))
         if frames in ((), (None,)):
             return found
-        # A fresh enforcer at this place: its own store, keyed by the whole sequence, would keep a list
-        # of up to V ids for every step of every generation.
+        # A new enforcer for this position. Its own store is keyed by the whole sequence and would keep a list of
+        # up to V ids for every step of every generation.
         enforcer = TokenEnforcer(self._template.data, FrameParser(frames, self._template.alphabet))
-        # A list: it is a tensor only where the package makes bit masks, which we do not ask for.
+        # A list: it is a tensor only if the package builds bit masks, which are not requested here.
         allowed = cast("list[int]", enforcer.get_allowed_tokens([]).allowed_tokens)
         structured = self._tokens.mask_of(allowed)
         for end in frames[0].forbidden_ends() if isinstance(frames[0], Key) else ():
@@ -288,7 +302,7 @@ class LMFEState:
         return found | structured
 
     def _words(self, frame: Prose) -> TokenMask:
-        """Return the tokens that may come next in words; only those that may be illegal are followed."""
+        """Return the tokens that may come next in words; only tokens that may be illegal are walked."""
         if frame.is_free:
             return self._tokens.mask_of(i for i, _ in self._template.prose)
         watched, before = frame.watched, frame.watched[: frame.progress]
@@ -303,7 +317,7 @@ class LMFEState:
         return self._tokens.mask_of(i for i, text in words if not is_suspect(text) or step_text((frame,), text))
 
     def _raw_text(self, frame: RawText) -> TokenMask:
-        """Return the tokens that go on with a text that stands as it is; those that may end it are followed."""
+        """Return the tokens that continue a raw text; only tokens that may close it are walked."""
         first = (frame.shape.spelled or frame.shape.closing)[0]
 
         def is_plain(text: str) -> bool:
@@ -314,7 +328,7 @@ class LMFEState:
         )
 
     def _forced_text(self) -> tuple[str, tuple[Frame | None, ...]]:
-        """Return the text that must follow, and the places behind it."""
+        """Return the text that must follow, and the positions after it."""
         place = self._places[-1]
         frames = place.frames
         characters: list[str] = []
@@ -330,7 +344,7 @@ class LMFEState:
         return "".join(characters), frames
 
     def _can_cross(self, ids: list[int], back: int, frames: tuple[Frame | None, ...]) -> bool:
-        """Say whether a token that begins with the last `back` tokens' text and goes on is legal."""
+        """Return whether a longer token that begins with the text of the last `back` tokens is legal."""
         if self._tokens.marks.characters.keys() & set(ids[-back:]):
             return False
         tail = self._tokens.bytes_of(ids[-back:])

@@ -1,7 +1,7 @@
 """llguidance's rules for arguments that are written parameter by parameter.
 
-Numbers, texts between double quotes, and objects in most conventions are `%json`, as everywhere; what a convention
-writes otherwise is spelled out. Parameters come in the order of the schema, like the properties of objects.
+Numbers, texts between double quotes and, in most conventions, objects are `%json`. Values that a convention writes
+otherwise get rules of their own. Parameters come in schema order, like the properties of objects.
 """
 
 from __future__ import annotations
@@ -13,48 +13,62 @@ from typing import Any
 
 from modelstack.toolcalls.conventions.parameters import NOT_IN_BARE_KEYS, ParameterForm
 from modelstack.toolcalls.grammar.formats import FORMATS
-from modelstack.toolcalls.grammar.shape_builder import declared_members, types_allowed
+from modelstack.toolcalls.grammar.schema_walk import SchemaWalk, declared_members
 from modelstack.toolcalls.marks import Marks
 
 Embed = Callable[[Mapping[str, Any]], str]
-"""Writes a schema as the text of a `%json` piece."""
-_OF_TEXTS = ("minLength", "maxLength", "pattern", "format")
+"""Writes a schema as the text of a `%json` expression."""
+_TEXT_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
 
 
-class ParameterRules:
-    """The rules of one tool's arguments, whose names begin with `name`."""
+class ParameterRules(SchemaWalk[str]):
+    """Makes the rules of one tool's arguments."""
 
-    def __init__(self, name: str, form: ParameterForm, embed: Embed, marks: Marks) -> None:
-        """Start with none."""
+    def __init__(
+        self,
+        name: str,
+        form: ParameterForm,
+        embed: Embed,
+        marks: Marks,
+        definitions: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start without rules.
+
+        Args:
+            name: Beginning of all rule names.
+            form: How arguments are written.
+            embed: Writes the values that are JSON in this form.
+            marks: Special tokens of the convention.
+            definitions: `$defs` of the arguments' schema.
+        """
+        super().__init__(definitions)
         self._name = name
         self._form = form
         self._embed = embed
         self._marks = marks
         self._rules: list[str] = []
-        self._references: dict[str, str] = {}
         self._inner: ParameterRules | None = None
-        self._open = ""
 
     def rules(self, schema: Mapping[str, Any]) -> list[str]:
-        """Return rules of which `name` is the arguments of a normalised schema.
+        """Return rules; the one called `name` generates the arguments of a normalised schema.
 
         Raises:
-            ValueError: a keyword cannot be said in this form; the message says which.
+            ValueError: a keyword cannot be enforced in this form; the message names it.
         """
         closed = {key: value for key, value in schema.items() if key != "patternProperties"}
-        members = self._members({**closed, "additionalProperties": False}, schema)
+        members = self._members({**closed, "additionalProperties": False})
         return [f"{self._name}: {members}", *self._all()]
 
-    def _members(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-        """Return an expression for arguments, or the inside of an object that is written like them, to its end."""
+    def _members(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for arguments, or for the members of an object, including the closing text."""
         required, declared = schema.get("required", ()), declared_members(schema)
         separator = self._write(self._form.separator)
-        extra = self._extra(schema, declared, root)
-        # What may stand in front of a declared one: nothing written yet, and behind something.
+        extra = self._extra(schema, declared)
+        # Undeclared members before a declared one: at the beginning, and after another member.
         leads, between = (f"({extra} {separator})*", f"({separator} {extra})*") if extra else ("", "")
         rest_first, rest_more = (f"({extra} {between})?", between) if extra else ("", "")
         for at, (name, sub) in reversed(list(enumerate(declared.items()))):
-            one = f"{self._write(self._form.key(name))} {self._value(sub, root)}"
+            one = f"{self._write(self._form.key(name))} {self.value(sub)}"
             more = self._fresh(f"more_{at}", rest_more) if rest_more else ""
             behind = f"{between} {separator} {one}"
             if name in required:
@@ -66,11 +80,11 @@ class ParameterRules:
             rest_first = self._fresh(f"first_{at}", first)
         return f"{rest_first} {self._write(self._form.closing)}"
 
-    def _extra(self, schema: Mapping[str, Any], declared: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-        """Return an expression for a member that is not declared, empty where there is none.
+    def _extra(self, schema: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
+        """Return an expression for an undeclared member; empty if there can be none.
 
         Raises:
-            ValueError: a keyword limits which names there are, or how many.
+            ValueError: a keyword limits the names or the number of members.
         """
         values = schema.get("additionalProperties", True)
         most = len(declared) if values is False else math.inf
@@ -88,77 +102,82 @@ class ParameterRules:
         if declared:
             name += f" & ~/({'|'.join(map(escaped, declared))})/"
         key = self._terminal("KEY", name)
-        return self._fresh("extra", f"{key} {self._write(self._form.key_suffix)} {self._value(values, root)}")
+        return self._fresh("extra", f"{key} {self._write(self._form.key_suffix)} {self.value(values)}")
 
     def _all(self) -> list[str]:
         return [*self._rules, *(self._inner._all() if self._inner is not None else ())]
 
-    def _add(self, name: str, body: str) -> str:
-        """Keep a rule; return its name."""
-        full = f"{self._name}_{name}"
-        self._rules.append(f"{full}: {body}")
-        return full
-
     def _fresh(self, kind: str, body: str) -> str:
-        return self._add(f"{kind}_{len(self._rules)}", body)
+        """Append a rule with a name of its own; return the name."""
+        name = f"{self._name}_{kind}_{len(self._rules)}"
+        self._rules.append(f"{name}: {body}")
+        return name
 
-    def _value(self, schema: Any, root: Mapping[str, Any]) -> str:
-        """Return an expression for a value with what ends it."""
-        if schema is True or not set(schema) - {"$defs"}:
-            return self._anything(root)
-        if "$ref" in schema:
-            name = schema["$ref"].removeprefix("#/$defs/")
-            if name not in self._references:
-                self._references[name] = f"{self._name}_ref_{len(self._references)}"
-                body = self._value(root["$defs"][name], root)
-                self._rules.append(f"{self._references[name]}: {body}")
-            return self._references[name]
-        for keyword in ("anyOf", "oneOf"):
-            if keyword in schema:
-                options = [self._value(one, root) for one in schema[keyword] if one is not False]
-                return self._fresh("any", " | ".join(options))
-        if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self._fresh("enum", " | ".join(self._write(self._form.value(value)) for value in values))
-        options = [self._typed(name, schema, root) for name in types_allowed(schema)]
-        return options[0] if len(options) == 1 else self._fresh("types", " | ".join(options))
+    def nothing(self) -> str:
+        """Refuse a schema that allows no value.
 
-    def _anything(self, root: Mapping[str, Any]) -> str:
-        if not self._open:
-            self._open = f"{self._name}_anything"
-            body = " | ".join(self._typed(name, {}, root) for name in types_allowed({}))
-            self._rules.append(f"{self._open}: {body}")
-        return self._open
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("the schema `false` allows no value here; remove it")
 
-    def _typed(self, name: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-        if name == "string":
-            return self._text(schema)
-        if name in ("boolean", "null"):
-            values = (None,) if name == "null" else (True, False)
-            return self._fresh("word", " | ".join(self._write(self._form.value(value)) for value in values))
-        if name == "array" and self._form.text_in_list is not None:
-            return self._inside._list(schema, root)
-        if name == "object" and self._form.object_opening:
-            members = self._inside._members(schema, root)
-            return self._fresh("object", f"{self._write(self._form.object_opening)} {members}")
-        value = self._fresh(
-            "json", f"%json {self._embed({**schema, 'type': name, '$defs': root.get('$defs', {})})}"
-        )
+    def reserve(self, name: str) -> str:
+        """Return the name of a rule."""
+        return f"{self._name}_{name}"
+
+    def define(self, reserved: str, options: Sequence[str]) -> None:
+        """Write the rule of a reserved name."""
+        self._rules.append(f"{reserved}: {' | '.join(options)}")
+
+    def one_of(self, options: Sequence[str]) -> str:
+        """Return the name of a rule with several options."""
+        return self._fresh("any", " | ".join(options))
+
+    def constants(self, values: Sequence[Any]) -> str:
+        """Return the name of a rule for the texts of some values."""
+        return self._fresh("enum", " | ".join(self._write(self._form.value(value)) for value in values))
+
+    def string(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for a text."""
+        return self._text(schema)
+
+    def number(self, name: str, schema: Mapping[str, Any]) -> str:
+        """Return an expression for a JSON number."""
+        return self._as_json(name, schema)
+
+    def array(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for a list: of values in this form, or of JSON values."""
+        if self._form.text_in_list is None:
+            return self._as_json("array", schema)
+        return self._inside._list(schema)
+
+    def object(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for an object: with members like arguments, or as JSON."""
+        if not self._form.object_opening:
+            return self._as_json("object", schema)
+        members = self._inside._members(schema)
+        return self._fresh("object", f"{self._write(self._form.object_opening)} {members}")
+
+    def _as_json(self, name: str, schema: Mapping[str, Any]) -> str:
+        text = self._embed({**schema, "type": name, "$defs": self._definitions})
+        value = self._fresh("json", f"%json {text}")
         return f"{value} {quoted(self._form.value_end)}" if self._form.value_end else value
 
     @property
     def _inside(self) -> ParameterRules:
-        """The rules of what stands in a list, or in an object that is written like arguments."""
+        """The rules for items of a list and members of an object, whose form may differ."""
         if self._form.inner == self._form:
             return self
-        self._inner = self._inner or ParameterRules(f"{self._name}_in", self._form.inner, self._embed, self._marks)
+        if self._inner is None:
+            name = f"{self._name}_in"
+            self._inner = ParameterRules(name, self._form.inner, self._embed, self._marks, self._definitions)
         return self._inner
 
     def _write(self, text: str) -> str:
         return sequence(text, self._marks)
 
-    def _list(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-        """Return a list of values: its first items may have schemas of their own."""
+    def _list(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for a list; its first items may have schemas of their own."""
         prefix = list(schema.get("prefixItems", ()))
         others = schema.get("items", True)
         least, most = schema.get("minItems", 0), schema.get("maxItems")
@@ -166,8 +185,8 @@ class ParameterRules:
             most = len(prefix) if most is None else min(most, len(prefix))
         if most is not None:
             prefix = prefix[:most]
-        values = [self._value(one, root) for one in prefix]
-        item = "" if others is False else self._value(others, root)
+        values = [self.value(one) for one in prefix]
+        item = "" if others is False else self.value(others)
         low = max(0, least - len(prefix))
         high = "" if most is None else str(most - len(prefix))
         comma = quoted(self._form.comma)
@@ -185,7 +204,7 @@ class ParameterRules:
 
     def _text(self, schema: Mapping[str, Any]) -> str:
         text = self._form.text
-        constrained = {key: schema[key] for key in _OF_TEXTS if key in schema}
+        constrained = {key: schema[key] for key in _TEXT_KEYWORDS if key in schema}
         if not text.is_raw and text.closing == '"':
             return self._fresh("text", f"%json {self._embed({**constrained, 'type': 'string'})}")
         low, high = constrained.get("minLength", 0), constrained.get("maxLength", "")
@@ -202,15 +221,15 @@ class ParameterRules:
         return self._terminal("TEXT", " & ".join(f"/{quote}{body}{quote}/" for body in bodies))
 
     def _raw(self, count: str, patterns: Sequence[str]) -> str:
-        """Return a text that stands as it is and ends at its first closing."""
+        """Return an expression for a text without escapes, which ends at the first closing text."""
         text = self._form.text
         closing = escaped(text.spelled or text.closing)
         parts = [f"/(?s:.){count}/", f"~/(?s:.)*{closing}(?s:.)*/", *(f"/{pattern}/" for pattern in patterns)]
         terminal = self._terminal("RAW", " & ".join(parts))
-        if text.spelled:  # a mark ends it, which no text holds
+        if text.spelled:  # a mark ends it; no text contains a mark
             return f"{self._write(text.opening)} {terminal} {self._write(text.closing)}"
         lazy = f"{self._name}_raw_{len(self._rules)}"
-        # Lazy: the text ends where its closing is written for the first time.
+        # Lazy: the text ends at the first occurrence of its closing text.
         self._rules.append(f"{lazy}[lazy]: {terminal} {quoted(text.closing)}")
         return f"{quoted(text.opening)} {lazy}" if text.opening else lazy
 
@@ -221,22 +240,22 @@ class ParameterRules:
 
 
 def _anchored(pattern: str) -> str:
-    """Return a pattern of JSON Schema, which may match anywhere, as one of a whole text.
+    """Return a pattern of JSON Schema, which may match anywhere, as a pattern for a whole text.
 
     Raises:
-        ValueError: it has an anchor inside, or looks around.
+        ValueError: the pattern has an anchor inside, or look-around.
     """
     body = pattern.removeprefix("^")
     ends = body.endswith("$") and not body.endswith("\\$")
     body = body[:-1] if ends else body
     if any(sign in body.replace("\\^", "").replace("\\$", "").replace("[^", "") for sign in "^$") or "(?" in body:
-        raise ValueError(f"the pattern {pattern!r} has anchors inside or looks around")
+        raise ValueError(f"the pattern {pattern!r} has an anchor inside or look-around; use neither")
     before = "" if pattern.startswith("^") else "(?s:.)*"
     return f"{before}({body.replace('/', chr(92) + '/')}){'' if ends else '(?s:.)*'}"
 
 
 def escaped(text: str) -> str:
-    """Return a text as part of a regular expression in a grammar."""
+    """Return a text escaped for a regular expression of a grammar."""
     return "".join(c if c.isalnum() or c in "_ " else f"\\x{{{ord(c):x}}}" for c in text)
 
 
@@ -246,7 +265,7 @@ def quoted(text: str) -> str:
 
 
 def sequence(text: str, marks: Marks) -> str:
-    """Return a fixed text as terminals and special tokens of a grammar."""
+    """Return a fixed text as a sequence of terminals and special tokens."""
     return " ".join(
         f"<[{marks.ids[piece]}]>" if piece in marks.ids else quoted(piece) for piece in marks.pieces(text) if piece
     )

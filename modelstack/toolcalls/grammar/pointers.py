@@ -1,6 +1,6 @@
-"""JSON pointers (RFC 6901) into schemas: following local `$ref`s, naming places, cutting keywords out.
+"""JSON pointers (RFC 6901) into schemas: resolving local `$ref`s, naming places, removing keywords.
 
-A `$ref` is followed only inside its own document. Nothing is ever fetched: a remote reference is an error.
+A `$ref` is resolved only inside its own document. Nothing is ever fetched: a remote reference is an error.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ def get(document: Any, pointer: str) -> Any:
 
 
 def target(reference: str, root: Any) -> Any:
-    """Return what a local `$ref` names: `#`, `#/json/pointer`, or `#anchor`.
+    """Return the schema that a local `$ref` names: `#`, `#/json/pointer`, or `#anchor`.
 
     Raises:
         SchemaReferenceError: the reference is remote or leads nowhere.
     """
     if not reference.startswith("#"):
-        raise SchemaReferenceError(f"$ref {reference!r} is remote; references are never fetched, copy it to $defs")
+        raise SchemaReferenceError(
+            f"$ref {reference!r} is remote; references are never fetched; copy the schema to $defs"
+        )
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         found = _anchored(root, fragment)
@@ -60,12 +62,15 @@ def target(reference: str, root: Any) -> Any:
         except KeyError:
             found = None
     if not isinstance(found, Mapping | bool):
-        raise SchemaReferenceError(f"$ref {reference!r} leads to no schema")
+        raise SchemaReferenceError(f"$ref {reference!r} does not lead to a schema")
     return found
 
 
 def resolve(schema: Any, root: Any) -> Any:
-    """Follow `$ref`s of `schema` to the first schema that is no bare reference; give up on a cycle."""
+    """Return the first schema along the `$ref`s of `schema` that is not a reference.
+
+    An open schema for a cycle.
+    """
     seen: set[str] = set()
     while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
         reference = schema["$ref"]

@@ -1,12 +1,12 @@
-r"""Regular expressions that run in linear time and can be asked for a shortest way to a match.
+r"""Regular expressions that match in linear time and can return a shortest text that leads to a match.
 
-`re` backtracks: `(a+)+$` on forty a's and a b takes hours, and a schema from an MCP server may carry just
-that. Here a pattern becomes a Thompson automaton, and a state is the set of its live nodes (Thompson 1968;
+`re` backtracks: `(a+)+$` on forty a's and a b takes hours, and a schema from an MCP server may contain such a
+pattern. Here a pattern becomes a Thompson automaton, and a state is the set of its live nodes (Thompson 1968;
 Cox, "Regular expression matching can be simple and fast"). The same automaton drives the character-level
-grammar, finds the shortest completion of a half-written string, and checks values afterwards.
+grammar, finds the shortest completion of a partly written string, and checks values afterwards.
 
-The dialect is what JSON Schema recommends of ECMA-262: a pattern may match anywhere, `\d \w \s` are ASCII,
-`$` is the very end. Look-around, back-references, `\b` and flags are refused.
+The dialect is the subset of ECMA-262 that JSON Schema recommends: a pattern may match anywhere, `\d \w \s` are
+ASCII, `$` is the very end. Look-around, back-references, `\b` and flags are refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import lru_cache
 from typing import Any
 
 MAX_NODES = 20_000
-"""Automaton nodes a pattern may need; `.{0,5000}` takes 10,000. A character costs at most this many steps."""
+"""Maximum number of automaton nodes; `.{0,5000}` takes 10,000. A character costs at most this many steps."""
 MAX_COMPLETION = 2_000
-"""Characters that a shortest completion may need before the search gives up."""
+"""Maximum length in characters of a shortest completion; longer ones are not searched for."""
 _STEPS_KEPT = 20_000
-"""Transitions and completions remembered for one pattern."""
+"""Number of transitions and completions cached for one pattern."""
 _TOP = 0x10FFFF
 _DIGIT = ((0x30, 0x39),)
 _WORD = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -34,7 +34,7 @@ States = frozenset[int]
 
 
 class RegexError(ValueError):
-    """The pattern uses what cannot run in linear time, or needs too many nodes."""
+    """The pattern uses a feature that cannot run in linear time, or needs too many nodes."""
 
 
 @lru_cache(maxsize=512)
@@ -48,10 +48,14 @@ def compile_regex(pattern: str) -> Regex:
 
 
 class Regex:
-    """One pattern; states are frozen sets of node numbers, an empty set is a dead end."""
+    """An automaton of one pattern. States are frozen sets of node numbers; the empty set is a dead end."""
 
     def __init__(self, pattern: str) -> None:
-        """Build the automaton, or raise RegexError."""
+        """Build the automaton.
+
+        Raises:
+            RegexError: look-around, back-reference, flag, syntax error, or too large.
+        """
         self.pattern = pattern
         self._ranges: list[Ranges] = []
         self._next: list[int] = []
@@ -90,11 +94,11 @@ class Regex:
         return found
 
     def accepts(self, states: States) -> bool:
-        """Say whether the string may end here."""
+        """Return whether the string may end here."""
         return self._accept in self._close(states, at_end=True)
 
     def search(self, text: str) -> bool:
-        """Say whether the pattern matches somewhere in `text`, in time linear in its length."""
+        """Return whether the pattern matches somewhere in `text`, in time linear in its length."""
         states = self.start
         for character in text:
             states = self.step(states, character)
@@ -103,7 +107,10 @@ class Regex:
         return self.accepts(states)
 
     def completion(self, states: States, at_least: int = 0) -> str | None:
-        """Return a shortest string of `at_least` characters that leads to a match, None if there is none."""
+        """Return a shortest string of at least `at_least` characters that leads to a match.
+
+        None if there is none.
+        """
         key = (states, at_least)
         if key not in self._completions:
             if len(self._completions) > _STEPS_KEPT:
@@ -112,7 +119,7 @@ class Regex:
         return self._completions[key]
 
     def _shortest(self, states: States, at_least: int) -> str | None:
-        """Search level by level over single nodes: the cost is nodes times levels, not two to their power."""
+        """Search level by level over single nodes, so that the cost is nodes times levels and not exponential."""
         level: dict[int, tuple[int, str] | None] = dict.fromkeys(states)
         levels = [level]
         for depth in range(MAX_COMPLETION):
@@ -141,7 +148,7 @@ class Regex:
         return {c for c in alphabet if any(low <= ord(c) <= high for low, high in ranges)}
 
     def takes_between(self, states: States, low: int, high: int) -> bool:
-        """Say whether some character of this range of code points may come next."""
+        """Return whether some character of this range of code points may come next."""
         return any(first <= high and low <= last for n in states for first, last in self._ranges[n])
 
     def _reaches_end(self, node: int) -> bool:
@@ -160,7 +167,7 @@ class Regex:
         self._next[node] = following
 
     def _close(self, nodes: Iterable[int], *, at_start: bool = False, at_end: bool = False) -> States:
-        """Follow edges that take no character; anchors open at the start and the end only."""
+        """Follow edges that take no character; anchors are open only at the start and the end."""
         seen = set(nodes)
         waiting = list(seen)
         while waiting:
@@ -172,7 +179,7 @@ class Regex:
         return frozenset(seen)
 
     def _find_useful(self) -> States:
-        """Return the nodes from which a match can be reached when the start of the string is behind."""
+        """Return the nodes from which a match can be reached after the start of the string."""
         backward: list[list[int]] = [[] for _ in self._next]
         for n, following in enumerate(self._next):
             if following >= 0:
@@ -231,7 +238,7 @@ class Regex:
         return after
 
     def _set(self, code: Any, argument: Any) -> Ranges:
-        """Return the characters of one single-character item."""
+        """Return the character ranges of a single-character item."""
         if code is op.LITERAL:
             return ((argument, argument),)
         if code is op.NOT_LITERAL:
@@ -261,7 +268,7 @@ re_error = parser.error if hasattr(parser, "error") else ValueError
 
 
 def _to_python(pattern: str) -> str:
-    """Bring the few spellings in which ECMA-262 and Python differ to Python's."""
+    """Return a pattern of ECMA-262 in Python's spelling."""
     out, i = [], 0
     while i < len(pattern):
         pair = pattern[i : i + 2]
@@ -291,7 +298,7 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def _friendly(ranges: Ranges) -> str | None:
-    """Pick a plain character of a set: a letter or digit where there is one, none that JSON escapes."""
+    """Return a plain character of a set: a letter or digit if possible, never a character that JSON escapes."""
     for wanted in ("a0A-_. ", [chr(c) for c in range(33, 127)]):
         for character in wanted:
             code = ord(character)
@@ -305,7 +312,7 @@ def _friendly(ranges: Ranges) -> str | None:
 
 
 def _trace(levels: list[dict[int, tuple[int, str] | None]], node: int) -> str:
-    """Walk the back-pointers of a level-by-level search."""
+    """Follow the back-pointers of a level-by-level search."""
     characters = []
     for level in reversed(levels):
         step = level[node]

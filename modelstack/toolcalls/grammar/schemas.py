@@ -1,14 +1,15 @@
-"""JSON Schemas brought to the form that grammars enforce: composition folded in, objects closed.
+"""Normalisation of JSON Schemas to the form that grammars enforce: composition folded, objects closed.
 
-Three things are done to a tool's parameters (Draft 2020-12):
-- `allOf`, and `anyOf`/`oneOf` with siblings, are folded into plain nodes, so that an object's properties
-  stand in one place; `oneOf` whose branches exclude each other becomes `anyOf`;
-- objects are CLOSED: an object that declares properties takes no others unless it says `additionalProperties`
-  itself. Left open, a weak model invents keys. A nested object that declares none at all
-  (`{"type":"object"}`) is a free dictionary and stays open;
-- local `$ref`s, recursive ones too, are gathered under `$defs`; remote ones are refused, never fetched.
-A node without `type` gets the one that its keywords speak of (`minLength` means a string). Annotations and
-unknown keywords are left out. What an engine cannot enforce is decided in `coverage`.
+A tool's parameters (Draft 2020-12) are changed in three ways:
+- `allOf`, and `anyOf`/`oneOf` with siblings, are folded into plain nodes, so that all properties of an object are
+  in one place. A `oneOf` whose branches exclude each other becomes `anyOf`.
+- Objects are CLOSED: an object that declares properties accepts no others unless it has `additionalProperties`.
+  With open objects, a weak model invents keys. A nested object without any declaration (`{"type":"object"}`) is a
+  free dictionary and stays open.
+- Local `$ref`s, including recursive ones, are collected under `$defs`; remote ones are refused, never fetched.
+
+A node without `type` gets the type that its keywords imply (`minLength` implies a string). Annotations and unknown
+keywords are dropped. `coverage` decides which keywords an engine can enforce.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ _IMPLIED_TYPES = (
     ("number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
 )  # fmt: skip
 _MAX_BRANCHES = 64
-"""Branches that crossing two `anyOf`s may give before it counts as too complex."""
+"""Maximum number of branches from combining two `anyOf`s."""
 
 
 class MergeError(ValueError):
-    """Two schemas that must hold at once cannot be written as one node."""
+    """Two schemas that must hold together cannot be written as one node."""
 
     def __init__(self, keyword: str, pointer: str = "") -> None:
-        """Name the keyword that stands in the way."""
+        """Name the keyword that prevents folding."""
         super().__init__(f"{keyword} cannot be folded into one node at {pointer or 'the root'}")
         self.keyword = keyword
         self.pointer = pointer
@@ -83,7 +84,7 @@ def normalise(schema: Schema, *, is_arguments: bool) -> dict[str, Any]:
 
 
 def exclusive(left: Schema, right: Schema, root: Any) -> bool:
-    """Say whether no value can match both schemas, judged by types, constants, and constant properties."""
+    """Return whether no value can match both schemas, judged by types, constants and constant properties."""
     try:
         first, second = _Folder(root).flat(left, ""), _Folder(root).flat(right, "")
     except (MergeError, ValueError):
@@ -103,17 +104,17 @@ def exclusive(left: Schema, right: Schema, root: Any) -> bool:
 
 
 class _Folder:
-    """Carries the document, and the `$defs` collected so far, through one normalisation."""
+    """The state of one normalisation: the document, and the `$defs` collected so far."""
 
     def __init__(self, root: Any) -> None:
-        """Start with no references."""
+        """Start without references."""
         self.root = root
         self.defs: dict[str, Any] = {}
         self.names: dict[str, str] = {}
         self.waiting: list[str] = []
 
     def finish(self) -> None:
-        """Normalise the targets of all references met."""
+        """Normalise the targets of all collected references."""
         while self.waiting:
             reference = self.waiting.pop()
             self.defs[self.names[reference]] = self.node(target(reference, self.root), reference.lstrip("#"))
@@ -131,7 +132,7 @@ class _Folder:
         return self._plain(flat, pointer)
 
     def flat(self, schema: Schema, pointer: str, inside: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Fold `allOf` and a `$ref` with siblings into one node; subschemas are left as they are."""
+        """Fold `allOf` and a `$ref` with siblings into one node; subschemas are not changed."""
         if isinstance(schema, bool):
             return {} if schema else {"enum": []}
         own = {key: value for key, value in schema.items() if key in CONSTRAINTS and key != "allOf"}
@@ -155,7 +156,7 @@ class _Folder:
         return {"$ref": f"#/$defs/{self.names[reference]}"}
 
     def _distribute(self, flat: dict[str, Any], keyword: str, pointer: str) -> dict[str, Any]:
-        """Give each branch what stands beside the `anyOf`, so that each is closed with all its properties."""
+        """Merge the siblings of an `anyOf` into each branch, so that each is closed with all its properties."""
         base = {key: value for key, value in flat.items() if key != keyword}
         branches = flat[keyword]
         exact = keyword == "anyOf" or _all_exclusive(branches, base, self.root)
@@ -199,7 +200,7 @@ class _Folder:
 
 
 def _close(node: dict[str, Any]) -> None:
-    """Set `additionalProperties` where the schema is silent, and declare what it requires."""
+    """Set `additionalProperties` if the schema does not, and declare its required properties."""
     if "type" not in node or "object" not in _types(node) or "enum" in node or "const" in node:
         return
     if node.get("unevaluatedProperties") is False:
@@ -216,7 +217,7 @@ def _close(node: dict[str, Any]) -> None:
 
 
 def _merge(left: dict[str, Any], right: dict[str, Any], pointer: str) -> dict[str, Any]:
-    """Return one node that holds where both do."""
+    """Return a node that is equivalent to both nodes together."""
     left, right = _fence(left, right), _fence(right, left)
     result = dict(left)
     for key, theirs in right.items():
@@ -230,7 +231,7 @@ def _merge(left: dict[str, Any], right: dict[str, Any], pointer: str) -> dict[st
 
 
 def _both(key: str, ours: Any, theirs: Any, pointer: str) -> Any:
-    """Return the value of `key` that says what two differing values say together."""
+    """Return the value of `key` that is equivalent to two different values together."""
     if key == "type":
         return _intersect_types(ours, theirs)
     if key == "required":
@@ -254,7 +255,7 @@ def _both(key: str, ours: Any, theirs: Any, pointer: str) -> Any:
 
 
 def _fence(node: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Apply the other node's explicit `additionalProperties` to properties that only this one declares."""
+    """Apply the other node's explicit `additionalProperties` to properties that only this node declares."""
     fence = other.get("additionalProperties", True)
     if fence is True or "properties" not in node or "patternProperties" in other:
         return node
@@ -268,7 +269,7 @@ def _fence(node: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all_exclusive(branches: list[Any], base: Mapping[str, Any], root: Any) -> bool:
-    """Say whether at most one of the branches can match, so that `oneOf` says what `anyOf` says."""
+    """Return whether at most one of the branches can match, so that `oneOf` is equivalent to `anyOf`."""
     full = [{"allOf": [base, branch]} for branch in branches] if base else branches
     return all(exclusive(full[i], full[j], root) for i in range(len(full)) for j in range(i))
 

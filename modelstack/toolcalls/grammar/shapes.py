@@ -1,7 +1,7 @@
-"""What a reply may look like, as a small graph: the plan that the recogniser walks.
+"""The possible texts of a reply as a small graph, which the recogniser walks.
 
 A shape is the language of one JSON value, or of a whole reply. `text` is a shortest instance and `cost` its
-price in tokens; `shape_builder` makes shapes from schemas and fills both in.
+price in tokens. `shape_builder` makes shapes from schemas and fills both in.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from modelstack.toolcalls.convention import MAX_DIGITS
 from modelstack.toolcalls.grammar.regex import Regex
 
 UNREACHABLE = 1 << 30
-"""Price of a shape that has no finite instance (yet)."""
+"""Price of a shape for which no finite instance is known."""
 Price = Callable[[str], int]
-"""Gives the tokens that a text takes."""
+"""Returns the number of tokens of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class LargestSteps:
-    """The most that one token can add to the price of completing a reply, in tokens."""
+    """The largest amount that one token can add to the price of completing a reply, in tokens."""
 
     naming: int
-    """While a tool is being chosen: the dearest call may be the one."""
+    """Bound while a tool is being chosen: the most expensive call may be chosen."""
     inside: int
-    """Anywhere else: an optional property, an item, the dearer branch of a union, one more call."""
+    """Bound elsewhere: an optional property, an item, the more expensive option of a union, another call."""
 
 
 @dataclass(eq=False, slots=True)
 class Shape:
-    """The common part; a bare one matches nothing."""
+    """The fields common to all shapes; a bare instance matches nothing."""
 
     cost: int = UNREACHABLE
     text: str = ""
@@ -39,35 +39,35 @@ class Shape:
 
 @dataclass(eq=False, slots=True)
 class Literals(Shape):
-    """One of a few JSON texts."""
+    """A choice of fixed JSON texts."""
 
     texts: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
 class Strings(Shape):
-    """A text in its delimiters, by length in characters and pattern."""
+    """A text between delimiters, with limits on its length in characters and its pattern."""
 
     least: int = 0
     most: int | None = None
     regex: Regex | None = None
     opening: str = '"'
     closing: str = '"'
-    """One character, unless the text is raw."""
+    """Closing delimiter; one character unless the text is raw."""
     is_raw: bool = False
-    """Whether it stands as it is: without escapes, and without what closes it."""
+    """Whether the text has no escapes; it ends at the first closing delimiter."""
     spelled: str = ""
-    """The name of `closing` where that is a mark; a raw text holds neither."""
+    """Name of `closing` if that is a mark; a raw text must contain neither."""
 
 
 @dataclass(eq=False, slots=True)
 class Numbers(Shape):
-    """A JSON number; the bounds only guide how one is completed."""
+    """A JSON number; the bounds only guide its completion."""
 
     integer: bool = False
     bounds: Mapping[str, Any] = field(default_factory=dict)
     most_digits: int = MAX_DIGITS
-    """Digits before the point."""
+    """Maximum number of digits before the point."""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,7 +81,7 @@ class Arrays(Shape):
     comma: str = ","
 
     def at(self, index: int) -> Shape | None:
-        """Return the shape of the item at `index`, None where there can be none."""
+        """Return the shape of the item at `index`; None if there can be no such item."""
         if self.most is not None and index >= self.most:
             return None
         return self.prefix[index] if index < len(self.prefix) else self.item
@@ -89,7 +89,7 @@ class Arrays(Shape):
 
 @dataclass(eq=False, slots=True)
 class Property:
-    """One declared property of an object."""
+    """A declared property of an object."""
 
     name: str
     key: str
@@ -100,7 +100,7 @@ class Property:
 
 @dataclass(eq=False, slots=True)
 class Objects(Shape):
-    """A JSON object: declared properties, in this order or in any, then others."""
+    """A JSON object: declared properties, in this order or in any order, then undeclared ones."""
 
     properties: tuple[Property, ...] = ()
     extra: Shape | None = None
@@ -108,10 +108,10 @@ class Objects(Shape):
     ordered: bool = True
     comma: str = ","
     colon: str = ":"
-    """Behind the closing quote of a key; `Property.key` ends with it."""
+    """Text after the closing quote of a key; `Property.key` ends with it."""
 
     def shape_of_extra(self, name: str) -> Shape | None:
-        """Return the shape of a property that is not declared, None where it is not allowed."""
+        """Return the shape of an undeclared property; None if it is not allowed."""
         for regex, shape in self.patterns:
             if regex.search(name):
                 return shape
@@ -120,9 +120,9 @@ class Objects(Shape):
 
 @dataclass(eq=False, slots=True)
 class Parameters(Shape):
-    """The parameters of a call, or the members of an object that is written like them, one behind the other.
+    """The parameters of a call, or the members of an object that is written like parameters.
 
-    Those that are declared come in this order; others may come anywhere between them.
+    Declared parameters come in this order; undeclared ones may come anywhere between them.
     """
 
     properties: tuple[Property, ...] = ()
@@ -130,19 +130,19 @@ class Parameters(Shape):
     closing: str = ""
     opening: str = ""
     extra: Shape | None = None
-    """Value of one that is not declared; None: there are none."""
+    """Value of an undeclared parameter; None: only declared ones are allowed."""
     key_end: str = ""
-    """Behind the name of one that is not declared."""
+    """Text after the name of an undeclared parameter."""
 
     @property
     def names(self) -> frozenset[str]:
-        """Names that are declared."""
+        """Names of the declared parameters."""
         return frozenset(one.name for one in self.properties)
 
 
 @dataclass(eq=False, slots=True)
 class Ended(Shape):
-    """A value with a fixed text behind it."""
+    """A value followed by a fixed text."""
 
     item: Shape = field(default_factory=Shape)
     end: str = ""
@@ -150,50 +150,50 @@ class Ended(Shape):
 
 @dataclass(eq=False, slots=True)
 class Either(Shape):
-    """One of several shapes."""
+    """A union of shapes."""
 
     options: tuple[Shape, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
 class Tagged(Shape):
-    """A fixed text that selects what follows, and a fixed end: one call of some tool, or the result."""
+    """A fixed text that selects the value after it, then a fixed end: a call of some tool, or the result."""
 
     options: tuple[tuple[str, Shape], ...] = ()
     end: str = "}"
     is_call: bool = False
     n_behind_name: int = 0
-    """Characters of an option's text behind a tool's name; the first of them ends the name."""
+    """Number of characters in an option's text after the tool's name; the first of them ends the name."""
 
 
 @dataclass(eq=False, slots=True)
 class Calls(Shape):
-    """One call or more."""
+    """At least one call."""
 
     opening: str = ""
     item: Tagged = field(default_factory=Tagged)
     separator: str = ""
     closing: str = ""
     trailing: str = ""
-    """May follow `closing` while another call may."""
+    """Optional text after `closing` while another call is allowed."""
     most: int = 1
 
 
 @dataclass(eq=False, slots=True)
 class Text(Shape):
-    """A free text answer, which may lead to calls."""
+    """A free text answer, which may turn into calls."""
 
     not_first: str = ""
     not_begun: tuple[str, ...] = ()
     trigger: str = ""
-    """With this, words turn into calls; empty: never."""
+    """Text that turns words into calls; empty: words never turn into calls."""
     spelled: str = ""
-    """The name of `trigger` where that is a mark; words hold neither."""
+    """Name of `trigger` if that is a mark; words must contain neither."""
     opening: str = ""
-    """What a call's opening has behind `trigger`."""
+    """Text of a call's opening after `trigger`."""
     calls: Calls | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Response(Either):
-    """The start of a reply."""
+    """A whole reply."""

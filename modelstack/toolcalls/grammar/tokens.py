@@ -1,4 +1,4 @@
-"""A vocabulary seen from the grammars' side: bit masks, the price of a text in tokens, canonical encoding.
+"""A vocabulary prepared for grammars: bit masks, the price of a text in tokens, canonical encoding.
 
 Letters: V vocabulary size, W = ceil(V / 32) words of a mask.
 """
@@ -19,17 +19,21 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.marks import Marks
 
 _NEEDED = '"{}[],:\\-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_'
-"""Characters that must be tokens of their own, so that every call can be written in any state."""
+"""Characters that must be single tokens, so that every call can be written in any state."""
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 _PRICES_KEPT = 100_000
 _DIGITS = re.compile("[0-9]+")
 
 
 class TokenTable:
-    """Everything derived from one vocabulary once; shared by all grammars over it."""
+    """Tables derived once from a vocabulary, shared by all grammars over it."""
 
     def __init__(self, vocabulary: Vocabulary, marks: Marks | None = None) -> None:
-        """Index the vocabulary, or raise ValueError; `marks` are control tokens that grammars may write."""
+        """Index the vocabulary; `marks` are control tokens that grammars may write.
+
+        Raises:
+            ValueError: the vocabulary lacks a token for a character that calls need.
+        """
         self.vocabulary = vocabulary
         self.marks = marks or Marks()
         self.n_words = (len(vocabulary) + 31) // 32
@@ -54,7 +58,7 @@ class TokenTable:
         self._prices: dict[str, int] = {"": 0}
 
     def text(self, token_id: int) -> str | None:
-        """Return the text of a token, None when it is not valid UTF-8 by itself; a mark's is its stand-in."""
+        """Return the text of a token, for a mark its stand-in; None if its bytes alone are not valid UTF-8."""
         found = self._texts[token_id]
         if found is None:
             try:
@@ -74,7 +78,7 @@ class TokenTable:
         return found
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text` so that the tokens' bytes are exactly its bytes; stand-ins become their marks."""
+        """Encode `text` to tokens with exactly its bytes; stand-ins become their marks."""
         if self.marks.ids:
             return [token for piece in self.marks.pieces(text) for token in self._encode_piece(piece)]
         return self._encode_text(text)
@@ -102,13 +106,13 @@ class TokenTable:
         return np.packbits(bits, bitorder="little").view(np.uint32)
 
     def clear(self, mask: TokenMask, text: str) -> None:
-        """Take the token that is exactly `text` out of `mask`, if there is one."""
+        """Remove the token whose text is exactly `text` from `mask`, if there is one."""
         found = self._by_bytes.get(text.encode())
         if found is not None:
             mask[found >> 5] &= np.uint32(~(1 << (found & 31)) & 0xFFFFFFFF)
 
     def beginning(self, opening: str, instead: str | None = None) -> TokenMask:
-        """Return the tokens that begin `opening`, but do not begin `instead`. The mask is shared: read only."""
+        """Return the tokens that begin `opening` but not `instead`. The mask is shared: read only."""
         found = self._beginnings.get((opening, instead))
         if found is None:
             texts = [*self.writable, *((token, c) for c, token in self.marks.ids.items())]
@@ -118,7 +122,7 @@ class TokenTable:
         return found
 
     def starting(self, beginnings: tuple[str, ...]) -> TokenMask:
-        """Return the tokens of text that begin with one of some texts, or are the beginning of one."""
+        """Return the tokens of text that begin with one of these texts, or are the beginning of one."""
         found = self._startings.get(beginnings)
         if found is None:
             found = self._startings[beginnings] = self.mask_of(
@@ -129,7 +133,7 @@ class TokenTable:
         return found
 
     def longer_tokens(self, prefix: bytes) -> list[int]:
-        """Return the tokens of text that begin with `prefix` and go on."""
+        """Return the tokens of text that are longer than `prefix` and begin with it."""
         keys, ids = self._sorted
         at = bisect_left(keys, prefix)
         found = []
@@ -141,7 +145,7 @@ class TokenTable:
 
     @cached_property
     def writable(self) -> list[tuple[int, str]]:
-        """Tokens that are whole characters and no control characters: what JSON text can be made of."""
+        """Tokens of whole characters without control characters, from which JSON text can be made."""
         found = []
         for i in range(len(self.vocabulary)):
             text = None if i in self.withheld else self.text(i)
@@ -151,17 +155,17 @@ class TokenTable:
 
     @cached_property
     def fragments(self) -> list[tuple[int, bytes]]:
-        """Tokens that hold a piece of a character."""
+        """Tokens that contain an incomplete character."""
         table = enumerate(self.vocabulary.token_bytes)
         return [(i, token) for i, token in table if i not in self.withheld and self.text(i) is None]
 
     @cached_property
     def closers(self) -> TokenMask:
-        """Tokens made of closing quotes, braces and brackets only."""
+        """Tokens that consist of closing quotes, braces and brackets."""
         return self.mask_of(i for i, text in self.writable if not text.strip('"}]'))
 
     def _longest_first(self, wanted: bytes) -> list[int]:
-        """Encode bytes greedily; not canonical, but exact."""
+        """Encode bytes greedily: exact, but not canonical."""
         ids, at = [], 0
         while at < len(wanted):
             for end in range(min(len(wanted), at + self._longest), at, -1):
@@ -176,7 +180,7 @@ class TokenTable:
 
     @cached_property
     def longest_number(self) -> int:
-        """Characters of the longest run of digits in one token."""
+        """Length of the longest run of digits in a token, in characters."""
         return max((len(run) for _, text in self.writable for run in _DIGITS.findall(text)), default=1)
 
     @cached_property
@@ -195,19 +199,19 @@ class TokenTable:
 
 
 def split_utf8(data: bytes) -> tuple[str, bytes] | None:
-    """Return whole characters and the beginning of one more; None when `data` cannot become UTF-8."""
+    """Return the whole characters of `data` and the bytes of an incomplete one; None if it cannot become UTF-8."""
     decoder = _UTF8()
     try:
         text, pending = decoder.decode(data), decoder.getstate()[0]
     except UnicodeDecodeError:
         return None
     if pending[:1] == b"\xed" and pending[1:2] >= b"\xa0":
-        return None  # a surrogate: the decoder waits for its last byte before it says no
+        return None  # a surrogate: the decoder would wait for its last byte before refusing it
     return text, pending
 
 
 def code_points(pending: bytes) -> tuple[int, int]:
-    """Return the lowest and highest code point whose UTF-8 begins with `pending`."""
+    """Return the lowest and highest code point whose UTF-8 encoding begins with `pending`."""
     length = 2 if pending[0] < 0xE0 else 3 if pending[0] < 0xF0 else 4
     code = pending[0] & (0xFF >> (length + 1))
     for byte in pending[1:]:
@@ -223,5 +227,5 @@ def legal_ids(mask: TokenMask, n_tokens: int) -> NDArray[np.int64]:
 
 
 def is_set(mask: TokenMask, token_id: int) -> bool:
-    """Say whether the bit of one token is set."""
+    """Return whether the bit of one token is set."""
     return bool((int(mask[token_id >> 5]) >> (token_id & 31)) & 1)

@@ -1,13 +1,12 @@
-"""The grammar that a decode loop drives: an engine's masks, plus what only the convention knows.
+"""The grammar that a decode loop drives: an engine's masks, with the knowledge of the convention.
 
-An `EngineState` says which tokens are legal. Around it stand, the same for every engine: end tokens exactly
-where the reply may end, the place in the reply (`choosing`), and how to finish in time (`closing`,
+An `EngineState` decides which tokens are legal. This module adds, for every engine: end tokens exactly where the
+reply may end, the position in the reply (`choosing`), and the way to finish in time (`closing`,
 `closing_reserve`).
 
-Finishing works by plan: the recogniser writes a shortest completion from where it is, the engine checks it,
-and `closing` hands out its tokens one after the other. Should the engine refuse the plan (it may know
-keywords that the recogniser only approximates), closing quotes, braces and brackets are preferred among the
-legal tokens.
+Finishing works by plan: the recogniser writes a shortest completion from its position, the engine checks it, and
+`closing` returns its tokens in turn. If the engine refuses the plan, because of keywords that the recogniser only
+approximates, closing quotes, braces and brackets are preferred among the legal tokens.
 """
 
 from __future__ import annotations
@@ -19,29 +18,32 @@ import numpy as np
 
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.toolcalls.grammar.frames import Frame, Number
-from modelstack.toolcalls.grammar.recogniser import Prose, Value, choosing, may_call, names_or_closes, step_text
+from modelstack.toolcalls.grammar.recogniser import choosing, may_call, names_or_closes, step_text
+from modelstack.toolcalls.grammar.replies import Prose
 from modelstack.toolcalls.grammar.shapes import UNREACHABLE, Calls, LargestSteps, Literals, Response, Text
 from modelstack.toolcalls.grammar.tokens import TokenTable, is_set, legal_ids, split_utf8
+from modelstack.toolcalls.grammar.values import Value
 
 LOST_RESERVE = 48
-"""Tokens held back when the recogniser has lost its place; then nothing exact is known."""
+"""Number of tokens reserved when the recogniser has lost its position and no exact price is known."""
 _MARGIN = 4
-"""Tokens added to every reserve: a character cut in two, and a plan whose pieces encode worse together."""
+"""Number of tokens added to every reserve, for an incomplete character and for texts that encode worse together.
+"""
 
 
 class EngineState(Protocol):
-    """One engine's state in one generation; end tokens are kept from it."""
+    """The state of an engine in one generation; it never receives end tokens."""
 
     def fill(self, mask: TokenMask) -> None:
-        """Write the legal tokens; bits of end tokens may be anything."""
+        """Write the legal tokens; the bits of end tokens are undefined."""
         ...
 
     def accepting(self) -> bool:
-        """Say whether the reply may end here."""
+        """Return whether the reply may end here."""
         ...
 
     def stopped(self) -> bool:
-        """Say whether nothing may follow."""
+        """Return whether nothing may follow."""
         ...
 
     def forced(self) -> list[int]:
@@ -49,31 +51,38 @@ class EngineState(Protocol):
         ...
 
     def advance(self, token_id: int) -> None:
-        """Take a token, or raise GrammarError and stay where it was."""
+        """Take a token.
+
+        Raises:
+            GrammarError: the token is not legal here; the state is unchanged.
+        """
         ...
 
     def rollback(self, n_tokens: int) -> None:
-        """Undo."""
+        """Undo the last `n_tokens` tokens."""
         ...
 
     def permits(self, ids: list[int]) -> bool:
-        """Say whether `ids` are legal one after the other and complete the reply."""
+        """Return whether the sequence `ids` is legal and completes the reply."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the recogniser is: its frames (None = complete), and bytes of a character cut in two."""
+    """A position in a reply.
+
+    The recogniser's frames (None: complete), and the bytes of an incomplete character.
+    """
 
     frames: tuple[Frame | None, ...]
     pending: bytes = b""
 
 
 class TrackedGrammar:
-    """Fulfils `modelstack.inference.grammar.Grammar` over any engine."""
+    """Implements `modelstack.inference.grammar.Grammar` over any engine."""
 
     def __init__(self, engine: EngineState, tokens: TokenTable, response: Response, steps: LargestSteps) -> None:
-        """Stand before the first token."""
+        """Initialise before the first token."""
         self._engine = engine
         self._tokens = tokens
         self._steps = steps
@@ -83,26 +92,26 @@ class TrackedGrammar:
         self._mask: TokenMask = np.zeros(tokens.n_words, dtype=np.uint32)
         self._closing: TokenMask = np.zeros(tokens.n_words, dtype=np.uint32)
         self._plan: tuple[int, list[int]] | None = None
-        """Length of the reply that a plan was made for, and its tokens."""
+        """Length of the reply for which the plan was made, and the plan's tokens."""
 
     @property
     def finished(self) -> bool:
-        """True when nothing but an end token may follow."""
+        """Whether only an end token may follow."""
         return bool(self._ended) or self._engine.stopped()
 
     @property
     def accepting(self) -> bool:
-        """True when an end token is legal."""
+        """Whether an end token is legal."""
         return bool(self._ended) or self._engine.accepting()
 
     @property
     def choosing(self) -> bool:
-        """True while the next token takes part in choosing a tool (or an answer instead of one)."""
+        """Whether the next token takes part in choosing a tool or an alternative to a call."""
         return not self._ended and any(choosing(frame) for frame in self._places[-1].frames)
 
     @property
     def decision(self) -> TokenMask | None:
-        """Where a reply may be a call or an answer: the tokens that begin a call. None anywhere else."""
+        """Tokens that begin a call, where the reply may be a call or an answer; None elsewhere."""
         frames = self._places[-1].frames
         if self._ended:
             return None
@@ -113,10 +122,10 @@ class TrackedGrammar:
 
     @property
     def stand_in(self) -> tuple[TokenMask, int] | None:
-        """Illegal tokens that stand for a call, and the token that begins one; None but at the start of a reply.
+        """Illegal tokens that mean a call, and the legal token that begins one; None after the start of a reply.
 
-        Many models begin a call with a fence or a brace whatever they were taught. How probable those tokens are
-        is how probable a call is.
+        Many models begin a call with a fence or a brace in any convention. The probability of those tokens is the
+        probability of a call.
         """
         calls = may_call(self._places[-1].frames) if len(self._places) == 1 and not self._ended else None
         text = next((o for o in self._response.options if isinstance(o, Text)), None)
@@ -132,12 +141,12 @@ class TrackedGrammar:
 
     @property
     def lost(self) -> bool:
-        """True when the recogniser could not follow the engine; closing then works by preference only."""
+        """Whether the recogniser could not follow the engine; closing then works by preference only."""
         return not self._places[-1].frames
 
     @property
     def closing_reserve(self) -> int:
-        """Upper bound on the tokens that a completion needs, whatever the next token is; text needs none."""
+        """Upper bound on the tokens of a completion after any next token; 0 inside text."""
         if self.finished or self._may_be_text:
             return 0
         place = self._places[-1]
@@ -173,7 +182,7 @@ class TrackedGrammar:
         if self.accepting:
             self._closing[:] = self._tokens.end_mask
             return self._closing
-        if self._may_be_text:  # any is in time, a call is not
+        if self._may_be_text:  # text can end in time, a call cannot
             calls = may_call(self._places[-1].frames)
             begins = self._tokens.beginning("[") if calls is None else self._beginning(calls)
             np.bitwise_and(legal, ~begins, out=self._closing)
@@ -188,11 +197,11 @@ class TrackedGrammar:
         return self._preferred(legal)
 
     def forced(self) -> list[int]:
-        """Return the tokens that must come next, [] where there is a choice."""
+        """Return the tokens that must come next; empty if there is a choice."""
         return [] if self.finished else self._engine.forced()
 
     def advance(self, token_id: int) -> None:
-        """Consume one token.
+        """Take one token.
 
         Raises:
             GrammarError: the token is not legal here; the state is unchanged.
@@ -204,11 +213,11 @@ class TrackedGrammar:
             self._places.append(self._places[-1])
             return
         if self._ended:
-            raise GrammarError("a token came behind the end token")
+            raise GrammarError("a token followed the end token")
         is_mark = token_id in self._tokens.marks.characters
         withheld = token_id in self._tokens.withheld and not is_mark
         if not 0 <= token_id < len(self._tokens.vocabulary) or withheld:
-            raise GrammarError(f"token {token_id} is a control token or none at all")
+            raise GrammarError(f"token {token_id} is a control token or not in the vocabulary")
         if self._may_overflow and self._overflows(token_id):
             raise GrammarError(f"token {token_id} makes a number too long")
         self._engine.advance(token_id)
@@ -219,10 +228,10 @@ class TrackedGrammar:
         """Undo the last `n_tokens` tokens.
 
         Raises:
-            GrammarError: fewer were consumed.
+            GrammarError: fewer tokens were taken.
         """
         if not 0 <= n_tokens < len(self._places):
-            raise GrammarError(f"cannot undo {n_tokens} tokens of {len(self._places) - 1}")
+            raise GrammarError(f"cannot undo {n_tokens} tokens: {len(self._places) - 1} were taken")
         if n_tokens == 0:
             return
         ends = min(self._ended, n_tokens)
@@ -233,14 +242,14 @@ class TrackedGrammar:
         self._plan = None
 
     def _drop_overflows(self) -> None:
-        """Take away tokens that would write a number that is too long, or that no double can hold (`1e999`)."""
+        """Remove the tokens that would write a number that is too long, or too large for a double (`1e999`)."""
         for i in legal_ids(self._mask, len(self._tokens.vocabulary)).tolist():
             if self._overflows(i):
                 self._mask[i >> 5] &= np.uint32(~(1 << (i & 31)) & 0xFFFFFFFF)
 
     @property
     def _may_overflow(self) -> bool:
-        """Whether a number is so long that one more token could make it too long."""
+        """Whether one more token could make the current number too long."""
         longest = self._tokens.longest_number
         return any(isinstance(frame, Number) and frame.may_overflow(longest) for frame in self._places[-1].frames)
 
@@ -249,7 +258,7 @@ class TrackedGrammar:
         return text is not None and not step_text(self._places[-1].frames, text)
 
     def _follow(self, place: Place, token_id: int) -> Place:
-        """Move the recogniser over one token."""
+        """Return the recogniser's position after one token."""
         frames = place.frames
         if not frames:
             return place
@@ -268,7 +277,7 @@ class TrackedGrammar:
         return price if price < UNREACHABLE else LOST_RESERVE
 
     def _current_plan(self) -> list[int]:
-        """Return the tokens of a checked completion of the reply so far; [] if none was found."""
+        """Return the tokens of a checked completion of the reply so far; empty if none was found."""
         length = len(self._places) - 1
         if self._plan is None or self._plan[0] != length:
             self._plan = (length, self._make_plan(self._places[-1]))
@@ -289,7 +298,7 @@ class TrackedGrammar:
         return []
 
     def _keep_plan(self, token_id: int) -> None:
-        """Go on with the plan if this token was its next one."""
+        """Keep the rest of the plan if this token was its next one."""
         length = len(self._places) - 1
         if self._plan is not None and self._plan[0] == length - 1 and self._plan[1][:1] == [token_id]:
             self._plan = (length, self._plan[1][1:])
@@ -297,7 +306,7 @@ class TrackedGrammar:
             self._plan = None
 
     def _preferred(self, legal: TokenMask) -> TokenMask:
-        """Return the legal tokens that close most, without knowing the schema."""
+        """Return the legal tokens that close most, without knowledge of the schema."""
         tokens = self._tokens
         np.bitwise_and(legal, tokens.closers, out=self._closing)
         if self._closing.any():
@@ -308,14 +317,14 @@ class TrackedGrammar:
 
 
 def _n_missing(pending: bytes) -> int:
-    """Return how many bytes the character that begins with `pending` still needs; 0 where there is none."""
+    """Return the number of missing bytes of the incomplete character `pending`; 0 if there is none."""
     if not pending:
         return 0
     return (2 if pending[0] < 0xE0 else 3 if pending[0] < 0xF0 else 4) - len(pending)
 
 
 def _endings(pending: bytes) -> list[bytes]:
-    """Return bytes that make a whole character of `pending`."""
+    """Return bytes that complete the character `pending`."""
     if not pending:
         return [b""]
     need = _n_missing(pending)
@@ -323,7 +332,7 @@ def _endings(pending: bytes) -> list[bytes]:
 
 
 def _behind(frame: Frame, data: bytes) -> tuple[Frame | None, str | None]:
-    """Return the place behind the characters `data`, and the text that completes the reply from there."""
+    """Return the position after the characters `data`, and the text that completes the reply from there."""
     try:
         after = step_text((frame,), data.decode())
     except UnicodeDecodeError:

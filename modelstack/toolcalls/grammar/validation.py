@@ -1,9 +1,9 @@
-r"""Values checked against schemas after decoding, in time that no pattern can blow up.
+r"""Validation of values against schemas after decoding, in linear time for any pattern.
 
-jsonschema's own `pattern` uses backtracking `re`, which `(a+)+$` stops for hours. Here `pattern` and
-`patternProperties` run on `regex`'s automaton, in linear time; `format` uses the table of `formats`. A
-pattern that the automaton cannot take is one that only llguidance understands (`\p{L}`); it was enforced
-exactly while decoding, and is not checked a second time.
+jsonschema's own `pattern` uses backtracking `re`, in which `(a+)+$` takes hours. Here `pattern` and
+`patternProperties` use the automaton of `regex`, and `format` uses the table of `formats`. A pattern that the
+automaton refuses is one that only llguidance understands (`\p{L}`). It was enforced exactly while decoding, and is
+not checked again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
 
 
 class SchemaValidator:
-    """Validates against the schema as it was given, and against its closed form."""
+    """Validates against a schema in its original form and in its closed form."""
 
     def __init__(self, schema: Any, closed: Any) -> None:
         """Prepare both schemas."""
-        # An empty registry: a reference that leads outside is an error, it is not fetched.
+        # An empty registry: a reference to another document is an error and is not fetched.
         self._validators = [_LinearTimeValidator(_without_ids(schema)), _LinearTimeValidator(closed)]
 
     def errors(self, value: Any) -> list[str]:
-        """Return one line for each violation, with the place in the value."""
+        """Return one line for each violation, beginning with its place in the value."""
         found: dict[str, None] = {}
         for validator in self._validators:
             for error in validator.iter_errors(value):
@@ -46,11 +46,11 @@ class SchemaValidator:
         try:
             return self.errors(json.loads(text))
         except (ValueError, RecursionError) as error:
-            return [f": no JSON value: {error}"]
+            return [f": not a JSON value: {error}"]
 
 
 def check_schema(schema: Any) -> tuple[str, str] | None:
-    """Return pointer and message of what makes `schema` no Draft 2020-12 schema, None if it is one."""
+    """Return pointer and message of the first error in `schema` as a Draft 2020-12 schema; None if it is valid."""
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -87,7 +87,7 @@ def _additional_properties(validator: Any, rest: Any, instance: Any, schema: Any
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and name in FORMATS and not _matches(FORMATS[name], instance):
-        yield ValidationError(f"{instance[:60]!r} is no {name}")
+        yield ValidationError(f"{instance[:60]!r} is not a valid {name}")
 
 
 _LinearTimeValidator = extend(
@@ -109,7 +109,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _without_ids(schema: Any) -> Any:
-    """Drop `$id` and `$schema`, which would change what `$ref` is relative to."""
+    """Remove `$id` and `$schema`, which would change the base of `$ref`."""
     if isinstance(schema, Mapping):
         return {key: value for key, value in schema.items() if key not in ("$id", "$schema", "id")}
     return schema

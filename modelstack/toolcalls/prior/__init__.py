@@ -1,1 +1,1 @@
-"""Prior knowledge that is added to the logits of a reply: which tool, which values, how many calls."""
+"""Prior knowledge that is added to the logits of a reply: for tools, values and the number of calls."""

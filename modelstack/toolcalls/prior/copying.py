@@ -1,15 +1,15 @@
-"""Values that stand in the request: which tokens copy one, and what is known of that beforehand.
+"""Values copied from the request: the tokens that copy, and a prior for them.
 
-Most values of a call are said in the request, letter by letter or as a number word. While a value is written,
-the tokens that go on with words or a number of the request, or end where such a span ends, are one side; all
-others are the other. `CopyBias` multiplies the odds of the first by exp(bias), with one bias for texts and one
-for numbers:
+Most values of a call occur in the request, literally or as a number word. While a value is written, the tokens
+that continue words or a number of the request, or end at the end of such a span, form one side; all others form
+the other side. `CopyBias` multiplies the odds of the first side by exp(bias), with one bias for texts and one for
+numbers:
 
     p'(copies) / p'(does not) = exp(bias) p(copies) / p(does not)
 
-as pointer networks mix copying into generation (See et al., 2017, arXiv 1704.04368), with a weight that is fitted
-and does not depend on the state. Spans begin at the beginning of a word and end at the end of one; case does not
-count in what is written already.
+Pointer networks mix copying into generation in the same way (See et al., 2017, arXiv 1704.04368); here the weight
+is fitted and does not depend on the state. Spans begin at the beginning of a word and end at the end of a word.
+The text already written is compared without case.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.prior.reply_place import FollowedReply
 
 ValueKind = Literal["text", "number"]
 LONGEST_TOKEN = 24
-"""Bytes of a token that is looked for; longer ones are runs of spaces and rules."""
+"""Maximum length in bytes of a token that is looked up; longer tokens are runs of spaces and rules."""
 LONGEST_REQUEST = 8000
-"""Bytes of a request that are searched; of a longer one, the end."""
+"""Maximum number of bytes of a request that are searched; a longer request is searched at its end."""
 _NUMBERS = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _ONES = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -47,19 +47,19 @@ _WORD = re.compile(r"[a-z]+(?:-[a-z]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The legal tokens that copy, and how likely one of them is."""
+    """The legal tokens that copy, and their probability."""
 
     kind: ValueKind
     token_ids: NDArray[np.intp]
     mass: float
-    """Of these among the legal tokens."""
+    """Total probability of these tokens among the legal ones."""
 
 
 class CopyTable:
-    """A vocabulary by bytes."""
+    """The tokens of a vocabulary by their bytes."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Index its tokens."""
+        """Index the tokens."""
         self.table = vocabulary.token_bytes
         self.by_bytes = {data: i for i, data in enumerate(self.table) if i not in vocabulary.special_ids}
         self.ends_text = [i for data, i in self.by_bytes.items() if data.startswith(b'"')]
@@ -67,10 +67,17 @@ class CopyTable:
 
 
 class CopyBias:
-    """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
+    """Implements `modelstack.inference.engine.LogitBias` for one request."""
 
     def __init__(self, text_bias: float, number_bias: float, request: str, table: CopyTable) -> None:
-        """Take what is added to the logits of tokens that copy."""
+        """Prepare the biases of one request.
+
+        Args:
+            text_bias: Added to the logits of tokens that copy a text.
+            number_bias: Added to the logits of tokens that copy a number.
+            request: Text of the user.
+            table: The tokens by their bytes.
+        """
         self._biases: dict[ValueKind, float] = {"text": text_bias, "number": number_bias}
         self._table = table
         self._request = request.encode("utf-8", "replace")[-LONGEST_REQUEST:]
@@ -81,7 +88,7 @@ class CopyBias:
     def __call__(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
-        """Return the logits with those of copying tokens moved, None where no value is written."""
+        """Return the logits with the bias of copying tokens; None outside of values."""
         found = self._side(written, legal)
         if found is None or self._biases[found[0]] == 0:
             return None
@@ -90,7 +97,7 @@ class CopyBias:
         return moved
 
     def copied(self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> Copied | None:
-        """Return how likely the model copies behind `written`, None where not both sides are open."""
+        """Return the probability of copying after `written`; None unless both sides are legal."""
         found = self._side(written, legal)
         if found is None:
             return None
@@ -113,7 +120,7 @@ class CopyBias:
         return (kind, found) if 0 < found.size < legal.count else None
 
     def _of_text(self, text: bytes) -> Iterator[int]:
-        """Give the tokens that go on with a span of the request, or end one."""
+        """Yield the tokens that continue or end a span of the request."""
         known, start = text.lower(), 0
         while (at := self._lowered.find(known, start)) >= 0 and at < len(self._request):
             start, behind = at + 1, at + len(known)
@@ -149,7 +156,7 @@ def numbers_of(text: str) -> set[str]:
 
 
 def _plain(number: str) -> str:
-    """Return a number without what JSON or a model leaves out: 1,200 is 1200, 007 is 7, 0.50 is 0.5."""
+    """Return a number in JSON's shortest spelling: 1,200 is 1200, 007 is 7, 0.50 is 0.5."""
     whole, dot, decimals = number.replace(",", "").partition(".")
     sign = "-" if whole.startswith("-") else ""
     decimals = decimals.rstrip("0")
@@ -157,7 +164,7 @@ def _plain(number: str) -> str:
 
 
 def _begins_word(text: bytes, at: int) -> bool:
-    """Whether a span begins here: a word does, or a mark behind a space, as in `#general`."""
+    """Whether a span begins here: at a word, or at a sign after a space, as in `#general`."""
     if at == 0:
         return True
     return not _is_word(text[at - 1]) if _is_word(text[at]) else text[at - 1 : at].isspace()

@@ -1,20 +1,22 @@
-"""How well the words of a request fit each tool, and how much that counts beside what the model says.
+"""The lexical score of a tool for a request, and the fitted weights of all priors.
 
-A word counter is a strong judge of tools where a small model is a weak one: it finds the right tool in 96 % of
-BFCL's `multiple`. So its score is a prior of the decision, with weights fitted on held-back examples
-(`modelstack.sft.prior.fit`), as a language model is combined with an acoustic one (shallow fusion,
-arXiv 1503.03535).
+A word counter judges tools well where a small model does not: it finds the right tool in 96 % of BFCL's
+`multiple`. Its score is therefore a prior of the decision, with weights fitted on held-out examples
+(`modelstack.sft.prior.fit`), as a language model is combined with an acoustic model (shallow fusion, arXiv
+1503.03535).
 
     score(tool)  = S / (S + 2)                      S = sum of field(word) * rarity(word)
-    rarity(word) = 1 - ln(n) / ln(1 + N)            over the request's words that the tool has too
+    rarity(word) = 1 - ln(n) / ln(1 + N)            over the words that request and tool share
 
-N tools are shown, n of them have the word; `field` is 1 for a word of the name, 0.5 of the description or a
-parameter's name, 0.3 of a parameter's description. A word that one tool alone has counts 1 whether there are 2
-tools or 40, and one that all have next to nothing; so scores lie in [0, 1) and mean the same for any number of
-tools. The saturation is BM25's and the fields are BM25F's (Robertson and Zaragoza 2009); the rarity replaces their
-IDF, which grows with N. On 4,367 training examples it judges better than IDF: log-loss 0.227 against 0.240, and
-calls are told from abstentions with an area of 0.883 against 0.876 under the ROC curve. The best score is a right
-tool's in 92 % of them, in 86 % of 351 validation examples with two tools or more.
+N is the number of tools shown, n the number of tools with the word. `field` is 1 for a word of the name, 0.5 for
+one of the description or a parameter's name, 0.3 for one of a parameter's description. A word of only one tool
+counts 1 with 2 tools and with 40, and a word of all tools almost nothing. Scores lie in [0, 1) and are comparable
+for any number of tools. The saturation is from BM25, the fields are from BM25F (Robertson and Zaragoza 2009). The
+rarity replaces their IDF, which grows with N.
+
+Measured on 4,367 training examples: log-loss 0.227, with IDF 0.240; area under the ROC curve between calls and
+abstentions 0.883, with IDF 0.876. The best score belongs to a right tool in 92 % of them, and in 86 % of 351
+validation examples with at least two tools.
 """
 
 from __future__ import annotations
@@ -34,24 +36,25 @@ from modelstack.files import read_json_object
 from modelstack.toolcalls.convention import ToolSpec
 
 HALF_SCORE = 2.0
-"""Of S: two words of its name that no other tool has give a tool one half. 1 and 4 judge about as well."""
-OF_NAME, OF_DESCRIPTION, OF_PARAMETER, OF_PARAMETER_DESCRIPTION = 1.0, 0.5, 0.5, 0.3
-"""What a word counts by where it stands; around these the figures of the head move by 0.01 at most."""
+"""Value of S with score 1/2: two words of the name that no other tool has. 1 and 4 perform about as well."""
+NAME_WEIGHT, DESCRIPTION_WEIGHT, PARAMETER_WEIGHT, PARAMETER_DESCRIPTION_WEIGHT = 1.0, 0.5, 0.5, 0.3
+"""Weights of a word by its field; nearby values change the figures above by at most 0.01."""
 REQUEST_MESSAGES = 3
-"""Messages of the user that are read together: an answer to a question back says little by itself. In dialogues
-that ask for what is missing the last message alone finds the right tool in 43 %, with those before it in 73 %."""
+"""Number of user messages that are read together: an answer to a question of the model says little alone. In
+dialogues that ask for missing details, the last message alone finds the right tool in 43 %, with those before it
+in 73 %."""
 LARGEST_WEIGHT = 100.0
-"""Of a prior. exp(100) decides anything, and is far from what a number can hold."""
+"""Largest absolute weight in a prior; exp(100) decides any choice and is far from the range of a double."""
 MAX_BYTES = 1 << 16
-"""Of a prior's file; a real one has 1,300."""
+"""Maximum size of a prior's file; a real one has 1,300 bytes."""
 
 _LONGEST_TEXT = 1000
-"""Characters of a description that are read."""
+"""Maximum number of characters read of a description."""
 _DEEPEST = 4
-"""Objects inside each other whose properties are read."""
+"""Maximum depth of nested objects whose properties are read."""
 _SHORTEST_STEM = 3
 _ENDINGS = ("ings", "ing", "ies", "ied", "es", "ed", "s", "y", "e")
-"""Cut off once, the first that fits: Harman's S stemmer (1991) with the endings of verbs."""
+"""Endings that are removed once, first match first: Harman's S stemmer (1991) with the endings of verbs."""
 _FUNCTION_WORDS = """
 a about all also am an and any are as at be been but by can could did do does for from had has have he hello her
 here hey hi him how i if in into is it its just let like may me might mine must my need no not of on one or our
@@ -62,38 +65,41 @@ _STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 _BORDERS = re.compile(
     r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
 )
-"""Inside `getWeather`, `HTTPServer`, `top10`."""
+"""Borders between words in `getWeather`, `HTTPServer`, `top10`."""
 _WORD = re.compile(r"[^\W_]+")
 
 
 def lexical_scores(request: str, tools: Sequence[ToolSpec]) -> dict[str, float]:
-    """Return the score of each tool by name, in [0, 1); see the head of this file."""
+    """Return the score of each tool by name, in [0, 1). The formula is at the top of this file."""
     asked = words(request)
     fields = {tool.name: _fields(tool, asked) for tool in tools}
     n_with = Counter(word for field in fields.values() for word in field)
     scale = math.log(1 + len(tools))
     found: dict[str, float] = {}
     for name, field in fields.items():
-        # In order, so that rounding does not depend on how a set is hashed.
+        # Sorted, so that rounding does not depend on the hash order of a set.
         strength = sum(field[word] * (1 - math.log(n_with[word]) / scale) for word in sorted(field))
         found[name] = strength / (strength + HALF_SCORE)
     return found
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the stems of a text's words, those of compound names one by one; no numbers, no function words."""
+    """Return the stems of a text's words, including each part of a compound name.
+
+    No numbers, no function words.
+    """
     found = (word.lower() for word in _WORD.findall(_BORDERS.sub(" ", text)))
     return frozenset(_stem(word) for word in found if word not in _STOP_WORDS and not word.isdigit())
 
 
 def open_request(turns: Sequence[tuple[str, str]]) -> str | None:
-    """Return what the user has asked for since a tool was last called, None where the user did not speak last.
+    """Return the user's requests since the last tool call; None if the last turn is not the user's.
 
-    What to do with a tool's result is another decision than which tool a request is for: the words of a request
-    that has been answered would call its tool again.
+    The reaction to a tool's result is not a choice of a tool for a request: the words of an answered request would
+    call its tool again.
 
     Args:
-        turns: Role and text of each turn of a conversation, a tool's results included.
+        turns: Role and text of each turn of a conversation, including tool results.
     """
     said: list[str] = []
     for role, text in reversed(turns):
@@ -116,46 +122,46 @@ class Share(BaseModel):
 
 
 class Decisions(BaseModel):
-    """How decisions come out; None where there was no example to ask."""
+    """Measures of decisions; None without examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     right_tool: Share | None
-    """Of the examples with calls: one of their tools was called first."""
+    """Share of examples with calls in which one of their tools was called first."""
     wrong_abstention: Share | None
-    """Of the same: none was called."""
+    """Share of examples with calls in which none was called."""
     right_abstention: Share | None
-    """Of the examples that no tool fits: none was called."""
+    """Share of examples without a fitting tool in which none was called."""
     log_loss: FiniteFloat
-    """Of the right decision, in nats an example."""
+    """Mean log-loss of the right decision, in nats per example."""
 
 
 class CountDecisions(BaseModel):
-    """How it is decided whether another call, or another optional parameter, follows one."""
+    """Measures of the decision whether another call, or another optional parameter, follows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     n_goes_on: int = Field(ge=1)
-    """Decisions where another one follows."""
+    """Number of decisions in which another follows."""
     n_ends: int = Field(ge=1)
-    """Decisions where none does."""
+    """Number of decisions in which none follows."""
     right_before: Share
     right_after: Share
     log_loss_before: FiniteFloat
-    """In nats a decision."""
+    """Mean log-loss in nats per decision."""
     log_loss_after: FiniteFloat
 
 
 class CopyDecisions(BaseModel):
-    """How it is decided at each token of values whether it copies from the request."""
+    """Measures of the decision at each token of a value whether it copies from the request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     n: int = Field(ge=1)
-    """Tokens."""
+    """Number of tokens."""
     n_copies: int = Field(ge=0)
     log_loss_before: FiniteFloat
-    """In nats a token, of copying or not."""
+    """Mean log-loss of copying or not, in nats per token."""
     log_loss_after: FiniteFloat
 
 
@@ -163,13 +169,13 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class FittedOn(BaseModel):
-    """Where a prior comes from, and what it changed there."""
+    """The origin of a prior, and its effect on the examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     n_calls: int = Field(ge=0)
     n_abstentions: int = Field(ge=0)
-    """Examples of each."""
+    """Number of examples without a call; `n_calls` is the number of those with calls."""
     examples_sha256: str = Field(pattern=_SHA256)
     model_sha256: str = Field(pattern=_SHA256)
     adapter_sha256: str | None = Field(default=None, pattern=_SHA256)
@@ -177,55 +183,52 @@ class FittedOn(BaseModel):
     before: Decisions
     after: Decisions
     another_call: CountDecisions | None = None
-    """None where no example with several calls was asked, and nothing was fitted."""
+    """None if no example had several calls, so that nothing was fitted."""
     copy_text: CopyDecisions | None = None
     copy_number: CopyDecisions | None = None
-    """None where no example had such a value."""
+    """None if no example had such a value."""
     optional_key: CountDecisions | None = None
-    """Going on is with one more optional parameter; None where the examples show only one of both."""
+    """Measures for another optional parameter; None if the examples show only one of the two decisions."""
 
 
 CALL_EVIDENCE = ("tool", "number", "words")
-"""Of the request for another call; `another_call` says what each is."""
+"""Names of the evidence for another call; `another_call` defines them."""
 KEY_EVIDENCE = ("name", "description", "choice", "number")
-"""Of the request for one more optional parameter; `optional_keys` says what each is."""
+"""Names of the evidence for another optional parameter; `optional_keys` defines them."""
 
 
 class EvidenceWeights(BaseModel):
-    """What the evidence of a request adds to the log-odds of going on."""
+    """Weights with which the evidence of a request changes the log-odds that another follows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     constant: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     weights: dict[str, Annotated[float, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]]
-    """By name of the evidence."""
+    """Weights by name of the evidence."""
 
     def bias(self, evidence: Sequence[float]) -> float:
-        """Return what is added for evidence in the order of the weights."""
+        """Return the bias for evidence in the order of the weights."""
         return self.constant + sum(w * x for w, x in zip(self.weights.values(), evidence, strict=True))
 
 
 class DecisionPrior(BaseModel):
-    """What is added to logits while a tool is chosen (`choice.ToolBias` says to which), and behind each call.
-
-    It was fitted to one model and adapter, so its file lies beside them.
-    """
+    """Fitted priors of one model and adapter; the file lies beside the adapter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: Literal[1] = 1
     lexical_weight: float = Field(ge=0, le=LARGEST_WEIGHT)
-    """Times a tool's score."""
+    """Factor of a tool's score."""
     abstain_bias: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """Of abstaining, against a tool that shares no word with the request."""
+    """Bias of abstaining, against a tool that shares no word with the request."""
     another_call: EvidenceWeights | None = None
-    """That another call follows one; `another_call.AnotherCallBias` says which tokens decide it."""
+    """Weights for another call; see `another_call.AnotherCallBias`."""
     copy_text_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """Of the log-odds that the next token of a text copies words of the request; `copying.CopyBias`."""
+    """Added to the log-odds that the next token of a text copies from the request; see `copying.CopyBias`."""
     copy_number_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """The same of a number."""
+    """Added to the log-odds that the next token of a number copies from the request."""
     optional_key: EvidenceWeights | None = None
-    """That one more optional parameter is given: `optional_keys.OptionalKeyBias`."""
+    """Weights for another optional parameter; see `optional_keys.OptionalKeyBias`."""
     fitted: FittedOn | None = None
 
     @model_validator(mode="after")
@@ -235,15 +238,17 @@ class DecisionPrior(BaseModel):
             ("optional_key", self.optional_key, KEY_EVIDENCE),
         ):
             if weights is not None and tuple(weights.weights) != known:
-                raise ValueError(f"{name} weighs {list(weights.weights)}; it must be {list(known)}, in this order")
+                raise ValueError(
+                    f"{name} has weights for {list(weights.weights)}; it needs {list(known)} in this order"
+                )
         return self
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the prior in a file, which is not trusted.
+        """Return the prior in an untrusted file.
 
         Raises:
-            UserError: It cannot be read, is too large, or is no prior.
+            UserError: the file cannot be read, is too large, or is not a prior.
         """
         path = Path(path)
         try:
@@ -255,28 +260,28 @@ class DecisionPrior(BaseModel):
             place = ".".join(map(str, first["loc"]))
             raise UserError(
                 f"prior {path}: {place}: {first['msg']} (given: {repr(first['input'])[:80]}). "
-                "`modelstack fit-prior` writes such files"
+                "`modelstack fit-prior` writes valid files"
             ) from error
 
 
 def _fields(tool: ToolSpec, asked: frozenset[str]) -> Mapping[str, float]:
-    """Return the words that a tool shares with a request, with what each counts."""
+    """Return the words that a tool shares with a request, with their weights."""
     parameters = list(_parameters(tool.parameters, _DEEPEST))
     found: dict[str, float] = {}
-    for counts, texts in (
-        (OF_NAME, [tool.name]),
-        (OF_DESCRIPTION, [tool.description]),
-        (OF_PARAMETER, [name for name, _ in parameters]),
-        (OF_PARAMETER_DESCRIPTION, [description for _, description in parameters]),
+    for weight, texts in (
+        (NAME_WEIGHT, [tool.name]),
+        (DESCRIPTION_WEIGHT, [tool.description]),
+        (PARAMETER_WEIGHT, [name for name, _ in parameters]),
+        (PARAMETER_DESCRIPTION_WEIGHT, [description for _, description in parameters]),
     ):
         for text in texts:
             for word in words(text[:_LONGEST_TEXT]) & asked:
-                found.setdefault(word, counts)
+                found.setdefault(word, weight)
     return found
 
 
 def _parameters(schema: Any, deepest: int) -> Iterator[tuple[str, str]]:
-    """Give name and description of each property, those of objects inside too."""
+    """Yield name and description of each property, including those of nested objects."""
     if not isinstance(schema, Mapping) or deepest == 0:
         return
     properties = schema.get("properties")

@@ -1,16 +1,18 @@
-"""Whether one more optional parameter is given, and what the request says of that.
+"""The decision to write another optional parameter, and a prior for it.
 
-Behind a value of a call's arguments, either another key follows or the arguments end. A small model reads badly
-what a request leaves open: it gives parameters that nobody spoke of, and leaves out others that were said. The
-words of the request are some evidence. With x the evidence for the optional parameters that are not given yet,
+After a value of a call's arguments, either another key follows or the arguments end. A small model judges badly
+which parameters a request leaves open: it writes parameters that were not mentioned, and leaves out others that
+were. The words of the request are evidence. With x the evidence for the optional parameters not written yet,
 
     log-odds'(another key) = log-odds(another key) + constant + weights . x
 
-Required parameters are the grammar's business: without them the arguments cannot end.
+The grammar takes care of required parameters: without them the arguments cannot end.
 
-The evidence, each 0 or 1, 1 if it holds for any of these parameters: a word of its name, or of its description,
-stands in the request, unless the tool or another parameter has the word too; a value of its enum does; it is a
-number, and the request has one that is not given yet.
+Each item of evidence is 1 if it holds for any of these parameters, else 0:
+- name: the request has a word of its name that neither the tool nor another parameter has;
+- description: the same for its description;
+- choice: the request has a value of its enum;
+- number: it is a number, and the request has a number that is not written yet.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, ToolSpec
 from modelstack.toolcalls.prior.copying import numbers_of
@@ -31,29 +33,30 @@ from modelstack.toolcalls.prior.reply_place import FollowedReply
 from modelstack.toolcalls.prior.two_sides import Decision, EvidenceBias, Evidenced, Sides
 
 MOST_KNOWN = 4096
-"""Sides kept of a vocabulary."""
+"""Number of decisions kept for a vocabulary."""
 _CALL, _ARGUMENTS = b"[{", b"[{{"
-"""What is open in a call, and where a parameter's value begins."""
+"""The open brackets in a call, and those where a parameter's value begins."""
 _ENDS = ("}}]", "}}," + CALL_PREFIX)
-"""Behind the last value: of the last call, and of another one."""
+"""Texts after the last value: of the last call, and before another call."""
 
 
 class KeyTable:
-    """Which tokens of a vocabulary go on with a key, and which end the arguments."""
+    """The tokens of a vocabulary that begin another key, and those that end the arguments."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Take the vocabulary."""
+        """Store the vocabulary."""
         self.table = vocabulary.token_bytes
         self._encode = vocabulary.encode
         self._known: dict[tuple[str, str, tuple[str, ...]], Sides | None] = {}
 
     def sides(self, rest: str, comma: str, keys: tuple[str, ...]) -> Sides | None:
-        """Return both sides behind a value, or before the first key.
+        """Return both sides after a value, or before the first key.
 
         Args:
-            rest: What closes the value (a quote, brackets, or nothing); the brace that opens before the first key.
-            comma: What stands between it and a key.
-            keys: That may follow.
+            rest: Text that closes the value (a quote, brackets, or nothing); before the first key, the opening
+                brace.
+            comma: Text between `rest` and a key.
+            keys: Names that may follow.
         """
         asked = (rest, comma, keys)
         if asked not in self._known:
@@ -66,7 +69,7 @@ class KeyTable:
 
 
 class OptionalKeyBias(EvidenceBias):
-    """For one request."""
+    """Moves the decisions about another optional parameter in one request."""
 
     def __init__(
         self, weights: EvidenceWeights | None, request: str, tools: Sequence[ToolSpec], table: KeyTable
@@ -83,7 +86,7 @@ class OptionalKeyBias(EvidenceBias):
     def decision(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> Evidenced | None:
-        """Return how the model decides behind `written`, None where not both ways are open."""
+        """Return the model's decision after `written`; None unless both sides are legal."""
         self._reply.follow(written)
         open_call = self._open_call()
         if open_call is None:
@@ -99,7 +102,7 @@ class OptionalKeyBias(EvidenceBias):
         return None if decision is None else Evidenced(decision, self._evidence_for(tool, free, given))
 
     def _open_call(self) -> tuple[ToolSpec, Mapping[str, Any], str] | None:
-        """Return the tool whose arguments are written, what is given of them, and what closes the last value."""
+        """Return the tool whose arguments are open, its arguments so far, and the end of the last value."""
         opened = self._reply.place.opened
         begins = opened == _CALL and self._reply.written.endswith(ARGUMENTS_PREFIX.encode())
         calls = self._reply.calls("{}" if begins else "")
@@ -121,7 +124,7 @@ class OptionalKeyBias(EvidenceBias):
 
 
 def _evidence_of(tool: ToolSpec, asked: frozenset[str]) -> dict[str, tuple[bool, bool, bool, bool]]:
-    """Return for each parameter what of it the request says, and whether it is a number."""
+    """Return the evidence for each parameter; the last flag says whether it is a number."""
     properties: Mapping[str, Any] = tool.parameters["properties"]
     names = {key: words(key) for key in properties}
     abouts = {key: words(str(_get(schema, "description") or "")) for key, schema in properties.items()}

@@ -1,4 +1,4 @@
-"""All that a prior adds to a reply's tokens behind the choice of its tool."""
+"""All priors for the tokens of a reply after the choice of its tool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import LogitBias
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.prior.another_call import AnotherCallBias, Endings
@@ -19,15 +19,15 @@ from modelstack.toolcalls.prior.optional_keys import KeyTable, OptionalKeyBias
 
 
 class ReplyTables:
-    """What is known of a vocabulary, for any request; each is made when a prior first asks for it."""
+    """Tables of a vocabulary for any request, each built when a prior first needs it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Take the vocabulary."""
+        """Store the vocabulary."""
         self._vocabulary = vocabulary
 
     @cached_property
     def endings(self) -> Endings:
-        """Where another call is decided."""
+        """Tokens that decide about another call."""
         return Endings(self._vocabulary)
 
     @cached_property
@@ -37,24 +37,24 @@ class ReplyTables:
 
     @cached_property
     def keys(self) -> KeyTable:
-        """Where one more optional parameter is decided."""
+        """Tokens that decide about another optional parameter."""
         return KeyTable(self._vocabulary)
 
 
 class ReplyBias:
-    """Fulfils `modelstack.inference.engine.LogitBias`: several, one after the other."""
+    """Applies several biases in sequence; an `engine.LogitBias`."""
 
     def __init__(self, biases: Sequence[LogitBias]) -> None:
-        """Take them in order."""
+        """Store the biases in order."""
         self._biases = tuple(biases)
 
     @classmethod
     def of(
         cls, prior: DecisionPrior | None, request: str | None, tools: Sequence[ToolSpec], tables: ReplyTables
     ) -> ReplyBias | None:
-        """Return what a prior says of a request, None where it has nothing to say or the user asked for nothing.
+        """Return the biases of a prior for a request; None without any, or without a request.
 
-        What the user asked for is `lexical.open_request`.
+        The request is the result of `lexical.open_request`.
         """
         if prior is None or request is None:
             return None
@@ -70,7 +70,7 @@ class ReplyBias:
     def __call__(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
-        """Return the logits with what each adds, None where none does."""
+        """Return the logits with all biases applied; None if no bias applies."""
         found: NDArray[np.float32] | None = None
         for bias in self._biases:
             moved = bias(written, legal, logits_V if found is None else found)

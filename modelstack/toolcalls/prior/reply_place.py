@@ -1,6 +1,7 @@
-"""Where a reply of calls stands, as far as brackets, quotes and commas tell: for what a prior adds to its tokens.
+"""The position in a reply of calls, derived from brackets, quotes and commas alone.
 
-The grammar knows more, of one engine and one set of tools; this is what any list of calls has.
+Priors need no more than the structure that every list of calls has; the grammar of one engine and tool set knows
+more.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from typing import Any
 from modelstack.toolcalls.convention import ARGUMENTS_PREFIX
 
 CLOSING = bytes.maketrans(b"[{", b"]}")
-"""Translates what opens to what closes."""
+"""Translation of opening brackets to closing ones."""
 ARGUMENTS_DEPTH = 3
-"""Of what is open inside the arguments of a call: the list, the call, the arguments."""
+"""Number of open brackets inside the arguments of a call: of the list, the call and the arguments."""
 _OPEN_STRING = re.compile(rb'"((?:[^"\\]|\\.)*)\Z', re.DOTALL)
 _NUMBER = re.compile(rb"(?<=[:\[,])-?[0-9]*\.?[0-9]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reply stands, as far as brackets and quotes tell."""
+    """A position in a reply, derived from brackets and quotes."""
 
     opened: bytes = b""
-    """The brackets and braces that are open, in order; a list of calls stands in `[`."""
+    """The open brackets and braces, in order; a list of calls begins with `[`."""
     in_string: bool = False
     escaped: bool = False
     is_calls: bool = True
-    """False once the reply is something else: words, an object, or a list that has ended."""
+    """False once the reply is not a list of calls: words, an object, or a list that has ended."""
 
 
 def behind(place: Place, data: bytes) -> tuple[Place, bool | None]:
-    """Return where bytes lead, and whether they say that another call follows: True, False, or None for neither.
+    """Return the position after some bytes, and their decision about another call, if any.
 
-    The first such decision in `data` counts; the place is the one behind all of it.
+    The decision is True, False or None. Only the first one in `data` counts; the position is the one after all
+    bytes.
     """
     if not data:
         return place, None
@@ -66,10 +68,10 @@ def behind(place: Place, data: bytes) -> tuple[Place, bool | None]:
 
 
 class FollowedReply:
-    """A reply whose tokens come one after the other."""
+    """A reply read token by token."""
 
     def __init__(self, table: Sequence[bytes]) -> None:
-        """Stand before the first token.
+        """Initialise before the first token.
 
         Args:
             table: The bytes of each token of the vocabulary.
@@ -80,7 +82,7 @@ class FollowedReply:
         self.place = Place()
 
     def follow(self, written: Sequence[int]) -> None:
-        """Move behind the tokens of a reply; only those that are new are read. A reply drawn again begins anew."""
+        """Read the new tokens of a reply; if earlier tokens differ, the reply is read again from its beginning."""
         n = len(self._seen)
         if list(written[:n]) != self._seen:
             self._seen, self.place, n = [], Place(), 0
@@ -97,12 +99,12 @@ class FollowedReply:
         return bytes(self._written)
 
     def closing(self, depth: int = 0) -> str:
-        """Return what closes all that is open but the outermost `depth` brackets."""
+        """Return the text that closes all brackets except the outermost `depth`."""
         inside = bytes(reversed(self.place.opened[depth:])).translate(CLOSING).decode()
         return ('"' if self.place.in_string else "") + inside
 
     def calls(self, more: str = "") -> list[dict[str, Any]]:
-        """Return the calls so far as if the reply ended here; none where that would be no JSON, or no calls.
+        """Return the calls so far as if the reply ended here; empty if that would not be calls in JSON.
 
         Args:
             more: Text that is added before everything is closed.
@@ -111,12 +113,12 @@ class FollowedReply:
             return []
         try:
             calls = json.loads(self._written + more.encode() + self.closing().encode())
-        except ValueError:  # a key, or a value that has not begun
+        except ValueError:  # inside a key, or before a value
             return []
         return [call for call in calls if "name" in call and isinstance(call.get("arguments", {}), dict)]
 
     def open_text(self) -> bytes | None:
-        """Return what is written of a string that is a value of arguments, None anywhere else."""
+        """Return the text so far of a string inside arguments; None at any other position."""
         place = self.place
         if not place.is_calls or not place.in_string or place.escaped or len(place.opened) < ARGUMENTS_DEPTH:
             return None
@@ -128,7 +130,7 @@ class FollowedReply:
         return found.group(1) if is_value else None
 
     def open_number(self) -> bytes | None:
-        """Return what is written of a value that may be a number, None where none may be."""
+        """Return the text so far of a value that may be a number; None at any other position."""
         place = self.place
         if not place.is_calls or place.in_string or len(place.opened) < ARGUMENTS_DEPTH:
             return None
@@ -136,7 +138,7 @@ class FollowedReply:
         return None if found is None else found.group()
 
     def may_be_value(self) -> bool:
-        """Say whether the next token may be of a parameter's value, or stand behind one, or before the first."""
+        """Return whether the next token may belong to a parameter's value, follow one, or precede the first."""
         if self.open_text() is not None or self._written.endswith(ARGUMENTS_PREFIX.encode()):
             return True
         place = self.place

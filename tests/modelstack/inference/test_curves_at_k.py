@@ -105,7 +105,7 @@ def test_votes_and_best_replies() -> None:
     assert self_consistency(["7", "8", "8"], [5.0, 1.0, 1.0]).answer == "7"
     assert self_consistency([None, None]).answer is None
     assert self_consistency(["7"], [0.0]).answer is None
-    with pytest.raises(ValueError, match="each has one, finite and at least 0"):
+    with pytest.raises(ValueError, match="each needs one, finite and at least 0"):
         self_consistency(["7"], [-1.0])
     assert best_of_n([0.5, None, 2.0, 2.0]) == 2
     assert best_of_n([None, None]) is None
@@ -128,11 +128,11 @@ def test_curves_have_an_interval_over_tasks() -> None:
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        (lambda: pass_at_k(4, 5, 1), "5 right of 4"),
-        (lambda: pass_at_k(4, 1, 5), "k = 5 of 4"),
-        (lambda: majority_at_k(["a"], [True], 0), "k = 0 of 1"),
+        (lambda: pass_at_k(4, 5, 1), "n_right is 5 of 4"),
+        (lambda: pass_at_k(4, 1, 5), "k is 5 of 4"),
+        (lambda: majority_at_k(["a"], [True], 0), "k is 0 of 1"),
         (lambda: majority_at_k(["a", "a"], [True, False], 1), "'a' is right in one reply and wrong in another"),
-        (lambda: curve([], [1], CURVES["maj@k"]), "no task"),
+        (lambda: curve([], [1], CURVES["maj@k"]), "at least one task"),
     ],
     ids=["right", "k", "zero", "mixed", "empty"],
 )
@@ -152,7 +152,7 @@ def test_several_replies_of_an_engine_differ_and_come_again(tmp_path: Any) -> No
         thoughtful = sample_replies(engine, request, 2, budget=ThinkingBudget(max_tokens=3))
         assert all(reply.n_thinking == 3 and "</think>" in reply.text for reply in thoughtful)
         assert all(reply.is_truncated and reply.mean_logprob < 0 for reply in replies)
-        with pytest.raises(ValueError, match="several above 0"):
+        with pytest.raises(ValueError, match="1 at temperature 0"):
             sample_replies(engine, GenerateRequest(prompt, 6), 2)
         grammar = ScriptedGrammar([])
         with pytest.raises(ValueError, match="the state of one reply"):

@@ -11,7 +11,8 @@ import pytest
 from modelstack.inference.decode import MAX_REPLY_BATCH, DecodeParts, decode
 from modelstack.inference.engine import ChoiceBias, EngineError, Generation, SamplingParams
 from modelstack.inference.grammar import Grammar
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Sampler
 from tests.modelstack.inference.fakes import (
     END,
     N_VOCAB,

@@ -64,7 +64,7 @@ def test_tokens_of_several_sequences_in_one_pass_are_as_each_alone(context: Llam
 
 
 def test_rows_that_do_not_fit_are_refused_before_c_sees_them(context: LlamaContext) -> None:
-    with pytest.raises(ValueError, match="33 rows, and room was made for 32"):
+    with pytest.raises(ValueError, match="has 33 rows; its capacity is 32"):
         context.evaluate_rows(np.zeros(33, int), np.zeros(33, int), np.zeros(33, int))
     with pytest.raises(ValueError, match="2 tokens, 1 positions and 2 sequences"):
         context.evaluate_rows(np.zeros(2, int), np.zeros(1, int), np.zeros(2, int))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.inference.engine import EngineError, SamplingParams
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Sampler
 from tests.modelstack.inference.fakes import mask_of
 
 N = 12

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerateRequest
@@ -127,6 +127,7 @@ def test_spaces_before_the_border_belong_to_the_continuation(engine: LlamaCppEng
     assert vocabulary.decode(with_space[0] + with_space[1]) == "The quick brown fox"
 
 
+@settings(deadline=None)  # the first example loads the tokenizer
 @given(st.text(max_size=20), st.text(min_size=1, max_size=10))
 def test_every_token_is_context_or_continuation(context: str, continuation: str) -> None:
     vocabulary = _vocabulary()

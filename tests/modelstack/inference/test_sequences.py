@@ -131,7 +131,7 @@ def test_a_difference_between_books_and_memory_is_found() -> None:
     cache = PrefixCache(memory, 1)
     run(cache, memory, "a", [1, 2, 3])
     memory.held[0] = 2
-    with pytest.raises(EngineError, match="books"):
+    with pytest.raises(EngineError, match="recorded are"):
         cache.check()
 
 

@@ -207,7 +207,7 @@ def test_clearing_leaves_nothing_that_was_written(store: StateStore) -> None:
 
 
 def test_a_store_without_room_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="max_bytes=0"):
+    with pytest.raises(ValueError, match="max_bytes is 0"):
         StateStore("anywhere", 0)
 
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from modelstack.inference.decode import DecodeParts, decode
 from modelstack.inference.engine import GenerateRequest, Generation, SamplingParams
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.llama.engine import LlamaCppEngine
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.sampling import Sampler
 from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, mark_ids, think
 from modelstack.tokenizer.vocabulary import Vocabulary
 from tests.modelstack.inference.fakes import ScriptedGrammar

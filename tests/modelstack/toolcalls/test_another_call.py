@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from modelstack.inference.decode import DecodeParts, decode
 from modelstack.inference.engine import Generation, SamplingParams
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
 from modelstack.toolcalls.grammar.coverage import EngineName

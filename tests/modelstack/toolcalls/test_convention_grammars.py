@@ -28,7 +28,7 @@ from modelstack.toolcalls import (
     ToolSpec,
     tool_choices,
 )
-from modelstack.toolcalls.conventions import CONVENTIONS, OURS
+from modelstack.toolcalls.conventions import CONVENTIONS, JSON_LIST
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.grammar.coverage import EngineName, UnsupportedSchemaError
 from modelstack.toolcalls.grammar.tokens import TokenTable, is_set, legal_ids
@@ -483,7 +483,7 @@ def test_keys_of_the_cache_tell_conventions_apart() -> None:
     vocabulary = vocabularies.small()
     keys = {GrammarCompiler(vocabulary, convention=CONVENTIONS[name]).cache_key(format_) for name in NAMES}
     assert len(keys) == len(NAMES)
-    assert GrammarCompiler(vocabulary).convention is OURS
+    assert GrammarCompiler(vocabulary).convention is JSON_LIST
 
 
 def test_a_text_is_read_as_what_its_schema_says() -> None:

@@ -125,7 +125,7 @@ def test_a_template_that_cannot_be_used_leaves_ours_with_the_reason(name: str) -
 
 def test_no_template_leaves_ours_and_a_name_chooses() -> None:
     assert recognise(None, vocabularies.small()).why == (
-        "no other convention was recognised: the model carries no chat template"
+        "no other convention was recognised: the model has no chat template"
     )
     assert recognise(tool_templates.HERMES, vocabularies.small(), name="ours").why == "it was asked for"
     assert recognise(tool_templates.HERMES, vocabularies.small(), name="hermes").convention.name == "hermes"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import vocabularies
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.prior.copying import CopyBias, CopyTable, numbers_of
 from modelstack.toolcalls.prior.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from modelstack.inference.decode import DecodeParts, decode
 from modelstack.inference.engine import ChoiceBias, Generation, SamplingParams
-from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.sampling import Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolChoice, ToolSpec, tool_choices
 from modelstack.toolcalls.grammar.coverage import EngineName

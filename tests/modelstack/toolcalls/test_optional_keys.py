@@ -9,7 +9,7 @@ import pytest
 import vocabularies
 from numpy.typing import NDArray
 
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ToolSpec
 from modelstack.toolcalls.prior.lexical import KEY_EVIDENCE, EvidenceWeights

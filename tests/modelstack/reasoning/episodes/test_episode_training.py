@@ -16,7 +16,7 @@ import torch
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
 from modelstack.reasoning.losses.algorithms import ALGORITHMS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.preferences.log_probs import label_log_probs
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
 

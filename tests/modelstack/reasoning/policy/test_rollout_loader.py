@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modelstack.architecture.losses import IGNORED
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.posttrain.base import load_base
 from modelstack.reasoning.losses.algorithms import ALGORITHMS
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch

@@ -15,7 +15,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.examples import Message
 from modelstack.errors import UserError
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.losses.algorithms import ALGORITHMS, AlgorithmName
 from modelstack.reasoning.losses.policy import policy_loss
 from modelstack.reasoning.losses.rollouts import Rollouts

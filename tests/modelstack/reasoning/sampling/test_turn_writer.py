@@ -9,7 +9,7 @@ import pytest
 
 from modelstack.errors import UserError
 from modelstack.inference.grammar import GrammarError, TokenMask
-from modelstack.inference.sampling import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.sampling.turn_writer import Draws, TurnWriter, Written, log_share
 from tests.modelstack.reasoning.policy.toy_policy import toy_encoder
 

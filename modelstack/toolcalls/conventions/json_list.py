@@ -1,7 +1,8 @@
 """The convention that modelstack teaches: a compact JSON list of calls, `[]` for none, or words.
 
-Half the prompt tokens of JSON schemas, and an abstention that can be scored. `modelstack.toolcalls.convention`
-has its reader and its writer, which data and training use too.
+It takes half the prompt tokens of JSON schemas, and an abstention can be scored. Its reader and its writer are in
+`modelstack.toolcalls.convention`, for data and training as well. Journals and adapters record it under the key
+"ours".
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from modelstack.toolcalls.convention import (
 from modelstack.toolcalls.conventions.base import Convention
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm
 
-OURS = Convention(
+JSON_LIST = Convention(
     name="ours",
     about="models that modelstack trained: a compact JSON list",
     form=CallForm(
