@@ -1,6 +1,6 @@
 """A data recipe on a raw-web sample with labels: what it drops, which languages it finds, which copies.
 
-    python -m evals.data_pipeline.web_sample FOLDER [--recipe recipes/data-fineweb.toml] [--out DIR]
+    python -m evals.data_pipeline.web_sample FOLDER [--recipe FILE.toml] [--out DIR]
 
 FOLDER holds `raw-sample.warc.gz` and `labels.jsonl`: for each URL a category, a language, and what is expected:
 `drop:...`, `keep...`, or something else, which is not judged. Precision and recall are of drops (what should go is
@@ -23,9 +23,10 @@ from typing import Annotated, Any
 import typer
 
 from evals.statistics import wilson
+from modelstack.shipped_recipes import shipped_recipe
 
 SAMPLE, LABELS = "raw-sample.warc.gz", "labels.jsonl"
-RECIPE = Path(__file__).parents[2] / "recipes" / "data-fineweb.toml"
+RECIPE = shipped_recipe("data/run/fineweb").path
 _MIRROR = re.compile(r"^https?://(?:copy|mirror)\.")
 DUPLICATE_STEPS = ("exact", "minhash")
 

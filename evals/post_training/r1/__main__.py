@@ -2,8 +2,8 @@
 
     python -m evals.post_training.r1 --out FOLDER [--seed N]
 
-Stops and goes on at any time, stage by stage and within a stage. Leaves the stages (`modelstack lineage FOLDER`
-draws them), `report.md`, `results.json` and two pictures. Needs the extras `train`, `local` and `evals`.
+Stops and goes on at any time, stage by stage and within a stage. Leaves the stages (`modelstack stage lineage
+FOLDER` draws them), `report.md`, `results.json` and two pictures. Needs the extras `train`, `local` and `evals`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A request: what the newcomer types, how one sees that it was answered, and two ways through it.
 
-The requests are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack tool-data` reads them
+The requests are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack data tools` reads them
 there to keep them out of training data. Start and end states are those of `mcp-tasks` (`executed.task`).
 """
 

@@ -1,7 +1,7 @@
 """A question: its document, what the user types, which facts the answer must state, and which lines show them.
 
-The questions are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack tool-data` reads them
-there to keep them out of training data. The documents are files below `documents/`, one folder for each. A
+The questions are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack data tools` reads
+them there to keep them out of training data. The documents are files below `documents/`, one folder for each. A
 question is asked over exactly that folder, in which two or three short files lie beside the document.
 """
 

@@ -18,7 +18,7 @@ class QualityScore(BaseModel, frozen=True, extra="forbid"):
     """Scores each document (`metadata["quality_score"]`), and drops those below a threshold.
 
     DCLM keeps the best tenth of its pool (arXiv 2406.11794, section 4.4), FineWeb-Edu what was judged 3 of 5
-    (arXiv 2406.17557, section 4); `modelstack fit-quality` prints which threshold keeps how much.
+    (arXiv 2406.17557, section 4); `modelstack data quality` prints which threshold keeps how much.
     """
 
     kind: Literal["quality_score"] = "quality_score"

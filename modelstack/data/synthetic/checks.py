@@ -2,7 +2,7 @@
 
 Lengths, copies of what it was written after, language, evaluations. A model that is asked to rephrase often copies
 instead, and then the corpus has its documents twice: of a document's runs of 8 words at most a share may stand in
-its seed. Quality rules and near-duplicates are those of `modelstack data`, which reads what is written here.
+its seed. Quality rules and near-duplicates are those of `modelstack data run`, which reads what is written here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Checks(BaseModel, frozen=True, extra="forbid"):
     language: Language | None = Language()
     """None: any."""
     decontaminate: Decontaminate | None = None
-    """None: not held against evaluations here; `modelstack data` can do it."""
+    """None: not held against evaluations here; `modelstack data run` can do it."""
 
     def build(self) -> Check:
         """Return the check; loads the model of languages and the evaluations.

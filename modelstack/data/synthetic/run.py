@@ -3,7 +3,7 @@
 What became of an attempt is on the disk before the next one begins: a run that is killed loses the document that
 was being written and nothing else. An attempt's key, and the seed of its sampling, follow from its seed document,
 template and number, so a run that was stopped ends as one that was not, if its writer is deterministic. The
-documents are then a file that `modelstack data` reads as any other.
+documents are then a file that `modelstack data run` reads as any other.
 """
 
 from __future__ import annotations

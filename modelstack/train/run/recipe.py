@@ -311,7 +311,7 @@ def _check_indexer(resolved: Resolved) -> None:
 
 
 def _alone(recipe: RunRecipe) -> Resolved:
-    from modelstack.architecture.count_cli import find_config
+    from modelstack.architecture.presets.find import find_config
 
     assert recipe.model and recipe.steps and recipe.rows  # the recipe's own check
     schedule = recipe.schedule or ScheduleRecipe()
