@@ -59,7 +59,7 @@ def shipped_recipes(command: str | None = None) -> list[ShippedRecipe]:
     return [
         ShippedRecipe(each, path)
         for each, folder in commands.items()
-        for path in sorted((ROOT / folder).glob("*.toml"))
+        for path in sorted((ROOT / folder).glob("*.toml"), key=lambda path: path.stem)
     ]
 
 

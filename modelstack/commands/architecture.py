@@ -63,7 +63,7 @@ def count(
 @explained(
     reads="text (--text), or the Python library where none is given",
     writes="ablation.md and ablation.png in the folder --out",
-    example="modelstack ablate --steps 20 --seeds 2 --out runs/ablation",
+    example="modelstack ablate --steps 20 --seeds 2",
     then="the model.config of a training recipe: modelstack recipes show nano > mine.toml",
 )
 def ablate(
@@ -79,7 +79,7 @@ def ablate(
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Bytes of a row.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-3,
-    out: Annotated[Path, typer.Option(help="Results; a started folder is continued.")] = Path("ablation"),
+    out: Annotated[Path, typer.Option(help="Results; a started folder is continued.")] = Path("runs/ablation"),
     processes: Annotated[int | None, typer.Option(min=1, help="Runs side by side; none: one a core.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
 ) -> None:

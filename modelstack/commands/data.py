@@ -75,7 +75,8 @@ def run(
     manifest = write_report(recipe, folder, phases)
     console.print(
         f"{manifest['n_documents_read']:,} documents read, {manifest['n_documents']:,} kept with "
-        f"{manifest['n_chars']:,} characters: {folder / REPORT_FILE}, {folder / CARD_FILE}",
+        f"{manifest['n_chars']:,} characters: {folder / REPORT_FILE}, {folder / CARD_FILE}; documents in "
+        + ", ".join(sorted({str((folder / name).parent) for name in manifest["files"]})),
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -18,10 +18,10 @@ _MACHINE = "Machine"
     reads="a budget, a demand and a machine, as options",
     writes="plan.json, plan.md and plan.png in the folder --out",
     example="modelstack plan --hours 24 --device h100 --devices 8",
-    then='a training recipe with `plan = "plan"`, and modelstack train RECIPE.toml',
+    then='a training recipe with `plan = "runs/plan"`, and modelstack train RECIPE.toml',
 )
 def plan(
-    out: Annotated[Path, typer.Option(help="Folder for plan.json, plan.md and plan.png.")] = Path("plan"),
+    out: Annotated[Path, typer.Option(help="Folder for plan.json, plan.md and plan.png.")] = Path("runs/plan"),
     budget_flops: Annotated[
         float | None, typer.Option(help="FLOPs of training and serving together.", rich_help_panel=_BUDGET)
     ] = None,
@@ -139,7 +139,7 @@ def plan(
 )
 def fit_law(
     runs: Annotated[Path, typer.Argument(help="JSON lines with n_parameters, n_tokens, loss of finished runs.")],
-    out: Annotated[Path, typer.Option(help="Folder for law.json and isoflop.png.")] = Path("law"),
+    out: Annotated[Path, typer.Option(help="Folder for law.json and isoflop.png.")] = Path("runs/law"),
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
     seed: Annotated[int, typer.Option(help="Of the starts and the samples.")] = 0,
 ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     reads="held-back examples (validation.jsonl.zst of `modelstack data tools`), a GGUF model, an adapter",
     writes="the file of the prior, and the model's probability masses beside it (.masses.jsonl)",
     example="modelstack fit-prior runs/tool-data-general/validation.jsonl.zst --model m.gguf --out prior.json",
-    then="the decision_prior of a local model in agentkit",
+    then='in agentkit, LocalModel(..., prior="prior.json")',
 )
 def fit_prior(
     source: Annotated[

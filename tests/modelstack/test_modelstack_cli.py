@@ -69,7 +69,6 @@ def test_alone_it_shows_the_newest_runs_of_the_folder_with_step_and_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TZ", "UTC")
     write(Path("runs/tools/stage.json"), {"stage": {"kind": "sft"}}, 1_000_000_000)
     write(Path("runs/nano/report.md"), "", 1_100_000_000)
     write(Path("runs/web/card.md"), "", 1_200_000_000)
@@ -82,7 +81,7 @@ def test_alone_it_shows_the_newest_runs_of_the_folder_with_step_and_date(
     assert shown[0].split()[0] == "decide" and shown[0].endswith("...")
     assert [line.split()[0] for line in shown[1:5]] == ["stage", "preferences", "data", "train"]
     assert "liked  not finished" in shown[2]
-    assert re.search(r"train +2004-11-0\d \d\d:\d\d  nano$", shown[4])
+    assert re.search(r"train +2004-11-\d\d \d\d:\d\d  nano$", shown[4])
     assert shown[5] == ""  # the sft stage is the sixth
     assert {run.path.name: run.step for run in runs_in(Path("runs"))}["tools"] == "sft"
     assert max(map(len, page.splitlines())) <= WIDTH

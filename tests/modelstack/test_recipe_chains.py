@@ -316,6 +316,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chains]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS)
 def test_each_recipe_of_a_chain_reads_what_the_one_before_it_left(chains: Chains, chain: str) -> None:
     chains.run(chain)
@@ -324,6 +325,7 @@ def test_each_recipe_of_a_chain_reads_what_the_one_before_it_left(chains: Chains
         assert not is_stage(run.path) or open_stage(run.path)
 
 
+@pytest.mark.slow
 def test_the_stages_of_an_adapter_descend_from_each_other(chains: Chains) -> None:
     chains.run("small adapter")
     record = open_stage(Path("runs/tools-small-7")).record
@@ -335,6 +337,7 @@ def test_the_stages_of_an_adapter_descend_from_each_other(chains: Chains) -> Non
     assert ancestors == [*(f"tools-small-{n}" for n in (6, 5, 4, 3, 2)), "tools-small", "base.gguf"]
 
 
+@pytest.mark.slow
 def test_replies_that_were_sampled_are_right_and_are_learnt(chains: Chains) -> None:
     chains.run("reasoning")
     report = json.loads(Path("runs/sample/report.json").read_text(encoding="utf-8"))
@@ -343,6 +346,7 @@ def test_replies_that_were_sampled_are_right_and_are_learnt(chains: Chains) -> N
     assert (file.name, file.n_examples) == ("examples.jsonl", report["n_examples"])
 
 
+@pytest.mark.slow
 def test_the_steps_show_what_was_done_last(chains: Chains) -> None:
     chains.run("tiny adapter")
     steps = {run.path.name: run.step for run in runs_in(Path("runs"))}
