@@ -1,41 +1,38 @@
-"""`modelstack`, the command line: one group a step. What a command needs is imported when it runs.
+"""`modelstack`, the command line: the commands of `modelstack.commands.steps`, by the words of their names.
 
-A mistake of the user is one line that says what to do; `modelstack --debug COMMAND` shows where it came from.
+A mistake of the user is one line with the fix; `modelstack --debug COMMAND` shows the traceback. A command of two
+words ("train sweep") may begin with the word of another one ("train"), so all of them are names of one table, and
+a word that begins several commands lists them.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from modelstack.architecture.ablate_cli import ablate
-from modelstack.architecture.count_cli import count
-from modelstack.architecture.export_cli import export_app, import_app
-from modelstack.data.mix_cli import mix
-from modelstack.data.pipeline.cli import data
-from modelstack.data.quality_model.cli import fit_quality
-from modelstack.data.synthetic.cli import synthesise
-from modelstack.data.tools.cli import tool_data
-from modelstack.decide.cli import fit_law, plan
+from modelstack.commands.overview import overview
+from modelstack.commands.steps import RECIPES, STEPS
 from modelstack.errors import UserError
-from modelstack.preferences.cli import prefer
-from modelstack.preferences.reward.cli import reward
-from modelstack.reasoning.distil.cli import distil
-from modelstack.reasoning.merging.cli import merge
-from modelstack.reasoning.policy.cli import reinforce
-from modelstack.reasoning.ppo.cli import ppo
-from modelstack.reasoning.rejection.cli import sample
-from modelstack.reasoning.tasks.cli import tasks
-from modelstack.sft.cli import fit_prior, lineage, sft
-from modelstack.stability.cli import goodput
-from modelstack.tokenizer import cli as tokenizer_cli
-from modelstack.train.run.cli import sweep, train
 
 
 class _Commands(TyperGroup):
-    """Reports the mistakes that any command raises."""
+    """Commands of one or two words; reports the mistakes that any of them raises."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        first, *others = args
+        if others and f"{first} {others[0]}" in self.commands:
+            return super().resolve_command(ctx, [f"{first} {others[0]}", *others[1:]])
+        group = {name: command for name, command in self.commands.items() if name.startswith(f"{first} ")}
+        if first in self.commands or not group:
+            return super().resolve_command(ctx, args)
+        if others and others[0] != "--help":
+            ctx.fail(f"No such command '{first} {others[0]}'. Commands: {', '.join(group)}")
+        for name, command in group.items():
+            typer.echo(f"modelstack {name:16} {command.get_short_help_str(52)}")
+        ctx.exit()
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,44 +46,26 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train, post-train and quantise models of your own.",
+    help="Train and post-train models of your own. `modelstack` alone shows the steps and the last runs.",
 )
-app.command()(plan)
-app.command("fit-law")(fit_law)
-app.command()(data)
-app.command("fit-quality")(fit_quality)
-app.command()(mix)
-app.command()(synthesise)
-app.add_typer(tokenizer_cli.app, name="tokenizer")
-app.command()(train)
-app.command()(sweep)
-app.command()(count)
-app.command()(ablate)
-app.add_typer(export_app, name="export")
-app.add_typer(import_app, name="import")
-app.command()(goodput)
-app.command("tool-data")(tool_data)
-app.command()(sft)
-app.command()(prefer)
-app.command()(reward)
-app.command()(reinforce)
-app.command()(ppo)
-app.command()(tasks)
-app.command()(sample)
-app.command()(distil)
-app.command()(merge)
-app.command()(lineage)
-app.command("fit-prior")(fit_prior)
+for number, step in enumerate(STEPS, 1):
+    for words, function in step.commands.items():
+        app.command(words, rich_help_panel=f"{number} {step.name}")(function)
+for words, function in RECIPES.items():
+    app.command(words, rich_help_panel="Recipes")(function)
 
 
 @app.callback()
 def options(
+    ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
 ) -> None:
-    """Take what stands before the command."""
+    """Show the steps when no command is given."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(overview(Path("runs")))
 
 
 def main() -> None:

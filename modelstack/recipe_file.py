@@ -1,6 +1,6 @@
-"""Recipes: a TOML file, `key=value` of the command line over it, errors that name the nearest key.
+"""Recipes: a TOML file, `key=value` and further files of the command line over it, errors with the nearest key.
 
-Every step has its own recipe, a frozen pydantic model; how one is read is the same for all.
+Each step has its own recipe, a frozen pydantic model; all are read in the same way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def read_recipe(kind: type[Recipe], file: Path | None, overrides: Iterable[str] 
     Args:
         kind: Its model.
         file: TOML; None: everything is in the overrides or by default.
-        overrides: `key=value`; a value is written as in TOML, text may go without quotes, "none" is no value.
+        overrides: `key=value`, or a .toml file whose keys are laid over the recipe. A value is written as in TOML;
+            text may go without quotes, and "none" is no value.
 
     Raises:
         UserError: The file is no TOML, a key is not known, or a value is not allowed.
@@ -35,7 +36,10 @@ def read_recipe(kind: type[Recipe], file: Path | None, overrides: Iterable[str] 
     if file is not None:
         content = read_toml(file, "recipe")
     for override in overrides:
-        _put(content, override)
+        if override.endswith(".toml") and "=" not in override:
+            _lay_over(content, read_toml(Path(override), "recipe"))
+        else:
+            _put(content, override)
     return checked_recipe(kind, content)
 
 
@@ -54,6 +58,15 @@ def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
         where = f"recipe key {key!r}" if key else "recipe"
         given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
         raise UserError(f"{where}: {fault['msg']}{given}") from error
+
+
+def _lay_over(content: dict[str, Any], keys: Mapping[str, Any]) -> None:
+    for name, value in keys.items():
+        below = content.get(name)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            _lay_over(below, value)
+        else:
+            content[name] = value
 
 
 def _put(content: dict[str, Any], override: str) -> None:

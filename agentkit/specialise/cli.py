@@ -69,7 +69,7 @@ def specialise(
     from agentkit.specialise.run import specialise as run
     from modelstack.errors import UserError as StackError
     from modelstack.recipe_file import read_recipe
-    from modelstack.train.run.cli import STOPPED
+    from modelstack.train.run.stopping import STOPPED
 
     try:
         settings = read_recipe(SpecialiseRecipe, recipe, overrides or ())

@@ -3,9 +3,9 @@
     python -m evals.data_pipeline.corpus_contamination EVALUATION ... [--corpus FOLDER] [--recipe FILE.toml]
 
 EVALUATIONs are files and folders of JSON; what of them may be trained on, and how much of a text counts as most of
-it, is as the step `decontaminate` of the recipe has it (recipes/corpus.toml). Unlike it, which stops at the first
-hit, each document is held against all texts by all rules (`modelstack.data.contamination`). The corpus is the one
-that ships, unless said; the command fails where a document is found.
+it, is as the step `decontaminate` of the recipe has it (`data/run/corpus` unless given). Unlike it, which stops at
+the first hit, each document is held against all texts by all rules (`modelstack.data.contamination`). The corpus
+is the one that ships, unless said; the command fails where a document is found.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.reading import JsonlInput, open_input
 from modelstack.errors import UserError
 from modelstack.recipe_file import read_recipe
+from modelstack.shipped_recipes import shipped_recipe
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "corpus.toml"
+RECIPE = shipped_recipe("data/run/corpus").path
 RULES: Mapping[Rule, str] = {
     "run": f"{N_WORDS} words in a row",
     "short_text": f"all of a text of {SHORT_WORDS} to {N_WORDS - 1} words",

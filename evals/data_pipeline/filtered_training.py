@@ -2,7 +2,7 @@
 
     python -m evals.data_pipeline.filtered_training 'inputs=[{kind="warc", path="crawl/*.warc.gz"}]' --out DIR
 
-The model and its training are those of `recipes/nano.toml`, shortened to so many steps, so each run sees the same
+The model and its training are those of the recipe `train/nano`, shortened to `--steps`, so each run sees the same
 number of tokens; a smaller set is gone through more often. One tokenizer, learnt from the reference corpus, serves
 all. Each seed has its own initial weights and order of the documents. All models are evaluated in bits per byte on
 the same held-out text: documents of the corpus shipped with the package that no step has used. The interval of a
@@ -26,15 +26,17 @@ from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, refe
 from evals.statistics import Interval, student_interval
 from modelstack.files import replacing
 from modelstack.processes import worker_context
+from modelstack.shipped_recipes import shipped_recipe
 
 if TYPE_CHECKING:
     from modelstack.train.run.recipe import Resolved
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+NANO = shipped_recipe("train/nano").path
+RULES = shipped_recipe("data/run/fineweb").path
 RUNS_FILE, PLOT_FILE, TABLE_FILE = "runs.jsonl", "filtered_training.png", "filtered_training.md"
 TOKENIZER_FOLDER = "tokenizer"
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.4
-"""Shares of a run's steps, as in `recipes/nano.toml`."""
+"""Shares of a run's steps, as in the recipe `train/nano`."""
 
 Record = Mapping[str, Any]
 
@@ -46,7 +48,7 @@ def planned(
     from modelstack.recipe_file import read_recipe
     from modelstack.train.run.recipe import RunRecipe, ScheduleRecipe, TokenizerRecipe, resolve
 
-    nano = read_recipe(RunRecipe, RECIPES / "nano.toml")
+    nano = read_recipe(RunRecipe, NANO)
     schedule = ScheduleRecipe(
         warmup_steps=max(1, round(WARMUP_SHARE * steps)), decay_steps=max(1, round(DECAY_SHARE * steps))
     )
@@ -141,7 +143,7 @@ def _tokenizer(corpus: Path, folder: Path) -> Path:
     from modelstack.train.run.recipe import RunRecipe
 
     if not folder.exists():
-        config = read_recipe(RunRecipe, RECIPES / "nano.toml").tokenizer.learn or TokenizerConfig()
+        config = read_recipe(RunRecipe, NANO).tokenizer.learn or TokenizerConfig()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(folder) as temporary:
             save_tokenizer(train_tokenizer(reference_texts(corpus), config), temporary)
@@ -241,8 +243,7 @@ def main(
         list[str], typer.Argument(help='Overrides of the recipe: inputs=[{kind="warc", path="..."}]')
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for data, runs, table and plot.")],
-    recipe: Annotated[Path, typer.Option(help="Data recipe; its steps are the rules.")] = RECIPES
-    / "data-fineweb.toml",
+    recipe: Annotated[Path, typer.Option(help="Data recipe; its steps are the rules.")] = RULES,
     keep: Annotated[
         float, typer.Option(help="Share of the documents left by the rules that the classifier keeps.")
     ] = 0.5,

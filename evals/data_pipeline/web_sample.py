@@ -1,6 +1,6 @@
 """Evaluates a data recipe on a labelled sample of raw web pages: drops, detected languages, and copies.
 
-    python -m evals.data_pipeline.web_sample FOLDER [--recipe recipes/data-fineweb.toml] [--out DIR]
+    python -m evals.data_pipeline.web_sample FOLDER [--recipe FILE.toml] [--out DIR]
 
 FOLDER holds `raw-sample.warc.gz` and `labels.jsonl`. The labels give category, language and expected result
 of each URL: `drop:...`, `keep...`, or another value, which is not judged. Precision and recall are computed for
@@ -23,9 +23,10 @@ from typing import Annotated, Any
 import typer
 
 from evals.statistics import wilson
+from modelstack.shipped_recipes import shipped_recipe
 
 SAMPLE, LABELS = "raw-sample.warc.gz", "labels.jsonl"
-RECIPE = Path(__file__).parents[2] / "recipes" / "data-fineweb.toml"
+RECIPE = shipped_recipe("data/run/fineweb").path
 _MIRROR = re.compile(r"^https?://(?:copy|mirror)\.")
 DUPLICATE_STEPS = ("exact", "minhash")
 

@@ -1,6 +1,6 @@
 """Write the package's corpus from a run of its recipe: a file a domain, SOURCES.md and the data card.
 
-    modelstack data recipes/corpus.toml ... --out RUN
+    modelstack data run corpus ... --out RUN
     python -m modelstack.data.corpus_build RUN
 
 What is in it is the recipe's matter. A record keeps its text, source, license and url, and a file is sorted by
@@ -75,7 +75,7 @@ def build(run: Path, out: Path, sources: Sequence[Source] = SOURCES) -> list[Par
     of_files = {name: sha256_of(out / name) for name in files}
     with replacing(out / CARD_FILE) as temporary:
         temporary.write_text(
-            data_card(manifest | {"files": of_files}, made_by="recipes/corpus.toml"), encoding="utf-8"
+            data_card(manifest | {"files": of_files}, made_by="recipes/data/run/corpus.toml"), encoding="utf-8"
         )
     return parts
 
@@ -85,7 +85,7 @@ def _finished(run: Path) -> dict[str, Any]:
     path = run / MANIFEST_FILE
     if not path.is_file():
         raise UserError(
-            f"{run} holds no {path.name}: not the folder of a run that ended; `modelstack data` goes on"
+            f"{run} holds no {path.name}: not the folder of a run that ended; `modelstack data run` goes on"
         )
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, sha256 in manifest["files"].items():
@@ -173,7 +173,7 @@ def sources_page(parts: Sequence[Part], sizes: Mapping[str, int], left_out: Mapp
             "",
             f"{n_documents:,} documents, {n_bytes / 1e6:.2f} MB of text, {sum(sizes.values()):,} bytes "
             "compressed. One JSON object a line: text, source, license, url; the url is each document's origin. "
-            "Chosen by `recipes/corpus.toml`, where the shares are, and written by "
+            "Chosen by `recipes/data/run/corpus.toml`, where the shares are, and written by "
             "`python -m modelstack.data.corpus_build`; the texts are excerpts of the works, turned into plain "
             "text and cut into pieces; WordNet's are rewritten as dictionary entries, GSM8K's are without its "
             f"calculator marks. {CARD_FILE} is the data card: what was left out by which step, and the "
@@ -231,7 +231,7 @@ def _source_line(part: Part) -> str:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run of recipes/corpus.toml.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of recipes/data/run/corpus.toml.")],
     out: Annotated[Path, typer.Option(help="Where to write.")] = CORPUS,
 ) -> None:
     """Write the corpus that ships with the package."""

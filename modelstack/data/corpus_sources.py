@@ -1,6 +1,7 @@
 """What the page beside the shipped corpus says of its sources: domain, credit, the texts of their licences.
 
-Which sources are taken, how much of each, under which licence, and what is left out, is in `recipes/corpus.toml`.
+Which sources are taken, how much of each, under which licence, and what is left out, is in the recipe
+`recipes/data/run/corpus.toml`.
 """
 
 from __future__ import annotations

@@ -86,12 +86,12 @@ def _characters(manifest: Mapping[str, Any], folder: Path) -> dict[str, int]:
     by = manifest.get("chars_by")
     counts = by.get("source") if isinstance(by, dict) else None
     if not isinstance(counts, dict) or not all(type(n) is int and n >= 0 for n in counts.values()):
-        raise UserError(f"{folder / MANIFEST_FILE} has no characters by source; run `modelstack data` again")
+        raise UserError(f"{folder / MANIFEST_FILE} has no characters by source; run `modelstack data run` again")
     return counts
 
 
 def _kept(manifest: Mapping[str, Any], folder: Path) -> list[Path]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not files:
-        raise UserError(f"{folder / MANIFEST_FILE} names no file; finish the run with `modelstack data`")
+        raise UserError(f"{folder / MANIFEST_FILE} names no file; finish the run with `modelstack data run`")
     return sorted({(folder / name).parent for name in files})

@@ -19,7 +19,7 @@ from modelstack.posttrain.stages.record import DataFile, DataManifest
 from modelstack.sft.recipe import SftData
 
 MANIFEST_FILE = "manifest.json"
-"""What `modelstack tool-data` writes beside its files."""
+"""What `modelstack data tools` writes beside its files."""
 REPORTED = "decontamination"
 """The part of it that a stage's record keeps."""
 

@@ -1,21 +1,25 @@
-"""Every recipe of the repository is one of the command that its first lines give for it, keys and all."""
+"""Recipes of the package: each is run by the command that its comment gives, and is found by name."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="needs torch (extra `train`)")
 
 from pydantic import BaseModel
 
+from modelstack.cli import app
 from modelstack.data.mix import MixRecipe
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.synthetic.recipe import SyntheticRecipe
 from modelstack.data.tools.recipe import ToolDataRecipe
+from modelstack.errors import UserError
 from modelstack.preferences.recipe import PreferenceRecipe
 from modelstack.preferences.reward.recipe import RewardRecipe
 from modelstack.reasoning.distil.recipe import DistilRecipe
@@ -25,18 +29,17 @@ from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.reasoning.rejection.recipe import SampleRecipe
 from modelstack.recipe_file import read_recipe
 from modelstack.sft.recipe import SftRecipe
+from modelstack.shipped_recipes import FOLDERS, ROOT, ShippedRecipe, recipe_path, shipped_recipe, shipped_recipes
 from modelstack.train.run.recipe import RunRecipe
 from modelstack.train.run.sweep import SweepRecipe
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 KINDS: dict[str, type[BaseModel]] = {
-    "data": DataRecipe,
-    "mix": MixRecipe,
-    "synthesise": SyntheticRecipe,
-    "tool-data": ToolDataRecipe,
+    "data run": DataRecipe,
+    "data mix": MixRecipe,
+    "data synthesise": SyntheticRecipe,
+    "data tools": ToolDataRecipe,
     "train": RunRecipe,
-    "sweep": SweepRecipe,
+    "train sweep": SweepRecipe,
     "sft": SftRecipe,
     "prefer": PreferenceRecipe,
     "reward": RewardRecipe,
@@ -46,21 +49,89 @@ KINDS: dict[str, type[BaseModel]] = {
     "distil": DistilRecipe,
     "merge": MergeRecipe,
 }
+RECIPES = shipped_recipes()
 
 
-def commands_of(file: Path) -> list[tuple[str, list[str]]]:
-    """Return the commands that a recipe's comment gives for it, each with the keys over it."""
-    line = rf"^# +modelstack ([a-z-]+) recipes/{re.escape(file.name)}(?: (.*))?$"
-    found = re.findall(line, file.read_text(encoding="utf-8"), re.MULTILINE)
-    return [
-        (command, [word for word in shlex.split(rest.rstrip("\\"), comments=True) if "=" in word])
-        for command, rest in found
-    ]
+def commands_in(comment: str) -> list[tuple[str, str, list[str]]]:
+    """Return the commands that a comment gives for shipped recipes: words, name, and keys over the recipe."""
+    lines = re.sub(r"\\\n# *", "", comment).splitlines()
+    words = "|".join(sorted(FOLDERS, key=len, reverse=True))
+    found = []
+    for line in lines:
+        for command, rest in re.findall(rf"modelstack ({words}) ([^;`]+)", line):
+            name, *others = shlex.split(rest, comments=True)
+            # An argument with a dash is an option; a name in capitals stands for a file.
+            if not name.isupper():
+                found.append(
+                    (command, name.rstrip(",:"), [word for word in others if re.match(r"[a-z_.]+=", word)])
+                )
+    return found
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_a_recipe_is_one_of_its_command(file: Path) -> None:
-    commands = commands_of(file)
-    assert commands, f"{file.name} does not say how it is run"
-    for command, overrides in commands:
-        assert isinstance(read_recipe(KINDS[command], file, overrides), KINDS[command])
+def comment_of(recipe: ShippedRecipe) -> str:
+    return "\n".join(line for line in recipe.path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+
+
+def test_each_file_is_a_recipe_of_a_command() -> None:
+    assert sorted(recipe.path for recipe in RECIPES) == sorted(ROOT.rglob("*.toml"))
+    assert FOLDERS.keys() == KINDS.keys()
+
+
+def test_the_wheel_has_each_recipe() -> None:
+    package = ROOT.parent
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["modelstack"]
+    assert {recipe.path for recipe in RECIPES} <= {path for pattern in patterns for path in package.glob(pattern)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_comment_gives_the_command_of_its_recipe_and_others_that_exist(recipe: ShippedRecipe) -> None:
+    assert len(recipe.about) <= 100 and recipe.about.endswith(".")
+    given = commands_in(comment_of(recipe))
+    assert any(command == recipe.command and recipe.is_called(name) for command, name, _ in given)
+    for command, name, overrides in given:
+        assert isinstance(read_recipe(KINDS[command], recipe_path(name, command), overrides), KINDS[command])
+
+
+def test_a_recipe_is_found_by_its_name_with_or_without_folders(tmp_path: Path) -> None:
+    assert recipe_path("nano", "train") == recipe_path("train/nano", "train") == ROOT / "train" / "nano.toml"
+    mine = tmp_path / "nano.toml"
+    mine.write_text("", encoding="utf-8")
+    assert recipe_path(str(mine), "train") == mine
+    assert shipped_recipe("reinforce/json").path == recipe_path("json", "reinforce")
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "message"),
+    [
+        ("nanoo", "train", "'nanoo' is neither a recipe file .* nearest shipped: nano"),
+        ("missing/nano.toml", "train", "nano.toml does not exist; nearest shipped: nano"),
+        ("tools-smal", "sft", "nearest shipped: tools-small"),
+        ("fineweb", "train", "data/run/fineweb is for `modelstack data run`, not `modelstack train`"),
+    ],
+)
+def test_a_name_that_is_no_recipe_is_an_error_with_the_nearest(given: str, command: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_path(given, command)
+
+
+def test_recipes_are_listed_by_command_and_copied_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = CliRunner().invoke(app, ["recipes"]).output
+    for recipe in RECIPES:
+        assert re.search(rf"^  {re.escape(recipe.path.stem)} +{re.escape(recipe.about)}$", listed, re.MULTILINE)
+    shown = CliRunner().invoke(app, ["recipes", "show", "sft/tools"]).output
+    (tmp_path / "mine.toml").write_text(shown, encoding="utf-8")
+    assert read_recipe(SftRecipe, tmp_path / "mine.toml") == read_recipe(
+        SftRecipe, shipped_recipe("sft/tools").path
+    )
+    unknown = CliRunner().invoke(app, ["recipes", "show", "sft/toools"])
+    assert "nearest shipped: tools" in " ".join(unknown.stderr.split())
+
+
+def test_a_file_of_keys_is_laid_over_a_recipe(tmp_path: Path) -> None:
+    over = tmp_path / "over.toml"
+    over.write_text("steps = 7\n[data]\nheld_out = 0.1\n", encoding="utf-8")
+    nano = read_recipe(RunRecipe, shipped_recipe("nano").path)
+    changed = read_recipe(RunRecipe, shipped_recipe("nano").path, [str(over), "rows=2"])
+    assert (changed.steps, changed.rows, changed.data.held_out) == (7, 2, 0.1)
+    assert changed.data.row_tokens == nano.data.row_tokens

@@ -30,7 +30,7 @@ from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.preferences.constitution.engine_asking import EngineModel
 from modelstack.preferences.constitution.schema import read_constitution
 from modelstack.recipe_file import read_recipe
-from modelstack.train.run.cli import STOPPED
+from modelstack.train.run.stopping import STOPPED
 
 PROGRAM = "python -m evals.post_training.constitution"
 N_JUDGED = 40

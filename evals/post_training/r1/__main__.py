@@ -2,8 +2,8 @@
 
     python -m evals.post_training.r1 --out FOLDER [--seed N]
 
-Can be interrupted and resumed at any time, also within a stage. Writes the stages (`modelstack lineage FOLDER`
-draws them), `report.md`, `results.json` and two plots. Needs the extras `train`, `local` and `evals`.
+Can be interrupted and resumed at any time, also within a stage. Writes the stages (`modelstack stage lineage
+FOLDER` draws them), `report.md`, `results.json` and two plots. Needs the extras `train`, `local` and `evals`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The three experiments: which tasks, by which recipe, on which weights.
 
-Sizes of files and the tasks' settings stand here, what is trained with and how long in `recipes/rl-*.toml`.
+Sizes of files and the tasks' settings stand here, the training in the recipes of `modelstack reinforce`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from modelstack.reasoning.tasks.writing.effect_tasks import effects_source
 from modelstack.reasoning.tasks.writing.gym_tasks import GymSettings, gym_source
 from modelstack.reasoning.tasks.writing.json_tasks import json_source
 from modelstack.reasoning.tasks.writing.written import Source
+from modelstack.shipped_recipes import shipped_recipe
 
-RECIPES = Path(__file__).parents[3] / "recipes"
 N_TRAINING, N_HELD_BACK = 600, 120
 HELD_BACK_SEED, TRAINING_SEED = 1, 0
 """Seeds of the task files, which are the same for all training seeds."""
@@ -37,7 +37,7 @@ class Kind:
     @property
     def recipe(self) -> Path:
         """Return the path of the recipe."""
-        return RECIPES / f"rl-{self.name}.toml"
+        return shipped_recipe(f"reinforce/{self.name}").path
 
 
 ARITHMETIC = GymSettings(

@@ -1,6 +1,6 @@
 """Data of a request: prompt, check of the answer, a reference solution and a near miss.
 
-The requests are in `requests.jsonl`, one complete request per line; `modelstack tool-data` reads them there to
+The requests are in `requests.jsonl`, one complete request per line; `modelstack data tools` reads them there to
 exclude them from training data. Initial and final states have the types of `mcp-tasks` (`executed.task`).
 """
 

@@ -1,6 +1,6 @@
 """Data of a question: document, prompt, facts that the answer must state, and the lines that show them.
 
-The questions are in `requests.jsonl`, one complete question per line; `modelstack tool-data` reads them there to
+The questions are in `requests.jsonl`, one complete question per line; `modelstack data tools` reads them there to
 exclude them from training data. The documents are below `documents/`, each in its own folder. The server serves
 that folder, which holds the document and two or three short files.
 """

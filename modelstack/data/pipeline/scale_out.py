@@ -3,7 +3,7 @@
 Each phase becomes an executor with the phase's number of tasks, which waits for the one before. A task that was
 done is passed over, by our record and by datatrove's. The folder must be seen by all machines.
 
-    modelstack data recipe.toml --out FOLDER --on slurm --with time=04:00:00 --with partition=cpu
+    modelstack data run recipe.toml --out FOLDER --on slurm --with time=04:00:00 --with partition=cpu
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modelstack.data.pipeline.run import claim
 from modelstack.errors import UserError
 
 EXECUTORS = {"processes": "LocalPipelineExecutor", "slurm": "SlurmPipelineExecutor", "ray": "RayPipelineExecutor"}
-"""datatrove's, by the names of `modelstack data --on`."""
+"""datatrove's, by the names of `modelstack data run --on`."""
 
 
 def run_on(name: str, recipe: DataRecipe, folder: Path, options: Sequence[str]) -> bool:
@@ -91,7 +91,7 @@ def executors(recipe: DataRecipe, folder: Path, executor: Callable[..., Any], **
             )
         )
     if not made:
-        raise UserError(f"{folder}: all tasks are done; `modelstack data` writes the report")
+        raise UserError(f"{folder}: all tasks are done; `modelstack data run` writes the report")
     return made
 
 

@@ -77,7 +77,9 @@ class QualityModel:
             return cls(weights, bias, found["stated"])
         except OSError as error:
             raise UserError(
-                f"quality model {path} cannot be read: {error.strerror}; `modelstack fit-quality` makes one"
+                f"quality model {path} cannot be read: {error.strerror}; `modelstack data quality` makes one"
             ) from error
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no quality model ({error}); `modelstack fit-quality` makes one") from error
+            raise UserError(
+                f"{path} is no quality model ({error}); `modelstack data quality` makes one"
+            ) from error

@@ -52,7 +52,7 @@ def updates(adapter: Adapter, path: object) -> dict[str, Update]:
     if adapter.config.dora:
         raise UserError(
             f"{path} is a DoRA, whose update depends on the base's rows: merge it into its base first "
-            f"(`modelstack merge STAGE OUT`), and merge the models"
+            f"(`modelstack stage merge STAGE OUT`), and merge the models"
         )
     leaf_a, leaf_b = (f".{PEFT_NAMES[part]}" for part in ("lora_A", "lora_B"))
     layers = sorted(name.removesuffix(leaf_a) for name in adapter.state if name.endswith(leaf_a))

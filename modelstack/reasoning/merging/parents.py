@@ -59,7 +59,7 @@ def find_parents(recipe: MergeRecipe) -> Parents:
         other = next(path for path in recipe.parents if path not in adapters)
         raise UserError(
             f"{adapters[0]} is an adapter and {other} a model: merge the adapter into its base first "
-            f"(`modelstack merge {adapters[0]} OUT`)"
+            f"(`modelstack stage merge {adapters[0]} OUT`)"
         )
     if recipe.base is None and (adapters or recipe.method not in WITHOUT_BASE):
         what = "what the adapters go on" if adapters else f"what method {recipe.method!r} takes differences from"

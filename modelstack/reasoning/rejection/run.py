@@ -234,7 +234,7 @@ def _tasks(recipe: SampleRecipe) -> list[PolicyTask]:
             if task.tools:
                 raise UserError(
                     f"{file}: task {task.item.id!r} has tools; only replies in words become examples here: for "
-                    f"calls use `modelstack tool-data`"
+                    f"calls use `modelstack data tools`"
                 )
             if task.item.id in found:
                 raise UserError(f"{file}: id {task.item.id!r} is in another file too; all files share their ids")

@@ -317,7 +317,7 @@ def _check_indexer(resolved: Resolved) -> None:
 
 
 def _without_plan(recipe: RunRecipe) -> Resolved:
-    from modelstack.architecture.count_cli import find_config
+    from modelstack.architecture.presets.find import find_config
 
     assert recipe.model and recipe.steps and recipe.rows  # guaranteed by the recipe's validation
     schedule = recipe.schedule or ScheduleRecipe()

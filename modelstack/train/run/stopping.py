@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+STOPPED = 130
+"""Exit status of a run that was asked to stop: as a shell reports SIGINT."""
+
 
 @dataclass(slots=True)
 class Stop:

@@ -30,7 +30,7 @@ def record(i: int, text: str | None = None, **changes: str) -> Record:
 
 
 def run(folder: Path, records: list[Record], megabytes: float = 1) -> Path:
-    """Run the kinds of steps that recipes/corpus.toml has."""
+    """Run the kinds of steps that recipes/data/run/corpus.toml has."""
     folder.mkdir()
     (folder / "stories.jsonl.zst").write_bytes(packed_records(records))
     (folder / "evaluation.json").write_text(json.dumps([LEAK]), encoding="utf-8")
@@ -80,7 +80,7 @@ def test_the_pages_tell_sources_exclusions_evaluations_and_files(tmp_path: Path)
     assert "| stories | poems | 20 | 0.00 | CC0-1.0 | https://creativecommons.org/publicdomain/zero/1.0/ |" in page
     assert "- a-a-milne: protected outside the United States." in page
     card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
-    assert "made of 122 documents by recipes/corpus.toml." in card
+    assert "made of 122 documents by recipes/data/run/corpus.toml." in card
     assert "| decontaminate | in&#95;evaluation | 1 |" in card
     assert "| exact | duplicate | 1 |" in card
     assert "## Evaluations that no document repeats" in card

@@ -1,4 +1,4 @@
-"""`modelstack mix`: tokens of shards and of data runs, a table, and the part of a training recipe."""
+"""`modelstack data mix`: tokens of shards and of data runs, a table, and the part of a training recipe."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from modelstack.data.shards import Shards
 from modelstack.data.source_tokens import SourceTokens, tokens_of
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
+from modelstack.shipped_recipes import shipped_recipe
 from modelstack.tokenizer.documents import find_files, read_documents
 from modelstack.train.run.recipe import DataRecipe as TrainingData
 from tests.modelstack.data.toy_shards import toy_documents, toy_shards
@@ -56,7 +57,7 @@ def data_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mix(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["mix", *map(str, arguments)], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["data", "mix", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
 def data_of(file: Path) -> TrainingData:
@@ -200,5 +201,5 @@ def test_a_manifest_that_says_something_else_is_told(content: str, tmp_path: Pat
 
 
 def test_the_recipe_that_comes_with_the_sources_is_one() -> None:
-    shipped = read_recipe(MixRecipe, Path(__file__).parents[3] / "recipes" / "mix.toml")
+    shipped = read_recipe(MixRecipe, shipped_recipe("data/mix/square-root").path)
     assert (shipped.temperature, shipped.max_epochs) == (2, 4)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evals.data_pipeline.corpus_contamination import contamination_of
+from modelstack.commands.tokenizer import HELD_OUT
 from modelstack.data.allowed_sources import AllowedSources
 from modelstack.data.contamination import Decontaminate
 from modelstack.data.corpus_build import FIELDS, SUFFIX, Record, build, license_name, read_records
@@ -18,11 +19,11 @@ from modelstack.data.pipeline.report import write_report
 from modelstack.data.pipeline.run import run_recipe
 from modelstack.data.quota import Quota
 from modelstack.recipe_file import read_recipe
-from modelstack.tokenizer.cli import HELD_OUT
+from modelstack.shipped_recipes import shipped_recipe
 from modelstack.tokenizer.documents import find_files, is_held_out, read_documents
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-RECIPE = REPOSITORY / "recipes" / "corpus.toml"
+RECIPE = shipped_recipe("data/run/corpus").path
 SHARED = REPOSITORY.parent / "shared" / "data"
 EVALUATIONS = (
     SHARED / "evals",

@@ -61,7 +61,7 @@ def test_ancestors_whose_folders_are_gone_are_shown(family: Path) -> None:
 
 def test_a_damaged_stage_is_named_in_its_place_and_by_the_exit_status(family: Path) -> None:
     (family / "deep" / "two" / "adapter" / "adapter_config.json").write_text("[]")
-    result = CliRunner().invoke(app, ["lineage", str(family)])
+    result = CliRunner().invoke(app, ["stage", "lineage", str(family)])
     assert result.exit_code == 1
     assert "damaged: two in" in result.stderr
     assert "adapter/adapter_config.json has another content" in result.stderr
@@ -89,7 +89,7 @@ def test_a_copy_that_is_damaged_is_told_of_beside_the_whole_one(family: Path) ->
 
 
 def test_json_holds_every_node_with_its_links(family: Path) -> None:
-    result = CliRunner().invoke(app, ["lineage", "--json", str(family)])
+    result = CliRunner().invoke(app, ["stage", "lineage", "--json", str(family)])
     assert result.exit_code == 0
     nodes = {node["name"]: node for node in json.loads(result.stdout)}
     assert nodes["both"]["parents"] == [nodes["two"]["sha256"], nodes["three"]["sha256"]]

@@ -207,7 +207,9 @@ def test_an_adapter_is_gone_on_with_and_remembers_its_parent(world: World, tmp_p
 
 
 def test_an_adapter_merged_into_its_base_is_a_stage_that_computes_the_same(world: World, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["merge", str(world.whole), str(tmp_path / "merged"), "--gguf", "q8_0"])
+    result = CliRunner().invoke(
+        app, ["stage", "merge", str(world.whole), str(tmp_path / "merged"), "--gguf", "q8_0"]
+    )
     assert result.exit_code == 0, result.output
     merged = open_stage(tmp_path / "merged")
     assert (merged.record.kind, merged.record.parents) == ("merged", (open_stage(world.whole).origin,))

@@ -108,7 +108,7 @@ def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path) -> None:
 
 def test_the_room_loads_without_torch_and_its_commands_without_numpy() -> None:
     code = (
-        "import sys, modelstack.cli, modelstack.tokenizer.cli; "
+        "import sys, modelstack.cli, modelstack.commands.tokenizer; "
         "print([m for m in ('torch', 'numpy', 'tokenizers', 'matplotlib', 'transformers') if m in sys.modules]); "
         "import modelstack.tokenizer.report_output, modelstack.tokenizer.tokenizer_folder, "
         "modelstack.tokenizer.generation_masks, modelstack.tokenizer.gguf_tokenizer; "

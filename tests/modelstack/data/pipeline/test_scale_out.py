@@ -43,7 +43,16 @@ def test_datatrove_runs_the_same_tasks(tmp_path: Path) -> None:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "modelstack", "data", str(folder / "recipe.toml"), "--out", str(folder / "run")]
+    start = [
+        sys.executable,
+        "-m",
+        "modelstack",
+        "data",
+        "run",
+        str(folder / "recipe.toml"),
+        "--out",
+        str(folder / "run"),
+    ]
     return subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=120, cwd=folder)
 
 

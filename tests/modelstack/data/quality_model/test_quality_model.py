@@ -84,7 +84,7 @@ def test_what_is_no_model_is_named(fitted: Fitted, tmp_path: Path, damage: str) 
     elif damage != "missing":
         fitted.model.save(path)
         path.write_bytes(path.read_bytes()[:1000] if damage == "cut" else b"{}")
-    with pytest.raises(UserError, match=r"m\.safetensors .*modelstack fit-quality"):
+    with pytest.raises(UserError, match=r"m\.safetensors .*modelstack data quality"):
         QualityScore(model=path).build()
 
 

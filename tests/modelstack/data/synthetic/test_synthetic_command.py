@@ -1,4 +1,4 @@
-"""`modelstack synthesise`: the engine's replies keep the grammar; seeds are content; a run goes on."""
+"""`modelstack data synthesise`: the engine's replies keep the grammar; seeds are content; a run goes on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,14 @@ def test_the_command_writes_counts_and_goes_on(tiny_gguf: Path, tmp_path: Path) 
         "[checks]\nmin_characters = 1\n",
         encoding="utf-8",
     )
-    command = ["synthesise", str(tmp_path / "recipe.toml"), "checks.language=none", "--model", str(tiny_gguf)]
+    command = [
+        "data",
+        "synthesise",
+        str(tmp_path / "recipe.toml"),
+        "checks.language=none",
+        "--model",
+        str(tiny_gguf),
+    ]
     results = [CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run")]) for _ in range(2)]
     for result in results:
         assert result.exit_code == 0, result.output

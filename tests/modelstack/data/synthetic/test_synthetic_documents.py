@@ -20,6 +20,7 @@ from modelstack.data.synthetic.run import ATTEMPTS_FILE, DOCUMENTS_FILE, MANIFES
 from modelstack.data.synthetic.template import Template
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
+from modelstack.shipped_recipes import shipped_recipe
 from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 from tests.modelstack.data.synthetic.scripted_writer import (
     ScriptedWriter,
@@ -276,5 +277,5 @@ def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: st
 
 
 def test_the_recipe_that_comes_with_the_sources_is_one() -> None:
-    shipped = read_recipe(SyntheticRecipe, ROOT / "recipes" / "synthetic.toml")
+    shipped = read_recipe(SyntheticRecipe, shipped_recipe("data/synthesise/plain").path)
     assert {template.form for template in shipped.templates} == {"document", "questions"}

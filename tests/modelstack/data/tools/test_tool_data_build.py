@@ -19,6 +19,7 @@ from modelstack.data.tools.recipe import ToolDataRecipe
 from modelstack.data.tools.sources import chosen, fitted, read_schemas, schemas_of
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
+from modelstack.shipped_recipes import shipped_recipe
 
 ROOT = Path(__file__).parents[4]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -192,10 +193,10 @@ def test_tools_that_examples_show_are_schemas() -> None:
     assert records[0]["license"] == "MIT"
 
 
-@pytest.mark.parametrize("name", ["tool-data", "tool-data-synthetic"])
+@pytest.mark.parametrize("name", ["general", "synthetic"])
 def test_the_shipped_recipes_are_read(name: str) -> None:
-    read = read_recipe(ToolDataRecipe, ROOT / "recipes" / f"{name}.toml")
-    assert read.name == name
+    read = read_recipe(ToolDataRecipe, shipped_recipe(f"data/tools/{name}").path)
+    assert read.name == f"tool-data-{name}"
     assert sum(read.shares.values()) + sum(read.sources.values()) == pytest.approx(1, abs=0.03)
 
 
@@ -206,7 +207,7 @@ def test_the_command_writes_sets_and_says_what_is_in_them(tmp_path: Path) -> Non
     file.write_text(
         'name = "toy"\ntokens = 4000\nvalidation_examples = 3\n[shares]\nsingle = 0.5\n', encoding="utf-8"
     )
-    done = CliRunner().invoke(app, ["tool-data", str(file), "seed=3", "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["data", "tools", str(file), "seed=3", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "train: " in done.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [

@@ -41,7 +41,7 @@ from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("reward_run")
-COMMAND = "import typer; from modelstack.preferences.reward.cli import reward; typer.run(reward)"
+COMMAND = "import typer; from modelstack.commands.preferences import reward; typer.run(reward)"
 
 
 class World(NamedTuple):

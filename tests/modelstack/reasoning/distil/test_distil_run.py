@@ -113,7 +113,7 @@ def run(world: World, folder: Path, **changes: Any) -> Stage:
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    code = "import typer; from modelstack.reasoning.distil.cli import distil; typer.run(distil)"
+    code = "import typer; from modelstack.commands.reasoning import distil; typer.run(distil)"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

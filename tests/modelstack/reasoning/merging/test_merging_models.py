@@ -109,7 +109,7 @@ def test_the_command_merges_by_a_recipe_with_keys_over_it(world: World, tmp_path
     unknown = CliRunner().invoke(app, ["merge", str(recipe), "densty=0.5"])
     assert "nearest: 'density'" in unknown.stderr
     folder = CliRunner().invoke(app, ["merge", str(world.a)])
-    assert "give the new stage's behind it" in " ".join(folder.stderr.split())
+    assert "neither a recipe file (.toml) nor a shipped recipe" in " ".join(folder.stderr.split())
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "slerp"])

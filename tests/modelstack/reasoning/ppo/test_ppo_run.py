@@ -41,7 +41,7 @@ from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("ppo_run")
-COMMAND = "import typer; from modelstack.reasoning.ppo.cli import ppo; typer.run(ppo)"
+COMMAND = "import typer; from modelstack.commands.reasoning import ppo; typer.run(ppo)"
 
 
 class World(NamedTuple):

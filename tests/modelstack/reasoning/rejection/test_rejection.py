@@ -13,10 +13,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from modelstack.commands.reasoning import sample as command
 from modelstack.data.examples import read_examples
 from modelstack.errors import UserError
 from modelstack.reasoning.rejection import run as rejection
-from modelstack.reasoning.rejection.cli import sample as command
 from modelstack.reasoning.rejection.recipe import SampleRecipe
 from modelstack.reasoning.rejection.rules import KeepRules, complaint, scripts
 from modelstack.reasoning.rejection.run import EXAMPLES_FILE, REPLIES_FILE, REPORT_FILE, kept, sample

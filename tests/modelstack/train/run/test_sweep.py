@@ -42,7 +42,7 @@ def test_budgets_and_sizes_decide_steps_and_schedules(tmp_path: Path) -> None:
 def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path: Path) -> None:
     text = write_text(tmp_path / "toy.jsonl")
     recipe = write_toml(tmp_path / "sweep.toml", values(text))
-    done = modelstack("sweep", recipe, "--out", tmp_path / "law", "--bootstrap", 0)
+    done = modelstack("train", "sweep", recipe, "--out", tmp_path / "law", "--bootstrap", 0)
     file = tmp_path / "law" / "runs.jsonl"
     if done.returncode:  # runs this short need not have a minimum, and the command says so
         assert "minimum" in done.stderr, done.stderr

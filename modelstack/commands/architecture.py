@@ -1,0 +1,203 @@
+"""Step 4: what models cost, what architecture choices are worth, and models in other programs' formats."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+
+
+class FloatType(StrEnum):
+    """Number types of the weights in a checkpoint."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@explained(
+    reads="names of published sizes, config.json files or checkpoint folders; no weights",
+    writes="a table on the terminal",
+    example="modelstack count llama-3-8b qwen3-30b-a3b nano-9m",
+    then="modelstack ablate, or a training: modelstack train nano",
+)
+def count(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="A published size by name, a config.json, or a checkpoint folder."
+        ),
+    ],
+    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 8192,
+    batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
+    value_bytes: Annotated[int, typer.Option("--bytes", help="Bytes of a cached value.")] = 2,
+    tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, 15e12 for one.")] = None,
+) -> None:
+    """Count parameters, FLOPs, weights and cache of models, side by side."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from modelstack.architecture.counts.table import Workload, sections
+    from modelstack.architecture.presets.find import find_config
+
+    workload = Workload(context, batch, value_bytes, tokens)
+    table = Table(header_style="bold")
+    table.add_column("")
+    for model in models:
+        table.add_column(Text(model), justify="right", overflow="fold")
+    for section in sections([find_config(model) for model in models], workload):
+        table.add_section()
+        table.add_row(Text(section.title, style="bold"))
+        for row in section.rows:
+            table.add_row(row.label, *row.cells)
+    Console().print(table)
+
+
+@explained(
+    reads="text (--text), or the Python library where none is given",
+    writes="ablation.md and ablation.png in the folder --out",
+    example="modelstack ablate --steps 20 --seeds 2",
+    then="the model.config of a training recipe: modelstack recipes show nano > mine.toml",
+)
+def ablate(
+    choices: Annotated[
+        list[str] | None, typer.Argument(metavar="[CHOICE]...", help="Names; none: six of ours. --list shows all.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML with [base] and [choices.NAME].")] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="File or folder of text or JSONL; none: Python's library.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each choice.")] = 3,
+    steps: Annotated[int, typer.Option(min=1)] = 160,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
+    length: Annotated[int, typer.Option(min=2, help="Bytes of a row.")] = 256,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-3,
+    out: Annotated[Path, typer.Option(help="Results; a started folder is continued.")] = Path("runs/ablation"),
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs side by side; none: one a core.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
+) -> None:
+    """Train the base and each choice on the same bytes; print bits per byte with paired intervals."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from modelstack.architecture.ablation import choices as known
+    from modelstack.architecture.ablation import report, running
+    from modelstack.architecture.ablation.text import read_text
+    from modelstack.architecture.ablation.training import Budget
+    from modelstack.architecture.config import build
+    from modelstack.files import replacing
+
+    console = Console()
+    base, available = known.read_recipe(recipe) if recipe is not None else (build(known.BASE), known.CHOICES)
+    if show:
+        for choice in available.values():
+            console.print(f"{choice.name:12}{choice.about}", highlight=False, soft_wrap=True)
+        return
+    names = choices or list(available if recipe is not None else known.DEFAULT)
+    plan = running.Plan(
+        base.with_(max_position_embeddings=max(length, base.max_position_embeddings)),
+        tuple(known.chosen(names, available)),
+        Budget(steps=steps, rows=rows, length=length, learning_rate=learning_rate),
+        tuple(range(seeds)),
+        tuple(text or ()),
+    )
+    started = time.monotonic()
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("runs", total=len(list(plan.runs())))
+
+        def finished(name: str, seed: int, outcome: running.Outcome) -> None:
+            progress.update(task, advance=1, description=f"{name}, seed {seed}: {outcome.bits_per_byte:.3f}")
+            if not console.is_terminal:
+                line = f"{name}, seed {seed}: {outcome.bits_per_byte:.3f} bits per byte, {outcome.seconds:.0f} s"
+                print(line, flush=True)
+
+        outcomes = running.run(plan, out, n_processes=processes, on_finished=finished)
+    seconds = time.monotonic() - started
+    table_rows = report.rows_of(plan, outcomes)
+    with replacing(out / "ablation.md") as temporary:
+        source = read_text(plan.paths).source
+        temporary.write_text(report.markdown(plan, table_rows, source, seconds), encoding="utf-8")
+    with replacing(out / "ablation.png") as temporary:
+        report.draw(plan, table_rows, outcomes, temporary)
+    table = Table(*report.HEADINGS, box=SIMPLE_HEAD, padding=0)
+    for row in table_rows:
+        table.add_row(*report.cells(row))
+    console.print(table)
+    console.print(
+        f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s", highlight=False, soft_wrap=True
+    )
+
+
+@explained(
+    reads="a checkpoint folder: config.json, safetensors, tokenizer.json",
+    writes="one GGUF file for llama.cpp",
+    example="modelstack export gguf runs/nano/model nano.gguf --type q8_0",
+    then="agentkit chat --model local:nano.gguf",
+)
+def export_gguf(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder with config.json, safetensors, tokenizer.json.")],
+    out: Annotated[Path, typer.Argument(help="File to write, OUT.gguf.")],
+    type_name: Annotated[
+        str,
+        typer.Option("--type", help="Numbers: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k ... q2_k."),
+    ] = "f16",
+    name: Annotated[str | None, typer.Option(help="Name of the model in the file; else the folder's.")] = None,
+) -> None:
+    """Write a checkpoint as a GGUF file for llama.cpp."""
+    from modelstack.architecture.checkpoint import load_checkpoint
+    from modelstack.architecture.gguf import export
+    from modelstack.tokenizer.gguf_tokenizer import gguf_fields
+    from modelstack.tokenizer.tokenizer_folder import load_tokenizer
+
+    tokenizer = gguf_fields(load_tokenizer(checkpoint))
+    model = load_checkpoint(checkpoint)
+    exported = export.export_gguf(
+        model.config,
+        model.state_dict(),
+        tokenizer,
+        out,
+        type_name=type_name,
+        name=name or checkpoint.resolve().name,
+    )
+    for note in exported.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{exported.path}: {exported.n_bytes:,} bytes")
+
+
+@explained(
+    reads="a GGUF file",
+    writes="a checkpoint folder that transformers loads",
+    example="modelstack import gguf model.gguf runs/model",
+    then="modelstack sft tools base=runs/model",
+)
+def import_gguf(
+    file: Annotated[Path, typer.Argument(help="GGUF file.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; replaced if it is there.")],
+    dtype: Annotated[FloatType, typer.Option(help="Type of the checkpoint's weights.")] = FloatType.float32,
+) -> None:
+    """Make a checkpoint folder of a GGUF file, dequantised."""
+    import torch
+
+    from modelstack.architecture.checkpoint import save_checkpoint
+    from modelstack.architecture.gguf.load import load_gguf
+    from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+    from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
+
+    loaded = load_gguf(file)
+    tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
+    with tempfile.TemporaryDirectory() as folder:
+        save_text_tokenizer(tokenizer, folder)
+        save_checkpoint(loaded.model(), out, tokenizer=folder, dtype=getattr(torch, dtype.value))
+    typer.echo(
+        f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} numbers"
+    )

@@ -1,0 +1,260 @@
+"""Step 2: documents to train on, a mix of them, documents that a model writes, examples of tool calls."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+from modelstack.commands.recipe_arguments import Arguments, Out, default_out, read_arguments
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from modelstack.data.mix import MixPlan
+
+
+@explained(
+    reads="raw files: WARC, WET, HTML, JSONL, Parquet or code, which the recipe or `inputs=` names",
+    writes="runs/NAME: documents (jsonl.zst) by step, report.md, card.md, manifest.json",
+    example='modelstack data run fineweb \'inputs=[{kind="warc", path="crawl/*.warc.gz"}]\'',
+    then="modelstack data mix square-root runs/fineweb --characters-per-token 4 -o runs/mix.toml",
+)
+def run(
+    arguments: Arguments,
+    out: Out = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes; one for each core if not given.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Run or submit the tasks by a datatrove executor: processes, slurm or ray."),
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
+    ] = None,
+) -> None:
+    """Take raw files through the steps of a recipe; the same command resumes a run that was stopped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from modelstack.data.pipeline.recipe import DataRecipe
+    from modelstack.data.pipeline.report import CARD_FILE, REPORT_FILE, write_report
+    from modelstack.data.pipeline.run import run_recipe
+
+    recipe = read_arguments(DataRecipe, "data run", arguments)
+    folder = default_out(out, recipe.name)
+    console = Console()
+    if on is not None:
+        from modelstack.data.pipeline.scale_out import run_on
+
+        chosen = [*(options or []), *([] if workers is None else [f"workers={workers}"])]
+        if not run_on(on, recipe, folder, chosen):
+            console.print(
+                f"submitted; when the jobs are done, the same command without --on writes {folder / REPORT_FILE}"
+            )
+            return
+    elif options:
+        raise UserError("--with gives options to the executor of --on: name one, or leave --with out")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = bars.add_task(name, total=total)
+            bars.update(shown[name], completed=done)
+
+        phases = run_recipe(recipe, folder, n_workers=workers or os.cpu_count() or 1, progress=progress)
+    manifest = write_report(recipe, folder, phases)
+    console.print(
+        f"{manifest['n_documents_read']:,} documents read, {manifest['n_documents']:,} kept with "
+        f"{manifest['n_chars']:,} characters: {folder / REPORT_FILE}, {folder / CARD_FILE}; documents in "
+        + ", ".join(sorted({str((folder / name).parent) for name in manifest["files"]})),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@explained(
+    reads="folders of token shards (runs/NAME/shards of a training) or of finished data runs",
+    writes="a table on the terminal, and a TOML file with the table `data` of a training recipe",
+    example="modelstack data mix square-root runs/nano/shards -o runs/mix.toml",
+    then="modelstack train nano runs/mix.toml",
+)
+def mix(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RECIPE] [key=value ...] FOLDER...",
+            help="A shipped recipe by name or a .toml file, keys over it, and folders of shards or data runs.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the table of a training recipe, TOML.")],
+    characters_per_token: Annotated[
+        float | None, typer.Option(min=0.1, help="For data runs, which count characters.")
+    ] = None,
+) -> None:
+    """Calculate how many tokens each source gives and how often it is repeated."""
+    from rich.console import Console
+
+    from modelstack.data.mix import MixRecipe, plan_mix
+    from modelstack.data.mix_fragment import training_fragment
+    from modelstack.data.source_tokens import tokens_of
+    from modelstack.files import replacing
+    from modelstack.recipe_file import read_recipe
+    from modelstack.shipped_recipes import recipe_path, shipped_recipes
+
+    shipped = shipped_recipes("data mix")
+    recipes = [
+        argument
+        for argument in arguments
+        if "=" not in argument and (argument.endswith(".toml") or any(r.is_called(argument) for r in shipped))
+    ]
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    folders = [Path(argument) for argument in arguments if argument not in recipes and argument not in overrides]
+    if len(recipes) > 1:
+        raise UserError(f"one recipe is read, not {len(recipes)}: {', '.join(recipes)}")
+    if not folders:
+        raise UserError("no folder: name token shards or data runs behind the recipe")
+    recipe = read_recipe(MixRecipe, recipe_path(recipes[0], "data mix") if recipes else None, overrides)
+    sources = tokens_of(folders, characters_per_token)
+    plan = plan_mix(sources.tokens, recipe)
+    fragment = training_fragment(plan, recipe, sources)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        temporary.write_text(fragment, encoding="utf-8")
+    console = Console()
+    console.print(_table(plan, sources.tokens))
+    how = "estimated from characters, held-out documents included" if sources.is_estimate else "counted"
+    console.print(f"tokens {how}; {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@explained(
+    reads="documents, which the recipe or `inputs=` names, and a GGUF model",
+    writes="runs/NAME: documents.jsonl.zst, labelled as synthetic, attempts.jsonl, manifest.json",
+    example="modelstack data synthesise plain max_attempts=20 --model model.gguf",
+    then='modelstack data run fineweb \'inputs=[{kind="jsonl", path="runs/plain/documents.jsonl.zst"}]\'',
+)
+def synthesise(
+    arguments: Arguments,
+    model: Annotated[Path, typer.Option(help="GGUF file of the model that writes.")],
+    out: Out = None,
+    adapter: Annotated[Path | None, typer.Option(help="GGUF adapter for it.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the sampling.")] = 0.8,
+) -> None:
+    """Let a model write documents under a template and a grammar; each is checked and labelled as synthetic."""
+    from rich.console import Console
+
+    from modelstack.data.synthetic.recipe import SyntheticRecipe
+    from modelstack.data.synthetic.run import DOCUMENTS_FILE, KEPT, write_documents
+    from modelstack.data.synthetic.writer import EngineWriter, name_of
+    from modelstack.inference.engine import EngineError
+    from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.run_folder import RunFolder
+
+    recipe = read_arguments(SyntheticRecipe, "data synthesise", arguments)
+    folder = default_out(out, recipe.name)
+    console = Console()
+    with RunFolder(folder).held(), console.status("loading the model") as status:
+
+        def progress(outcomes: Counter[str]) -> None:
+            status.update(f"{outcomes.total():,} attempts, {outcomes[KEPT]:,} documents")
+
+        try:
+            with LlamaCppEngine(model, lora_path=adapter) as engine:
+                writer = EngineWriter(engine, name_of(model, adapter), temperature=temperature)
+                manifest = write_documents(recipe, writer, folder, progress)
+        except EngineError as error:
+            raise UserError(str(error)) from error
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in manifest["outcomes"].items() if reason != KEPT)
+    console.print(
+        f"{manifest['n_attempts']:,} attempts, {manifest['n_documents']:,} documents: {folder / DOCUMENTS_FILE}"
+        + (f"; the others: {reasons}" if reasons else ""),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@explained(
+    reads="files or folders of reference texts and of raw texts",
+    writes="the folder --out: quality.safetensors, its card and its plot",
+    example="modelstack data quality --good books --raw crawl --out runs/quality",
+    then="the step `quality_score` of a data recipe, as in modelstack data run fineweb",
+)
+def quality(
+    good: Annotated[list[Path], typer.Option(help="Files or folders of reference texts; repeatable.")],
+    raw: Annotated[list[Path], typer.Option(help="Files or folders of raw texts; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its card and its plot.")],
+) -> None:
+    """Fit a classifier of text quality."""
+    from modelstack.data.quality_model.fit import MODEL_FILE, fit, thresholds, write
+    from modelstack.tokenizer.documents import find_files, read_documents
+
+    texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
+    fitted = fit(*texts)
+    write(fitted, out, sources={"good": [p.name for p in good], "raw": [p.name for p in raw]})
+    typer.echo(f"AUC {fitted.model.stated['auc']:.4f} on texts held out; {out / MODEL_FILE}")
+    for threshold, kept_raw, kept_good in thresholds(fitted):
+        typer.echo(f"threshold {threshold:.4f} keeps {kept_raw:.1%} of raw, {kept_good:.1%} of reference texts")
+
+
+@explained(
+    reads="hand-written tools and sentences of the package; public sets, where the recipe names some",
+    writes="runs/NAME: train.jsonl.zst, validation.jsonl.zst, manifest.json",
+    example="modelstack data tools synthetic tokens=50000",
+    then="modelstack sft tools base=MODEL.gguf 'data.training=[\"runs/tool-data-synthetic/train.jsonl.zst\"]'",
+)
+def tools(arguments: Arguments, out: Out = None) -> None:
+    """Make training and validation data for tool calling; the same recipe gives the same bytes."""
+    from rich.console import Console
+
+    from modelstack.data.tools.build import build
+    from modelstack.data.tools.recipe import ToolDataRecipe
+
+    console = Console()
+    recipe = read_arguments(ToolDataRecipe, "data tools", arguments)
+
+    def report(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    manifest = build(recipe, default_out(out, recipe.name), report)
+    for name in ("train", "validation"):
+        part = manifest[name]
+        report(
+            f"{name}: {part['examples']:,} examples, about {part['tokens_estimated']:,} tokens, "
+            f"{part['abstention_share']:.1%} abstain, {part['gold_functions']:,} functions called"
+        )
+    dropped = manifest["decontamination"]["train"]["dropped"]
+    report("dropped as repeats of an evaluation: " + ", ".join(f"{n} ({rule})" for rule, n in dropped.items()))
+
+
+def _table(plan: MixPlan, tokens: Mapping[str, int]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    parts = {"stable": plan.stable} | ({"anneal": plan.anneal} if plan.anneal else {})
+    table = Table("source", header_style="bold")
+    columns = ["tokens"]
+    for name in parts:
+        columns += [f"{name}: weight", "drawn", "epochs"]
+    for column in [*columns, *(["epochs in all"] if plan.anneal else [])]:
+        table.add_column(column, justify="right")
+    for source, size in tokens.items():
+        cells = [f"{size:,}"]
+        for part in parts.values():
+            drawn = part.tokens[source]
+            cells += [f"{part.weights[source]:.4f}", f"{drawn:,.0f}", f"{part.epochs(tokens)[source]:.2f}"]
+        table.add_row(escape(source), *cells, *([f"{plan.epochs[source]:.2f}"] if plan.anneal else []))
+    table.add_section()
+    totals = [cell for part in parts.values() for cell in ("", f"{sum(part.tokens.values()):,.0f}", "")]
+    table.add_row("all", f"{sum(tokens.values()):,}", *totals)
+    return table

@@ -1,0 +1,28 @@
+"""Help texts that all commands share: input, output, an example, the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def explained(*, reads: str, writes: str, example: str, then: str) -> Callable[[Command], Command]:
+    """Add input, output, an example and the next command to a command's help, which is its docstring.
+
+    Args:
+        reads: Input of the command.
+        writes: Output of the command.
+        example: A command line that works as it stands, given the files that it names.
+        then: The next command, or what to do with the output.
+    """
+
+    def add(command: Command) -> Command:
+        lines = (f"Reads: {reads}", f"Writes: {writes}", f"Example: {example}", f"Next: {then}")
+        # The help is Rich markup, in which a bracket opens a style.
+        text = "\n\n".join(line.replace("[", "\\[") for line in lines)
+        command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n{text}\n"
+        return command
+
+    return add

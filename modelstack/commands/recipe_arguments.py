@@ -1,0 +1,71 @@
+"""Arguments of the commands that follow a recipe, and the run of a recipe that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from pydantic import BaseModel
+
+from modelstack.errors import UserError
+from modelstack.recipe_file import read_recipe
+from modelstack.shipped_recipes import recipe_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from modelstack.posttrain.recipe import TuningRecipe
+    from modelstack.posttrain.stages.stage import Stage
+
+Recipe = TypeVar("Recipe", bound=BaseModel)
+Tuning = TypeVar("Tuning", bound="TuningRecipe")
+Arguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE [key=value ...]", help="A shipped recipe by name or a .toml file, and keys over it."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/NAME of the recipe.")]
+
+
+def read_arguments(kind: type[Recipe], command: str, arguments: Sequence[str]) -> Recipe:
+    """Return the recipe that the arguments of a command name, with the keys over it.
+
+    Raises:
+        UserError: There is no such recipe, or it is wrong.
+    """
+    given, *overrides = arguments
+    return read_recipe(kind, recipe_path(given, command), overrides)
+
+
+def default_out(out: Path | None, name: str) -> Path:
+    """Return the folder of a run: the one that was given, or the one of a recipe's name."""
+    return out or Path("runs") / name
+
+
+def run_recipe(
+    kind: type[Tuning],
+    run: Callable[[Tuning, Path, Console], Stage | None],
+    command: str,
+    arguments: Sequence[str],
+    out: Path | None,
+) -> None:
+    """Run a recipe that trains; a run that was asked to stop ends the command with its own status.
+
+    Raises:
+        UserError: The recipe is wrong, or the run's guard ended it.
+    """
+    from rich.console import Console
+
+    from modelstack.stability.supervisor import TrainingStopped
+    from modelstack.train.run.stopping import STOPPED
+
+    recipe = read_arguments(kind, command, arguments)
+    try:
+        stage = run(recipe, default_out(out, recipe.name), Console())
+    except TrainingStopped as error:
+        raise UserError(str(error)) from error
+    if stage is None:
+        raise typer.Exit(STOPPED)

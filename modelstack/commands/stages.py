@@ -1,0 +1,64 @@
+"""Stages, the outputs of all post-training: their lineage, and the merge of an adapter into its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+
+
+@explained(
+    reads="the folder of a stage with an adapter, and the weights that it was trained on",
+    writes="a new stage: model/, and model.gguf with --gguf",
+    example="modelstack stage merge runs/tools runs/tools-merged --gguf q8_0",
+    then="agentkit chat --model local:runs/tools-merged/model.gguf",
+)
+def merge(
+    stage: Annotated[Path, typer.Argument(help="Folder of a stage with an adapter.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new stage.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Base weights of the adapter; if not given, the path recorded by its run.")
+    ] = None,
+    gguf_type: Annotated[
+        str | None, typer.Option("--gguf", help="Write model.gguf too, in these numbers: f16, q8_0, q4_1, ...")
+    ] = None,
+) -> None:
+    """Merge the adapter of a stage into its base: a checkpoint, and a quantised file for llama.cpp."""
+    from modelstack.posttrain.stages.merge import merge_stage
+
+    merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
+    typer.echo(f"{out}: {merged.record.what}")
+
+
+@explained(
+    reads="folders of stages, or folders that contain some",
+    writes="a tree on the terminal; status 1 where a file was changed after its stage was written",
+    example="modelstack stage lineage runs",
+    then="modelstack stage merge runs/tools runs/tools-merged",
+)
+def lineage(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Stages, or folders that contain some.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the stages as JSON.")] = False,
+) -> None:
+    """Draw the ancestry of stages and check each against its record; status 1 where one is damaged."""
+    import json
+
+    from rich.console import Console
+
+    from modelstack.posttrain.stages import lineage as stages
+
+    nodes = stages.lineage(stages.find_stages(folders))
+    if as_json:
+        typer.echo(json.dumps(stages.as_json(nodes), indent=1))
+    else:
+        Console().print(stages.tree(nodes))
+    damaged = [node for node in nodes.values() if node.state == "damaged"]
+    for node in damaged:
+        typer.secho(f"damaged: {node.name} in {node.path}: {'; '.join(node.faults)}", err=True, fg="red")
+    if damaged:
+        raise typer.Exit(1)

@@ -1,0 +1,176 @@
+"""Step 3: train a tokenizer, and report what it costs and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from modelstack.tokenizer.documents import Document
+    from modelstack.tokenizer.text_tokenizer import TextTokenizer
+
+HELD_OUT = 0.05
+"""Share of the documents that training leaves to the report."""
+
+
+@explained(
+    reads="files or folders of text (.jsonl, .jsonl.zst, .txt)",
+    writes="the folder --out: tokenizer.json and its configuration, which transformers loads",
+    example="modelstack tokenizer train vocab_size=8192 runs/fineweb/documents -o runs/tokenizer",
+    then="modelstack tokenizer report runs/tokenizer --text runs/fineweb/documents",
+)
+def train(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RECIPE.toml] [key=value ...] INPUT...",
+            help="A recipe, keys over it, and files or folders of text (.jsonl, .jsonl.zst, .txt).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    max_megabytes: Annotated[
+        float | None, typer.Option(help="Learn from so much text, in equal parts from each file.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents left out.")] = HELD_OUT,
+) -> None:
+    """Learn a tokenizer from text and write it as a folder that transformers loads."""
+    from rich.console import Console
+
+    from modelstack.recipe_file import read_recipe
+    from modelstack.tokenizer.documents import find_files, sample_documents
+    from modelstack.tokenizer.tokenizer_folder import save_tokenizer
+    from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
+
+    recipes = [argument for argument in arguments if argument.endswith(".toml")]
+    overrides = [argument for argument in arguments if "=" in argument and argument not in recipes]
+    inputs = [argument for argument in arguments if argument not in recipes and argument not in overrides]
+    if len(recipes) > 1:
+        raise UserError(f"one recipe is read, not {len(recipes)}: {', '.join(recipes)}")
+    if not inputs:
+        raise UserError("no input: name files or folders of text behind the recipe")
+    config = read_recipe(TokenizerConfig, Path(recipes[0]) if recipes else None, overrides)
+    files = find_files(inputs)
+    console = Console()
+    with _progress(console) as progress:
+        reading = progress.add_task("reading", total=None)
+        documents = sample_documents(files, _bytes(max_megabytes), held_out=False, share=held_out)
+        progress.update(reading, total=1, completed=1, description=f"read {len(documents):,} documents")
+        trained = train_tokenizer(_tracked(documents, progress), config)
+    save_tokenizer(trained, out)
+    console.print(
+        f"{out}: {trained.tokenizer.get_vocab_size():,} ids, {trained.n_learnt:,} of them learnt from "
+        f"{trained.n_documents:,} documents ({trained.n_bytes / 1e6:.1f} MB); "
+        f"configuration {config.fingerprint()[:12]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@explained(
+    reads="tokenizers, and files or folders of text",
+    writes="a table on the terminal; report.json and report.png with --out",
+    example="modelstack tokenizer report runs/tokenizer --text runs/fineweb/documents",
+    then="modelstack train nano tokenizer.path=runs/tokenizer tokenizer.learn=none",
+)
+def report(
+    tokenizer: Annotated[
+        str, typer.Argument(help="A folder, tokenizer.json or GGUF file; NAME=PATH gives a name.")
+    ],
+    text: Annotated[list[Path], typer.Option(help="Files or folders of text; a file is a domain.")],
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another one to set it against; may be repeated.")
+    ] = None,
+    parallel: Annotated[
+        Path | None, typer.Option(help="Folder of LANGUAGE.txt files with the same lines, en.txt among them.")
+    ] = None,
+    max_megabytes: Annotated[
+        float | None, typer.Option(help="Measure on so much text, in equal parts from each file.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Measure on the share that training left out; 1 for all text.")
+    ] = HELD_OUT,
+    width: Annotated[int, typer.Option(min=1, help="Width of the model that pays for the vocabulary.")] = 576,
+    untied: Annotated[bool, typer.Option("--untied", help="The output has an embedding of its own.")] = False,
+    body_parameters: Annotated[
+        int | None,
+        typer.Option(min=0, help="Parameters of that model without embeddings; SmolLM2-135M's if left out."),
+    ] = None,
+    equal_size: Annotated[
+        bool, typer.Option(help="Show larger vocabularies also cut down to the size of the first.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.json and report.png.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and the numbers.")] = 0,
+) -> None:
+    """Measure a tokenizer on held-out text, alone or beside others."""
+    from rich.console import Console
+
+    from modelstack.tokenizer.documents import find_files, sample_documents
+    from modelstack.tokenizer.report import SMOLLM2_BODY, CostModel, build_report
+    from modelstack.tokenizer.report_output import print_report, store_report
+
+    tokenizers = _load_named([tokenizer, *(against or [])])
+    documents = sample_documents(find_files(text), _bytes(max_megabytes), held_out=True, share=held_out)
+    body = SMOLLM2_BODY if body_parameters is None else body_parameters
+    measured = build_report(
+        tokenizers,
+        documents,
+        parallel=_read_parallel(parallel) if parallel else None,
+        cost=CostModel(width=width, tied=not untied, body_parameters=body),
+        equal_size=equal_size,
+        seed=seed,
+    )
+    console = Console()
+    print_report(measured, console)
+    if out is not None:
+        stored, drawn = store_report(measured, out)
+        console.print(f"{stored}\n{drawn}", highlight=False, soft_wrap=True)
+
+
+def _load_named(named: Sequence[str]) -> dict[str, TextTokenizer]:
+    """Load tokenizers by name: NAME=PATH, or the name of the file or folder."""
+    from modelstack.tokenizer.tokenizer_folder import TOKENIZER_FILE, load_tokenizer
+
+    loaded: dict[str, TextTokenizer] = {}
+    for entry in named:
+        name, _, given = entry.rpartition("=")
+        path = Path(given)
+        name = name or (path.resolve().parent.name if path.name == TOKENIZER_FILE else path.resolve().stem)
+        if name in loaded:
+            raise UserError(f"two tokenizers are called {name!r}; write NAME=PATH to name one")
+        loaded[name] = load_tokenizer(path)
+    return loaded
+
+
+def _read_parallel(folder: Path) -> dict[str, list[str]]:
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise UserError(f"{folder} holds no LANGUAGE.txt files")
+    return {file.stem: file.read_text(encoding="utf-8").splitlines() for file in files}
+
+
+def _bytes(megabytes: float | None) -> int | None:
+    return None if megabytes is None else int(megabytes * 1_000_000)
+
+
+def _progress(console: object) -> Progress:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)  # pyright: ignore[reportArgumentType]
+
+
+def _tracked(documents: Sequence[Document], progress: Progress) -> Iterator[str]:
+    """Pass texts on and show how many have been; then learning begins, whose length nobody knows before."""
+    counting = progress.add_task("counting words", total=len(documents))
+    for document in documents:
+        yield document.text
+        progress.advance(counting)
+    progress.add_task("learning merges", total=None)
