@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +18,12 @@ def data(
         int | None, typer.Option(min=1, help="Processes; as many as there are cores, unless said.")
     ] = None,
     on: Annotated[
-        str | None,
-        typer.Option(help="Run or submit the tasks by a datatrove executor: processes, slurm or ray."),
-    ] = None,
+        Literal["local", "ray", "slurm"],
+        typer.Option(help="Where the tasks run: processes here, a Ray cluster, jobs of Slurm."),
+    ] = "local",
     options: Annotated[
-        list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
+        list[str] | None,
+        typer.Option("--with", metavar="key=value", help="An option of the executor of --on."),
     ] = None,
 ) -> None:
     """Take raw files through the steps of a recipe; whenever it is stopped, the same command goes on."""
@@ -38,8 +39,8 @@ def data(
     file, *overrides = arguments
     recipe = read_recipe(DataRecipe, Path(file), overrides)
     console = Console()
-    if on is not None:
-        from modelstack.data.pipeline.scale_out import run_on
+    if on != "local":
+        from modelstack.data.pipeline.executors import run_on
 
         chosen = [*(options or []), *([] if workers is None else [f"workers={workers}"])]
         if not run_on(on, recipe, out, chosen):
@@ -48,7 +49,7 @@ def data(
             )
             return
     elif options:
-        raise UserError("--with gives options to the executor of --on: name one, or leave --with out")
+        raise UserError("--with gives options to --on ray or slurm: name one of them, or leave --with out")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         shown: dict[str, TaskID] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,6 +66,7 @@ def sweep(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for runs.jsonl, the law and its plot.")],
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
+    on: Annotated[Literal["local", "ray"], typer.Option(help="Where the runs are taken.")] = "local",
 ) -> None:
     """Train several sizes at several budgets and fit a scaling law of your own; goes on where it was stopped."""
     from rich.console import Console
@@ -78,5 +79,7 @@ def sweep(
     file, *overrides = arguments
     console = Console()
     recipe = read_recipe(SweepRecipe, Path(file), overrides)
-    runs = take(recipe, out, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    runs = take(
+        recipe, out, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), on=on
+    )
     fit_law(runs, out, bootstrap=bootstrap, seed=recipe.run.seed)
