@@ -25,6 +25,7 @@ from modelstack.posttrain.base import Base
 from modelstack.ray_cluster import OBJECT_STORE_BYTES, RETRIES, ray_cluster, results
 from modelstack.reasoning.sampling.llama.served_policy import weights_digest
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
+from modelstack.train.process import set_up_process
 
 COPIES = 3
 """Sets of weights that a local object store has room for: the base, the newest weights, those before."""
@@ -56,6 +57,8 @@ class SamplerPool:
         self._ray: Any = None
         self._actors: list[Any] = []
         self._digest: bytes | None = None
+        self._copy: Any = None
+        """Ray's reference to the base, which a restarted actor reads again."""
         self._weights: Any = None
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
@@ -68,10 +71,10 @@ class SamplerPool:
         if not self._actors:
             self._start()
         self._follow()
-        shared = [self._weights]  # within a list Ray does not resolve it: an actor fetches it only when it is new
+        shared = [self._copy, self._weights]  # Ray resolves no references in a list: an actor fetches what is new
         parts = [part for part in _parts(asked, self._n_samplers) if part]
         replies = [
-            actor.sample.remote(self._digest, shared, part, n_replies)
+            actor.sample.remote(shared, self._digest, part, n_replies)
             for actor, part in zip(self._actors, parts, strict=False)
         ]
         return list(itertools.chain.from_iterable(results(self._ray, replies)))
@@ -80,7 +83,7 @@ class SamplerPool:
         """End the actors. May be called twice; a later `sample` starts them anew."""
         for actor in self._actors:
             self._ray.kill(actor)
-        self._actors, self._digest, self._weights = [], None, None
+        self._actors, self._digest, self._copy, self._weights = [], None, None, None
         self._cluster.close()
 
     def __enter__(self) -> SamplerPool:
@@ -102,11 +105,11 @@ class SamplerPool:
             )
         )
         on_cpu = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
-        base = ray.put(replace(self._base, model=on_cpu))
+        self._copy = ray.put(replace(self._base, model=on_cpu))
         actor = ray.remote(num_cpus=self._threads, num_gpus=self._gpus, max_restarts=-1, max_task_retries=RETRIES)(
             _PooledSampler
         )
-        self._actors = [actor.remote(base, self._make, self._threads) for _ in range(self._n_samplers)]
+        self._actors = [actor.remote(self._make, self._threads) for _ in range(self._n_samplers)]
 
     def _follow(self) -> None:
         """Store the moved weights for the actors, once for all."""
@@ -117,22 +120,32 @@ class SamplerPool:
 
 
 class _PooledSampler:
-    """An actor: a copy of the base and the sampler made from it."""
+    """An actor: a copy of the base and the sampler made from it, both from the first request on."""
 
-    def __init__(self, base: Base, make: Callable[[Base], Sampler], threads: int) -> None:
-        torch.set_num_threads(threads)
-        base.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self._base, self._sampler = base, make(base)
+    def __init__(self, make: Callable[[Base], Sampler], threads: int) -> None:
+        set_up_process(threads)  # as the trainer, so that products have the same bits
+        self._make = make
+        self._base: Base | None = None
         self._digest: bytes | None = None
 
-    def sample(self, digest: bytes, weights: list[Any], asked: list[Asked], n: int) -> list[list[Sampled]]:
+    def sample(
+        self, copy_and_weights: list[Any], digest: bytes, asked: list[Asked], n: int
+    ) -> list[list[Sampled]]:
         """Return replies with the weights of a digest."""
+        if self._base is None:
+            base: Base = _fetched(copy_and_weights[0])
+            base.model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._base, self._sampler = base, self._make(base)
         if digest != self._digest:
-            import ray  # pyright: ignore[reportMissingImports]
-
-            self._base.model.load_state_dict(ray.get(weights[0]), strict=False)
+            self._base.model.load_state_dict(_fetched(copy_and_weights[1]), strict=False)
             self._digest = digest
         return self._sampler.sample(asked, n)
+
+
+def _fetched(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
 
 
 def _moved_weights(model: CausalLM) -> dict[str, Tensor]:
