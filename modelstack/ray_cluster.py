@@ -7,6 +7,7 @@ here. All machines need the same installation, and see the folders of a run unde
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
         "_system_config": {"worker_niceness": 0},  # not Ray's 15: its workers are all that computes
     }
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level="warning", **({} if address else local))
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if address else local))
         yield ray
     finally:
         ray.shutdown()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import select
 import shutil
 import signal
@@ -65,13 +66,14 @@ def run_on(name: str, recipe: DataRecipe, folder: Path, options: Sequence[str]) 
 
 
 def _parsed(options: Sequence[str]) -> dict[str, Any]:
-    """Return options with whole numbers as such."""
+    """Return options with numbers as such."""
     parsed: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or not key:
             raise UserError(f"--with {option!r}: give key=value, for example --with workers=4")
-        parsed[key] = int(value) if value.isdecimal() else value
+        number = re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII)
+        parsed[key] = value if number is None else float(value) if number[1] else int(value)
     return parsed
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import modelstack.data
 from modelstack.data.corpus_build import SUFFIX, read_records
+from modelstack.data.pipeline.cli import data
 from modelstack.data.pipeline.executors import run_on
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.pipeline.report import write_report
@@ -78,10 +79,26 @@ def test_fineweb_on_two_ray_workers_gives_the_bytes_of_a_local_run(tmp_path: Pat
     phases = run_recipe(fineweb, tmp_path / "local")
     counts = write_report(fineweb, tmp_path / "local", phases)
     assert counts["n_documents_read"] == 20 and 8 < counts["n_documents"] < 18
-    options = ["workers=2", "mem_per_cpu_gb=1", "tasks_per_job=2"]
+    options = ["workers=2", "mem_per_cpu_gb=0.5", "tasks_per_job=2"]
     assert run_on("ray", fineweb, tmp_path / "ray", options)
     write_report(fineweb, tmp_path / "ray", run_recipe(fineweb, tmp_path / "ray"))
     assert outputs(tmp_path / "ray") == outputs(tmp_path / "local")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@of_datatrove
+@pytest.mark.usefixtures("two_ray_workers")
+def test_the_command_runs_on_ray_and_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe(tmp_path / "raw")
+    text = f'name = "test"\ninputs = [{{kind = "jsonl", path = "{tmp_path}/raw"}}]\n'
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    given, out = [str(tmp_path / "recipe.toml")], tmp_path / "run"
+    with pytest.raises(UserError, match="--with gives options to --on ray or slurm"):
+        data(given, out, options=["workers=2"])
+    data(given, out, workers=2, on="ray", options=["mem_per_cpu_gb=0.5"])
+    assert "6 documents read, 6 kept" in capsys.readouterr().out
+    assert (out / "report.md").is_file() and (out / "logs" / "01-documents").is_dir()
 
 
 def children(parents: set[int]) -> dict[int, str]:
@@ -135,7 +152,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, victim: int) -> None:
     run_recipe(made, tmp_path / "local")
     killer = Killer(victim, tmp_path / "ray" / "01-documents" / "00000.json")
     killer.start()
-    assert run_on("ray", made, tmp_path / "ray", ["workers=2", "mem_per_cpu_gb=1"])
+    assert run_on("ray", made, tmp_path / "ray", ["workers=2", "mem_per_cpu_gb=0.5"])
     killer.join()
     assert killer.family, "the task had ended before its process was seen"
     assert not any(Path("/proc", str(pid)).exists() for pid in killer.family)
