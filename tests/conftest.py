@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,13 @@ def smollm2_gguf() -> Path:
         pytest.skip("needs the default model: agentkit models pull smollm2-135m")
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
     return local_path("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def two_ray_workers() -> Iterator[Any]:
+    """A Ray cluster of two CPUs on this machine, as the module `ray`; for tests of `xdist_group("ray")`."""
+    pytest.importorskip("ray", reason="needs ray (extra `ray`)")
+    from modelstack.ray_cluster import ray_cluster
+
+    with ray_cluster(2) as ray:
+        yield ray

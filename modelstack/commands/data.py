@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,9 +33,9 @@ def run(
         int | None, typer.Option(min=1, help="Number of processes; one for each core if not given.")
     ] = None,
     on: Annotated[
-        str | None,
-        typer.Option(help="Run or submit the tasks by a datatrove executor: processes, slurm or ray."),
-    ] = None,
+        Literal["local", "ray", "slurm"],
+        typer.Option(help="Where the tasks run: processes here, a Ray cluster, jobs of Slurm."),
+    ] = "local",
     options: Annotated[
         list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
     ] = None,
@@ -51,8 +51,8 @@ def run(
     recipe = read_arguments(DataRecipe, "data run", arguments)
     folder = default_out(out, recipe.name)
     console = Console()
-    if on is not None:
-        from modelstack.data.pipeline.scale_out import run_on
+    if on != "local":
+        from modelstack.data.pipeline.executors import run_on
 
         chosen = [*(options or []), *([] if workers is None else [f"workers={workers}"])]
         if not run_on(on, recipe, folder, chosen):
@@ -61,7 +61,7 @@ def run(
             )
             return
     elif options:
-        raise UserError("--with gives options to the executor of --on: name one, or leave --with out")
+        raise UserError("--with gives options to --on ray or slurm: name one of them, or leave --with out")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         shown: dict[str, TaskID] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -70,6 +70,7 @@ def sweep(
     arguments: Arguments,
     out: Out = None,
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
+    on: Annotated[Literal["local", "ray"], typer.Option(help="Where the runs are trained.")] = "local",
 ) -> None:
     """Train several sizes at several budgets and fit a scaling law; the same command resumes it."""
     from rich.console import Console
@@ -81,5 +82,7 @@ def sweep(
     console = Console()
     recipe = read_arguments(SweepRecipe, "train sweep", arguments)
     folder = default_out(out, recipe.run.name)
-    runs = take(recipe, folder, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    runs = take(
+        recipe, folder, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), on=on
+    )
     fit_law(runs, folder, bootstrap=bootstrap, seed=recipe.run.seed)

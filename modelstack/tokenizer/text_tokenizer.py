@@ -131,6 +131,15 @@ class TextTokenizer:
         missing = {c for c in set(text) if not self._spellable(c)}
         return "".join(self._replacement if c in missing else c for c in text) if missing else text
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for another process, without the cache."""
+        return {name: value for name, value in vars(self).items() if name != "_spellable"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of another process."""
+        vars(self).update(state)
+        self._spellable = cache(self._can_spell)
+
     def _can_spell(self, character: str) -> bool:
         if not self.is_byte_level and (BLANK if character == " " else character) in self._known:
             return True

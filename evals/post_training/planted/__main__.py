@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,7 +32,7 @@ SEEDS = tuple(range(8))
 TABLE_FILE, RESULTS_FILE, PLOT_FILE = "planted.md", "results.json", "planted.png"
 
 
-def take(out: Path, seed: int, split: Literal["development", "final"], console: Console) -> list[Measured]:
+def take(out: Path, split: Literal["development", "final"], seed: int, console: Console) -> list[Measured]:
     """Create the missing stages of a seed; return their figures and write them to the folder."""
     from evals.post_training.planted import stages
 
@@ -97,14 +98,18 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stages, table and plot.")],
     seed: Annotated[list[int] | None, typer.Option(help="Seed; may be repeated; default: 0 to 7.")] = None,
     split: Annotated[str, typer.Option(help="final, or development for tuning.")] = "final",
+    on: Annotated[Literal["local", "ray"], typer.Option(help="Where the seeds run.")] = "local",
 ) -> None:
     """Train and judge all methods; print each method's win rate and its distance from the base."""
     from rich.console import Console
 
+    from evals.post_training.seeds import results_of_seeds
+
     if split not in ("development", "final"):
         raise typer.BadParameter(f"split {split!r} must be development or final")
     seeds = list(dict.fromkeys(seed or SEEDS))
-    measured = [each for number in seeds for each in take(out, number, split, Console())]
+    groups = results_of_seeds(partial(take, out.resolve(), split), seeds, Console(), on=on)
+    measured = [each for group in groups for each in group]
     typer.echo(write(out, measured, seeds))
     typer.echo(str(out / PLOT_FILE))
 

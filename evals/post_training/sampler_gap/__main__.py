@@ -33,13 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the experiment; an unfinished one is resumed"
     )
+    parser.add_argument("--on", choices=("local", "ray"), default="local", help="where trainings run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of GapPlan")
     given = parser.parse_args(arguments)
     console = Console()
     try:
         plan = read_recipe(GapPlan, None, given.overrides)
         experiment = Experiment(plan, given.out, console)
-        tables = write_report(experiment, run(experiment), " ".join([PROGRAM, *given.overrides]))
+        tables = write_report(experiment, run(experiment, given.on), " ".join([PROGRAM, *given.overrides]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

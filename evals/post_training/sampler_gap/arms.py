@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,10 @@ from rich.console import Console
 
 from evals.post_training.sampler_gap.gap import Gap, measured_gap
 from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, StartPlan, make_start
+from evals.post_training.seeds import results_of_seeds
 from modelstack.errors import UserError
 from modelstack.files import replacing
+from modelstack.independent_runs import Place
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.stages.stage import MODEL
 from modelstack.posttrain.values_hook import REWARDS_FILE
@@ -96,25 +99,34 @@ class Experiment:
         return [json.loads(line)[key] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def run(experiment: Experiment) -> list[Outcome]:
+def run(experiment: Experiment, on: Place = "local") -> list[Outcome]:
     """Run or resume all trainings; the start comes first.
+
+    Args:
+        experiment: Plan and place; on Ray, all machines see its folder.
+        on: Where the trainings run.
 
     Raises:
         UserError: the folder holds another experiment, or a training was asked to stop.
     """
-    plan, folder = experiment.plan, experiment.folder
+    plan, folder, console = experiment.plan, experiment.folder.resolve(), experiment.console
     folder.mkdir(parents=True, exist_ok=True)
     _claim(plan, folder / "plan.json")
     torch.set_num_threads(1)
-    make_start(plan.start, folder, experiment.console.print)
-    found = [_measured(experiment, START, 0, folder / BASE, experiment.outcome_file(START, 0))]
-    for seed in plan.seeds:
-        for arm in ARMS:
-            place = experiment.run_folder(arm, seed)
-            if reinforce(_recipe(experiment, arm, seed), place, experiment.console) is None:
-                raise UserError("stopped; the same command resumes")
-            found.append(_measured(experiment, arm, seed, place / MODEL, experiment.outcome_file(arm, seed)))
-    return found
+    make_start(plan.start, folder, console.print)
+    start = _measured(experiment, START, 0, folder / BASE, experiment.outcome_file(START, 0))
+    pairs = [(arm, seed) for seed in plan.seeds for arm in ARMS]
+    return [start, *results_of_seeds(partial(_trained, plan, folder), pairs, console, on=on)]
+
+
+def _trained(plan: GapPlan, folder: Path, pair: tuple[str, int], console: Console) -> Outcome:
+    arm, seed = pair
+    torch.set_num_threads(1)
+    experiment = Experiment(plan, folder, console)
+    place = experiment.run_folder(arm, seed)
+    if reinforce(_recipe(experiment, arm, seed), place, console) is None:
+        raise UserError("stopped; the same command resumes")
+    return _measured(experiment, arm, seed, place / MODEL, experiment.outcome_file(arm, seed))
 
 
 def _recipe(experiment: Experiment, arm: str, seed: int) -> PolicyRecipe:

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--task", choices=sorted(KINDS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--on", choices=("local", "ray"), default="local", help="where seeds run")
     parser.add_argument("--model", default="smollm2-135m", help="catalog id of the base")
     parser.add_argument("--held-back", type=int, default=N_HELD_BACK, help="number of held-back tasks")
     parser.add_argument("--samples", type=int, default=4, help="sampled replies per held-back task")
@@ -41,7 +42,7 @@ def main() -> int:
             options.held_back,
             options.samples,
         )
-        outcome = run(wanted, options.out, console)
+        outcome = run(wanted, options.out, console, options.on)
     except UserError as error:
         console.print(str(error), style="red", markup=False)
         return 1

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from agentkit.models.local.shipped import shipped_folder
+from evals.post_training.seeds import results_of_seeds
 from evals.post_training.verifiable.kinds import (
     HELD_BACK_SEED,
     N_HELD_BACK,
@@ -21,11 +24,12 @@ from evals.post_training.verifiable.kinds import (
 from evals.post_training.verifiable.measuring import Asking, Rates, kept_rates, rates
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
+from modelstack.independent_runs import Place
 from modelstack.posttrain.lora.unpack import unpack
 from modelstack.posttrain.stages.stage import ADAPTER_GGUF
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.run import reinforce
-from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
+from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.tasks.writing.written import Side, tasks_of, write_tasks
 from modelstack.recipe_file import read_recipe
@@ -68,14 +72,20 @@ class Outcome:
     seeds: tuple[OfSeed, ...]
 
 
-def run(wanted: Wanted, out: Path, console: Console) -> Outcome:
+def run(wanted: Wanted, out: Path, console: Console, on: Place = "local") -> Outcome:
     """Run or resume an experiment.
+
+    Args:
+        wanted: Kind, base, seeds and sizes.
+        out: Folder of the experiment; on Ray, all machines see it.
+        console: Shows progress.
+        on: Where the seeds run.
 
     Raises:
         UserError: the folder holds another experiment, a recipe is not valid, a reward was hacked, or the run was
             asked to stop.
     """
-    kind = wanted.kind
+    kind, out = wanted.kind, out.resolve()
     recipe = read_recipe(PolicyRecipe, kind.recipe, [*wanted.overrides, *_places(wanted, out)])
     _claim(wanted, recipe, out)
     _written(out / TRAINING, kind, "train", N_TRAINING, TRAINING_SEED)
@@ -84,16 +94,17 @@ def run(wanted: Wanted, out: Path, console: Console) -> Outcome:
     recipe = recipe.model_copy(
         update={"base": str(start or wanted.weights), "weights": str(wanted.weights) if start else None}
     )
-    tasks = [task.judged_by(kind.verifier) for task in read_tasks(out / HELD_BACK)]
-    ask = _asker(wanted, recipe, tasks, out, console)
-    before = ask("before", start and start / ADAPTER_GGUF)
-    found: list[OfSeed] = []
-    for seed in wanted.seeds:
-        folder = out / RUNS / f"seed-{seed}"
-        if reinforce(recipe.model_copy(update={"seed": seed}), folder, console) is None:
-            raise UserError("stopped; the same command resumes")
-        found.append(OfSeed(seed, folder, ask(f"seed-{seed}", folder / ADAPTER_GGUF)))
+    before = _asked(wanted, recipe, out, console, "before", start and start / ADAPTER_GGUF)
+    work, threads = partial(_of_seed, wanted, recipe, out), recipe.threads or os.cpu_count() or 1
+    found = results_of_seeds(work, wanted.seeds, console, on=on, threads=threads)
     return Outcome(wanted, recipe, before, tuple(found))
+
+
+def _of_seed(wanted: Wanted, recipe: PolicyRecipe, out: Path, seed: int, console: Console) -> OfSeed:
+    folder = out / RUNS / f"seed-{seed}"
+    if reinforce(recipe.model_copy(update={"seed": seed}), folder, console) is None:
+        raise UserError("stopped; the same command goes on")
+    return OfSeed(seed, folder, _asked(wanted, recipe, out, console, f"seed-{seed}", folder / ADAPTER_GGUF))
 
 
 def _places(wanted: Wanted, out: Path) -> list[str]:
@@ -138,19 +149,17 @@ def _start(wanted: Wanted, out: Path) -> Path | None:
     return unpack(shipped, wanted.weights, out / START).path
 
 
-def _asker(
-    wanted: Wanted, recipe: PolicyRecipe, tasks: Sequence[PolicyTask], out: Path, console: Console
-) -> Callable[[str, Path | None], Rates]:
-    plan = recipe.sampling
+def _asked(
+    wanted: Wanted, recipe: PolicyRecipe, out: Path, console: Console, name: str, adapter: Path | None
+) -> Rates:
+    """Return the rates of an adapter on the held-back tasks, measured once."""
+    plan, verifier = recipe.sampling, wanted.kind.verifier
     asking = Asking(plan.max_tokens, plan.temperature, wanted.n_samples, n_threads=recipe.threads or 1)
-
-    def ask(name: str, adapter: Path | None) -> Rates:
-        with console.status(f"{name}: {len(tasks)} held-back tasks"):
-            found = kept_rates(
-                out / FIGURES / f"{name}.json",
-                lambda: rates(wanted.weights, adapter, tasks, verifier_of(wanted.kind.verifier), asking),
-            )
-        console.print(f"{name}: greedy {found.greedy}, sampled {found.sampled}", markup=False, highlight=False)
-        return found
-
-    return ask
+    tasks = [task.judged_by(verifier) for task in read_tasks(out / HELD_BACK)]
+    with console.status(f"{name}: {len(tasks)} held-back tasks"):
+        found = kept_rates(
+            out / FIGURES / f"{name}.json",
+            lambda: rates(wanted.weights, adapter, tasks, verifier_of(verifier), asking),
+        )
+    console.print(f"{name}: greedy {found.greedy}, sampled {found.sampled}", markup=False, highlight=False)
+    return found

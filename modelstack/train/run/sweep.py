@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pydantic import BaseModel, Field
 from modelstack.decide.budget import law_parameters
 from modelstack.errors import UserError
 from modelstack.files import replacing
+from modelstack.independent_runs import Place, finished_runs
 from modelstack.run_folder import RunFolder
 from modelstack.train.run.prepare import prepare
 from modelstack.train.run.recipe import Resolved, RunRecipe, ScheduleRecipe, resolve
@@ -106,12 +106,21 @@ def _planned(recipe: SweepRecipe, number: int, changes: dict[str, Any], budget: 
     return Planned(number, budget, n_parameters, resolve(changed))
 
 
-def sweep(recipe: SweepRecipe, path: Path, told: Callable[[str], object] = lambda text: None) -> Path:
+def sweep(
+    recipe: SweepRecipe, path: Path, told: Callable[[str], object] = lambda text: None, *, on: Place = "local"
+) -> Path:
     """Take the runs that are not there yet; return the file of all.
 
+    Args:
+        recipe: The sweep.
+        path: Folder of the sweep; on Ray, all machines see it.
+        told: Receives lines of progress.
+        on: Where the runs are taken.
+
     Raises:
-        UserError: A run cannot be, or the folder holds another sweep's text.
+        UserError: A run cannot be, the folder holds another sweep's text, or the process of a run was killed.
     """
+    path = path.resolve()
     folder = RunFolder(path)
     first = resolve(recipe.run)
     path.mkdir(parents=True, exist_ok=True)
@@ -123,16 +132,14 @@ def sweep(recipe: SweepRecipe, path: Path, told: Callable[[str], object] = lambd
     told(f"{len(open_runs)} of {len(runs)} runs to take")
     if not open_runs:
         return file
-    # A process for each: threads, random numbers and memory of one run do not touch another's.
-    with ProcessPoolExecutor(recipe.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(_take, run, path): run for run in open_runs}
-        for finished in as_completed(waiting):
-            record = finished.result()
-            _append(file, record)
-            told(
-                f"{record['n_parameters']:,} parameters, {record['n_tokens']:,} tokens: loss "
-                f"{record['loss']:.4f}, {record['bits_per_byte']:.4f} bits a byte, {record['seconds']:.0f} s"
-            )
+    take = partial(_take, path=path)
+    threads = recipe.run.threads or 1
+    for _, record in finished_runs(take, open_runs, on=on, at_once=recipe.workers, threads=threads):
+        _append(file, record)
+        told(
+            f"{record['n_parameters']:,} parameters, {record['n_tokens']:,} tokens: loss "
+            f"{record['loss']:.4f}, {record['bits_per_byte']:.4f} bits a byte, {record['seconds']:.0f} s"
+        )
     return file
 
 

@@ -19,7 +19,7 @@ from evals.post_training.verifiable.kinds import KINDS
 from evals.post_training.verifiable.measuring import Asking, kept_rates, rates
 from evals.post_training.verifiable.report import REPORT, REPORT_JSON, write_report
 from modelstack.errors import UserError
-from modelstack.posttrain.stages.stage import open_stage
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF, open_stage
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
@@ -88,6 +88,23 @@ def test_the_experiment_goes_on_takes_more_seeds_and_is_held_to_its_recipe(
 
     with pytest.raises(UserError, match="holds another experiment, its recipe differs"):
         run(replace(wanted, overrides=(*TINY, "steps=3")), out, console)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("two_ray_workers")
+def test_seeds_on_ray_are_those_of_this_process(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "N_TRAINING", 12)
+    wanted = Wanted(KINDS["json"], base, "toy", (3, 4), TINY, n_held_back=3, n_samples=2)
+    local = run(wanted, tmp_path / "local", Console(quiet=True))
+    on_ray = run(wanted, tmp_path / "ray", Console(quiet=True), "ray")
+    assert on_ray.before == local.before
+    assert [(each.seed, each.after) for each in on_ray.seeds] == [(each.seed, each.after) for each in local.seeds]
+    for one, other in zip(on_ray.seeds, local.seeds, strict=True):
+        adapters = [(each.folder / ADAPTER_GGUF).read_bytes() for each in (one, other)]
+        assert adapters[0] == adapters[1] and one.folder != other.folder
 
 
 class _Even:

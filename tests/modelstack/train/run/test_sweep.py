@@ -55,3 +55,17 @@ def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path:
     last = json.loads(lines[-1])
     assert {record["key"]: record["loss"] for record in again}[last["key"]] == last["loss"]
     assert [json.dumps(record) for record in again[:5]] == lines[:5]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("two_ray_workers")
+def test_a_sweep_on_ray_measures_what_a_local_one_does(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "toy.jsonl")
+    recipe = checked_recipe(SweepRecipe, values(text, budgets=[1e9], sizes=SIZES[:2], workers=2))
+    found = {}
+    for place in ("local", "ray"):
+        lines = sweep(recipe, tmp_path / place, on=place).read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        found[place] = {record.pop("key"): record | {"seconds": 0} for record in records}
+    assert found["ray"] == found["local"] and len(found["ray"]) == 2

@@ -1,0 +1,76 @@
+"""Runs that do not depend on each other, each in a process of its own: on this machine or on a Ray cluster.
+
+Threads, random numbers and memory of a run touch no other. On Ray, the run of a killed worker is started again,
+and continues where its own folder allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Literal, TypeVar
+
+from modelstack.errors import UserError
+from modelstack.ray_cluster import RETRIES, ray_cluster, results
+
+Place = Literal["local", "ray"]
+"""Where runs are run: as processes of this machine, or as tasks of a Ray cluster."""
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
+
+def finished_runs(
+    run: Callable[[Given], Result], given: Sequence[Given], *, on: Place, at_once: int, threads: int = 1
+) -> Iterator[tuple[int, Result]]:
+    """Yield the number of each run and its result, in the order in which they end.
+
+    Args:
+        run: A function of a module, or a `functools.partial` of one.
+        given: The argument of each run.
+        on: Where.
+        at_once: Runs at once on this machine; a cluster that is there already decides by its free CPUs.
+        threads: Threads of a run, which are CPUs of a cluster.
+
+    Raises:
+        UserError: A process was killed (on Ray: repeatedly), or Ray is missing.
+        Exception: The error of a run.
+    """
+    return _on_ray(run, given, at_once, threads) if on == "ray" else _on_this_machine(run, given, at_once)
+
+
+def _on_this_machine(
+    run: Callable[[Given], Result], given: Sequence[Given], at_once: int
+) -> Iterator[tuple[int, Result]]:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+        numbers = {pool.submit(run, each): number for number, each in enumerate(given)}
+        try:
+            for finished in as_completed(numbers):
+                yield numbers[finished], finished.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the process of a run was killed, perhaps for want of memory; the same command goes on, "
+                "with fewer runs at once if it happens again"
+            ) from error
+
+
+def _on_ray(
+    run: Callable[[Given], Result], given: Sequence[Given], at_once: int, threads: int
+) -> Iterator[tuple[int, Result]]:
+    folder = os.getcwd()
+
+    def task(each: Any) -> Any:
+        os.chdir(folder)  # that relative paths start from
+        return run(each)
+
+    with ray_cluster(at_once * threads) as ray:
+        # max_calls: a process for each run.
+        remote = ray.remote(num_cpus=threads, max_retries=RETRIES, max_calls=1)(task)
+        numbers = {remote.remote(each): number for number, each in enumerate(given)}
+        waiting = list(numbers)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            for reference, result in zip(done, results(ray, done), strict=True):
+                yield numbers[reference], result

@@ -1,0 +1,40 @@
+"""Samplers of a pool, in a module that Ray's actors can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelstack.posttrain.base import Base
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
+
+
+def one_by_one(base: Base) -> Sampler:
+    return TorchSampler(base.model, frozenset({1}), max_tokens=10)
+
+
+def together(base: Base) -> Sampler:
+    return EqualLengthSampler(base.model, frozenset({1}), max_tokens=10)
+
+
+@dataclass
+class DyingOnce:
+    """Kills its process when it is first asked, unless an earlier one was killed."""
+
+    sampler: Sampler
+    mark: Path
+
+    def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
+        if not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.sampler.sample(asked, n_replies)
+
+
+def dying_once(mark: Path, base: Base) -> Sampler:
+    return DyingOnce(one_by_one(base), mark)

@@ -1,0 +1,23 @@
+"""Connecting to Ray: what is wrong is named."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from modelstack.errors import UserError
+from modelstack.ray_cluster import ray_cluster
+
+
+def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'agentkit\[ray\]'"), ray_cluster(1):
+        pass
+
+
+def test_an_address_without_a_cluster_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs ray (extra `ray`)")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match="no Ray cluster answers there"), ray_cluster(1):
+        pass
