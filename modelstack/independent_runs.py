@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from typing import Any, Literal, TypeVar
 
 from modelstack.errors import UserError
+from modelstack.processes import worker_context
 from modelstack.ray_cluster import RETRIES, ray_cluster, results
 
 Place = Literal["local", "ray"]
@@ -44,7 +44,7 @@ def finished_runs(
 def _on_this_machine(
     run: Callable[[Given], Result], given: Sequence[Given], at_once: int
 ) -> Iterator[tuple[int, Result]]:
-    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(at_once, worker_context(), max_tasks_per_child=1) as pool:
         numbers = {pool.submit(run, each): number for number, each in enumerate(given)}
         try:
             for finished in as_completed(numbers):

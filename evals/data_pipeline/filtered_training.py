@@ -16,7 +16,6 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ import typer
 from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, reference_texts, validation_documents
 from evals.statistics import Interval, student_interval
 from modelstack.files import replacing
-from modelstack.processes import worker_context
+from modelstack.independent_runs import finished_runs
 from modelstack.shipped_recipes import shipped_recipe
 
 if TYPE_CHECKING:
@@ -84,39 +83,35 @@ def take_all(
     for name in dict.fromkeys(name for name, _ in waiting):
         prepare(next(run for (of, _), run in waiting.items() if of == name), RunFolder(out / "runs" / name))
     sizes = {each.name: each for each in sets}
-    # One process per run, so that threads, random numbers and memory are independent.
-    with ProcessPoolExecutor(n_workers, worker_context(), max_tasks_per_child=1) as pool:
-        futures = {
-            pool.submit(_take, run, out / "runs" / name, corpus): (name, seed, run)
-            for (name, seed), run in waiting.items()
+    missing = list(waiting.items())
+    work = [(run, out / "runs" / name, corpus) for (name, _), run in missing]
+    for number, measured in finished_runs(_take, work, on="local", at_once=n_workers):
+        (name, seed), run = missing[number]
+        done[run.fingerprint] = {
+            "key": run.fingerprint,
+            "set": name,
+            "seed": seed,
+            "n_tokens": run.steps * run.rows * run.row_tokens,
+            "set_documents": sizes[name].n_documents,
+            "set_bytes": sizes[name].n_bytes,
+            **measured,
         }
-        for future in as_completed(futures):
-            name, seed, run = futures[future]
-            record = {
-                "key": run.fingerprint,
-                "set": name,
-                "seed": seed,
-                "n_tokens": run.steps * run.rows * run.row_tokens,
-                "set_documents": sizes[name].n_documents,
-                "set_bytes": sizes[name].n_bytes,
-                **future.result(),
-            }
-            done[run.fingerprint] = record
-            with replacing(file) as temporary:
-                temporary.write_text("".join(json.dumps(each) + "\n" for each in done.values()), encoding="utf-8")
-            typer.echo(
-                f"{name}, seed {seed}: {record['bits_per_byte']:.4f} bits a byte, {record['seconds']:.0f} s"
-            )
+        with replacing(file) as temporary:
+            temporary.write_text("".join(json.dumps(each) + "\n" for each in done.values()), encoding="utf-8")
+        typer.echo(
+            f"{name}, seed {seed}: {measured['bits_per_byte']:.4f} bits a byte, {measured['seconds']:.0f} s"
+        )
     return [done[run.fingerprint] for run in runs.values()]
 
 
-def _take(run: Resolved, folder: Path, corpus: Path) -> dict[str, Any]:
+def _take(work: tuple[Resolved, Path, Path]) -> dict[str, Any]:
     """Train and measure one run; called in its own process."""
     from modelstack.data.shards import Shards
     from modelstack.run_folder import RunFolder
     from modelstack.train.run.prepare import open_prepared
     from modelstack.train.run.short_run import train_and_score
 
+    run, folder, corpus = work
     documents = validation_documents(corpus)
     measured = train_and_score(run, RunFolder(folder), [document.text for document in documents])
     score = measured.score

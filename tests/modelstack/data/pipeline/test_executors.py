@@ -23,6 +23,7 @@ from modelstack.data.pipeline.report import write_report
 from modelstack.data.pipeline.run import run_recipe
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
+from modelstack.shipped_recipes import shipped_recipe
 from tests.modelstack.data.reading.made_warc import http, record, warc
 
 FINEWEB = shipped_recipe("data/run/fineweb").path
