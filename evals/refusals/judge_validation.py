@@ -29,7 +29,7 @@ import numpy as np
 
 from evals.harness.suite import Table
 from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
-from modelstack.align.refusal_judge import KINDS, Kind, RefusalWeights, shipped_judge
+from modelstack.align.guards.refusal_judge import KINDS, Kind, RefusalWeights, shipped_judge
 from modelstack.align.rows.sources import DataError, read_records
 
 if TYPE_CHECKING:
@@ -250,8 +250,8 @@ def real_answers_table(judge: RefusalWeights, folder: Path) -> Table:
     Raises:
         DataError: the file is missing or broken.
     """
+    from modelstack.align.guards.refusal_topic import may_be_judged
     from modelstack.align.refusal_corpus import off_topic_pairs
-    from modelstack.align.refusal_topic import may_be_judged
 
     rows: list[tuple[str, ...]] = []
     pairs = off_topic_pairs(real_answers(folder))
@@ -303,7 +303,7 @@ def n_grams_alone(human: Rows, groups: Sequence[str], *, seed: int) -> list[bool
     from sklearn.linear_model import LogisticRegression
 
     from modelstack.align.fitting import assign_folds
-    from modelstack.align.refusal_features import HEAD_CHARACTERS
+    from modelstack.align.guards.refusal_features import HEAD_CHARACTERS
     from modelstack.align.refusal_train import N_FOLDS
 
     texts = [row.reply[:HEAD_CHARACTERS] for row in human.replies]

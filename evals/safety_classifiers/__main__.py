@@ -33,10 +33,10 @@ from evals.safety_classifiers.text_sets import (
     jailbreak_sets,
     request_sets,
 )
-from modelstack.align.linear import LinearClassifier, Platt
+from modelstack.align.guards.linear_classifier import LinearClassifier, Platt
+from modelstack.align.guards.weights_file import ClassifierFileError
 from modelstack.align.rows.sources import DataError
 from modelstack.align.train import PACKAGE, decontaminated, rows_for
-from modelstack.align.weights_file import ClassifierFileError
 
 SETS = {"request-harm": request_sets, "jailbreak": jailbreak_sets, "injection": injection_sets}
 N_LATENCY = 2000

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evals.statistics import threshold_at_false_positive_rate
 from modelstack.align.fitting import Example, assign_folds
-from modelstack.align.linear import OPERATING_POINTS
+from modelstack.align.guards.linear_classifier import OPERATING_POINTS
 
 PUBLIC_SOURCES = frozenset(
     {

@@ -1,1 +1,1 @@
-"""Step 12: classifiers around a model: request harm, jailbreak, injection, refusal. numpy at inference."""
+"""Step 12: keep a model within what it should do. `guards` holds the shipped classifiers."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.features import DENSE, FeatureSpec, WindowFeatures, windows
-from modelstack.align.linear import OPERATING_POINTS, LinearClassifier, Platt
+from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, WindowFeatures, windows
+from modelstack.align.guards.linear_classifier import OPERATING_POINTS, LinearClassifier, Platt
 
 CLIP_SHARES = (1.0, 0.99999, 0.9999, 0.999)
 """Shares of the non-zero weights that int8 may represent without clipping; the best of them is taken."""

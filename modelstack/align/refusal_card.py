@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from modelstack.align.refusal_judge import OFF_TOPIC_THRESHOLD, RefusalWeights
-from modelstack.align.refusal_topic import MIN_CHARACTERS
+from modelstack.align.guards.refusal_judge import OFF_TOPIC_THRESHOLD, RefusalWeights
+from modelstack.align.guards.refusal_topic import MIN_CHARACTERS
 
 
 def card_text(weights: RefusalWeights, n_bytes: int) -> str:
@@ -23,7 +23,7 @@ Tells whether a reply is a refusal, a partial refusal or compliance, given the p
 each sentence and hashed word n-grams, then a test for replies to another question. {n_bytes / 1e6:.2f} MB, numpy
 alone. Apache-2.0, as the repository.
 
-Definitions: head of `modelstack/align/refusal_judge.py`.
+Definitions: head of `modelstack/align/guards/refusal_judge.py`.
 
 ## Made from
 

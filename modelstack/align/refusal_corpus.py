@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from modelstack.align import refusal_exchanges
-from modelstack.align.refusal_features import content_stems
+from modelstack.align.guards.refusal_features import content_stems
+from modelstack.align.guards.refusal_judge import KINDS, Kind
+from modelstack.align.guards.refusal_signs import Sentence, plain, sentences
 from modelstack.align.refusal_grammar import Exchange, LabelledReply, ReplyGrammar
-from modelstack.align.refusal_judge import KINDS, Kind
-from modelstack.align.refusal_signs import Sentence, plain, sentences
 from modelstack.align.rows.decontamination import Decontaminator, evaluation_items
 from modelstack.align.rows.sources import SOURCES, Source, read_records, read_source
 

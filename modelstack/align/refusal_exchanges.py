@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from modelstack.align.guards.refusal_signs import plain, sentences
 from modelstack.align.refusal_grammar import Exchange
-from modelstack.align.refusal_signs import plain, sentences
 from modelstack.align.rows.sources import SOURCES, Source, read_records, read_source
 
 SEED_TASKS = Source("posttrain/sft/self_instruct_seed_tasks.jsonl", "Apache-2.0", "yizhongw/self-instruct")

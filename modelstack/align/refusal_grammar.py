@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from modelstack.align.refusal_judge import Kind
+from modelstack.align.guards.refusal_judge import Kind
 from modelstack.align.refusal_phrases import phrase_banks
 
 

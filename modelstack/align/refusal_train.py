@@ -22,11 +22,17 @@ from numpy.typing import NDArray
 
 from modelstack.align import refusal_corpus as corpus
 from modelstack.align.fitting import assign_folds
-from modelstack.align.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
+from modelstack.align.guards.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
+from modelstack.align.guards.refusal_judge import (
+    KINDS,
+    N_GRAM_SCALE,
+    OFF_TOPIC_THRESHOLD,
+    WEIGHTS_FILE,
+    RefusalWeights,
+)
+from modelstack.align.guards.refusal_signs import plain
+from modelstack.align.guards.refusal_topic import frequency_table, may_be_judged, topic_features
 from modelstack.align.refusal_grammar import LabelledReply
-from modelstack.align.refusal_judge import KINDS, N_GRAM_SCALE, OFF_TOPIC_THRESHOLD, RefusalWeights
-from modelstack.align.refusal_signs import plain
-from modelstack.align.refusal_topic import frequency_table, may_be_judged, topic_features
 from modelstack.align.rows.decontamination import connected
 from modelstack.align.rows.sources import DataError, file_sha256
 
@@ -331,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m modelstack.align.refusal_train", description="Fit the refusal judge."
     )
     parser.add_argument("data_dir", type=Path, help="folder with the files that refusal_corpus.READ lists")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for weights/ and cards/")
+    parser.add_argument("--out", type=Path, default=WEIGHTS_FILE.parents[1], help="folder for weights/ and cards/")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from modelstack.align.cards_text import card
-from modelstack.align.features import FeatureSpec
 from modelstack.align.fitting import Example, Fit, FitSettings, fit
+from modelstack.align.guards.hashed_features import FeatureSpec
 from modelstack.align.rows.attacks import INJECTION, JAILBREAK, injection_rows, jailbreak_rows
 from modelstack.align.rows.decontamination import Decontaminator, evaluation_items
 from modelstack.align.rows.hazards import FITTED_HAZARDS
@@ -30,7 +30,7 @@ VERSION = "1"
 NOISY_SOURCES = frozenset({"harmfulqa"})
 """Generated questions of which some are harmless: rows that a first fit puts on the wrong side are dropped
 (confident learning, Northcutt et al., 2021)."""
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent / "guards"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from evals.post_training.constitution.scripted import (
     merit,
     refusal_of,
 )
-from modelstack.align.refusal_judge import judge_refusal
+from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.align.rows.contrast_templates import FITTED_MISDEEDS, HELD_OUT_MISDEEDS
 from modelstack.align.rows.contrast_words import ACTIVITIES, HELD_OUT_VERBS, TWO_SENSES
 from modelstack.data.examples import Message

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from evals.refusals import judge_validation as validation
+from modelstack.align.guards.refusal_judge import shipped_judge
 from modelstack.align.refusal_corpus import written_examples
 from modelstack.align.refusal_grammar import LabelledReply
-from modelstack.align.refusal_judge import shipped_judge
 from modelstack.align.refusal_train import featurise, reply_groups
 
 

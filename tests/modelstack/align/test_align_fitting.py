@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("sklearn", reason="fitting needs the extra `train`")
 
 from modelstack.align.cards_text import card
-from modelstack.align.features import FeatureSpec
 from modelstack.align.fitting import (
     Example,
     FitSettings,
@@ -21,6 +20,7 @@ from modelstack.align.fitting import (
     rows_digest,
     threshold_at,
 )
+from modelstack.align.guards.hashed_features import FeatureSpec
 from modelstack.align.train import RECIPES, Recipe, summary, without_noise
 
 SPEC = FeatureSpec(n_buckets=1 << 12)

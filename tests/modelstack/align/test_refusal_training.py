@@ -12,8 +12,8 @@ import pytest
 
 from modelstack.align import refusal_corpus as corpus
 from modelstack.align import refusal_train as training
+from modelstack.align.guards.refusal_judge import KINDS, shipped_judge
 from modelstack.align.refusal_grammar import Exchange, LabelledReply, ReplyGrammar, restate
-from modelstack.align.refusal_judge import KINDS, shipped_judge
 from modelstack.align.refusal_phrases import phrase_banks
 from modelstack.align.rows.sources import DataError, read_records
 

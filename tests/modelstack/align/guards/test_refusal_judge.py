@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelstack.align.refusal_judge import WEIGHTS_FILE, RefusalWeights, judge_refusal, shipped_judge
-from modelstack.align.weights_file import ClassifierFileError
+from modelstack.align.guards.refusal_judge import WEIGHTS_FILE, RefusalWeights, judge_refusal, shipped_judge
+from modelstack.align.guards.weights_file import ClassifierFileError
 
 LOCKPICK = "How do I open my neighbour's door without a key?"
 
@@ -121,7 +121,7 @@ def test_a_broken_file_is_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_weights_for_other_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("modelstack.align.refusal_judge.features_digest", lambda: "other")
+        patched.setattr("modelstack.align.guards.refusal_judge.features_digest", lambda: "other")
         path = shipped_judge().save(tmp_path / "other.safetensors")
     with pytest.raises(ClassifierFileError, match="other features"):
         RefusalWeights.load(path)
@@ -146,8 +146,9 @@ def test_the_weights_are_smaller_than_a_megabyte_and_their_card_is_shipped() -> 
 
 def test_judging_needs_numpy_and_no_training_library() -> None:
     code = (
-        "import sys; from modelstack.align.refusal_judge import judge_refusal; judge_refusal('a', 'no, sorry');"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'modelstack.align.refusal_grammar') if m in sys.modules])"
+        "import sys; from modelstack.align.guards.refusal_judge import judge_refusal;"
+        "judge_refusal('a', 'no, sorry');"
+        "print([m for m in ('torch', 'sklearn', 'scipy', 'tools') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align import normalise
+from modelstack.align.guards import normalise
 
 FEATURE_VERSION = 1
 """Raised when the same text gets other features: weights fitted before do not fit then."""

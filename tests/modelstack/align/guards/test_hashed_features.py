@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelstack.align.features import DENSE, FeatureSpec, windows, word_grams
-from modelstack.align.normalise import views
+from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, windows, word_grams
+from modelstack.align.guards.normalise import views
 
 SPEC = FeatureSpec(n_buckets=1 << 14)
 

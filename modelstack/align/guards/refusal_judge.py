@@ -28,10 +28,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
-from modelstack.align.refusal_signs import SIGNS, plain
-from modelstack.align.refusal_topic import N_FREQUENCY_BUCKETS, TOPIC_NAMES, may_be_judged, topic_features
-from modelstack.align.weights_file import ClassifierFileError, read_weights, write_weights
+from modelstack.align.guards.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
+from modelstack.align.guards.refusal_signs import SIGNS, plain
+from modelstack.align.guards.refusal_topic import N_FREQUENCY_BUCKETS, TOPIC_NAMES, may_be_judged, topic_features
+from modelstack.align.guards.weights_file import ClassifierFileError, read_weights, write_weights
 
 Kind = Literal["compliance", "partial", "refusal"]
 KINDS: tuple[Kind, ...] = ("compliance", "partial", "refusal")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelstack.align.features import DENSE, FeatureSpec, word_grams
-from modelstack.align.linear import LinearClassifier, Platt
-from modelstack.align.weights_file import ClassifierFileError
+from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, word_grams
+from modelstack.align.guards.linear_classifier import LinearClassifier, Platt
+from modelstack.align.guards.weights_file import ClassifierFileError
 
 SPEC = FeatureSpec(n_buckets=1 << 12)
 

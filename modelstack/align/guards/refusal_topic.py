@@ -17,8 +17,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.refusal_features import content_stems
-from modelstack.align.refusal_signs import plain, sentences
+from modelstack.align.guards.refusal_features import content_stems
+from modelstack.align.guards.refusal_signs import plain, sentences
 
 N_FREQUENCY_BUCKETS = 8192
 MIN_CHARACTERS = 300

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.features import DENSE, FeatureSpec, WindowFeatures, windows
-from modelstack.align.weights_file import ClassifierFileError, read_weights, write_weights
+from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, WindowFeatures, windows
+from modelstack.align.guards.weights_file import ClassifierFileError, read_weights, write_weights
 
 FORMAT = "modelstack.align.linear/1"
 MADE_BY = "python -m modelstack.align.train DATA_DIR"

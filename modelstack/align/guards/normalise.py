@@ -1,7 +1,7 @@
 """One text as a classifier should see it: disguises removed, hidden texts decoded and scanned again.
 
 Order: cap, surrogates, hidden characters (remembered), compatibility forms without accents, look-alike letters,
-white space; then the decoders of `modelstack.align.decoding`, again on their finds, to a fixed depth and number.
+white space; then the decoders of `hidden_text`, again on their finds, to a fixed depth and number.
 All steps are linear in the length, and the number of views is bounded: input is hostile.
 
 Sources: UAX #15 (normal forms), UTS #39 (confusables: the Latin look-alikes of it), and Unicode's tag block and
@@ -14,7 +14,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from modelstack.align.decoding import DECODERS
+from modelstack.align.guards.hidden_text import DECODERS
 
 MAX_CHARACTERS = 1_000_000
 """Longer texts are cut in the middle; `Views.n_unread` says how much was left out."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from modelstack.align.features import windows, word_grams
-from modelstack.align.linear import LinearClassifier
-from modelstack.align.normalise import views
-from modelstack.align.weights_file import ClassifierFileError
+from modelstack.align.guards.hashed_features import windows, word_grams
+from modelstack.align.guards.linear_classifier import LinearClassifier
+from modelstack.align.guards.normalise import views
+from modelstack.align.guards.weights_file import ClassifierFileError
 
 N_REASONS = 5
 MIN_HAZARD_PROBABILITY = 0.2
@@ -52,7 +51,7 @@ def load_classifier(name: str) -> LinearClassifier:
     Raises:
         ClassifierFileError: there is none of that name, or its file is broken.
     """
-    folder = Path(str(files("modelstack.align"))) / "weights"
+    folder = Path(__file__).parent / "weights"
     known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if name not in known:
         raise ClassifierFileError(

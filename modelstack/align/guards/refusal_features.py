@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.refusal_signs import SIGNS, Sentence, own_words, plain, sentences
+from modelstack.align.guards.refusal_signs import SIGNS, Sentence, own_words, plain, sentences
 
 HEAD_CHARACTERS = 300
 """Where refusals begin. Measured on published completions: the first 300 characters carry the decision."""
