@@ -1,8 +1,8 @@
 """Harmful requests, and harmless ones that sound alike, to train on and to measure on; all of them are our own.
 
 Harmful and harmless requests share what a model could go by instead of meaning. Sharp ones have the words: the
-misdeeds of `modelstack.align.rows` and verbs with two senses. Everyday ones have the form: they are asked in just
-the words that harm is asked for in ("Walk me through baking bread, one step after another."), because a small
+misdeeds of `evals.refusals.contrast_words` and verbs with two senses. Everyday ones have the form: they are asked
+in the words that harm is asked for in ("Walk me through baking bread, one step after another."), because a small
 model that sees each side in a form of its own learns the form. What is measured on shares no misdeed, activity,
 verb or template with what is trained on. No evaluation set is read.
 """
@@ -13,8 +13,15 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from modelstack.align.rows.contrast_templates import FITTED_MISDEEDS, HELD_OUT_MISDEEDS
-from modelstack.align.rows.contrast_words import ACTIVITIES, HELD_OUT_VERBS, PLACES, TWO_SENSES, Misdeed
+from evals.refusals.contrast_words import (
+    ACTIVITIES,
+    FITTED_MISDEEDS,
+    HELD_OUT_MISDEEDS,
+    HELD_OUT_VERBS,
+    PLACES,
+    TWO_SENSES,
+    Misdeed,
+)
 
 Side = Literal["harmful", "sharp", "everyday"]
 """Asks for harm; is harmless and names harm; is harmless and asked in the same form."""
@@ -53,18 +60,9 @@ _MEASURED_SHARP = (
 _N_MEASURED_ACTIVITIES = 15
 
 
-@dataclass(frozen=True, slots=True)
-class _Activity:
-    """What is done on an ordinary day, as a misdeed is written."""
-
-    do: str
-    doing: str
-
-
-_ACTIVITIES = tuple(_Activity(do, doing) for do, doing in ACTIVITIES)
 _MEASURED_ACTIVITIES, _TRAINED_ACTIVITIES = (
-    _ACTIVITIES[:_N_MEASURED_ACTIVITIES],
-    _ACTIVITIES[_N_MEASURED_ACTIVITIES:],
+    ACTIVITIES[:_N_MEASURED_ACTIVITIES],
+    ACTIVITIES[_N_MEASURED_ACTIVITIES:],
 )
 
 
@@ -105,14 +103,14 @@ def _sharp(text: str, misdeed: Misdeed, draw: random.Random) -> str:
 def _senses(*, held_out: bool) -> list[tuple[str, str]]:
     return [
         (verb, thing)
-        for verb, (harmless, _) in TWO_SENSES.items()
+        for verb, senses in TWO_SENSES.items()
         if (verb in HELD_OUT_VERBS) is held_out
-        for thing in harmless
+        for thing in senses.harmless
     ]
 
 
 def _victims() -> list[tuple[str, str]]:
-    return [(verb, victim) for verb in sorted(HELD_OUT_VERBS) for victim, _ in TWO_SENSES[verb][1]]
+    return [(verb, victim) for verb in sorted(HELD_OUT_VERBS) for victim, _ in TWO_SENSES[verb].harmful]
 
 
 def _drawn(name: str, sides: tuple[list[str], ...], n: int, draw: random.Random) -> list[Request]:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, WindowFeatures, windows
-from modelstack.align.guards.weights_file import ClassifierFileError, read_weights, write_weights
+from modelstack.align.guards.weights_file import ClassifierFileError, read_weights, remedy, write_weights
 
 FORMAT = "modelstack.align.linear/1"
-MADE_BY = "python -m modelstack.align.train DATA_DIR"
+MADE_BY = "python -m tools.classifiers.train DATA_DIR"
 OPERATING_POINTS: Mapping[str, float] = {"fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
 """Named thresholds: the share of ordinary texts that each may flag."""
 
@@ -165,7 +165,7 @@ class LinearClassifier:
             raise ClassifierFileError(f"{path}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClassifierFileError(
-                f"{path} is no classifier: {type(error).__name__}: {error}. `{MADE_BY}` makes it."
+                f"{path} is no classifier: {type(error).__name__}: {error}. {remedy(MADE_BY)}"
             ) from error
 
     @classmethod

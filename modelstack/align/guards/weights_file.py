@@ -1,6 +1,7 @@
-"""Weights of a classifier in one file: safetensors, and one JSON string in its header that says what they mean.
+"""Weights of a classifier in one file: safetensors, with one JSON string in its header that describes them.
 
-One string, because the order of several metadata keys is not fixed and the same weights should be the same bytes.
+The description is one string because the order of several metadata keys is not fixed, and equal weights should be
+equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from modelstack.files import replacing
 
 MAX_FILE_BYTES = 64 << 20
-"""A file of weights is a few MB; a larger one is not ours."""
+"""Largest file that is read; shipped ones have at most 2 MB."""
 
 
 class ClassifierFileError(ValueError):
@@ -27,7 +28,8 @@ class ClassifierFileError(ValueError):
 def write_weights(
     path: str | os.PathLike[str], key: str, stated: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Path:
-    """Write a file, by a temporary name, and return its path; `stated` goes under `key` of the header."""
+    """Write a file under a temporary name, rename it and return its path; `stated` goes under `key` of the
+    header."""
     from safetensors.numpy import save
 
     metadata = {key: json.dumps(dict(stated), sort_keys=True, allow_nan=False)}
@@ -42,10 +44,15 @@ def write_weights(
 def read_weights(
     path: str | os.PathLike[str], key: str, *, made_by: str
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return what `write_weights` was given: the stated facts and the arrays; errors name the command `made_by`.
+    """Return the description and the arrays of a file that `write_weights` wrote.
+
+    Args:
+        path: The file.
+        key: Key of the description in the header, "classifier" or "judge".
+        made_by: Command that makes the file, for errors.
 
     Raises:
-        ClassifierFileError: the file is missing, too large, or none of these.
+        ClassifierFileError: the file is missing, too large, or has no such description.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -53,10 +60,10 @@ def read_weights(
     path = Path(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no classifier is")
+            raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes. {remedy(made_by)}")
         data = path.read_bytes()
     except OSError as error:
-        raise ClassifierFileError(f"{path} cannot be read: {error}. `{made_by}` makes it.") from error
+        raise ClassifierFileError(f"{path} cannot be read: {error}. {remedy(made_by)}") from error
     try:
         arrays = load(data)
         # Eight bytes of length, then the header as JSON; `load` does not return its metadata.
@@ -64,5 +71,10 @@ def read_weights(
         return dict(json.loads(header["__metadata__"][key])), arrays
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ClassifierFileError(
-            f"{path} is no {key}: {type(error).__name__}: {error}. `{made_by}` makes it."
+            f"{path} is no {key}: {type(error).__name__}: {error}. {remedy(made_by)}"
         ) from error
+
+
+def remedy(made_by: str) -> str:
+    """Return the last sentence of an error about a broken file of weights."""
+    return f"Reinstall agentkit, or run `{made_by}` in a checkout."

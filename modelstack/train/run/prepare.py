@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import modelstack.data
 from modelstack.data.shard_writing import SourcedText, write_shards
 from modelstack.data.shards import Shards
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS
 from modelstack.errors import UserError
 from modelstack.files import replacing_folder
 from modelstack.run_folder import RunFolder
@@ -25,7 +25,6 @@ from modelstack.train.run.recipe import Resolved
 
 Told = Callable[[str], object]
 """Is told what is being done."""
-SHIPPED_CORPUS = Path(modelstack.data.__file__).parent / "corpus"
 
 
 @dataclass(frozen=True, slots=True)

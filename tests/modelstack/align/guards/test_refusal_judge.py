@@ -107,7 +107,7 @@ def test_a_saved_judge_judges_as_before(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_names_its_path_and_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierFileError, match=r"nowhere\.safetensors.*refusal_train"):
+    with pytest.raises(ClassifierFileError, match=r"nowhere\.safetensors.*refusal_judge"):
         RefusalWeights.load(tmp_path / "nowhere.safetensors")
 
 

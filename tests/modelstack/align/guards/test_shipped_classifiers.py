@@ -18,7 +18,7 @@ from modelstack.align.guards.assess import (
 )
 from modelstack.align.guards.linear_classifier import OPERATING_POINTS
 from modelstack.align.guards.weights_file import MAX_FILE_BYTES, ClassifierFileError
-from modelstack.align.rows.hazards import FITTED_HAZARDS
+from tools.classifiers.hazards import FITTED_HAZARDS
 
 FOLDER = Path(guards.__file__).parent
 NAMES = ("request-harm", "request-hazard", "jailbreak", "injection")
