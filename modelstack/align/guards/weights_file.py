@@ -28,8 +28,7 @@ class ClassifierFileError(ValueError):
 def write_weights(
     path: str | os.PathLike[str], key: str, stated: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Path:
-    """Write a file under a temporary name, rename it and return its path; `stated` goes under `key` of the
-    header."""
+    """Write a file under a temporary name and rename it; `stated` goes under `key` of the header."""
     from safetensors.numpy import save
 
     metadata = {key: json.dumps(dict(stated), sort_keys=True, allow_nan=False)}

@@ -1,12 +1,12 @@
-"""Planted near-duplicates: which are found, beside what theory says and brute force knows.
+"""Recall of planted near-duplicates, compared with theory and with brute force.
 
-Documents are made of words drawn by Zipf's law; of some a copy is planted with words replaced until the Jaccard
-similarity is what is wanted. The stages of near-duplicate search run on them from files to files; brute force
-compares the sets of word runs of all documents that share a run. A pair of similarity s has to be found with
-probability 1 - (1 - s^hashes)^buckets, so the number found of many is binomial and has a known deviation.
+Documents are made of words drawn by Zipf's law. Copies of some are planted, with words replaced until the Jaccard
+similarity has the chosen value. The stages of near-duplicate search run on them from files to files; brute force
+compares the sets of word runs of all documents that share a run. A pair of similarity s is found with probability
+1 - (1 - s^hashes)^buckets, so the number of pairs found is binomial and has a known deviation.
 
-    python -m modelstack.data.dedup.check
-    python -m modelstack.data.dedup.check --pairs 2000 --seed 7
+    python -m tools.data.near_duplicate_recall
+    python -m tools.data.near_duplicate_recall --pairs 2000 --seed 7
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from modelstack.data.dedup.pairs import pairs_of_bucket, read_pairs
 
 SIMILARITIES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 N_WORDS = 300
-"""Of a document."""
+"""Words of a document."""
 N_SHARDS = 3
 MAX_DEVIATION = 4.0
-"""Standard deviations that a level may be off: by chance one table of ten levels in 1,600 is."""
+"""Largest deviation of a level from theory, in standard deviations. By chance one table of ten levels in 1,600
+exceeds it."""
 _BACKGROUND = 0.3
-"""Pairs below this similarity were not planted; one is found once in a thousand by theory."""
+"""Lower bound of the similarity of planted pairs; in theory one pair in a thousand below it is found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +42,27 @@ class Level:
     """Planted pairs of about one similarity."""
 
     similarity: float
-    """The mean of what brute force says."""
+    """Mean over the pairs, by brute force."""
     n_pairs: int
     n_expected: float
     n_found: int
     deviation: float
-    """Of a binomial number with these probabilities, the standard deviation."""
+    """Standard deviation of the number of pairs found, which is binomial."""
 
     @property
     def off_by(self) -> float:
-        """Return how many standard deviations more were found than expected; one is at least half a pair."""
+        """Return the excess over the expected number in standard deviations, each at least half a pair."""
         return (self.n_found - self.n_expected) / max(self.deviation, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one check found."""
+    """Result of a check."""
 
     levels: tuple[Level, ...]
     n_documents: int
     threshold: float
-    """Where the curve is steepest, about: (1/buckets)^(1/hashes)."""
+    """Similarity at which the curve is about steepest: (1/buckets)^(1/hashes)."""
     recall: float
     """Share of the pairs above the threshold, by brute force over all documents, that is found."""
     recall_by_theory: float
@@ -70,7 +71,7 @@ class Outcome:
     precision_by_theory: float
     n_found: int
     n_background_found: int
-    """Pairs found of documents that hardly share anything: errors of the program, not of the method."""
+    """Pairs found of documents that share almost nothing: errors of the program, not of the method."""
 
     @property
     def holds(self) -> bool:
@@ -79,7 +80,7 @@ class Outcome:
 
 
 def check(config: MinHashConfig, n_pairs: int, seed: int, folder: Path) -> Outcome:
-    """Plant so many pairs at each similarity, search and compare; files go to a folder."""
+    """Plant `n_pairs` pairs at each similarity, search for them and compare; `folder` takes the files."""
     numbers = np.random.RandomState(seed)
     texts: list[str] = []
     planted: list[list[tuple[int, int]]] = []
@@ -146,7 +147,7 @@ def _words(numbers: np.random.RandomState, n: int) -> list[str]:
 
 
 def _word(number: int) -> str:
-    """Return a word of its own for each number, in letters: digits are all the same when text is simplified."""
+    """Return a distinct word for each number, in letters because simplified text has no digits."""
     letters = "w"
     while number:
         number, letter = divmod(number, 26)
@@ -155,7 +156,7 @@ def _word(number: int) -> str:
 
 
 def _changed(words: list[str], similarity: float, n_words: int, numbers: np.random.RandomState) -> list[str]:
-    """Return words of which so many are replaced, far apart, that runs have about the similarity."""
+    """Return words with some of them replaced, far apart, until the runs have about the similarity."""
     n_runs = len(words) - n_words + 1
     # A replaced word takes n_words runs from both texts: s = (n - k n_words) / (n + k n_words).
     n_replaced = n_runs * (1 - similarity) / (1 + similarity) / n_words
@@ -186,7 +187,7 @@ def _found(texts: Sequence[str], config: MinHashConfig, folder: Path) -> set[tup
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, print the table, and fail if theory does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=500, help="at each similarity")
+    parser.add_argument("--pairs", type=int, default=500, help="pairs at each similarity")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--buckets", type=int, default=14)
     parser.add_argument("--hashes", type=int, default=8)

@@ -1,8 +1,8 @@
-"""Precision and recall on labelled cases: `python -m modelstack.data.privacy.check`.
+"""Precision and recall of private data on labelled cases: `python -m tools.data.privacy_cases`.
 
-The cases in `cases.txt` are made up: forms of many countries and issuers, and what is taken for them: versions,
-dates, ISBNs, hashes, numbers of orders, prices, coordinates, code. Detectors were written with them in view, so
-they tell that what was once right stays right, and not how texts of the web will fare.
+The cases in `privacy_cases.txt` are made up: numbers in the forms of many countries and issuers, and texts that
+resemble them (versions, dates, ISBNs, hashes, order numbers, prices, coordinates, code). Detectors were written
+with the cases in view. The figures show regressions; they do not predict the results on web text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from modelstack.data.privacy.findings import KINDS, Finding
 from modelstack.data.privacy.redaction import find
 
-CASES = Path(__file__).with_name("cases.txt")
+CASES = Path(__file__).with_name("privacy_cases.txt")
 _LABEL = re.compile(r"⟦(?P<kind>[a-z]+)\|(?P<piece>[^⟧]*)⟧")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A text, and what is private in it: kind, first character, the one after the last."""
+    """A text and its private pieces: kind, first character, the character after the last."""
 
     text: str
     private: frozenset[tuple[str, int, int]]
@@ -30,7 +30,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Findings of a kind that are right, that are not, and labels that were not found."""
+    """Counts of a kind: right findings, wrong findings, labels without a finding."""
 
     right: int
     wrong: int

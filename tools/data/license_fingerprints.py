@@ -1,7 +1,9 @@
-"""Makes `licenses.json` from licence texts on this machine: `python -m modelstack.data.code.fingerprints`.
+"""Write `modelstack/data/code/licenses.json` from licence texts on this machine.
 
-Debian's common licences, and texts that Python packages carry. What is not found keeps the fingerprint that
-the file has. Where a text has more in it than the licence, it is cut from one phrase to another.
+    python -m tools.data.license_fingerprints
+
+Sources are Debian's common licences and texts that Python packages carry. A licence that is not found keeps its
+fingerprint in the file. A text that contains more than the licence is cut from one phrase to another.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _PACKAGES = Path(sysconfig.get_path("purelib"))
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the text of a licence is: files of a folder, the first that has both phrases."""
+    """Place of a licence text: the first file of a pattern that has both phrases."""
 
     license_id: str
     root: Path
@@ -107,7 +109,7 @@ _SOURCES = (
 
 
 def main() -> None:
-    """Write the fingerprints, and print where each comes from."""
+    """Write the fingerprints and print the source of each."""
     old = json.loads(FINGERPRINTS.read_text(encoding="utf-8"))["licenses"] if FINGERPRINTS.exists() else []
     entries = []
     for source in _SOURCES:
@@ -139,7 +141,7 @@ def _texts(source: Source) -> Iterator[str]:
         words = re.sub(r"\s+", " ", re.sub(r"\n[ \t.*#]*", "\n", text))
         if not source.begin:
             yield text
-        # The shortest piece that ends so, from the last place before that end where the licence begins.
+        # The shortest match, because a file may hold several licences one after the other.
         elif match := re.search(
             f"(?:{source.begin})(?:(?!{_BSD}|{_MIT}).){{0,60000}}?(?:{source.end})", words, re.I
         ):
