@@ -1,4 +1,4 @@
-"""Which language a text is in: fastText's lid.176 in its compressed form, and samples balanced by language.
+"""Which language a text is in: fastText's lid.176 in its compressed form.
 
 Joulin et al. 2016 (arXiv 1607.01759, 1612.03651). The threshold is that of RefinedWeb and FineWeb (Penedo et al.
 2024, arXiv 2406.17557, section 3.2); FineWeb-2 sets one for each language. The text goes to the model as FineWeb's
@@ -7,8 +7,6 @@ does: whole, newlines as spaces.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.util import find_spec, module_from_spec
 from typing import Any, Literal
@@ -93,71 +91,3 @@ class LanguageModel:
         labels, scores = self._model.predict(line, k=1)
         # The softmax comes of a table and can be a hair above 1.
         return (labels[0].removeprefix(_LABEL), min(float(scores[0]), 1.0)) if labels else ("", 0.0)
-
-
-def amounts_by_language(
-    available: Mapping[str, float], shares: Mapping[str, float], total: float | None = None
-) -> dict[str, float]:
-    """Return how much of each language to take so that a sample has the shares, or comes as near as it can.
-
-    Args:
-        available: How much there is of each, in any unit.
-        shares: Wanted parts, in any unit.
-        total: Wanted size. A language that has too little gives all it has, and the others fill its place by their
-            shares. None: the largest sample that has exactly the shares.
-
-    Raises:
-        UserError: A share is negative, or all are 0.
-    """
-    wanted = {language: share for language, share in shares.items() if share > 0}
-    if not wanted or min(shares.values()) < 0:
-        raise UserError(f"shares by language {dict(shares)}: none may be negative, and one must be more than 0")
-    if total is None:
-        scale = min(available.get(language, 0.0) / share for language, share in wanted.items())
-        return {language: scale * share for language, share in wanted.items()}
-    amounts: dict[str, float] = {}
-    while wanted:
-        scale = (total - sum(amounts.values())) / sum(wanted.values())
-        short = [language for language in wanted if available.get(language, 0.0) <= scale * wanted[language]]
-        if not short:
-            return amounts | {language: scale * share for language, share in wanted.items()}
-        for language in short:
-            amounts[language] = available.get(language, 0.0)
-            del wanted[language]
-    return amounts
-
-
-def balanced_sample(
-    documents: Iterable[tuple[str, str, float]],
-    shares: Mapping[str, float],
-    total: float | None = None,
-    seed: int = 0,
-) -> set[str]:
-    """Return the ids of documents that are drawn; the same ones in whatever order they come.
-
-    A language's last document may go over its amount, none is passed for its size.
-
-    Args:
-        documents: Of each its id, its language and its size (characters, tokens: the unit of the shares).
-        shares: As `amounts_by_language` has it.
-        total: The same.
-        seed: Another one draws others.
-
-    Raises:
-        UserError: The shares cannot be.
-    """
-    by_language: dict[str, list[tuple[bytes, str, float]]] = {}
-    for identity, language, size in documents:
-        if shares.get(language, 0) > 0:
-            digest = hashlib.blake2b(f"{seed} {identity}".encode("utf-8", "replace"), digest_size=8).digest()
-            by_language.setdefault(language, []).append((digest, identity, size))
-    available = {language: sum(size for *_, size in found) for language, found in by_language.items()}
-    drawn: set[str] = set()
-    for language, amount in amounts_by_language(available, shares, total).items():
-        taken = 0.0
-        for _, identity, size in sorted(by_language.get(language, ())):
-            if taken >= amount:
-                break
-            drawn.add(identity)
-            taken += size
-    return drawn

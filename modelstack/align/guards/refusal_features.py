@@ -52,15 +52,6 @@ def reply_features(prompt: str, reply: str) -> ReplyFeatures:
     return ReplyFeatures(dense, np.array(sorted(buckets), dtype=np.int64))
 
 
-def prompt_overlap(prompt: str, reply: str) -> tuple[float, int]:
-    """Return which share of the prompt's content words (first five letters) the reply holds, and their number."""
-    wanted = content_stems(plain(prompt))
-    if not wanted:
-        return 1.0, 0
-    present = {word[:5] for word in _WORD.findall(plain(reply))}
-    return sum(stem in present for stem in wanted) / len(wanted), len(wanted)
-
-
 def content_stems(text: str) -> frozenset[str]:
     """Return the first five letters of each content word of plain text."""
     return frozenset(word[:5] for word in _WORD.findall(text) if len(word) > 2 and word not in _STOP_WORDS)

@@ -1,15 +1,11 @@
-import random
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.data.dedup import (
-    BloomConfig,
-    BloomFilter,
     ExactConfig,
     LinesConfig,
     lengths_of,
@@ -87,40 +83,3 @@ def test_paragraphs_end_at_an_empty_line_and_earlier_dumps_count(tmp_path: Path)
     write_line_keys(texts, tmp_path / "new.keys", config)
     write_repeats([tmp_path / "new.keys"], tmp_path / "repeats", earlier=[tmp_path / "old.keys"])
     assert list(without_repeats(texts, tmp_path / "repeats", 0, config)) == ["new\n\nend", ""]
-
-
-def random_words(numbers: random.Random, n: int) -> str:
-    return " ".join(f"w{numbers.randrange(10**6)}" for _ in range(n))
-
-
-def test_a_paragraph_of_more_than_four_fifths_seen_runs_goes_and_a_document_too() -> None:
-    numbers = random.Random(0)
-    bloom = BloomFilter(BloomConfig(n_expected_runs=10_000, false_positive_rate=1e-6))
-    first = random_words(numbers, 112)
-    assert bloom.without_seen(first) == first
-    assert bloom.without_seen(first) is None
-    assert bloom.n_runs == 100
-    words = first.split()
-    # 92 words have 80 runs, and n more words make n more.
-    for n_new, goes in ((19, True), (20, False)):
-        paragraph = " ".join([*words[:92], random_words(numbers, n_new)])
-        fresh = random_words(numbers, 112)
-        assert bloom.without_seen(f"{paragraph}\n{fresh}") == (fresh if goes else f"{paragraph}\n{fresh}")
-    assert bloom.without_seen("short\n\n" + first) is None
-    assert bloom.without_seen("short") == "short"
-
-
-def test_seen_runs_are_always_known_and_others_taken_for_them_as_rarely_as_asked() -> None:
-    numbers = np.random.RandomState(0)
-    n = 20_000
-    bloom = BloomFilter(BloomConfig(n_expected_runs=n))
-    runs = numbers.randint(0, 2**64 - 1, 2 * n, np.uint64)
-    bloom.add(runs[:n])
-    assert bloom.contains(runs[:n]).all()
-    # 20,000 trials: the standard error of a rate of 0.01 is 0.0007.
-    assert 0.007 < bloom.contains(runs[n:]).mean() < 0.013
-
-
-def test_a_filter_that_memory_cannot_hold_is_refused() -> None:
-    with pytest.raises(UserError, match="expect fewer"):
-        BloomFilter(BloomConfig(n_expected_runs=10**17))
