@@ -1,4 +1,4 @@
-"""How well the refusal judge does on our own labelled replies: `python -m evals.refusals.judge_validation`.
+"""Figures of the refusal judge on our own labelled replies: `python -m evals.refusals.judge_validation`.
 
 No weights were fitted on these replies (`labelled_replies.jsonl`). The tables show the shipped weights by kind of
 reply, beside the usual match of refusal prefixes (Zou et al., 2023); the suite prints the first beside its
@@ -59,7 +59,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How predictions of one class met the labels."""
+    """Agreement of the predictions of one class with the labels."""
 
     accuracy: Interval
     precision: Interval
@@ -136,7 +136,7 @@ def confusion_table(judge: RefusalWeights, replies: Sequence[Labelled]) -> Table
 
 
 def calibration_table(judge: RefusalWeights, replies: Sequence[Labelled]) -> Table:
-    """Return how far the judge's probability of a refusal can be read as one."""
+    """Return the calibration of the judge's probability of a refusal."""
     refused = [row.kind != "compliance" for row in replies]
     p = [judge.judge(row.prompt, row.reply).probability_refused for row in replies]
     area = area_under_roc(
@@ -151,7 +151,7 @@ def calibration_table(judge: RefusalWeights, replies: Sequence[Labelled]) -> Tab
 
 
 def latency_table(judge: RefusalWeights, replies: Sequence[Labelled]) -> Table:
-    """Return the CPU time for one reply; the clock on the wall would measure the neighbours too."""
+    """Return the CPU time for one reply; wall time would include other processes."""
     times_ms: list[float] = []
     for _ in range(N_LATENCY_ROUNDS):
         for row in replies:
@@ -170,7 +170,7 @@ CLASS_COLUMNS = ("class", "n", "of it", "accuracy", "precision", "recall", "fals
 def class_row(name: str, outcome: Sequence[bool], predicted: Sequence[bool]) -> tuple[str, ...]:
     """Return a row of `CLASS_COLUMNS` for predictions of one class."""
     f = figures(outcome, predicted)
-    # Where all are of the class, no prediction can be a false alarm, and a precision of 1 would say nothing.
+    # If all replies are of the class, no prediction is a false alarm, and a precision of 1 would mean nothing.
     precision = f.precision if f.false_positive_rate.n else wilson(0, 0)
     shares = (f.accuracy, precision, f.recall, f.false_positive_rate)
     return (name, str(f.accuracy.n), str(f.recall.n), *(str(share) if share.n else "-" for share in shares))

@@ -1,1 +1,1 @@
-"""Step 12: keep a model within what it should do. `guards` holds the shipped classifiers."""
+"""Step 12, alignment: `guards` has the shipped classifiers of requests, tool results and replies."""

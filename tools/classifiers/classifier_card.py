@@ -1,7 +1,7 @@
-"""Text of a model card, from a fit: data with licences and hashes, figures both ways, limits, operating points.
+"""Model card of a classifier: data with licences and hashes, figures, limits, operating points.
 
-After "Model Cards for Model Reporting" (Mitchell et al., 2019). Figures on sets outside the fit are printed by
-`python -m tools.classifiers.evaluation`.
+After "Model Cards for Model Reporting" (Mitchell et al., 2019). `python -m tools.classifiers.evaluation` prints
+the figures on sets outside the fit.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def card(fitted: Fit, rows: Sequence[Example], table: Sequence[tuple[str, ...]],
     """Return the card as Markdown.
 
     Args:
-        fitted: What was fitted.
-        rows: Its rows.
+        fitted: The fit.
+        rows: Rows of the fit.
         table: Rows of `tools.classifiers.train.summary`.
         n_bytes: Size of the file of weights.
     """

@@ -1,9 +1,9 @@
-"""Fitting a linear classifier: logistic regression, grouped cross-validation, int8, calibration, thresholds.
+"""Fit of a linear classifier: logistic regression, grouped cross-validation, int8, calibration, thresholds.
 
-Everything that is reported or set (calibration, thresholds) comes from out-of-fold logits: a row is judged by
-weights that saw no row of its group, quantised as the shipped ones are, over the same windows and views.
-Columns are weighted by inverse document frequency before the fit and the weight is folded in afterwards, so
-inference knows nothing of it. Needs scikit-learn (extra `train`).
+Figures, calibration and thresholds come from out-of-fold logits: a row is judged by weights that saw no row of its
+group, quantised as the shipped weights are, over the same windows and views. Columns are weighted by inverse
+document frequency before the fit; the factor is multiplied into the weights afterwards, so inference needs none.
+Needs scikit-learn (extra `train`).
 
 Letters: N rows, B buckets, D dense features, L labels, K folds.
 """
@@ -22,34 +22,34 @@ from modelstack.align.guards.hashed_features import DENSE, FeatureSpec, WindowFe
 from modelstack.align.guards.linear_classifier import OPERATING_POINTS, LinearClassifier, Platt
 
 CLIP_SHARES = (1.0, 0.99999, 0.9999, 0.999)
-"""Shares of the non-zero weights that int8 may represent without clipping; the best of them is taken."""
+"""Candidates for the share of non-zero weights that int8 represents without clipping; the best is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row to fit on."""
+    """A training row."""
 
     text: str
     labels: frozenset[str]
-    """Labels that hold; all others of the classifier do not."""
+    """True labels; all other labels of the classifier are false."""
     source: str
     group: str
-    """Rows of one group (a template family, near-duplicates) are never split between fitting and judging."""
+    """Name of the group (a template family, near-duplicates), which is never split between folds."""
     weight: float = 1.0
     sets_thresholds: bool = False
-    """Whether it is an ordinary text, on which false-positive rates are counted."""
+    """Whether the row is an ordinary text, on which false-positive rates are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """How to fit."""
+    """Settings of a fit."""
 
     regularisation_c: float = 4.0
     """Inverse strength of the L2 penalty."""
     dense_scale: float = 1.0
-    """Dense columns are multiplied by it: more means less penalty on them."""
+    """Factor of the dense columns; a larger one means less penalty on them."""
     class_balance: float = 0.5
-    """0: rows count as they are; 1: both classes weigh the same in all."""
+    """0: every row has its own weight; 1: both classes have the same total weight."""
     n_folds: int = 5
     seed: int = 0
     max_iterations: int = 200
@@ -57,7 +57,7 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """A classifier, and how it judged rows that it had not seen."""
+    """A classifier with its out-of-fold logits."""
 
     classifier: LinearClassifier
     held_out_logits: NDArray[np.float32]
@@ -94,7 +94,7 @@ def fit(
     training: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Fit:
-    """Fit, judge out of fold, calibrate, set thresholds, quantise.
+    """Fit a classifier: folds, calibration, thresholds, quantisation.
 
     Thresholds are set on rows with `sets_thresholds` that lack the label; a label without such rows gets none.
 
@@ -152,7 +152,7 @@ def fit(
 
 
 def rows_digest(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 over all rows in order: texts, labels, weights."""
+    """Return the SHA-256 of all rows in order: texts, labels, weights, groups."""
     digest = hashlib.sha256()
     for row in examples:
         text = row.text.encode("utf-8", "surrogatepass")
@@ -190,7 +190,7 @@ def calibrate(
     model = LogisticRegression(C=1e4).fit(
         logits.reshape(-1, 1).astype(np.float64), outcomes, sample_weight=weights
     )
-    # Out-of-fold logits that rank worse than chance would turn the sign; a flat positive slope is honest then.
+    # Out-of-fold logits that rank worse than chance would give a negative slope; it becomes a flat positive one.
     return Platt(max(1e-3, float(model.coef_[0, 0])), float(model.intercept_[0]))
 
 
@@ -243,11 +243,11 @@ def _solve(
     matrix = rows.matrix[chosen]
     seen = np.bincount(matrix.indices, minlength=matrix.shape[1])
     columns = np.flatnonzero(seen)
-    columns = columns[seen[columns] >= 2]  # a feature of one window alone teaches nothing about others
+    columns = columns[seen[columns] >= 2]  # a feature of one window tells nothing about others
     factors = np.log((1 + len(chosen)) / (1 + seen[columns])).astype(np.float32)
     factors[columns >= spec.n_buckets] = settings.dense_scale
     small: Any = matrix[:, columns] @ diags(factors)
-    # A row of many windows weighs what a row of one does.
+    # All windows of a row together have the weight of the row.
     weights = np.asarray(row_weights[owner] / rows.n_windows[owner], np.float64)
     solved = np.zeros((matrix.shape[1], outcomes.shape[1]), np.float32)
     bias = np.zeros(outcomes.shape[1], np.float32)

@@ -1,7 +1,7 @@
-"""MLCommons hazard categories (AILuminate, as Llama Guard 3 numbers them), and where the public sets map to.
+"""MLCommons hazard categories (AILuminate, numbered as in Llama Guard 3), and the categories of public sets.
 
-S4 (child sexual exploitation) has no training rows here on purpose: such prompts are not kept. A1 and A2 are our
-own: instructions inside data, and attempts to unlock a model.
+S4 (child sexual exploitation) has no training rows on purpose: such prompts are not kept. A1 and A2 are our own:
+instructions inside data, and attempts to unlock a model.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ CATQA_HAZARDS: dict[str, str] = {
     "Privacy Violation Activity": "S7",
     "Tailored Financial Advice": "S6",
 }
-"""CatQA's category, or the part of it before the last slash."""
+"""Hazard by CatQA's category, or by the part before the last slash."""
 
 MILD_CATQA = ("Tailored Financial Advice", "Political Campaigning")
 """Categories with many questions that most people would answer."""
 
-# AdvBench has no categories; the first rule that matches a request decides.
+# For AdvBench, which has no categories; the first matching rule decides.
 _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (hazard, re.compile(rf"\b(?:{words})", re.IGNORECASE))
     for hazard, words in (

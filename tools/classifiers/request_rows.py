@@ -21,14 +21,14 @@ N_BENIGN: dict[str, int] = {
     "metatool": 2400, "seal-tools": 900, "snips": 500, "nlu-eval": 900, "toolrl-sft": 300, "toolalpaca": 139,
     "api-bank": 109, "glaive-demo": 98, "home-assistant": 100,
 }  # fmt: skip
-"""Requests taken of each source of tool requests; those without a clear licence are not listed."""
+"""Number of requests by source of tool requests; sources without a clear licence are not listed."""
 MADE_BY_RULE = frozenset({"ordinary", "tldr"})
-"""Benign sources that are templates around words: they teach, but false-positive rates are not counted on them."""
+"""Benign sources made of templates; they are fitted on, but set no false-positive rates."""
 _QUESTION = re.compile(r"(?<=[.?!\n] )[A-Z][^.?!\n]{20,180}\?")
 
 
 def ordinary_rows(folder: Path, seed: int = 0) -> list[Example]:
-    """Return benign rows of public sets and by rule: what most people ask, most of the time."""
+    """Return benign rows of everyday requests, from public sets and by rule."""
     draw = random.Random(seed)
     tasks = _command_tasks(folder, draw)
     parts: dict[str, list[str]] = {
@@ -46,7 +46,7 @@ def ordinary_rows(folder: Path, seed: int = 0) -> list[Example]:
         texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
         for text, group in zip(texts, near_duplicate_groups(texts), strict=True):
             made = source in MADE_BY_RULE
-            # Templates are no near-duplicates of each other's task; and they are not what people write.
+            # Two tasks in one template are not near-duplicates, and templates are not what people write.
             key = f"{source}:{len(rows)}" if made else f"{source}:{group}"
             rows.append(Example(text, frozenset(), source, key, sets_thresholds=not made))
     return rows
@@ -65,7 +65,7 @@ def passages(folder: Path, name: str, n: int, draw: random.Random, length: tuple
 
 
 def request_rows(folder: Path, seed: int = 0) -> list[Example]:
-    """Return all rows for request harm, without those that the contrast test holds out.
+    """Return all rows for request harm except the held-out contrast pairs.
 
     Raises:
         UserError: a file is missing or broken.
@@ -80,7 +80,7 @@ def request_rows(folder: Path, seed: int = 0) -> list[Example]:
     for pair in contrast_pairs(seed):
         if not pair.held_out:
             group = f"contrast:{pair.family}"
-            if pair.family == "two_senses":  # as a verb is unseen, not the whole kind
+            if pair.family == "two_senses":  # a fold holds out verbs, not the whole kind
                 group += ":" + pair.safe.split()[-1]
             rows.append(Example(pair.safe, frozenset(), "contrast_safe", group))
             rows.append(Example(pair.unsafe, harm | {pair.hazard}, "contrast_unsafe", group))
@@ -119,10 +119,10 @@ def _harmful(hazard: str | None) -> frozenset[str]:
 
 
 def _red_team_openings(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Yield first turns of red-teamers that we labelled, and whether each is harmful.
+    """Yield first turns of red-teamers, and whether each is harmful by our labels.
 
-    The set itself has no such label, and many openings are harmless. `hh_labels.json` holds digests of the texts,
-    read and labelled once; insults, opinions and chat in between were left out.
+    The set itself has no such label, and many openings are harmless. `hh_labels.json` holds digests of the texts
+    that were read and labelled once; insults, opinions and small talk were left out.
     """
     labels = json.loads((Path(__file__).parent / "hh_labels.json").read_text("utf-8"))
     harmful, benign = frozenset(labels["harmful"]), frozenset(labels["benign"])
@@ -136,7 +136,7 @@ def _red_team_openings(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _hateful_posts(folder: Path, draw: random.Random) -> Iterator[Example]:
-    """Posts that people labelled: hate speech counts, merely offensive posts are left out (dialect bias)."""
+    """Yield posts labelled by people as hate speech or neither; offensive posts are left out (dialect bias)."""
     posts: dict[str, list[str]] = {"hate": [], "neither": []}
     for record in read_source(folder, "davidson"):
         if record["label"] in posts:
@@ -161,7 +161,7 @@ def _tool_requests(folder: Path, draw: random.Random) -> dict[str, list[str]]:
 
 
 def _command_tasks(folder: Path, draw: random.Random) -> list[str]:
-    """What command-line pages do, in the imperative: "kill all processes that match a pattern" is harmless."""
+    """Return tasks of command-line pages in the imperative, such as "kill all processes that match a pattern"."""
     tasks: set[str] = set()
     for record in read_source(folder, "howto"):
         for line in str(record["text"]).splitlines():

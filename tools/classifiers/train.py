@@ -31,7 +31,7 @@ from tools.classifiers.request_rows import HARM, request_rows
 
 VERSION = "1"
 NOISY_SOURCES = frozenset({"harmfulqa"})
-"""Generated questions of which some are harmless: rows that a first fit puts on the wrong side are dropped
+"""Sources of generated questions, some of them harmless. Their rows that contradict a first fit are dropped
 (confident learning, Northcutt et al., 2021)."""
 GUARDS = Path(guards.__file__).parent
 """Folder of the shipped weights and cards."""
@@ -39,7 +39,7 @@ GUARDS = Path(guards.__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one classifier is fitted."""
+    """Labels, features, settings and data of one classifier."""
 
     name: str
     labels: tuple[str, ...]
@@ -84,7 +84,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def rows_for(name: str, folder: Path, seed: int = 0) -> list[Example]:
-    """Return the rows of a classifier, before decontamination.
+    """Return the rows of a classifier before the removal of near-duplicates of evaluation items.
 
     Raises:
         UserError: a file is missing or broken.
@@ -179,7 +179,7 @@ def summary(fitted: Fit, rows: Sequence[Example]) -> list[tuple[str, str, str, s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fit, write, print; return 0, or 2 with a message where data is missing."""
+    """Fit, write and print; return 0, or 2 with a message if data is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.classifiers.train", description=(__doc__ or "").partition("\n")[0]
     )

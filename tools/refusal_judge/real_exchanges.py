@@ -1,9 +1,9 @@
 """Real requests with real answers, from sets whose licence lets weights be shipped.
 
-The refusal judge learns from them what compliance looks like, takes its content from them, and learns from the
-same exchanges shuffled what an answer to another question looks like. Some sets are exchanges already: seed tasks
-of Self-Instruct, word problems, textbooks' questions with their answers. Others are documents whose heading or
-first line is put as a request: textbook sections, manual pages, snippets of code.
+They are the refusal judge's rows of compliance, the content of replies made by rule, and, shuffled, its answers to
+another question. Some sets have requests: seed tasks of Self-Instruct, word problems, textbook questions with
+their answers. Others are documents whose heading or first line is turned into a request: textbook sections, manual
+pages, snippets of code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tools.classifiers.data_files import SOURCES, Source, read_records, read_sou
 from tools.refusal_judge.reply_grammar import Exchange
 
 SEED_TASKS = Source("posttrain/sft/self_instruct_seed_tasks.jsonl", "Apache-2.0", "yizhongw/self-instruct")
-"""The tasks with their inputs and outputs; `sources.SOURCES` has the instructions alone."""
+"""Tasks with their inputs and outputs; the source "self_instruct" has the instructions alone."""
 SNIPPETS = Source(SOURCES["codedocs"].path, "CC0-1.0", "30-seconds/30-seconds-of-code, the only part of it used")
 N_EXCHANGES: Mapping[str, int] = {
     "gsm8k": 350,
@@ -31,7 +31,8 @@ N_EXCHANGES: Mapping[str, int] = {
     "howto": 150,
     "codedocs": 80,
 }
-"""At most so many of each; seed tasks are taken whole. Documents outnumber questions by far in the files."""
+"""Largest number of exchanges by set; all seed tasks are taken. The files have far more documents than
+questions."""
 MBPP_TRAIN = range(601, 975)
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _HEADING = re.compile(r"[A-Z][^.?!:;\n=\\$]{3,60}")
@@ -89,7 +90,7 @@ def exchanges(folder: Path) -> list[Exchange]:
 
 
 def refuses(answer: str) -> bool:
-    """Return whether a sentence of an answer refuses: such an answer cannot stand for compliance."""
+    """Return whether a sentence of an answer refuses; such an answer is not compliance."""
     return any("refuses" in sentence.signs for sentence in sentences(plain(answer)))
 
 
@@ -133,7 +134,7 @@ def textbook_questions(records: Iterable[Mapping[str, Any]]) -> Iterator[Exchang
 
 
 def textbook_sections(records: Sequence[Mapping[str, Any]]) -> Iterator[Exchange]:
-    """Yield headings put as requests with the first paragraphs below them.
+    """Yield headings turned into requests, with the first paragraphs below them.
 
     Headings that come more than twice ("Summary", "Teacher Support") name no topic.
     """

@@ -34,13 +34,13 @@ def phrase_banks() -> Mapping[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class LabelledReply:
-    """A reply to a prompt with what it is."""
+    """A reply to a prompt, with its kind."""
 
     prompt: str
     reply: str
     kind: Kind
     source: str
-    """Where it is from, for weights and for leaving a family out: "grammar/moralising", "hh", ..."""
+    """Origin, which sets the weight: "grammar/moralising", "hh", ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Restated:
-    """A request put into a reply's words."""
+    """A request in the words of a reply."""
 
     act: str
     doing: str
@@ -87,7 +87,7 @@ _ACTS = frozenset(_ACTS_TEXT.split())
 
 
 def restate(prompt: str) -> Restated:
-    """Return a request as action, gerund and topic; general words where its form is not understood."""
+    """Return a request as action, gerund and topic; general words if its form is unknown."""
     line = re.sub(r"\s+", " ", prompt).strip().rstrip("?.! ")
     found = _HOW.match(line)
     act = found.group(1) if found else ""
@@ -127,13 +127,13 @@ class ReplyGrammar:
         *,
         seed: int = 0,
     ) -> None:
-        """Keep what replies are made of.
+        """Take the parts of replies.
 
         Args:
             harmful: Requests that are mostly refused.
             benign: Requests with real answers.
             further_bodies: Texts that serve as content beside the answers.
-            seed: Of all draws.
+            seed: Seed of all draws.
         """
         self.bank = phrase_banks()
         self._harmful, self._benign = harmful, benign
@@ -220,7 +220,7 @@ class ReplyGrammar:
         return [self.fill(phrase, restated) for phrase in self._draw.sample(phrases, n)]
 
     def body(self, exchange: Exchange | None = None, *, at_least: int = 150, at_most: int = 1200) -> str:
-        """Return content: the exchange's answer where it is long enough, else another text or a made list."""
+        """Return content: the exchange's answer if it is long enough, else another text or a made list."""
         if exchange is not None and len(exchange.answer) >= at_least:
             return _cut(exchange.answer, at_most)
         for _ in range(20):
@@ -288,7 +288,7 @@ def _moralising(g: ReplyGrammar, prompt: str, _: Exchange) -> str:
 
 
 def _long_moralising(g: ReplyGrammar, prompt: str, exchange: Exchange) -> str:
-    """A refusal of a page: one or two sentences of fact among the reasons do not make it partial."""
+    """Return a refusal of a page; one or two sentences of fact among the reasons do not make it partial."""
     opening = g.pick((*g.bank["long_openings"], "", "", "", ""))
     opening = opening.replace("{act}", "with your question")
     if opening.rstrip()[-1:] in ("!", ".") and not opening.rstrip().endswith("However,"):
@@ -312,7 +312,7 @@ def _moral_only(g: ReplyGrammar, prompt: str, _: Exchange) -> str:
 
 
 def _moral_short(g: ReplyGrammar, prompt: str, _: Exchange) -> str:
-    """One or two plain sentences, as small models say them, and nothing else."""
+    """Return one or two plain sentences in the manner of small models."""
     return " ".join(g.exactly(phrase, restate(prompt)) for phrase in g.some(prompt, 1, 2, "morals"))
 
 
@@ -392,7 +392,7 @@ def _partial_limit(g: ReplyGrammar, prompt: str, exchange: Exchange) -> str:
 
 
 def _partial_leaves_out(g: ReplyGrammar, prompt: str, exchange: Exchange) -> str:
-    """Answers and says, before or after, what it does not give."""
+    """Return an answer that says, before or after, what it omits."""
     limit, body = g.phrase("partial_limits"), g.body(exchange)
     return f"{body} {limit}" if g.chance(0.6) else f"{limit} {body}"
 

@@ -1,9 +1,12 @@
 """Training rows of the refusal judge, read from a folder of data.
 
-Human labels: PyRIT's scorer evaluations (MIT). Real replies, labelled here by agreeing rules and kept only where
-they are sure: HH-RLHF's harmless pairs (MIT). Requests that rule-made replies answer: AdvBench, CatQA, HarmfulQA,
-HH. Real answers, as compliance and as content: `real_exchanges`. Sets whose licence is share-alike or forbids
-commercial use are never read, and no prompt repeats an evaluation item of the folder.
+- Human labels: PyRIT's scorer evaluations (MIT).
+- Real replies, labelled here by rules and kept only if the rules agree: HH-RLHF's harmless pairs (MIT).
+- Requests for replies made by rule: AdvBench, CatQA, HarmfulQA, HH.
+- Real answers, as compliance and as content: `real_exchanges`.
+
+Sets whose licence is share-alike or forbids commercial use are never read, and no prompt repeats an evaluation
+item of the folder.
 """
 
 from __future__ import annotations
@@ -33,14 +36,14 @@ READ: tuple[Source, ...] = (
     *(SOURCES[name] for name in (*HARMFUL, "hh", "gsm8k", "mbpp", "textbooks", "howto")),
     real_exchanges.SNIPPETS,
 )
-"""All files that are read, for the card."""
+"""Files that are read, for the card."""
 WRITTEN_FILE = Path(__file__).parent / "written_replies.jsonl"
 """Replies written and labelled by hand for this repository; none of them is in an evaluation set."""
 N_GRAMMAR = 6_000
 
 
 def human_rows(folder: Path) -> list[LabelledReply]:
-    """Return the human-labelled rows; a reply that does not answer what was asked counts as a refusal there.
+    """Return the human-labelled rows, in which a reply to another question is a refusal.
 
     Raises:
         UserError: a file of the folder is missing or broken.
@@ -81,15 +84,15 @@ def shows_its_kind(row: LabelledReply) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HHReply:
-    """A reply of HH-RLHF whose kind the labelling rules are sure of."""
+    """A reply of HH-RLHF on whose kind the labelling rules agree."""
 
     row: LabelledReply
     is_first: bool
-    """Whether it answers the first turn, so that the prompt is all that was said before."""
+    """Whether the reply answers the first turn, so the prompt is the whole conversation before it."""
 
 
 def hh_replies(folder: Path) -> Iterator[HHReply]:
-    """Yield replies of HH-RLHF whose kind the labelling rules are sure of.
+    """Yield replies of HH-RLHF on whose kind the labelling rules agree.
 
     Raises:
         UserError: the file is missing or broken.
@@ -137,7 +140,7 @@ _DOUBTFUL = frozenset({"cannot", "dissuades", "condemns", "denies", "lacks", "ap
 
 
 def sure_kind(reply: str) -> Kind | None:
-    """Return what a reply surely is by its signs, None where the rules do not agree or have nothing to say."""
+    """Return the kind of a reply by its signs, None if the rules disagree or do not apply."""
     text = plain(reply)
     found = sentences(text)
     if not found:
@@ -187,7 +190,7 @@ def training_replies(folder: Path, *, seed: int = 0, n_grammar: int = N_GRAMMAR)
     """
     hh = [reply.row for reply in hh_replies(folder)]
     real = exchanges(folder)
-    # HH answers that are surely compliance serve as content too: they speak of what harmful requests speak of.
+    # Compliant HH answers serve as content too, because they share their subjects with harmful requests.
     bodies = [row.reply for row in hh if row.kind == "compliance" and len(row.reply) > 200]
     harmful = [row["text"] for name in HARMFUL for row in read_source(folder, name)]
     index = evaluated(folder)

@@ -36,14 +36,14 @@ from tools.refusal_judge import reply_rows
 from tools.refusal_judge.reply_grammar import LabelledReply
 
 SOURCE_WEIGHT: Mapping[str, float] = {"grammar": 1.0, "hh": 1.0, "human": 6.0, "written": 12.0}
-"""A human-labelled row counts for several made ones: there are 169 against some 7,500."""
+"""Weight of a row by source; 169 human-labelled rows face about 7,500 others."""
 INVERSE_REGULARISATION = 0.3
 TOPIC_INVERSE_REGULARISATION = 3.0
 MIN_ROWS_OF_BUCKET = 8
-"""n-grams of fewer rows are names and accidents; without them a third of the weights is left to fit."""
+"""Least number of rows of an n-gram; rarer ones are names and accidents, and two thirds of all."""
 N_FOLDS = 5
 N_REPEATS = 3
-"""Of the cross-validation, with other folds each; the card shows how far they differ."""
+"""Repeats of the cross-validation with different folds; the card shows the accuracy of each."""
 NEAR_DUPLICATE_JACCARD = 0.6
 
 
@@ -96,7 +96,7 @@ def select(rows: Rows, indices: NDArray[np.int64]) -> Rows:
 
 
 def fit_topic(folder: Path) -> Topic:
-    """Fit the off-topic stage on real exchanges and the same exchanges shuffled.
+    """Fit the off-topic stage on real exchanges, and on the same exchanges shuffled.
 
     Raises:
         UserError: a file of the folder is missing or broken.
@@ -117,7 +117,7 @@ def fit_topic(folder: Path) -> Topic:
     off = np.array([is_off for _, is_off in pairs])
     judged = np.array([may_be_judged(exchange.prompt, exchange.answer) for exchange, _ in pairs])
     flagged = np.zeros(len(pairs), bool)
-    # A request stands in two pairs, and an answer in as many: whole requests are left out.
+    # A request is in two pairs, and so is an answer: folds hold out whole requests.
     folds = assign_folds([exchange.prompt for exchange, _ in pairs], N_FOLDS, 0)
     for fold in range(N_FOLDS):
         model = LogisticRegression(C=TOPIC_INVERSE_REGULARISATION).fit(inputs[folds != fold], off[folds != fold])
@@ -147,11 +147,11 @@ def fit_judge(
     ordinary answers are refusals, so only the off-topic stage, which is fitted elsewhere, can find such replies.
 
     Args:
-        made: Rows of all sources but the human-labelled.
-        human: Human-labelled rows; none is possible.
-        topic: The second stage, taken over as it is.
-        temperature: Taken over as it is.
-        card: Taken over as it is.
+        made: Rows of all other sources.
+        human: Human-labelled rows, possibly none.
+        topic: The second stage.
+        temperature: Temperature to store.
+        card: Card to store.
     """
     human = select(human, np.flatnonzero([reply_rows.shows_its_kind(reply) for reply in human.replies]))
     coefficients = fit_softmax(made, human).astype(np.float32)

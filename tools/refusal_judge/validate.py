@@ -129,7 +129,7 @@ def real_answers_table(judge: RefusalWeights, folder: Path) -> Table:
 
 
 def real_answers(folder: Path) -> list[Exchange]:
-    """Return requests of Dolly and HH with their answers. Share-alike, so nothing shipped is fitted on them.
+    """Return requests of Dolly and HH with their answers (share-alike, so nothing shipped is fitted on them).
 
     Raises:
         UserError: the file is missing or broken.
@@ -144,12 +144,12 @@ def real_answers(folder: Path) -> list[Exchange]:
 
 
 def n_grams_alone(human: Rows, groups: Sequence[str], *, seed: int) -> list[bool]:
-    """Return what word n-grams say that were fitted on the human rows of the other folds and on nothing else.
+    """Return the decisions of word n-grams that were fitted on the human rows of the other folds alone.
 
     Args:
         human: Human-labelled rows.
         groups: Name of each row's group; a group stays in one fold.
-        seed: Of the folds.
+        seed: Seed of the folds.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

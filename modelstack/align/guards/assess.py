@@ -1,10 +1,10 @@
-"""The shipped classifiers by name, and what they say of a text.
+"""Assessments of a text by the shipped classifiers.
 
     load_classifier("request-harm")                # any of the weights, as a LinearClassifier
     assess_request("How do I ...")                 # Assessment: probability, operating points, hazard, reasons
     assess_jailbreak(...), assess_injection(...)
 
-Weights are read on first use and kept. numpy and safetensors alone are needed.
+Weights are read on first use and kept. Needs numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from modelstack.align.guards.weights_file import ClassifierFileError
 
 N_REASONS = 5
 MIN_HAZARD_PROBABILITY = 0.2
-"""Below it no hazard is named: the request is harmful, but of no kind that the head knows."""
+"""Least probability of a hazard that is named; a harmful request below it is of a kind unknown to the
+classifier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a classifier says of a text."""
+    """Result of one classifier for a text."""
 
     classifier: str
     probability: float
-    """Calibrated on the mix that the classifier was fitted on; other sources differ (see its card)."""
+    """Probability, calibrated on the mix of the classifier's training rows; other sources differ (see its
+    card)."""
     flagged_at: tuple[str, ...]
     """Operating points that flag the text, strictest first: ("fpr_0.5", "fpr_1", "fpr_5") or fewer."""
     hazard: str | None
-    """MLCommons hazard S1 to S14, A1 (injection) or A2 (jailbreak); None where nothing is flagged."""
+    """MLCommons hazard S1 to S14, A1 (injection) or A2 (jailbreak); None if no operating point flags the text."""
     reasons: tuple[str, ...]
-    """Words and word pairs that weighed most, only where something is flagged."""
+    """Words and word pairs with the largest weights; empty if no operating point flags the text."""
     encodings: tuple[str, ...]
-    """Encodings that hid the reading which was judged, outermost first."""
+    """Encodings of the judged reading, outermost first."""
     n_unread_characters: int
-    """Characters of a very long text that were not read."""
+    """Number of characters of a very long text that were not read."""
 
 
 @lru_cache(maxsize=16)
@@ -49,7 +51,7 @@ def load_classifier(name: str) -> LinearClassifier:
     """Return a classifier of the package: "request-harm", "request-hazard", "jailbreak", "injection" and others.
 
     Raises:
-        ClassifierFileError: there is none of that name, or its file is broken.
+        ClassifierFileError: the name is unknown, or the file is broken.
     """
     folder = Path(__file__).parent / "weights"
     known = sorted(path.stem for path in folder.glob("*.safetensors"))
@@ -108,7 +110,7 @@ def _with_hazard(assessment: Assessment, hazard: str | None) -> Assessment:
 
 
 def _assess(text: str, name: str) -> tuple[Assessment, str]:
-    """Return the assessment for a classifier of one label, and the reading that decided it."""
+    """Return the assessment by a classifier of one label, and the window with the largest logit."""
     classifier = load_classifier(name)
     label = classifier.labels[0]
     readings = views(text, decode=classifier.spec.decode)

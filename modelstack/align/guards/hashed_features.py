@@ -4,8 +4,8 @@ Words 1-3 and characters 3-5 are hashed into buckets (Weinberger et al., 2009), 
 character n-gram is a polynomial of its code points, a word is the difference of two prefix sums of such a
 polynomial, and a word n-gram mixes the hashes of its words. No loop runs over n-grams. numpy alone.
 
-A text is read in windows of about 512 tokens (four characters each) that overlap, and a classifier takes the
-largest logit over the windows of all views: what is said once in a long document counts.
+A text is read in overlapping windows of about 512 tokens (four characters each). A classifier takes the largest
+logit over the windows of all views, so one sentence of a long document counts.
 
 Letters: C characters, W words, B buckets.
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from modelstack.align.guards import normalise
 
 FEATURE_VERSION = 1
-"""Raised when the same text gets other features: weights fitted before do not fit then."""
+"""Version of the features; a change invalidates weights that were fitted before."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 # A 64-bit odd number has an inverse modulo 2^64; Python's pow finds it.
@@ -35,24 +35,24 @@ _SALT = np.uint64(0xD6E8FEB86659FD93)
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """What is computed from a text; its hash is stored with the weights."""
+    """Settings of the features; their hash is stored with the weights."""
 
     n_buckets: int = 1 << 19
     """Power of two; the lower half holds words, the upper half characters."""
     word_n: tuple[int, ...] = (1, 2, 3)
     character_n: tuple[int, ...] = (3, 4, 5)
     skip_words: bool = True
-    """Whether pairs of words with one word between them count too."""
+    """Whether pairs of words with one word between them are features."""
     window_characters: int = 2048
     stride_characters: int = 1536
     decode: bool = True
-    """Whether hidden texts are decoded and read as well."""
+    """Whether hidden texts are decoded and read."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
 
         Raises:
-            ValueError: one of them makes no sense.
+            ValueError: a number is out of its range.
         """
         if self.n_buckets < 1024 or self.n_buckets & (self.n_buckets - 1) or self.n_buckets > 1 << 24:
             raise ValueError(f"n_buckets is {self.n_buckets}: a power of two from 1,024 to 16,777,216 is needed")
@@ -96,9 +96,9 @@ class WindowFeatures:
     buckets: NDArray[np.int64]
     """Distinct buckets, ascending."""
     values: NDArray[np.float32]
-    """Value of each: 1 / sqrt(number of distinct ones) within words and within characters."""
+    """Value of each bucket: 1 / sqrt(number of distinct buckets), within words and within characters."""
     dense: NDArray[np.float32]
-    """In the order of `DENSE`, each within about 0 to 1."""
+    """Dense features in the order of `DENSE`, each within about 0 to 1."""
 
 
 DENSE: tuple[str, ...] = (
@@ -140,7 +140,7 @@ _SECOND_PERSON = re.compile(r"\b(?:you|your|yourself)\b")
 _LINKS = re.compile(r"https?://|www\.|\b[\w-]{2,40}\.(?:com|net|org|xyz|io)\b|@[\w-]{2,40}\.")
 _COUNTED = (_ROLE_WORDS, _IMPERATIVES, _MODEL_WORDS, _SECOND_PERSON, _LINKS)
 
-# Classes of the first 128 code points; beyond them letters are the rule.
+# Classes of the first 128 code points; most code points beyond them are letters.
 _WORD, _SPACE = 1, 2
 _CLASSES = np.zeros(128, np.uint8)
 for _code in range(128):
@@ -151,8 +151,8 @@ def windows(text: str | normalise.Views, spec: FeatureSpec) -> Iterator[WindowFe
     """Yield the features of each window of each view; an empty text has one window.
 
     Args:
-        text: Anything; it is normalised and decoded here, unless its readings are given.
-        spec: What to compute.
+        text: A raw text, which is normalised and decoded here, or its readings.
+        spec: Settings of the features.
     """
     readings = normalise.views(text, decode=spec.decode) if isinstance(text, str) else text
     for index in range(len(readings.views)):
@@ -160,11 +160,11 @@ def windows(text: str | normalise.Views, spec: FeatureSpec) -> Iterator[WindowFe
 
 
 def word_grams(text: str, spec: FeatureSpec) -> list[tuple[str, int]]:
-    """Return the words and pairs of words of a text, each with its bucket: what a classifier can name as reasons.
+    """Return the words and pairs of words of a text, each with its bucket, as candidates for reasons.
 
     Args:
         text: A reading (`normalise.View.text`), not a raw text.
-        spec: Of the classifier.
+        spec: Settings of the classifier.
     """
     lowered_text = text.lower()
     codes = _code_points(lowered_text)
@@ -212,7 +212,7 @@ def _classes(codes: NDArray[np.uint64]) -> NDArray[np.uint8]:
     small = codes < 128
     if small.all():
         return _CLASSES[codes]
-    # General punctuation, symbols and CJK punctuation are no letters; all else beyond ASCII counts as one.
+    # General punctuation, symbols and CJK punctuation are not letters; everything else beyond ASCII is.
     other = np.where(((codes >= 0x2000) & (codes < 0x2C00)) | ((codes >= 0x3000) & (codes < 0x3040)), 0, _WORD)
     return np.where(small, _CLASSES[np.minimum(codes, 127)], other).astype(np.uint8)
 
@@ -239,7 +239,7 @@ def _distinct(hashes: list[NDArray[np.uint64]], n_buckets: int) -> NDArray[np.in
 
 
 def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the hashes with every bit depending on every other (the finaliser of splitmix64)."""
+    """Return mixed hashes, in which each bit depends on every bit before (the finaliser of splitmix64)."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
@@ -265,7 +265,7 @@ def _character_hashes(codes: NDArray[np.uint64], spec: FeatureSpec) -> list[NDAr
 def _words(
     codes: NDArray[np.uint64], classes: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-    """Return where each word starts and ends, and its hash, the same wherever it stands."""
+    """Return the start and the end of each word, and its hash, which does not depend on its place."""
     inside = np.zeros(codes.size + 2, np.int8)
     inside[1:-1] = classes & _WORD
     edges = np.flatnonzero(inside[1:] != inside[:-1])
@@ -358,7 +358,7 @@ def _dense(
 
 
 def _densest(marks: NDArray[np.bool_], span: int = 48) -> float:
-    """Return the largest share of punctuation in any `span` characters: searched suffixes are full of it."""
+    """Return the largest share of punctuation in any `span` characters; it is high in suffixes found by search."""
     if marks.size <= span:
         return min(1.0, 2 * int(np.count_nonzero(marks)) / span)
     sums = np.cumsum(marks)

@@ -1,9 +1,9 @@
-"""Texts hidden in a text: encodings that a model reads and that word features do not.
+"""Decoders of texts hidden in a text, in encodings that a model reads and that word features miss.
 
-Each decoder takes a text and returns the texts that it found; all are linear in the length. A find counts only
-where it reads as English (printable, with common words), so that identifiers and hashes do not become views. The
-list of encodings follows the converters that attack tools ship (garak, PyRIT): base64, base32, hex, binary,
-percent and escape sequences, Caesar shifts, Atbash, reversal, spaced letters, leet.
+Each decoder takes a text and returns the hidden texts; all are linear in the length. A hidden text counts only if
+it reads as English (printable, with common words), so identifiers and hashes do not become views. The encodings
+are those of the attack tools garak and PyRIT: base64, base32, hex, binary, percent and escape sequences, Caesar
+shifts, Atbash, reversal, spaced letters, leet.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 MAX_RUNS = 32
-"""Encoded runs looked at in one text; a page of hashes must not cost more than a page of prose."""
+"""Largest number of encoded runs decoded in one text; a page of hashes must not cost more than a page of prose."""
 MIN_DECODED_CHARACTERS = 6
 MIN_COMMON_WORDS = 3
 
 Decoder = Callable[[str], list[str]]
 
-# Function words, and words that requests and instructions are made of.
+# Function words, and frequent words of requests and instructions.
 _COMMON = frozenset(
     [
         "the", "and", "that", "have", "for", "not", "with", "you", "this", "but", "his", "from", "they", "say",
@@ -62,7 +62,7 @@ _ATBASH = str.maketrans(
 
 
 def reads_as_text(text: str) -> bool:
-    """Return whether decoded bytes look like something that somebody wrote."""
+    """Return whether decoded bytes look like written text."""
     if len(text) < MIN_DECODED_CHARACTERS:
         return False
     sample = text[:400]
@@ -164,7 +164,7 @@ def _reverse(text: str) -> str:
 
 
 def _disguised_words(transform: Callable[[str], str]) -> frozenset[str]:
-    # "saw" is common forwards and backwards and so tells nothing of reversal.
+    # "saw" is common forwards and backwards, so it is no evidence of reversal.
     return frozenset(disguised for word in _COMMON if (disguised := transform(word)) not in _COMMON)
 
 
@@ -176,10 +176,10 @@ def _words(text: str) -> set[str]:
 
 
 def _shows(text: str, disguised: frozenset[str]) -> bool:
-    """Return whether common words stand there in disguise.
+    """Return whether a text has enough disguised common words.
 
-    A disguised sentence within a long plain one has few of them beside many plain words; in a long plain text
-    some arise by accident.
+    The number needed grows with the common plain words: in a long plain text some disguised words occur by
+    accident.
     """
     words = _words(text)
     n_found = len(words & disguised)
@@ -197,7 +197,7 @@ def _decode_atbash(text: str) -> list[str]:
 def _decode_reversed(text: str) -> list[str]:
     if not _shows(text, _REVERSED_WORDS):
         return []
-    # Either the whole text runs backwards, or each word does.
+    # Either the whole text is reversed, or each word.
     return [text[::-1], " ".join(word[::-1] for word in text.split())]
 
 
@@ -208,7 +208,7 @@ def _shift(text: str, by: int) -> str:
 
 
 def _decode_caesar(text: str) -> list[str]:
-    """Other shifts than 13, of a whole text: tried only where the text has no common word itself."""
+    """Return the text under the best shift other than 13; only a text without common words is tried."""
     sample = text[:400].lower()
     words = _words(sample)
     if len(words) < MIN_COMMON_WORDS or words & _COMMON:
@@ -219,7 +219,7 @@ def _decode_caesar(text: str) -> list[str]:
 
 def _join_spaced(text: str) -> list[str]:
     def join(match: re.Match[str]) -> str:
-        # Two or more gaps stand between words, one between letters.
+        # Two or more gap characters separate words, one separates letters.
         return " ".join(re.sub(r"[^A-Za-z]", "", word) for word in re.split(r"[ .\-_*|/]{2,3}", match.group()))
 
     joined, n_runs = _SPACED.subn(join, text)
@@ -235,7 +235,7 @@ def _decode_leet(text: str) -> list[str]:
         nonlocal n_changed
         word = match.group()
         n_letters = sum(character.isalpha() for character in word)
-        # "2nd", "v1.0" and part numbers are no leet; "1gn0r3" is. A mark at the end is punctuation.
+        # "2nd", "v1.0" and part numbers are not leet; "1gn0r3" is. A mark at the end is punctuation.
         if n_letters < 2 or n_letters * 2 < len(word) or word.rstrip("!$+").isalpha():
             return word
         n_changed += 1
@@ -260,4 +260,4 @@ DECODERS: dict[str, Decoder] = {
     "spaced": _join_spaced,
     "leet": _decode_leet,
 }
-"""Name of each encoding and its decoder, in the order tried."""
+"""Decoder by name of the encoding, in the order of use."""

@@ -1,9 +1,9 @@
 """A linear classifier over hashed features: int8 weights, calibrated probabilities, thresholds, one file.
 
-The file is safetensors: tensors, and one JSON string in its header that says what they mean (feature spec, labels,
-calibration, thresholds, what it was fitted on). Weights are int8 with one scale a label. Probabilities are Platt's
-(1999): sigmoid(slope * logit + intercept). Operating points are thresholds on the probability, named after the
-false-positive rate on ordinary texts that they were set for.
+The file is safetensors. One JSON string in its header describes the tensors: feature spec, labels, calibration,
+thresholds, training rows. Weights are int8 with one scale for each label. Probabilities are Platt's (1999):
+sigmoid(slope * logit + intercept). Operating points are thresholds on the probability, named after their
+false-positive rate on ordinary texts.
 
 Letters: L labels, B buckets, D dense features.
 """
@@ -26,12 +26,12 @@ from modelstack.align.guards.weights_file import ClassifierFileError, read_weigh
 FORMAT = "modelstack.align.linear/1"
 MADE_BY = "python -m tools.classifiers.train DATA_DIR"
 OPERATING_POINTS: Mapping[str, float] = {"fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
-"""Named thresholds: the share of ordinary texts that each may flag."""
+"""Largest share of ordinary texts that each named threshold may flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Platt:
-    """Calibration of one label."""
+    """Calibration of one label after Platt."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -44,14 +44,14 @@ class Platt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearClassifier:
-    """Weights and everything that is needed to read their output."""
+    """Weights with their features, calibration and thresholds."""
 
     name: str
     version: str
     spec: FeatureSpec
     labels: tuple[str, ...]
     weights: NDArray[np.int8]
-    """(B, L): one row is read for each bucket of a text."""
+    """(B, L)"""
     scales: NDArray[np.float32]
     """(L,)"""
     dense_weights: NDArray[np.float32]
@@ -60,15 +60,15 @@ class LinearClassifier:
     """(L,)"""
     calibration: tuple[Platt, ...]
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
-    """label -> operating point -> least probability that is flagged."""
+    """Least flagged probability by label and operating point."""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Data hashes, counts, metrics; for the reader, not for inference."""
+    """Data hashes, counts and metrics; inference does not use them."""
 
     def __post_init__(self) -> None:
-        """Check that all parts belong together.
+        """Check that all parts fit each other.
 
         Raises:
-            ValueError: shapes, types or numbers do not fit.
+            ValueError: a shape, a type or a number is wrong.
         """
         n_labels = len(self.labels)
         if not n_labels or len(set(self.labels)) != n_labels:
@@ -127,11 +127,11 @@ class LinearClassifier:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the arrays."""
+        """Size of the arrays in bytes."""
         return sum(a.nbytes for a in (self.weights, self.scales, self.dense_weights, self.bias))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, by a temporary name, and return its path."""
+        """Write one safetensors file under a temporary name, rename it, and return its path."""
         stated = {
             "format": FORMAT,
             "name": self.name,
@@ -156,7 +156,7 @@ class LinearClassifier:
         """Read a file that `save` wrote.
 
         Raises:
-            ClassifierFileError: it is missing, broken, or made for other features than this code computes.
+            ClassifierFileError: the file is missing, broken, or made for other features.
         """
         stated, arrays = read_weights(path, "classifier", made_by=MADE_BY)
         try:

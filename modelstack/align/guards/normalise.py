@@ -1,11 +1,11 @@
-"""One text as a classifier should see it: disguises removed, hidden texts decoded and scanned again.
+"""Readings of a text without disguises: normalised, and with hidden texts decoded.
 
-Order: cap, surrogates, hidden characters (remembered), compatibility forms without accents, look-alike letters,
-white space; then the decoders of `hidden_text`, again on their finds, to a fixed depth and number.
-All steps are linear in the length, and the number of views is bounded: input is hostile.
+Order: length limit, surrogates, hidden characters (counted), compatibility forms without accents, look-alike
+letters, white space. Then the decoders of `hidden_text` run on the text and on their own results, to a fixed depth
+and number. All steps are linear in the length and the number of views is bounded, because input is hostile.
 
-Sources: UAX #15 (normal forms), UTS #39 (confusables: the Latin look-alikes of it), and Unicode's tag block and
-variation selectors, through which text is smuggled past people's eyes.
+Sources: UAX #15 (normal forms), UTS #39 (confusables; only those of Latin letters), and Unicode's tag block and
+variation selectors, in which text can be written invisibly.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from modelstack.align.guards.hidden_text import DECODERS
 
 MAX_CHARACTERS = 1_000_000
-"""Longer texts are cut in the middle; `Views.n_unread` says how much was left out."""
+"""Length in characters above which a text is cut in the middle; `Views.n_unread` counts the rest."""
 MAX_DECODE_CHARACTERS = 200_000
-"""Decoders read that much of a view from its start."""
+"""Number of characters of a view, from its start, that decoders read."""
 MAX_DEPTH = 3
 MAX_VIEWS = 12
 _PIECE = 512
-"""Code points normalised at once: CPython sorts a run of combining marks in quadratic time."""
+"""Code points normalised at once; CPython sorts a run of combining marks in quadratic time."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAGS = re.compile("[\U000e0020-\U000e007e]{2,}")
@@ -38,7 +38,7 @@ _MARKS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0
 _SPACES = re.compile(r"[^\S\n]+")
 _NEWLINES = re.compile(r" ?\n[ \n]*")
 
-# Look-alikes of Latin letters that compatibility normalisation leaves alone.
+# Look-alikes of Latin letters that compatibility normalisation does not change.
 _LOOK_ALIKES = str.maketrans(
     "аАвВсСеЕнНіІјЈкКмМоОрРтТуУхХѕЅԁԛԝһүѵ"  # Cyrillic
     "αΑβΒεΕηΗιΙκΚμΜνΝοΟρΡτΤυΥχΧζΖ"  # Greek
@@ -56,25 +56,25 @@ _MIXED_SCRIPT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One reading of a text."""
+    """A reading of a text."""
 
     text: str
     encodings: tuple[str, ...]
-    """How it was hidden, outermost first; empty for the plain reading."""
+    """Encodings around it, outermost first; empty for the plain reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """All readings of a text, and what was done to get them."""
+    """All readings of a text, with counts of the changes."""
 
     views: tuple[View, ...]
     """The plain reading first, then the decoded ones."""
     n_hidden: int = 0
-    """Characters that show nothing: zero-width, tags, direction marks, control characters."""
+    """Invisible characters: zero-width, tags, direction marks, control characters."""
     n_look_alikes: int = 0
-    """Places where a letter of another script stands beside a Latin one."""
+    """Places with a letter of another script beside a Latin one."""
     n_marks: int = 0
-    """Accents and other combining marks taken off."""
+    """Removed accents and other combining marks."""
     n_surrogates: int = 0
     """Lone surrogates, which no valid text holds."""
     n_unread: int = 0
@@ -95,8 +95,8 @@ def views(text: str, *, decode: bool = True) -> Views:
     """Return the readings of a text.
 
     Args:
-        text: Anything, of any length.
-        decode: Whether hidden texts are searched for; without, the plain reading alone is returned.
+        text: A raw text of any length.
+        decode: Whether to search for hidden texts; if not, only the plain reading is returned.
     """
     n_unread = max(0, len(text) - MAX_CHARACTERS)
     if n_unread:
@@ -123,7 +123,7 @@ def _search(known: list[View], queue: list[View]) -> list[View]:
         if len(view.encodings) < MAX_DEPTH and view.encodings[-1:] != ("leet",):
             source = view.text[:MAX_DECODE_CHARACTERS]
             for name, decoder in DECODERS.items():
-                # Undoing the same disguise twice gives the text before it.
+                # The second use of such a decoder restores the text before the first.
                 if view.encodings[-1:] == (name,) and name not in {"base64", "hex", "percent"}:
                     continue
                 queue.extend(

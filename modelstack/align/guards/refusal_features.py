@@ -1,8 +1,8 @@
-"""What a reply looks like to the refusal judge: signs in its sentences, where they stand, and its n-grams.
+"""Features of a reply for the refusal judge: signs in its sentences, their places, and n-grams.
 
-At the start a sign refuses, after a page of instructions it often does not. So counts of each sign at the start,
-later and in all become dense features, beside lengths and lists; hashed n-grams, kept apart for the first 300
-characters and the rest, learn what the signs do not name (feature hashing: Weinberger et al., 2009).
+A sign at the start usually refuses; after a page of instructions it often does not. Dense features therefore count
+each sign at the start, at the end and in all sentences, beside lengths and lists. Hashed n-grams, separate for the
+first 300 characters and the rest, learn wordings without a sign (feature hashing: Weinberger et al., 2009).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from modelstack.align.guards.refusal_signs import SIGNS, Sentence, own_words, plain, sentences
 
 HEAD_CHARACTERS = 300
-"""Where refusals begin. Measured on published completions: the first 300 characters carry the decision."""
+"""Length of the opening. On published completions the first 300 characters carry the decision."""
 N_BUCKETS_LOG2 = 16
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[?!\n]")
@@ -35,12 +35,12 @@ _STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 @dataclass(frozen=True, slots=True)
 class ReplyFeatures:
-    """A reply in numbers."""
+    """Features of a reply."""
 
     dense: NDArray[np.float32]
-    """As `DENSE_NAMES`."""
+    """Dense features in the order of `DENSE_NAMES`."""
     buckets: NDArray[np.int64]
-    """Buckets of the n-grams, each once, ascending."""
+    """Distinct buckets of the n-grams, ascending."""
 
 
 def reply_features(prompt: str, reply: str) -> ReplyFeatures:

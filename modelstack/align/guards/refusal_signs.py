@@ -1,10 +1,10 @@
 """Signs of refusal, of hedging and of help in a reply's sentences: one named pattern each.
 
-A refusal is mostly told by a few kinds of sentences: the speaker is unable, apologises, condemns, redirects. What
-stands in quotation marks is not the reply's own voice and gives no sign. Prefix lists (Zou et al., 2023,
+Most refusals consist of a few kinds of sentences: the speaker is unable, apologises, condemns, redirects. Words in
+quotation marks are not the reply's own and give no sign. Prefix lists (Zou et al., 2023,
 "Universal and Transferable Adversarial Attacks on Aligned Language Models") are the usual baseline; the patterns
-here also know negated verbs of helping, policies, machines that speak of themselves, and other languages.
-All patterns are linear in the text: a reply is untrusted input.
+here also cover negated verbs of helping, policies, machines that speak of themselves, and other languages.
+All patterns are linear in the text, because a reply is untrusted input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 6000
-"""What is read of a reply; a refusal that comes later still follows a full answer."""
+"""Number of characters of a reply that are read; a later refusal follows a full answer anyway."""
 
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "«": '"', "»": '"', "…": "..."})
 _NEGATED_SELF = (
@@ -200,16 +200,16 @@ _QUOTED = re.compile(r"\"[^\"\n]{3,400}\"")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence of a reply with the signs found in it."""
+    """A sentence of a reply with its signs."""
 
     text: str
     start: int
-    """Characters of the reply's own words before it."""
+    """Number of characters of the reply's own words before it."""
     signs: frozenset[str]
 
 
 def plain(text: str) -> str:
-    """Return text as the signs and n-grams see it: NFKC, straight quotes, no emphasis marks, lower case, cut."""
+    """Return text in the form for signs and n-grams: NFKC, straight quotes, no emphasis marks, lower case, cut."""
     text = unicodedata.normalize("NFKC", text[: 2 * MAX_CHARACTERS]).translate(_QUOTES)
     text = text.replace("\r\n", "\n").replace("**", "").replace("##", "").replace("__", "")
     # Format characters (zero width, bidirectional) hide words from patterns and show nothing to a reader.
@@ -218,14 +218,14 @@ def plain(text: str) -> str:
 
 
 def own_words(text: str) -> str:
-    """Return plain text without what it quotes; a text that is one quotation as a whole speaks for itself."""
+    """Return plain text without quotations; a text that is one quotation as a whole is kept."""
     if text.startswith('"') and text.endswith('"') and '"' not in text[1:-1]:
         return text
     return _QUOTED.sub('""', text)
 
 
 def sentences(text: str) -> list[Sentence]:
-    """Split plain text and find each sentence's signs; what stands in quotation marks gives none."""
+    """Split plain text into sentences and find the signs of each, outside quotation marks."""
     found: list[Sentence] = []
     start = 0
     for piece in _SENTENCE_END.split(own_words(text)):

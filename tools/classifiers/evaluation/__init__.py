@@ -1,1 +1,1 @@
-"""The shipped safety classifiers, measured beside an n-gram baseline of the same run."""
+"""Evaluation of the shipped classifiers beside an n-gram baseline of the same run."""

@@ -1,9 +1,9 @@
-"""Measures the shipped safety classifiers beside an n-gram baseline that is fitted in the same run.
+"""Measure the shipped safety classifiers beside an n-gram baseline that is fitted in the same run.
 
     python -m tools.classifiers.evaluation DATA_DIR
     python -m tools.classifiers.evaluation DATA_DIR --only injection --out /tmp/figures
 
-DATA_DIR is laid out as `tools.classifiers.data_files` says. Prints tables; writes figures and `results.json`.
+DATA_DIR holds the files of `tools.classifiers.data_files`. Prints tables; writes figures and `results.json`.
 Needs the extras `evals` and `train`.
 """
 
@@ -41,12 +41,12 @@ from tools.classifiers.train import PACKAGE, decontaminated, rows_for
 SETS = {"request-harm": request_sets, "jailbreak": jailbreak_sets, "injection": injection_sets}
 N_LATENCY = 2000
 N_COLUMNS_OF_A_FILE = 170
-"""Width of tables that are written to a file or pipe."""
+"""Width of tables in a file or pipe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """One classifier and its baseline on all sets."""
+    """Results of a classifier and its baseline on all sets."""
 
     classifier: LinearClassifier
     baseline: Baseline
@@ -79,7 +79,7 @@ def measure(name: str, data_dir: Path, weights: Path, seed: int) -> Measured:
 
 
 def tables(name: str, measured: Measured, seed: int) -> list[Table]:
-    """Return all tables of one classifier but the one of latency."""
+    """Return all tables of one classifier except latency."""
     judges = (measured.ours, measured.theirs)
     n_rows = f"{measured.classifier.training['n_rows']:,} and {measured.baseline.n_rows:,} rows; seed {seed}"
     found = [
@@ -128,7 +128,7 @@ def latency(all_measured: dict[str, Measured]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, draw; return 0, or 2 with a message where something is missing."""
+    """Measure, print and draw; return 0, or 2 with a message if a file is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.classifiers.evaluation", description=(__doc__ or "").partition("\n")[0]
     )

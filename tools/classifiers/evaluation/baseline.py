@@ -1,8 +1,8 @@
-"""The n-gram baseline: TF-IDF of words and characters and a logistic regression, as anybody would write it first.
+"""N-gram baseline: TF-IDF of words and characters and a logistic regression, the usual first attempt.
 
-It is fitted in the same run on the same public rows, without what `modelstack.align` adds: no normalisation or
-decoding, no contrast pairs, no rows made by rule, no dense features. A fifth of its benign rows is held back, and
-its thresholds are set on them.
+It is fitted in the same run on the same public rows, without the additions of `modelstack.align.guards`: no
+normalisation or decoding, no contrast pairs, no rows made by rule, no dense features. A fifth of its benign rows
+is held back for its thresholds.
 
 Letters: N rows.
 """
@@ -28,9 +28,10 @@ PUBLIC_SOURCES = frozenset(
         "gptfuzzer", "inthewild", "ordinary", "clean:email", "clean:table", "clean:code", "clean:document",
     }
 )  # fmt: skip
-"""Rows of public sets as they are; "inserted:bipia" ones (public attacks in public contexts) count too."""
+"""Sources whose rows are unchanged texts of public sets; "inserted:bipia" (public attacks in public contexts) is
+added."""
 N_HELD_BACK = 5
-"""One fifth of the groups is held back."""
+"""Inverse of the share of groups that is held back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +41,7 @@ class Baseline:
     vectoriser: Any
     model: Any
     thresholds: Mapping[str, float]
-    """Operating point -> least probability that is flagged."""
+    """Least flagged probability by operating point."""
     n_rows: int
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -49,7 +50,7 @@ class Baseline:
 
 
 def public_rows(rows: Sequence[Example], label: str) -> list[Example]:
-    """Return the rows of public sets; for request harm those made by rule around public words are left out."""
+    """Return the rows of public sets, for request harm without those made by rule."""
     return [
         row
         for row in rows
@@ -59,7 +60,7 @@ def public_rows(rows: Sequence[Example], label: str) -> list[Example]:
 
 
 def fit_baseline(rows: Sequence[Example], label: str, seed: int) -> Baseline:
-    """Fit the baseline on public rows, and set its thresholds on the benign ones that are held back."""
+    """Fit the baseline on public rows and set its thresholds on the benign rows held back."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_union

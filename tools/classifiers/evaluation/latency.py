@@ -1,4 +1,4 @@
-"""How long one prompt takes: wall clock and CPU time of this thread, prompt by prompt, after a warm-up."""
+"""Latency of one prompt: wall time and CPU time of this thread, prompt by prompt, after a warm-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N_WORDS = 48
 
 
 def timed(check: Callable[[str], object], prompts: Sequence[str]) -> list[tuple[float, float]]:
-    """Return (wall seconds, CPU seconds of this thread) of each call."""
+    """Return wall seconds and CPU seconds of this thread for each call."""
     for prompt in prompts[:N_WARM_UP]:
         check(prompt)
     times: list[tuple[float, float]] = []
@@ -23,7 +23,7 @@ def timed(check: Callable[[str], object], prompts: Sequence[str]) -> list[tuple[
 
 
 def prompts_of(texts: Sequence[str], n: int, n_words: int = N_WORDS) -> list[str]:
-    """Return `n` prompts of `n_words` words each, cut from the texts in order, again from the start if need be."""
+    """Return `n` prompts of `n_words` words each, cut from the texts in order, repeated if necessary."""
     words = [word for text in texts for word in text.split()]
     if len(words) < n_words:
         raise ValueError(f"{len(words)} words: at least {n_words} are needed for one prompt")

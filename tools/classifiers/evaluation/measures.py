@@ -1,6 +1,6 @@
-"""From probabilities on text sets to tables: shares with Wilson intervals, pairs, calibration, the whole curve.
+"""Tables from probabilities on text sets: shares with Wilson intervals, pairs, calibration, curves.
 
-Plain functions on plain data; every table gives n, and every share its 95 % interval.
+Every table gives n, and every share its 95 % interval.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ ATTACK_SUCCESSES = (0.05, 0.10)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What one classifier said of all sets."""
+    """Probabilities of one classifier on all sets."""
 
     name: str
     probabilities: Mapping[str, Sequence[float]]
-    """Name of a set -> calibrated probability of each text."""
+    """Calibrated probability of each text, by name of the set."""
     thresholds: Mapping[str, float]
-    """Operating point -> least probability that is flagged; none was set on a text of these sets."""
+    """Least flagged probability by operating point; none was set on a text of these sets."""
     uncalibrated: Mapping[str, Sequence[float]] | None = None
-    """The same before calibration; None where the classifier has no calibration of its own."""
+    """Probabilities before calibration; None if the classifier has no calibration."""
 
     def flagged(self, name: str, point: str) -> Interval:
         """Return the share of a set that is flagged at an operating point."""
@@ -57,7 +57,7 @@ def flag_table(title: str, sets: Sequence[TextSet], ours: Judged, baseline: Judg
 def curve_table(title: str, sets: Sequence[TextSet], judges: Sequence[Judged]) -> Table:
     """Return attack success and false refusal over all thresholds, development and held-out sets each in one pool.
 
-    The thresholds here are read off the very texts: the table describes a curve, it is no operating point.
+    The thresholds come from the same texts, so the table describes a curve and no operating point.
     """
     rows: list[tuple[str, ...]] = []
     for kind in ("development", "held out"):
@@ -97,9 +97,9 @@ def pair_table(
     """Return the share of pairs whose harmful twin scores higher, and of those whose twins are both judged right.
 
     Args:
-        title: Of the table.
+        title: Title of the table.
         pairs: Held-out pairs.
-        probability: Name of a classifier -> text -> probability.
+        probability: Probability by name of the classifier and text.
         judges: The classifiers, for their names and thresholds.
     """
     families = sorted({pair.family for pair in pairs})
@@ -123,7 +123,7 @@ def pair_table(
 def calibration_table(title: str, sets: Sequence[TextSet], judges: Sequence[Judged]) -> Table:
     """Return ECE (15 equal-mass bins) and Brier before and after calibration, per source and per pool.
 
-    A source holds one kind of text, so its ECE says how far its probabilities lie from 0 or from 1.
+    A source has one kind of text, so its ECE is the distance of its probabilities from 0 or 1.
     """
     rows: list[tuple[str, ...]] = []
     pools = {

@@ -1,4 +1,4 @@
-"""Two figures of a report: attack success against false refusal, and the reliability of probabilities."""
+"""Figures: attack success against false refusal, and the reliability of probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.classifiers.evaluation.text_sets import TextSet
 
 COLOURS = ("#1f6f8b", "#c0561f")
 LEAST_SHOWN = 1e-3
-"""False refusal is drawn on a log scale: what matters happens below 5 %."""
+"""Lower end of the log scale of false refusal; the range below 5 % matters most."""
 
 
 def draw(label: str, sets: Sequence[TextSet], judges: Sequence[Judged], kind: str, path: Path) -> Path:

@@ -1,10 +1,12 @@
-"""Which texts the safety classifiers are measured on: none was fitted on, and none set a threshold.
+"""Texts of the evaluation; no classifier was fitted on them, and none set a threshold.
 
-Three kinds, and each says which it is. *Development sets* are public sets outside the fit; their results were seen
-while rows were being written, so they are no blind test. *Held-out families* come from the same generators as
-training rows, but whole families, verbs, misdeeds, payloads and contexts are kept out of the fit. *Ordinary
-requests* are what most people ask: instructions of Alpaca, whose licence forbids fitting on them for weights that
-are given away, and the validation part of the tool requests.
+A set is of one of three kinds:
+
+- development: public sets outside the fit. Their results were seen while rows were written: no blind test.
+- held out: texts of the same generators as training rows, of families, verbs, misdeeds, payloads and contexts that
+  are kept out of the fit.
+- ordinary: everyday requests, namely instructions of Alpaca, whose licence forbids to fit shipped weights on them,
+  and the validation part of the tool requests.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from tools.classifiers.data_files import read_records
 from tools.classifiers.fitting import Example
 
 N_ORDINARY = 2000
-"""Alpaca instructions measured; the intervals are narrow enough then."""
+"""Number of Alpaca instructions; enough for narrow intervals."""
 HARMFUL_DEV = (
     "I-MaliciousInstructions", "I-CoNa", "Q-Harm", "harmbench_val", "I-PhysicalSafetyUnsafe", "I-Controversial",
 )  # fmt: skip
 BENIGN_DEV = ("notinject_one", "cyberseceval_frr", "I-PhysicalSafetySafe", "I-Alpaca")
 UNDECIDED = frozenset({"I-Controversial"})
-"""Sets of requests that reasonable people answer differently: shown, in no total."""
+"""Sets that reasonable people answer differently; they are shown, but in no total."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSet:
-    """Texts that a classifier should all flag, or all let pass."""
+    """Texts that a classifier should all flag or all pass."""
 
     name: str
     texts: tuple[str, ...]
@@ -42,12 +44,12 @@ class TextSet:
 
     @property
     def counts(self) -> bool:
-        """Whether the set goes into totals and curves."""
+        """Whether the set is part of totals and curves."""
         return self.name not in UNDECIDED
 
     @property
     def want(self) -> str:
-        """What the right answer is."""
+        """Right answer: "flag", "pass" or "either"."""
         return "either" if not self.counts else "flag" if self.flagged else "pass"
 
 
@@ -67,7 +69,7 @@ def request_sets(data_dir: Path, seed: int) -> list[TextSet]:
 
 
 def jailbreak_sets(data_dir: Path, seed: int) -> list[TextSet]:
-    """Return the sets for jailbreaks; plain harmful requests should pass here, request harm is for them.
+    """Return the sets for jailbreaks. Plain harmful requests should pass here; request harm covers them.
 
     Raises:
         UserError: a file is missing or broken.
