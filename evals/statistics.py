@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelstack.student import half_width_95
+
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 N_RESAMPLES = 10_000
@@ -70,14 +72,9 @@ def student_interval(values: Sequence[float]) -> Interval:
     Raises:
         ValueError: there are fewer than two values.
     """
-    from scipy import stats
-
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"{n} value: an interval over seeds needs two or more")
+    half = half_width_95(values)
     mean = statistics.fmean(values)
-    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return Interval(mean, mean - half, mean + half, len(values))
 
 
 def interval_over_seeds(values_by_seed: Sequence[Sequence[float]]) -> Interval:

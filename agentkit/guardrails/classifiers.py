@@ -17,7 +17,7 @@ from agentkit.guardrails.guardrail import CheckedResult, Guardrail
 from agentkit.guardrails.verdicts import Allow, Block, Verdict
 
 if TYPE_CHECKING:
-    from modelstack.align.classifiers import Assessment
+    from modelstack.align.guards.assess import Assessment
 
 OperatingPoint = Literal["fpr_0.5", "fpr_1", "fpr_5"]
 _Check = Literal["request harm", "jailbreak", "injection"]
@@ -91,14 +91,14 @@ def _verdict(check: _Check, point: OperatingPoint, text: str) -> Verdict:
 
 def _assess(check: _Check, text: str) -> Assessment:
     try:
-        from modelstack.align import classifiers
-        from modelstack.align.weights_file import ClassifierFileError
+        from modelstack.align.guards import assess
+        from modelstack.align.guards.weights_file import ClassifierFileError
     except ImportError as error:
         raise UserError(f"guardrails need {error.name}: pip install 'agentkit[local]'.") from error
     judge = {
-        "request harm": classifiers.assess_request,
-        "jailbreak": classifiers.assess_jailbreak,
-        "injection": classifiers.assess_injection,
+        "request harm": assess.assess_request,
+        "jailbreak": assess.assess_jailbreak,
+        "injection": assess.assess_injection,
     }[check]
     try:
         return judge(text)

@@ -19,12 +19,12 @@ from typing import Annotated
 
 import typer
 
-from modelstack.data.contamination import SHORT_WORDS, ContaminationIndex, Decontaminate, Rule
-from modelstack.data.corpus_sources import CORPUS
-from modelstack.data.decontaminate import N_WORDS, texts_of_evaluation
+from modelstack.data.contamination import N_WORDS, SHORT_WORDS, ContaminationIndex, Decontaminate, Rule
 from modelstack.data.documents import Broken
+from modelstack.data.evaluation_texts import texts_of_evaluation
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.reading import JsonlInput, open_input
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS
 from modelstack.errors import UserError
 from modelstack.recipe_file import read_recipe
 from modelstack.shipped_recipes import shipped_recipe
@@ -121,7 +121,7 @@ def _step(recipe: Path, evaluations: Sequence[Path]) -> Decontaminate:
 
 def main(
     evaluation: Annotated[list[Path], typer.Argument(help="Files and folders of evaluations.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of JSONL files, or one file.")] = CORPUS,
+    corpus: Annotated[Path, typer.Option(help="Folder of JSONL files, or one file.")] = SHIPPED_CORPUS,
     recipe: Annotated[Path, typer.Option(help="Data recipe whose step `decontaminate` is used.")] = RECIPE,
 ) -> None:
     """Print how many documents of a corpus repeat an evaluation."""

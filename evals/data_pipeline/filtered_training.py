@@ -248,8 +248,8 @@ def main(
 ) -> None:
     """Train on a crawl unfiltered, filtered by rules, and filtered by a classifier; print the comparison."""
     from modelstack.data.pipeline.recipe import DataRecipe
+    from modelstack.data.shipped_corpus import SHIPPED_CORPUS
     from modelstack.recipe_file import read_recipe
-    from modelstack.train.run.prepare import SHIPPED_CORPUS
 
     sets = make_sets(read_recipe(DataRecipe, recipe, overrides), SHIPPED_CORPUS, keep, out / "data", workers)
     for each in sets:

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from agentkit.errors import UserError
-from modelstack.align.classifiers import load_classifier
-from modelstack.align.linear import LinearClassifier
-from modelstack.align.weights_file import ClassifierFileError
+from modelstack.align.guards.assess import load_classifier
+from modelstack.align.guards.linear_classifier import LinearClassifier
+from modelstack.align.guards.weights_file import ClassifierFileError
 
 Guard = Callable[[str], float]
 HARM_LABELS = ("harmful", "harm", "unsafe")

@@ -27,7 +27,7 @@ from evals.refusals.curves import (
 from evals.refusals.judge_validation import kinds_table, labelled_replies
 from evals.refusals.scoring import GUARD_PROBABILITY, REFUSED_PROBABILITY
 from evals.statistics import Interval, wilson
-from modelstack.align.refusal_judge import shipped_judge
+from modelstack.align.guards.refusal_judge import shipped_judge
 
 Triple = tuple[Case, Run, Score]
 ALL = "all"

@@ -13,8 +13,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +23,8 @@ from modelstack.architecture.config import build
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
 from modelstack.data.batches import Batch
-from modelstack.data.corpus_build import SUFFIX, read_records
-from modelstack.tokenizer.documents import is_held_out
+from modelstack.data.shipped_corpus import domain_file
+from modelstack.tokenizer.documents import is_held_out, read_documents
 
 DOMAIN = "stories"
 HELD_OUT_SHARE = 0.05
@@ -59,8 +57,7 @@ def new_model(keys: Mapping[str, Any], seed: int) -> CausalLM:
 @cache
 def corpus(*, held_out: bool) -> Tensor:
     """Return the training or held-out text as bytes [n]."""
-    path = Path(str(files("modelstack.data"))) / "corpus" / f"{DOMAIN}{SUFFIX}"
-    texts = (record["text"] for record in read_records(path))
+    texts = (document.text for document in read_documents(domain_file(DOMAIN)))
     chosen = (text for text in texts if is_held_out(text, HELD_OUT_SHARE) == held_out)
     return torch.frombuffer(bytearray(END_OF_DOCUMENT.join(text.encode() for text in chosen)), dtype=torch.uint8)
 

@@ -115,11 +115,11 @@ def measure(name: str, texts: Sequence[str]) -> dict[str, Any]:
 
 def corpus_texts(n: int) -> list[str]:
     """Return `n` pages from all domains of the corpus shipped with the package."""
-    from modelstack.data.corpus_build import SUFFIX, read_records
-    from modelstack.data.corpus_sources import CORPUS
+    from modelstack.data.shipped_corpus import SHIPPED_CORPUS
+    from modelstack.tokenizer.documents import find_files, read_documents
 
-    files = sorted(CORPUS.glob(f"*{SUFFIX}"))
-    long = [[r["text"] for r in read_records(file) if len(r["text"]) >= MIN_CHARS] for file in files]
+    files = find_files([SHIPPED_CORPUS])
+    long = [[d.text for d in read_documents(file) if len(d.text) >= MIN_CHARS] for file in files]
     share = -(-n // len(files))
     return [text for texts in long for text in texts[:: max(1, len(texts) // share)][:share]][:n]
 

@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.shard_writing import SourcedText, write_shards
 from modelstack.data.shards import Shards
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS
 from modelstack.tokenizer.documents import Document, find_files, is_held_out, read_documents
 from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
 
@@ -69,7 +69,7 @@ def prepare(folder: Path, corpus: Path | None = None) -> LossCorpus:
     Raises:
         UserError: the corpus cannot be read.
     """
-    root = corpus or Path(str(files("modelstack.data").joinpath("corpus")))
+    root = corpus or SHIPPED_CORPUS
     by_side: dict[Side, list[Document]] = {side: [] for side in SIDES}
     digest = hashlib.sha256()
     for file in find_files([root]):

@@ -298,11 +298,11 @@ def measured(python: Path | None, n_texts: int, repeats: int) -> dict[str, dict[
 
 def kinds_of_text(n: int) -> dict[str, list[str]]:
     """Return text of the corpus shipped with the package, cut into `n` long pages or more short ones."""
-    from modelstack.data.corpus_build import SUFFIX, read_records
-    from modelstack.data.corpus_sources import CORPUS
     from modelstack.data.dedup.simplify import simplify
+    from modelstack.data.shipped_corpus import domain_file
+    from modelstack.tokenizer.documents import read_documents
 
-    text = "\n".join(record["text"] for record in read_records(CORPUS / f"textbooks{SUFFIX}"))
+    text = "\n".join(document.text for document in read_documents(domain_file("textbooks")))
     n_chars = n * LONG_CHARS
     long, short = ([text[i : i + size] for i in range(0, n_chars, size)] for size in (LONG_CHARS, SHORT_CHARS))
     return {LONG: list(map(simplify, long)), SHORT: list(map(simplify, short)), RAW: long}

@@ -1,1 +1,1 @@
-"""Step 12: classifiers around a model: request harm, jailbreak, injection, refusal. numpy at inference."""
+"""Step 12, alignment: `guards` has the shipped classifiers of requests, tool results and replies."""

@@ -84,7 +84,7 @@ STEPS = (
     ),
     Step("inference", "replies of a model", elsewhere="agentkit chat --model local:FILE.gguf"),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
-    Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.classifiers"),
+    Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}
 """Commands of no step."""

@@ -3,7 +3,7 @@
 A document is dropped where it has a run of 13 words in common with a text of an evaluation (Brown et al. 2020,
 arXiv 2005.14165, appendix C); where it holds a whole text of 8 to 12 words, which has no such run; and where it
 holds most of the runs of 8 words of a longer text, here and there changed. The reason names the evaluation, so the
-report tells which one was found how often. Words are as in `decontaminate`.
+report tells which one was found how often. Words are those of `evaluation_texts`.
 
 Letters: H hashes of runs, I texts of evaluations.
 """
@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from modelstack.data.decontaminate import N_WORDS, evaluation_files, texts_of_evaluation, words_of
 from modelstack.data.dedup.shingles import shingle_hashes
 from modelstack.data.documents import Document, Step
+from modelstack.data.evaluation_texts import evaluation_files, texts_of_evaluation, words_of
 from modelstack.errors import UserError
 
+N_WORDS = 13
 SHORT_WORDS = 8
 """Shorter texts are everyday phrases."""
 
@@ -147,6 +148,11 @@ class ContaminationIndex:
         if evaluation not in self.evaluations:
             return 0
         return int(np.count_nonzero(self.evaluation_I == self.evaluations.index(evaluation)))
+
+    def repeats_run(self, text: str, n_words: Literal[8, 13]) -> bool:
+        """Whether a text has a run of 8 or of 13 words in common with any text of an evaluation."""
+        index_H = self.long_H if n_words == N_WORDS else self.runs_H
+        return _places(_hashes(_words(text), n_words), index_H).size > 0
 
     def find(self, text: str, fuzzy_share: float | None) -> Found | None:
         """Return what a text repeats, by the first rule that finds something; None where it is clean."""

@@ -1,4 +1,4 @@
-"""Language identification with fastText's compressed lid.176, and samples balanced by language.
+"""Language identification with fastText's compressed lid.176.
 
 Joulin et al. 2016 (arXiv 1607.01759, 1612.03651). The default threshold is that of RefinedWeb and FineWeb (Penedo
 et al. 2024, arXiv 2406.17557, section 3.2); FineWeb-2 sets one per language. As in FineWeb, the model reads the
@@ -7,8 +7,6 @@ whole text with newlines replaced by spaces.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.util import find_spec, module_from_spec
 from typing import Any, Literal
@@ -93,71 +91,3 @@ class LanguageModel:
         labels, scores = self._model.predict(line, k=1)
         # fastText computes the softmax from a table, so the result can slightly exceed 1.
         return (labels[0].removeprefix(_LABEL), min(float(scores[0]), 1.0)) if labels else ("", 0.0)
-
-
-def amounts_by_language(
-    available: Mapping[str, float], shares: Mapping[str, float], total: float | None = None
-) -> dict[str, float]:
-    """Return the amount to take of each language for a sample with the given shares, or the nearest possible ones.
-
-    Args:
-        available: Amount that exists of each language, in any unit.
-        shares: Wanted proportions, in any unit.
-        total: Wanted size. A language with too little contributes all it has, and the others fill the gap in
-            proportion to their shares. None: the largest sample with exactly these shares.
-
-    Raises:
-        UserError: A share is negative, or all are 0.
-    """
-    wanted = {language: share for language, share in shares.items() if share > 0}
-    if not wanted or min(shares.values()) < 0:
-        raise UserError(f"shares by language {dict(shares)}: none may be negative, and one must be more than 0")
-    if total is None:
-        scale = min(available.get(language, 0.0) / share for language, share in wanted.items())
-        return {language: scale * share for language, share in wanted.items()}
-    amounts: dict[str, float] = {}
-    while wanted:
-        scale = (total - sum(amounts.values())) / sum(wanted.values())
-        short = [language for language in wanted if available.get(language, 0.0) <= scale * wanted[language]]
-        if not short:
-            return amounts | {language: scale * share for language, share in wanted.items()}
-        for language in short:
-            amounts[language] = available.get(language, 0.0)
-            del wanted[language]
-    return amounts
-
-
-def balanced_sample(
-    documents: Iterable[tuple[str, str, float]],
-    shares: Mapping[str, float],
-    total: float | None = None,
-    seed: int = 0,
-) -> set[str]:
-    """Return the ids of sampled documents; the result does not depend on the order of the documents.
-
-    The last document of a language may exceed the amount; no document is skipped because of its size.
-
-    Args:
-        documents: Id, language and size of each document (characters or tokens: the unit of `total`).
-        shares: Wanted proportions, as in `amounts_by_language`.
-        total: Wanted size, as in `amounts_by_language`.
-        seed: Another seed draws other documents.
-
-    Raises:
-        UserError: A share is negative, or all are 0.
-    """
-    by_language: dict[str, list[tuple[bytes, str, float]]] = {}
-    for identity, language, size in documents:
-        if shares.get(language, 0) > 0:
-            digest = hashlib.blake2b(f"{seed} {identity}".encode("utf-8", "replace"), digest_size=8).digest()
-            by_language.setdefault(language, []).append((digest, identity, size))
-    available = {language: sum(size for *_, size in found) for language, found in by_language.items()}
-    drawn: set[str] = set()
-    for language, amount in amounts_by_language(available, shares, total).items():
-        taken = 0.0
-        for _, identity, size in sorted(by_language.get(language, ())):
-            if taken >= amount:
-                break
-            drawn.add(identity)
-            taken += size
-    return drawn

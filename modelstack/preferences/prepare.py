@@ -26,7 +26,7 @@ from modelstack.preferences.recipe import PreferenceData, PreferenceResolved
 from modelstack.preferences.scores import Sums, kept_reference, score
 from modelstack.preferences.units import Units, units_of
 from modelstack.sft.prepare import load_start
-from modelstack.train.run.prepare import Told
+from modelstack.train.run.prepare import OnActivity
 
 REFERENCE_FILE = "reference.safetensors"
 
@@ -47,7 +47,7 @@ class Prepared:
     manifest: DataManifest
 
 
-def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, told: Told) -> Prepared:
+def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, told: OnActivity) -> Prepared:
     """Read preferences and base, ask the reference.
 
     Raises:

@@ -22,7 +22,7 @@ from modelstack.sft.recipe import SftResolved
 from modelstack.sft.rendering import render
 from modelstack.sft.served import served_after, served_before
 from modelstack.sft.validation_loss import measurement, validation_score
-from modelstack.train.run.prepare import Told
+from modelstack.train.run.prepare import OnActivity
 
 REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
 _WORK = ".served."
@@ -74,7 +74,7 @@ def finish(resolved: SftResolved, prepared: Prepared, assembled: Assembled, plac
 
 
 def _exact_replies(
-    resolved: SftResolved, prepared: Prepared, assembled: Assembled, folder: Path, told: Told
+    resolved: SftResolved, prepared: Prepared, assembled: Assembled, folder: Path, told: OnActivity
 ) -> Evaluation:
     """Ask base and stage the same held-back examples, both as llama.cpp serves them."""
     settings, encoder = resolved.recipe.evaluation, prepared.base.encoder

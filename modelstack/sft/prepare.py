@@ -29,7 +29,7 @@ from modelstack.sft.rendering import render
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import TrainingData, read_training_data
 from modelstack.sft.validation_loss import Targets, measurement, targets_of, validation_score
-from modelstack.train.run.prepare import Told
+from modelstack.train.run.prepare import OnActivity
 
 BEFORE_FILE = "before.json"
 
@@ -56,7 +56,7 @@ class _Before(BaseModel, frozen=True, extra="forbid"):
     measured: Measurement
 
 
-def prepare(resolved: SftResolved, start: StartingPoint, folder: Path, told: Told) -> Prepared:
+def prepare(resolved: SftResolved, start: StartingPoint, folder: Path, told: OnActivity) -> Prepared:
     """Read examples and base.
 
     Args:

@@ -29,10 +29,10 @@ import zstandard
 from modelstack.cli import app
 from modelstack.commands.overview import overview, runs_in
 from modelstack.data.code.repository import licenses_of_folders
-from modelstack.data.corpus_sources import CORPUS
 from modelstack.data.documents import Document
 from modelstack.data.examples import Example, Message, write_examples
 from modelstack.data.reading import JsonlInput, open_input
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS, domain_file
 from modelstack.posttrain.stages.stage import is_stage, open_stage
 from modelstack.recipe_file import read_recipe
 from modelstack.sft.recipe import SftRecipe
@@ -221,7 +221,7 @@ class Chains:
 
 def texts(n: int) -> Iterator[Document]:
     """Yield stories of the shipped corpus that the rules of FineWeb keep."""
-    for item in open_input(JsonlInput(path=CORPUS / "stories.jsonl.zst")):
+    for item in open_input(JsonlInput(path=domain_file("stories"))):
         if isinstance(item, Document) and len(item.text) > 1500 and n > 0:
             n -= 1
             yield item
@@ -249,7 +249,9 @@ def write_raw_files() -> None:
 
 def write_corpus() -> None:
     """Write two documents of each source of the shipped corpus: its recipe has a quota for each source."""
-    documents = [item for file in sorted(CORPUS.glob("*.jsonl.zst")) for item in open_input(JsonlInput(path=file))]
+    documents = [
+        item for file in sorted(SHIPPED_CORPUS.glob("*.jsonl.zst")) for item in open_input(JsonlInput(path=file))
+    ]
     of_source: dict[str, list[dict[str, Any]]] = {}
     for item in documents:
         assert isinstance(item, Document)

@@ -39,12 +39,6 @@ def by_tokenizer(path: Path) -> int:
     return len(list(read_documents(path)))
 
 
-def by_corpus_build(path: Path) -> int:
-    from modelstack.data.corpus_build import read_records
-
-    return len(list(read_records(path)))
-
-
 def by_tool_data(path: Path) -> int:
     from modelstack.data.tools.sources import read_schemas
 
@@ -52,7 +46,7 @@ def by_tool_data(path: Path) -> int:
 
 
 def by_classifiers(path: Path) -> int:
-    from modelstack.align.rows.sources import read_records
+    from tools.classifiers.data_files import read_records
 
     return len(list(read_records(path)))
 
@@ -66,7 +60,7 @@ def by_pipeline(path: Path) -> int:
 RECORD = dict.fromkeys(("id", "text", "url", "source", "license", "origin", "name", "description"), "x")
 RECORDS = "".join(json.dumps(RECORD | {"parameters": {}, "metadata": {}}) + "\n" for _ in range(3)).encode()
 Reader = Callable[[Path], int]
-READERS: tuple[Reader, ...] = (by_tokenizer, by_corpus_build, by_pipeline, by_tool_data, by_classifiers)
+READERS: tuple[Reader, ...] = (by_tokenizer, by_pipeline, by_tool_data, by_classifiers)
 
 
 def test_a_file_is_read_as_it_was_packed_and_a_plain_one_as_it_is(tmp_path: Path) -> None:

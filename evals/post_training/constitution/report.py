@@ -13,7 +13,7 @@ from evals.post_training.constitution.loop import Looped, LoopRecipe, Replied
 from evals.post_training.constitution.requests import SIDES, Side, training_requests
 from evals.post_training.constitution.scripted import asks_for_harm
 from evals.statistics import Interval, paired_difference, wilson
-from modelstack.align.refusal_judge import judge_refusal
+from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.preferences.constitution.feedback import mean_doubt
 
 Outcome = Literal["answered", "declined", "off topic"]

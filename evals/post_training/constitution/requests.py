@@ -1,9 +1,9 @@
 """Harmful requests and similar harmless ones, for training and for measuring; all written for this project.
 
 Harmful and harmless requests share the features that a model could use instead of meaning. Sharp requests share
-the words: the misdeeds of `modelstack.align.rows` and verbs with two senses. Everyday requests share the form:
-they are asked in the same words as harmful ones ("Walk me through baking bread, one step after another."), because
-a small model that sees each side in a different form learns the form. Measured requests share no misdeed,
+the words: the misdeeds of `evals.refusals.contrast_words` and verbs with two senses. Everyday requests share the
+form: they are asked in the same words as harmful ones ("Walk me through baking bread, one step after another."),
+because a small model that sees each side in a different form learns the form. Measured requests share no misdeed,
 activity, verb or template with training requests. No evaluation set is read.
 """
 
@@ -13,8 +13,15 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from modelstack.align.rows.contrast_templates import FITTED_MISDEEDS, HELD_OUT_MISDEEDS
-from modelstack.align.rows.contrast_words import ACTIVITIES, HELD_OUT_VERBS, PLACES, TWO_SENSES, Misdeed
+from evals.refusals.contrast_words import (
+    ACTIVITIES,
+    FITTED_MISDEEDS,
+    HELD_OUT_MISDEEDS,
+    HELD_OUT_VERBS,
+    PLACES,
+    TWO_SENSES,
+    Misdeed,
+)
 
 Side = Literal["harmful", "sharp", "everyday"]
 """Side of a request: asks for harm; harmless but names harm; harmless and in the same form as a harmful
@@ -54,18 +61,9 @@ _MEASURED_SHARP = (
 _N_MEASURED_ACTIVITIES = 15
 
 
-@dataclass(frozen=True, slots=True)
-class _Activity:
-    """An everyday activity, in the grammatical forms of a misdeed."""
-
-    do: str
-    doing: str
-
-
-_ACTIVITIES = tuple(_Activity(do, doing) for do, doing in ACTIVITIES)
 _MEASURED_ACTIVITIES, _TRAINED_ACTIVITIES = (
-    _ACTIVITIES[:_N_MEASURED_ACTIVITIES],
-    _ACTIVITIES[_N_MEASURED_ACTIVITIES:],
+    ACTIVITIES[:_N_MEASURED_ACTIVITIES],
+    ACTIVITIES[_N_MEASURED_ACTIVITIES:],
 )
 
 
@@ -106,14 +104,14 @@ def _sharp(text: str, misdeed: Misdeed, draw: random.Random) -> str:
 def _senses(*, held_out: bool) -> list[tuple[str, str]]:
     return [
         (verb, thing)
-        for verb, (harmless, _) in TWO_SENSES.items()
+        for verb, senses in TWO_SENSES.items()
         if (verb in HELD_OUT_VERBS) is held_out
-        for thing in harmless
+        for thing in senses.harmless
     ]
 
 
 def _victims() -> list[tuple[str, str]]:
-    return [(verb, victim) for verb in sorted(HELD_OUT_VERBS) for victim, _ in TWO_SENSES[verb][1]]
+    return [(verb, victim) for verb in sorted(HELD_OUT_VERBS) for victim, _ in TWO_SENSES[verb].harmful]
 
 
 def _drawn(name: str, sides: tuple[list[str], ...], n: int, draw: random.Random) -> list[Request]:

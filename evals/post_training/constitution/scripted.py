@@ -14,8 +14,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from modelstack.align.classifiers import assess_request
-from modelstack.align.refusal_judge import judge_refusal
+from modelstack.align.guards.assess import assess_request
+from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.preferences.constitution.asking import Turn
 from modelstack.preferences.constitution.quoting import unfenced
 

@@ -18,6 +18,7 @@ from modelstack.architecture.ablation.running import Outcomes, Plan
 from modelstack.architecture.counts.flops import training_flops_per_token
 from modelstack.architecture.counts.memory import cache_bytes
 from modelstack.architecture.counts.parameters import count_parameters
+from modelstack.student import half_width_95
 
 HEADINGS = (  # weights: number of parameters; s: seconds per run; MFLOP: those of training
     "choice",
@@ -29,10 +30,6 @@ HEADINGS = (  # weights: number of parameters; s: seconds per run; MFLOP: those 
     "cache KiB",
     "s",
 )
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5 % quantiles of Student's t by degrees of freedom."""
-T_95_BEYOND = 2.228
-"""Quantile for 10 and more degrees of freedom: that of 10, which gives slightly too wide intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     mean = statistics.fmean(differences)
     if n == 1:
         return mean, math.nan, math.nan
-    half = T_95.get(n - 1, T_95_BEYOND) * statistics.stdev(differences) / math.sqrt(n)
+    half = half_width_95(differences)
     return mean, mean - half, mean + half
 
 

@@ -1,4 +1,4 @@
-"""Deduplication: exact, near (MinHash), repeated word spans, repeated lines, and a Bloom filter.
+"""Deduplication: exact, near (MinHash), repeated word spans and repeated lines.
 
 Every stage is a function that reads files and writes one file atomically. Stages can therefore run in any number
 of processes and resume after a stop. An item is identified by its shard (the index of the shard's file) and its
@@ -31,11 +31,8 @@ Repeated word spans (`SubstringConfig`):
     once:             write_repeats([folder / WINDOW_KEYS for each], repeats_folder)
     for each shard:   repeated_spans(folders, shard, repeats_folder, config) -> spans of each document;
                       without_spans(text, spans) -> text
-
-In one pass in memory (`BloomConfig`): BloomFilter(config).without_seen(text) -> text or None.
 """
 
-from modelstack.data.dedup.bloom import BloomConfig, BloomFilter
 from modelstack.data.dedup.clusters import write_clusters
 from modelstack.data.dedup.copies import lengths_of, read_copies, rehydration_weights, write_copies
 from modelstack.data.dedup.exact import ExactConfig, write_exact_keys
@@ -48,8 +45,6 @@ from modelstack.data.dedup.substring import SubstringConfig, repeated_spans, wit
 
 __all__ = [
     "WINDOW_KEYS",
-    "BloomConfig",
-    "BloomFilter",
     "ExactConfig",
     "LinesConfig",
     "MinHash",

@@ -46,7 +46,7 @@ def write_clusters(pair_files: Sequence[Path], documents_per_shard: Sequence[int
             new = pairs[~is_earlier]
             join(parents, _numbers(new[:, 0], offsets, path), _numbers(new[:, 1], offsets, path))
     for begin in range(0, n, _BLOCK):
-        parents[begin : begin + _BLOCK] = _roots(parents, np.arange(begin, min(begin + _BLOCK, n)))
+        parents[begin : begin + _BLOCK] = roots_of(parents, np.arange(begin, min(begin + _BLOCK, n)))
     repeats_earlier[parents[repeats_earlier]] = True  # the whole cluster does, and it is asked by its root
     n_others = 0
     with replacing(out) as temporary, temporary.open("wb") as file:
@@ -61,15 +61,16 @@ def write_clusters(pair_files: Sequence[Path], documents_per_shard: Sequence[int
 
 def join(parents: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     """Put documents a[i] and b[i] into one cluster, for all i."""
-    a, b = _roots(parents, a), _roots(parents, b)
+    a, b = roots_of(parents, a), roots_of(parents, b)
     while len(a):
         apart = a != b
         low, high = np.minimum(a[apart], b[apart]), np.maximum(a[apart], b[apart])
         np.minimum.at(parents, high, low)
-        a, b = _roots(parents, low), _roots(parents, high)
+        a, b = roots_of(parents, low), roots_of(parents, high)
 
 
-def _roots(parents: np.ndarray, documents: np.ndarray) -> np.ndarray:
+def roots_of(parents: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Return the first document of each document's cluster, and shorten the chains on the way."""
     found = documents
     while True:
         above = parents[found]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pydantic import BaseModel, Field
 
 from modelstack.data.contamination import Decontaminate
-from modelstack.data.decontaminate import word_runs, words_of
 from modelstack.data.documents import Document
+from modelstack.data.evaluation_texts import word_runs, words_of
 from modelstack.data.language import Language
 
 COPIED_WORDS = 8

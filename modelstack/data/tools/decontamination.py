@@ -7,31 +7,24 @@ The rules, from common to strict:
 - 8 consecutive words of the request alone;
 - a whole request of at least four words.
 
-Generated examples additionally avoid function names of evaluations.
+Generated examples additionally avoid function names of evaluations. The runs are those of
+`modelstack.data.contamination`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelstack.data.decontaminate import (
-    evaluation_files,
-    index_of,
-    is_contaminated,
-    texts_of_evaluation,
-    word_runs,
-)
+from modelstack.data.contamination import N_WORDS, SHORT_WORDS, ContaminationIndex
+from modelstack.data.evaluation_texts import evaluation_files, texts_of_evaluation, words_of
 from modelstack.data.examples import Example
 
-N_REQUEST_WORDS = 8
 _FEWEST_WORDS = 4
-_WORD = re.compile(r"[^\W_]+")
 RULES = ("13 words of a text", "name and 8 words", "8 words of the request", "whole request", "name of a function")
 
 
@@ -41,10 +34,11 @@ class Evaluations:
 
     files: tuple[str, ...]
     n_texts: int
-    runs: frozenset[str]
-    request_runs: frozenset[str]
+    index: ContaminationIndex
     whole: frozenset[str]
+    """Texts of at least four words, as words."""
     names: frozenset[str]
+    """Names of functions in lower case."""
 
     def rule_against(self, example: Example, *, names_are_kept: bool) -> str:
         """Return the rule that an example violates, or "" if it is clean.
@@ -56,9 +50,9 @@ class Evaluations:
         """
         requests = [m.content for m in example.messages if m.role == "user"]
         shares_name = any(call.name.lower() in self.names for call in example.calls)
-        if any(is_contaminated(text, self.runs) for text in _texts(example)):
+        if any(self.index.repeats_run(text, N_WORDS) for text in _texts(example)):
             return RULES[0]
-        if any(run in self.request_runs for text in requests for run in word_runs(text, N_REQUEST_WORDS)):
+        if any(self.index.repeats_run(text, SHORT_WORDS) for text in requests):
             return RULES[1] if shares_name else RULES[2]
         if any(_plain(text) in self.whole for text in requests):
             return RULES[3]
@@ -109,8 +103,7 @@ def read_evaluations(paths: Iterable[Path]) -> Evaluations:
     return Evaluations(
         files=tuple(sorted({file.name for file in files})),
         n_texts=len(texts),
-        runs=index_of(texts),
-        request_runs=frozenset(run for text in texts for run in word_runs(text, N_REQUEST_WORDS)),
+        index=ContaminationIndex.of(("", text) for text in texts),
         whole=frozenset(plain for text in texts if len((plain := _plain(text)).split()) >= _FEWEST_WORDS),
         names=frozenset(name.lower() for file in files for name in _function_names(file)),
     )
@@ -152,4 +145,4 @@ def _texts(example: Example) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(words_of(text))

@@ -21,7 +21,7 @@ from modelstack.preferences.reward.scores import score_pairs
 from modelstack.preferences.reward.value_model import HEAD_FILE, ValueModel, draw_head, load_head
 from modelstack.preferences.units import Units, units_of
 from modelstack.sft.prepare import load_start
-from modelstack.train.run.prepare import Told
+from modelstack.train.run.prepare import OnActivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PreparedReward:
     manifest: DataManifest
 
 
-def prepare_reward(resolved: RewardResolved, start: StartingPoint, told: Told) -> PreparedReward:
+def prepare_reward(resolved: RewardResolved, start: StartingPoint, told: OnActivity) -> PreparedReward:
     """Read pairs and base; a base that is a reward model keeps its head.
 
     Raises:

@@ -28,7 +28,7 @@ from modelstack.sft.prior.exact_calls import chosen
 from modelstack.sft.recipe import SftData
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import read_training_data
-from modelstack.train.run.prepare import Told
+from modelstack.train.run.prepare import OnActivity
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -46,7 +46,7 @@ class Prepared:
     manifest: DataManifest
 
 
-def prepare(resolved: DistilResolved, start: StartingPoint, folder: Path, told: Told) -> Prepared:
+def prepare(resolved: DistilResolved, start: StartingPoint, folder: Path, told: OnActivity) -> Prepared:
     """Read examples, student and teacher; ask a teacher that is to be let go.
 
     Raises:

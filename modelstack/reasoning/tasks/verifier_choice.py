@@ -22,6 +22,7 @@ from modelstack.reasoning.verifiers.gym import GymVerifier
 from modelstack.reasoning.verifiers.lengths import Repetition, SoftOverlong
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
+from modelstack.reasoning.verifiers.quoting import QuotesNoGrader
 from modelstack.reasoning.verifiers.rewards import Verifier
 
 
@@ -33,6 +34,8 @@ class VerifierPlan(BaseModel):
     name: VerifierName
     gate: Literal["think"] | None = None
     """A form without which nothing counts: one block of `<think>`, then the answer."""
+    gate_quotes: bool = False
+    """Whether a reply that quotes the grader is worth nothing (`quoting.MARKS`)."""
     overlong_tokens: int = Field(default=0, ge=0)
     """Below the sampler's limit, over which a penalty grows to -1 (DAPO); 0: there is none."""
     repetition: float = Field(default=0.0, ge=0, le=0.2)
@@ -69,6 +72,8 @@ def verifier_of(plan: VerifierPlan | VerifierName, max_tokens: int | None = None
     around: list[Component] = []
     if plan.gate is not None:
         around.append(Component("form", ThinkFormat(), "gate"))
+    if plan.gate_quotes:
+        around.append(Component("quotes", QuotesNoGrader(), "gate"))
     if plan.overlong_tokens:
         if max_tokens is None:
             raise UserError("overlong_tokens is a distance below the sampler's limit: give max_tokens")

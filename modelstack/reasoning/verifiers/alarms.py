@@ -12,7 +12,7 @@ class Alarm:
     """A finding."""
 
     kind: str
-    """`canary`, `canary prompt` or `gap`."""
+    """`canary` or `canary prompt`."""
     what: str
     """Which verifier, item and completion, with the numbers."""
 

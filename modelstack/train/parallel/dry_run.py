@@ -34,12 +34,15 @@ from modelstack.decide.memory import VALUE_BYTES, Memory, check_layout, training
 from modelstack.errors import UserError
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.parallel.bubble import bubble_table
 from modelstack.train.parallel.mesh import Mesh, ParallelConfig, make_mesh
 from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import Stage, join, make_stages, travels
 from modelstack.train.parallel.spread_passes import scale_gradients
 
 GB = 1e9
+MICRO_BATCHES_PER_RANK = (1, 2, 4, 8)
+"""Micro-batches of a step over ranks of the pipeline, for the table of idle time."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -115,6 +118,13 @@ class DryRun:
                     f"  while the pipeline runs (GB): gathered weights {size * one.n_gathered / GB:.2f}, whole "
                     f"gradients up to {4 * one.n_gathered / GB:.2f}"
                 )
+        if layout.pp > 1:
+            micro_batches = [layout.pp * n for n in MICRO_BATCHES_PER_RANK]
+            lines += [
+                "idle share of the pipeline by schedule and micro-batches M of a step; this one: "
+                + self.parallel.pipeline_schedule,
+                bubble_table(layout.pp, micro_batches),
+            ]
         return "\n".join(lines)
 
 

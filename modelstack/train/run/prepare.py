@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import modelstack.data
 from modelstack.data.shard_writing import SourcedText, write_shards
 from modelstack.data.shards import Shards
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS
 from modelstack.errors import UserError
 from modelstack.files import replacing_folder
 from modelstack.run_folder import RunFolder
@@ -24,7 +24,6 @@ from modelstack.train.run.recipe import Resolved
 
 OnActivity = Callable[[str], object]
 """Callback that receives the current activity as text."""
-SHIPPED_CORPUS = Path(modelstack.data.__file__).parent / "corpus"
 
 
 @dataclass(frozen=True, slots=True)

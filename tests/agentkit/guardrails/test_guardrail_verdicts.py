@@ -9,9 +9,9 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.guardrails import Allow, Block, SafetyClassifier
-from modelstack.align import classifiers
-from modelstack.align.classifiers import Assessment
-from modelstack.align.weights_file import ClassifierFileError
+from modelstack.align.guards import assess
+from modelstack.align.guards.assess import Assessment
+from modelstack.align.guards.weights_file import ClassifierFileError
 
 
 def assessment(probability: float, *flagged_at: str, n_unread: int = 0) -> Assessment:
@@ -23,7 +23,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Assessment]:
     """Assessments by kind of check; a test changes them."""
     found = {name: assessment(0.01) for name in ("assess_request", "assess_jailbreak", "assess_injection")}
     for name in found:
-        monkeypatch.setattr(classifiers, name, lambda text, name=name: found[name])
+        monkeypatch.setattr(assess, name, lambda text, name=name: found[name])
     return found
 
 
@@ -81,7 +81,7 @@ def test_weights_that_cannot_be_used_are_the_callers_error(monkeypatch: pytest.M
     def missing(text: str) -> Assessment:
         raise ClassifierFileError("weights/request-harm.safetensors cannot be read")
 
-    monkeypatch.setattr(classifiers, "assess_request", missing)
+    monkeypatch.setattr(assess, "assess_request", missing)
     with pytest.raises(UserError, match="request harm classifier cannot be used"):
         SafetyClassifier().check_input("x")
 
@@ -90,6 +90,6 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: p
     def missing(text: str) -> Assessment:
         raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
 
-    monkeypatch.setattr(classifiers, "assess_request", missing)
+    monkeypatch.setattr(assess, "assess_request", missing)
     with pytest.raises(UserError, match=r"need safetensors: pip install 'agentkit\[local\]'"):
         SafetyClassifier().check_input("x")

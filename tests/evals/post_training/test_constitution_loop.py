@@ -23,9 +23,14 @@ from evals.post_training.constitution.scripted import (
     merit,
     refusal_of,
 )
-from modelstack.align.refusal_judge import judge_refusal
-from modelstack.align.rows.contrast_templates import FITTED_MISDEEDS, HELD_OUT_MISDEEDS
-from modelstack.align.rows.contrast_words import ACTIVITIES, HELD_OUT_VERBS, TWO_SENSES
+from evals.refusals.contrast_words import (
+    ACTIVITIES,
+    FITTED_MISDEEDS,
+    HELD_OUT_MISDEEDS,
+    HELD_OUT_VERBS,
+    TWO_SENSES,
+)
+from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.data.examples import Message
 from modelstack.preferences.constitution.critique import Revised, Reviser, RevisionSettings, revise
 from modelstack.preferences.constitution.feedback import Comparison, FeedbackSettings, Judges, Shown, compare
@@ -66,8 +71,8 @@ def test_what_is_measured_shares_no_text_misdeed_verb_or_activity_with_what_is_t
     for misdeed in FITTED_MISDEEDS:
         assert not any(misdeed.doing in each.text for each in measured)
     for verb in HELD_OUT_VERBS:
-        assert not any(f" {verb} {thing}?" in text for text in texts for thing in TWO_SENSES[verb][0])
-    activities = {do for do, _ in ACTIVITIES if any(do in text for text in texts)}
+        assert not any(f" {verb} {thing}?" in text for text in texts for thing in TWO_SENSES[verb].harmless)
+    activities = {each.do for each in ACTIVITIES if any(each.do in text for text in texts)}
     assert not any(do in each.text for each in measured for do in activities)
 
 

@@ -173,7 +173,7 @@ def test_the_interval_is_students() -> None:
     differences = [0.1, 0.3, 0.15, 0.2]
     mean, low, high = paired_interval(differences)
     expected = stats.t.interval(0.95, 3, loc=mean, scale=stats.sem(differences))
-    assert (low, high) == pytest.approx(expected, abs=1e-4)
+    assert (low, high) == pytest.approx(expected)
     assert math.isnan(paired_interval([0.1])[1])
 
 

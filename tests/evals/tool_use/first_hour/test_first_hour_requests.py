@@ -32,7 +32,7 @@ from evals.tool_use.first_hour.request import (
     request_of,
 )
 from evals.tool_use.first_hour.suite import KINDS, load
-from modelstack.data.decontaminate import words_of
+from modelstack.data.evaluation_texts import words_of
 from modelstack.data.examples import Example, Message
 from modelstack.data.tools.decontamination import read_evaluations
 from tests.evals.tool_use.executed.conftest import in_process_server

@@ -30,7 +30,7 @@ from evals.tool_use.long_results.question import (
     text_of,
 )
 from evals.tool_use.long_results.suite import DOCUMENT_KINDS, KINDS, load
-from modelstack.data.decontaminate import words_of
+from modelstack.data.evaluation_texts import words_of
 from modelstack.data.examples import Example, Message
 from modelstack.data.tools.decontamination import read_evaluations
 

@@ -13,8 +13,8 @@ from modelstack.data.dedup import (
     write_copies,
     write_signatures,
 )
-from modelstack.data.dedup.check import SIMILARITIES, check, main, similarities
 from modelstack.errors import UserError
+from tools.data.near_duplicate_recall import SIMILARITIES, check, main, similarities
 
 WORDS = [f"{a}{b}{c}" for a in "bcdfg" for b in "aeiou" for c in "lmnrst"]
 PAGE = " ".join(WORDS)

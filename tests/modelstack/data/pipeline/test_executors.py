@@ -13,21 +13,20 @@ import time
 from pathlib import Path
 
 import pytest
-from modelstack.data.pipeline.cli import data
 
-import modelstack.data
-from modelstack.data.corpus_build import SUFFIX, read_records
+from modelstack.commands import data
 from modelstack.data.pipeline.executors import run_on
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.pipeline.report import write_report
 from modelstack.data.pipeline.run import run_recipe
+from modelstack.data.shipped_corpus import domain_file
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
 from modelstack.shipped_recipes import shipped_recipe
+from modelstack.tokenizer.documents import read_documents
 from tests.modelstack.data.reading.made_warc import http, record, warc
 
 FINEWEB = shipped_recipe("data/run/fineweb").path
-PROSE = Path(modelstack.data.__file__).parent / "corpus" / f"prose{SUFFIX}"
 RANK = "ray::RankWorker.run_for_rank"
 """Title of a Ray worker that runs ranks for datatrove, and of the processes that it forks."""
 of_datatrove = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -52,7 +51,7 @@ def outputs(run: Path) -> dict[Path, bytes]:
 
 def write_crawl(folder: Path) -> None:
     """Write three files of a crawl: pages of prose, one twice, one with a word changed, one that is too short."""
-    texts = [each["text"] for each in read_records(PROSE) if 3_000 < len(each["text"]) < 12_000][:20]
+    texts = [each.text for each in read_documents(domain_file("prose")) if 3_000 < len(each.text) < 12_000][:20]
     texts[3] = texts[12]
     texts[10] = texts[13].replace(" the ", " that ", 1)
     texts[5] = "Too short to be kept."
@@ -96,8 +95,8 @@ def test_the_command_runs_on_ray_and_writes_the_report(tmp_path: Path, capsys: p
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
     given, out = [str(tmp_path / "recipe.toml")], tmp_path / "run"
     with pytest.raises(UserError, match="--with gives options to --on ray or slurm"):
-        data(given, out, options=["workers=2"])
-    data(given, out, workers=2, on="ray", options=["mem_per_cpu_gb=0.5"])
+        data.run(given, out, options=["workers=2"])
+    data.run(given, out, workers=2, on="ray", options=["mem_per_cpu_gb=0.5"])
     assert "6 documents read, 6 kept" in capsys.readouterr().out
     assert (out / "report.md").is_file() and (out / "logs" / "01-documents").is_dir()
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from evals.speed.peers import peer_python
-from modelstack.data.privacy.check import read_cases
 from modelstack.files import replacing
+from tools.data.privacy_cases import read_cases
 
 ANSWERS = Path(__file__).with_name("datatrove-0.10.1.json")
 # datatrove 0.10.1 hashes text, which xxhash 4 refuses.

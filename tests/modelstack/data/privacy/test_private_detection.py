@@ -8,9 +8,9 @@ import pytest
 
 from modelstack.data.privacy.accounts import cards, ibans, is_card, passes_luhn, passes_mod_97
 from modelstack.data.privacy.addresses import emails, ip_addresses, is_in_scope
-from modelstack.data.privacy.check import faults, main, read_cases, scores
 from modelstack.data.privacy.phones import phones
 from modelstack.data.privacy.secrets import looks_random, secrets
+from tools.data.privacy_cases import faults, main, read_cases, scores
 
 
 def test_every_labelled_case_is_found_and_nothing_else():

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelstack.data.documents import Document
-from modelstack.data.privacy.check import read_cases
 from modelstack.data.privacy.redaction import Style, find, redact
 from modelstack.data.privacy.step import Privacy
+from tools.data.privacy_cases import read_cases
 
 DATATROVE = Path(__file__).with_name("datatrove-0.10.1.json")
 RAWWEB = Path(__file__).resolve().parents[5] / "shared" / "data" / "rawweb"

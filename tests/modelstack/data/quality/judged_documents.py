@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from itertools import cycle, islice
-from pathlib import Path
 
-import modelstack.data
-from modelstack.data.corpus_build import SUFFIX, read_records
+from modelstack.data.shipped_corpus import SHIPPED_CORPUS
+from modelstack.tokenizer.documents import find_files, read_documents
 
 PER_DOMAIN = 250
 PER_DAMAGE = 20
@@ -23,9 +22,9 @@ BAD_WORDS = ("dragon", "hell", "king's son", "C++", "grown up")
 def judged_documents() -> list[tuple[str, str]]:
     """Return names and texts."""
     real: list[tuple[str, str]] = []
-    for path in sorted(Path(modelstack.data.__file__).parent.glob(f"corpus/*{SUFFIX}")):
-        texts = sorted({record["text"] for record in read_records(path)}, key=_hash)[:PER_DOMAIN]
-        domain = path.name.removesuffix(SUFFIX)
+    for path in find_files([SHIPPED_CORPUS]):
+        texts = sorted({document.text for document in read_documents(path)}, key=_hash)[:PER_DOMAIN]
+        domain = path.name.split(".")[0]
         real += [(f"{domain} {i}", text) for i, text in enumerate(texts)]
     # Every 7th, so all domains take part, and each damage is done to others.
     victims = cycle([(name, text) for name, text in real if 1_000 < len(text) < 8_000][::7])

@@ -181,6 +181,12 @@ def test_a_gate_and_penalties_stand_around_correctness_and_never_replace_it() ->
     assert repeated == pytest.approx(0.9)
 
 
+def test_a_reply_that_quotes_the_grader_is_worth_nothing_where_the_recipe_says_so() -> None:
+    quoting = Completion('"passed": true. The answer is 7.', (1, 2))
+    assert verifier_of(VerifierPlan(name="math")).score(Item("a", "7"), quoting).value == 1.0
+    assert verifier_of(VerifierPlan(name="math", gate_quotes=True)).score(Item("a", "7"), quoting).value == 0.0
+
+
 def test_a_penalty_for_length_needs_the_limit() -> None:
     with pytest.raises(UserError, match="give max_tokens"):
         verifier_of(VerifierPlan(name="math", overlong_tokens=4))

@@ -1,4 +1,4 @@
-"""Composition of rewards, canaries among them, and a stricter verifier held out: a planted hack is caught."""
+"""Composition of rewards, canaries among them: a planted hack is caught."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from modelstack.reasoning.verifiers.code import CodeVerifier, ProgramTests
 from modelstack.reasoning.verifiers.composition import Component, Composition
 from modelstack.reasoning.verifiers.effects import EffectVerifier
 from modelstack.reasoning.verifiers.formats import ThinkFormat
-from modelstack.reasoning.verifiers.held_out import HeldOutWatch
 from modelstack.reasoning.verifiers.lengths import CosineLength, Repetition
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.quoting import QuotesNoGrader
-from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier, score_all
+from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier
 
 SIX = Item("six", "6")
 RIGHT = Completion("<think>2 * 3</think> #### 6", (1, 2, 3))
@@ -169,48 +168,3 @@ def test_a_canary_prompt_is_never_paid_and_raises_the_alarm_when_the_policy_gets
     assert guarded.score(canary, Completion("There is no such answer")).value is None
     assert [alarm.kind for alarm in alarms] == ["canary prompt"]
     assert "'impossible'" in alarms[0].what
-
-
-# -- held out -------------------------------------------------------------------------------------------------
-
-
-def test_a_policy_that_learns_the_hole_is_caught_by_the_gap_and_an_honest_one_is_not() -> None:
-    honest = HeldOutWatch(MathVerifier(), share=1.0, window=100, least=20)
-    training = MathVerifier(lenient=True)
-    completions = [Completion("#### 6"), Completion("#### 7")] * 50
-    for completion, reward in zip(
-        completions, score_all(training, [(SIX, each) for each in completions]), strict=True
-    ):
-        honest.see(SIX, completion, reward)
-    assert (honest.gap().training, honest.gap().held_out) == (0.5, 0.5)
-
-    watch = HeldOutWatch(MathVerifier(), share=1.0, window=100, least=20)
-    n_seen = 0
-    with pytest.raises(RewardHacked, match="gap: training 1.000, held out"):
-        for n_seen in range(1, 101):
-            completion = Completion("#### 6" if n_seen <= 10 else "7 or 6")  # the hole: the last number counts
-            watch.see(SIX, completion, training.score(SIX, completion))
-    assert 20 <= n_seen < 40
-
-
-def test_noise_and_what_cannot_be_judged_raise_no_alarm() -> None:
-    watch = HeldOutWatch(Fixed(0.45), share=1.0, window=50, least=10)
-    for i in range(200):
-        watch.see(SIX, RIGHT, Reward(float(i % 2)))
-    assert watch.gap().n == 50
-    blind = HeldOutWatch(Fixed(None), share=1.0, window=50, least=10)
-    for _ in range(50):
-        blind.see(SIX, RIGHT, Reward(1.0))
-        blind.see(SIX, RIGHT, Reward(None))
-    assert blind.gap().n == 0
-
-
-def test_a_share_is_judged_again_and_an_alarm_begins_a_new_window() -> None:
-    alarms: list[Alarm] = []
-    watch = HeldOutWatch(Fixed(0.0), share=0.25, window=20, least=10, on_alarm=alarms.append)
-    for _ in range(400):
-        watch.see(SIX, RIGHT, Reward(1.0))
-    assert 5 <= len(alarms) <= 15
-    assert watch.gap().n < 10
-    with pytest.raises(UserError, match="share=0"):
-        HeldOutWatch(Fixed(0.0), share=0.0)

@@ -1,1 +1,0 @@
-"""The shipped safety classifiers, measured beside an n-gram baseline of the same run."""

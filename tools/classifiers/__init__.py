@@ -1,0 +1,1 @@
+"""Fit and measure the linear classifiers of `modelstack.align.guards`."""

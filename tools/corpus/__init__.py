@@ -1,0 +1,1 @@
+"""Build the corpus that ships with the package."""

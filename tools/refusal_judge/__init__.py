@@ -1,0 +1,1 @@
+"""Fit and validate the refusal judge of `modelstack.align.guards`."""
