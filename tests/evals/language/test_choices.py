@@ -180,7 +180,7 @@ def test_what_is_asked_wrongly_is_named(tmp_path: Path) -> None:
         ({"data": path, "tasks": "pika"}, "no task 'pika'; nearest: 'piqa'"),
         ({"data": path, "tasks": "boolq"}, r"task 'boolq' needs .*boolq.jsonl"),
         ({"data": path, "few_shot": "4"}, "has 4 records: too few for 4 examples"),
-        ({"data": path, "task_files": "a.yaml"}, "task_files stands alone; leave data out"),
+        ({"data": path, "task_files": "a.yaml"}, "task_files excludes other options; remove data"),
         ({"data": str(tmp_path / "none")}, "does not exist"),
     ):
         with pytest.raises(UserError, match=message):

@@ -221,7 +221,7 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs its data.*google-research"):
         suite.load({})
     uneven = PROMPTS[1] | {"kwargs": []}
-    with pytest.raises(UserError, match="record 1: as many kwargs as instructions"):
+    with pytest.raises(UserError, match="record 1: the numbers of kwargs and instructions must be equal"):
         suite.load({"data": str(write(tmp_path / "i.jsonl", uneven))})
 
 
