@@ -37,7 +37,7 @@ def count(
     context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 8192,
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     value_bytes: Annotated[int, typer.Option("--bytes", help="Bytes of a cached value.")] = 2,
-    tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, 15e12 for one.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, such as 15e12.")] = None,
 ) -> None:
     """Count parameters, FLOPs, weights and cache of models, side by side."""
     from rich.console import Console
@@ -68,19 +68,24 @@ def count(
 )
 def ablate(
     choices: Annotated[
-        list[str] | None, typer.Argument(metavar="[CHOICE]...", help="Names; none: six of ours. --list shows all.")
+        list[str] | None,
+        typer.Argument(metavar="[CHOICE]...", help="Names; six of ours if not given (--list)."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML with [base] and [choices.NAME].")] = None,
     text: Annotated[
-        list[Path] | None, typer.Option(help="File or folder of text or JSONL; none: Python's library.")
+        list[Path] | None, typer.Option(help="File or folder of text or JSONL; the Python library if not given.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each choice.")] = 3,
     steps: Annotated[int, typer.Option(min=1)] = 160,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Bytes of a row.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-3,
-    out: Annotated[Path, typer.Option(help="Results; a started folder is continued.")] = Path("runs/ablation"),
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs side by side; none: one a core.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; a started one is resumed.")] = Path(
+        "runs/ablation"
+    ),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Parallel runs; one for each core if not given.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
 ) -> None:
     """Train the base and each choice on the same bytes; print bits per byte with paired intervals."""
@@ -182,7 +187,7 @@ def export_gguf(
 )
 def import_gguf(
     file: Annotated[Path, typer.Argument(help="GGUF file.")],
-    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; replaced if it is there.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; an existing one is replaced.")],
     dtype: Annotated[FloatType, typer.Option(help="Type of the checkpoint's weights.")] = FloatType.float32,
 ) -> None:
     """Make a checkpoint folder of a GGUF file, dequantised."""

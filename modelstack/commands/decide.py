@@ -33,22 +33,24 @@ def plan(
     ] = None,
     quality_of: Annotated[
         float | None,
-        typer.Option(help="As good as the compute-optimal model of N parameters.", rich_help_panel=_BUDGET),
+        typer.Option(help="Quality of the compute-optimal model with N parameters.", rich_help_panel=_BUDGET),
     ] = None,
     tokens_served: Annotated[
         float, typer.Option(help="Prompt and output tokens; 0: training alone.", rich_help_panel=_DEMAND)
     ] = 0,
     prompt_tokens: Annotated[
-        float, typer.Option(help="Of a usual request; the ratio counts.", rich_help_panel=_DEMAND)
+        float,
+        typer.Option(help="Tokens of a request; only the ratio to the output counts.", rich_help_panel=_DEMAND),
     ] = 1,
-    output_tokens: Annotated[float, typer.Option(help="Of a usual request.", rich_help_panel=_DEMAND)] = 1,
+    output_tokens: Annotated[float, typer.Option(help="Output tokens of a request.", rich_help_panel=_DEMAND)] = 1,
     device: Annotated[str, typer.Option(help="Kind of device to train on.", rich_help_panel=_MACHINE)] = (
         "cpu-2-threads"
     ),
     serving_device: Annotated[
-        str | None, typer.Option(help="Kind to serve on; the same when not given.", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option(help="Kind of device to serve on; --device if not given.", rich_help_panel=_MACHINE),
     ] = None,
-    devices: Annotated[int, typer.Option(help="How many.", rich_help_panel=_MACHINE)] = 1,
+    devices: Annotated[int, typer.Option(help="Number of devices.", rich_help_panel=_MACHINE)] = 1,
     devices_file: Annotated[
         Path | None, typer.Option(help="TOML with [devices.NAME] of your own.", rich_help_panel=_MACHINE)
     ] = None,
@@ -70,7 +72,7 @@ def plan(
     preset: Annotated[
         str | None, typer.Option(help="Published size, config.json or checkpoint folder; else a shape is chosen.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Of a shape that is chosen.")] = 16384,
+    vocab_size: Annotated[int, typer.Option(help="Vocabulary of a chosen shape.")] = 16384,
     law: Annotated[
         str, typer.Option(help="besiroglu, hoffmann, hoffmann-printed, or own with --runs.")
     ] = "besiroglu",
@@ -141,7 +143,7 @@ def fit_law(
     runs: Annotated[Path, typer.Argument(help="JSON lines with n_parameters, n_tokens, loss of finished runs.")],
     out: Annotated[Path, typer.Option(help="Folder for law.json and isoflop.png.")] = Path("runs/law"),
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
-    seed: Annotated[int, typer.Option(help="Of the starts and the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the starts and the samples.")] = 0,
 ) -> None:
     """Fit a scaling law to runs of your own: at least 2 compute budgets with 3 sizes each."""
     from rich.console import Console

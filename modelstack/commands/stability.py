@@ -19,7 +19,7 @@ from modelstack.commands.help import explained
 def goodput(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, with its events.jsonl.")],
 ) -> None:
-    """Print the share of a run's time in which it advanced, and what took the rest, by cause."""
+    """Print the share of a run's time in which it advanced, and the rest by cause."""
     from modelstack.stability.fault_injection import read_ledgers
     from modelstack.stability.goodput import account
     from modelstack.stability.run_events import EVENTS_FILE, read_events

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modelstack.tokenizer.text_tokenizer import TextTokenizer
 
 HELD_OUT = 0.05
-"""Share of the documents that training leaves to the report."""
+"""Share of the documents that training leaves out for the report."""
 
 
 @explained(
@@ -37,7 +37,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     max_megabytes: Annotated[
-        float | None, typer.Option(help="Learn from so much text, in equal parts from each file.")
+        float | None, typer.Option(help="Maximum text to learn from, in equal parts from each file.")
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents left out.")] = HELD_OUT,
 ) -> None:
@@ -85,14 +85,12 @@ def report(
         str, typer.Argument(help="A folder, tokenizer.json or GGUF file; NAME=PATH gives a name.")
     ],
     text: Annotated[list[Path], typer.Option(help="Files or folders of text; a file is a domain.")],
-    against: Annotated[
-        list[str] | None, typer.Option(help="Another one to set it against; may be repeated.")
-    ] = None,
+    against: Annotated[list[str] | None, typer.Option(help="A tokenizer to compare with; repeatable.")] = None,
     parallel: Annotated[
         Path | None, typer.Option(help="Folder of LANGUAGE.txt files with the same lines, en.txt among them.")
     ] = None,
     max_megabytes: Annotated[
-        float | None, typer.Option(help="Measure on so much text, in equal parts from each file.")
+        float | None, typer.Option(help="Maximum text to measure on, in equal parts from each file.")
     ] = None,
     held_out: Annotated[
         float, typer.Option(min=0, max=1, help="Measure on the share that training left out; 1 for all text.")
@@ -107,7 +105,7 @@ def report(
         bool, typer.Option(help="Show larger vocabularies also cut down to the size of the first.")
     ] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.json and report.png.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and the numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and the numbers.")] = 0,
 ) -> None:
     """Measure a tokenizer on held-out text, alone or beside others."""
     from rich.console import Console
@@ -168,7 +166,7 @@ def _progress(console: object) -> Progress:
 
 
 def _tracked(documents: Sequence[Document], progress: Progress) -> Iterator[str]:
-    """Pass texts on and show how many have been; then learning begins, whose length nobody knows before."""
+    """Yield texts and show progress; how long the merges take is unknown before."""
     counting = progress.add_task("counting words", total=len(documents))
     for document in documents:
         yield document.text

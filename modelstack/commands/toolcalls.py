@@ -40,7 +40,7 @@ def fit_prior(
     ] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Fit from a file of masses; no model is asked.")] = False,
 ) -> None:
-    """Fit how much words and an abstention's bias count in choosing a tool, for one model and adapter."""
+    """Fit the weights of words and of abstention in the choice of a tool, for one model and adapter."""
     from rich.console import Console
 
     from modelstack.files import replacing
@@ -67,7 +67,7 @@ def fit_prior(
 def _asked(
     console: Console, file: Path, model: Path, lora: Path | None, n_examples: int, seed: int, threads: int | None
 ) -> tuple[Origin, list[Asked]]:
-    """Ask a model the examples of a file, behind a bar."""
+    """Return the probabilities of a model's choices on the examples of a file; shows progress."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from modelstack.data.examples import read_examples

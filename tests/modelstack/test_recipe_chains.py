@@ -13,6 +13,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,8 @@ def commands_of(chain: str) -> list[list[str]]:
 
 @dataclass
 class Chains:
-    """A folder to work in, and the chains that were run there."""
+    """Chains that were run in the current folder."""
 
-    folder: Path
     done: set[str] = field(default_factory=set[str])
 
     def run(self, chain: str) -> None:
@@ -219,12 +219,11 @@ class Chains:
             assert result.exit_code == 0, f"{shlex.join(arguments)}\n{result.output}\n{result.exception!r}"
 
 
-def texts(n: int) -> Iterator[Document]:
-    """Yield stories of the shipped corpus that the rules of FineWeb keep."""
-    for item in open_input(JsonlInput(path=domain_file("stories"))):
-        if isinstance(item, Document) and len(item.text) > 1500 and n > 0:
-            n -= 1
-            yield item
+def documents(domain: str) -> Iterator[Document]:
+    """Yield the documents of a domain of the shipped corpus."""
+    for item in open_input(JsonlInput(path=domain_file(domain))):
+        assert isinstance(item, Document)
+        yield item
 
 
 def write_lines(path: str, lines: list[dict[str, Any]]) -> None:
@@ -234,7 +233,7 @@ def write_lines(path: str, lines: list[dict[str, Any]]) -> None:
 
 def write_raw_files() -> None:
     """Write what a user brings: pages, a corpus, a repository, preferences, prompts, public sets of tool calls."""
-    stories = list(texts(60))
+    stories = list(islice((each for each in documents("stories") if len(each.text) > 1500), 60))
     Path("crawl").mkdir()
     warc(Path("crawl"), (record(number, page_of(story.text)) for number, story in enumerate(stories)))
     write_lines("texts.jsonl", [{"text": story.text} for story in stories])
@@ -249,14 +248,11 @@ def write_raw_files() -> None:
 
 def write_corpus() -> None:
     """Write two documents of each source of the shipped corpus: its recipe has a quota for each source."""
-    documents = [
-        item for file in sorted(SHIPPED_CORPUS.glob("*.jsonl.zst")) for item in open_input(JsonlInput(path=file))
-    ]
     of_source: dict[str, list[dict[str, Any]]] = {}
-    for item in documents:
-        assert isinstance(item, Document)
-        fields = {name: getattr(item, name) for name in ("text", "source", "license", "url")}
-        of_source.setdefault(item.source, []).append(fields)
+    for file in sorted(SHIPPED_CORPUS.glob("*.jsonl.zst")):
+        for each in documents(file.name.partition(".")[0]):
+            fields = {name: getattr(each, name) for name in ("text", "source", "license", "url")}
+            of_source.setdefault(each.source, []).append(fields)
     write_lines("corpus/all.jsonl", [line for lines in of_source.values() for line in lines[:2]])
 
 
@@ -268,9 +264,8 @@ def page_of(text: str) -> bytes:
 def write_repository() -> None:
     """Write a repository of files that the package has, and its licences as the recipe's comment says."""
     Path("repository").mkdir()
-    for name in ("run_folder", "files", "recipe_file", "shipped_recipes", "gguf_file", "zstd_files"):
-        code = (ROOT / "modelstack" / f"{name}.py").read_text(encoding="utf-8")
-        Path("repository", f"{name}.py").write_text(code, encoding="utf-8")
+    for file in (ROOT / "modelstack").glob("*.py"):
+        Path("repository", file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     Path("repository", "LICENSE").write_text((ROOT / "LICENSE").read_text(encoding="utf-8"), encoding="utf-8")
     found = licenses_of_folders([Path("repository")])
     Path("licenses.json").write_text(json.dumps(found), encoding="utf-8")
@@ -309,11 +304,10 @@ def write_answer(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chains]:
-    folder = tmp_path_factory.mktemp("chains")
     before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
+    os.chdir(tmp_path_factory.mktemp("chains"))
     write_raw_files()
-    yield Chains(folder)
+    yield Chains()
     os.chdir(before)
     torch.set_num_threads(threads)
 
