@@ -46,7 +46,7 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_that_it_answers(address)
-    local = {
+    own = {
         "num_cpus": n_cpus,
         "object_store_memory": object_store_bytes,
         "include_dashboard": False,
@@ -54,9 +54,8 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
         "_system_config": {"worker_niceness": 0},  # not Ray's 15: its workers are all that computes
     }
     try:
-        ray.init(
-            address or "local", log_to_driver=False, logging_level=logging.WARNING, **({} if address else local)
-        )
+        options = {} if address else own
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.WARNING, **options)
         yield ray
     finally:
         ray.shutdown()

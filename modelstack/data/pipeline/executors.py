@@ -174,7 +174,8 @@ def _one_fate_with_parent() -> Iterator[None]:
 
     datatrove 0.10.1 runs a rank in a `multiprocessing.Pool` of a Ray actor. The pool waits for ever for a process
     that was killed, as the system does when memory is short, and outlives an actor that was killed. Ray sees only
-    the actor: when that is gone, datatrove runs the rank again.
+    the actor: when that is gone, datatrove runs the rank again. A process that is killed before it comes here is
+    not noticed; datatrove's option `time` (seconds) bounds the wait.
     """
     worker, parent = os.getpid(), os.getppid()
     read_end, write_end = os.pipe()

@@ -18,7 +18,7 @@ from modelstack.commands import data
 from modelstack.data.pipeline.executors import run_on
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.pipeline.report import write_report
-from modelstack.data.pipeline.run import run_recipe
+from modelstack.data.pipeline.run import claim, run_recipe
 from modelstack.data.shipped_corpus import domain_file
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
@@ -99,6 +99,22 @@ def test_the_command_runs_on_ray_and_writes_the_report(tmp_path: Path, capsys: p
     data.run(given, out, workers=2, on="ray", options=["mem_per_cpu_gb=0.5"])
     assert "6 documents read, 6 kept" in capsys.readouterr().out
     assert (out / "report.md").is_file() and (out / "logs" / "01-documents").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@of_datatrove
+@pytest.mark.usefixtures("two_ray_workers")
+def test_tasks_that_fail_end_the_run_and_the_next_one_does_them(tmp_path: Path) -> None:
+    made, run = recipe(tmp_path / "raw"), tmp_path / "run"
+    run.mkdir()
+    claim(made, run)
+    (run / "01-documents").touch()  # where the phase needs a folder
+    with pytest.raises(UserError, match="1 of 1 tasks of 01-documents did not end; their logs are in .*logs"):
+        run_on("ray", made, run, ["mem_per_cpu_gb=0.5"])
+    assert "FileExistsError" in "".join(file.read_text() for file in (run / "logs").rglob("*.log"))
+    (run / "01-documents").unlink()
+    assert run_on("ray", made, run, ["mem_per_cpu_gb=0.5"])
 
 
 def children(parents: set[int]) -> dict[int, str]:
