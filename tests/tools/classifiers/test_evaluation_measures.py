@@ -11,6 +11,7 @@ pytest.importorskip("sklearn", reason="the baseline needs the extra `train`")
 
 from tools.classifiers.contrast_pairs import Pair
 from tools.classifiers.evaluation import measures
+from tools.classifiers.evaluation.__main__ import main
 from tools.classifiers.evaluation.baseline import fit_baseline, public_rows
 from tools.classifiers.evaluation.latency import prompts_of, timed
 from tools.classifiers.evaluation.plots import draw
@@ -143,3 +144,8 @@ def test_the_baseline_sees_public_rows_alone_and_keeps_its_promise_on_held_back_
 def test_only_held_out_pairs_are_measured() -> None:
     pairs = held_out_pairs(0)
     assert pairs and all(pair.held_out for pair in pairs)
+
+
+def test_missing_data_end_the_command_with_their_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "injection", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

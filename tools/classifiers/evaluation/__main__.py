@@ -36,7 +36,7 @@ from tools.classifiers.evaluation.text_sets import (
     jailbreak_sets,
     request_sets,
 )
-from tools.classifiers.train import PACKAGE, decontaminated, rows_for
+from tools.classifiers.train import GUARDS, decontaminated, rows_for
 
 SETS = {"request-harm": request_sets, "jailbreak": jailbreak_sets, "injection": injection_sets}
 N_LATENCY = 2000
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", choices=sorted(SETS), action="append", help="measure this one only; may be repeated"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, default=PACKAGE / "weights", help="folder of the weights")
+    parser.add_argument("--weights", type=Path, default=GUARDS / "weights", help="folder of the weights")
     parser.add_argument(
         "--out", type=Path, default=Path("eval-logs/safety_classifiers"), help="for figures and results"
     )
