@@ -11,8 +11,8 @@ from typing import Any, cast
 from modelstack.files import replacing
 from modelstack.posttrain.stages.record import Measurement
 from modelstack.posttrain.stages.stage import ADAPTER_GGUF, Stage
-from modelstack.sft.finish import REPLIES_AFTER, REPLIES_BEFORE
 from modelstack.sft.prior.exact_calls import EXACT, share_interval
+from modelstack.sft.run import REPLIES_AFTER, REPLIES_BEFORE
 
 REPORT, PLOT = "report.md", "report.png"
 _SHOWN_ERRORS = 12

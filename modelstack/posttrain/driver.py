@@ -1,23 +1,31 @@
-"""What every training of a model that is there already has around its loss: folder, log, guard, checkpoints, loop.
+"""Driver of all post-training: from a recipe to a stage, for every method alike.
 
-Fine-tuning, preferences and reinforcement differ in what they load, in the passes of a step and in what they leave
-behind; the rest is here once, and how they end in `sealing`.
+It owns the folder and its lock, the resolved recipe, the starting point, optimizer and schedule, guard,
+checkpoints, resume, faults, metrics, curves, the steps and the sealed stage. A method (`training`) brings its
+rows, its loader, its loss and its report. A run can be stopped or killed at any time; the same command resumes it
+and ends with the same bits. The stage's record is written last, so a folder with a record is finished.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from modelstack.data.batches import Loader
+from modelstack.posttrain.clock import Clock
+from modelstack.posttrain.lora.state import AdapterState
+from modelstack.posttrain.passes import TuningPasses
 from modelstack.posttrain.recipe import LAYOUT, TuningRecipe, TuningResolved
+from modelstack.posttrain.sealing import seal_training
+from modelstack.posttrain.stages.record import Evaluation
 from modelstack.posttrain.stages.stage import Stage, is_stage, open_stage
-from modelstack.run_folder import Places, RunFolder, claim
+from modelstack.posttrain.starting_point import starting_point
+from modelstack.posttrain.training import Job, Training, TuningLoader
+from modelstack.posttrain.values_hook import ValuesHook
+from modelstack.run_folder import RunFolder, claim
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
@@ -26,101 +34,184 @@ from modelstack.stability.memory_checkpoints import CHECKSUM, KEEP, open_memory
 from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
+from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, LoopConfig, Run, train
 from modelstack.train.metrics import JsonLines, Metrics
+from modelstack.train.precision import with_fp32_masters
 from modelstack.train.process import set_up_process
 from modelstack.train.run.progress import Display
 from modelstack.train.run.stopping import stop_asked
+from modelstack.train.schedules import schedule
 from modelstack.train.step import TrainState
 
+CURVES_EVERY = 50
+"""Steps between two drawings of the curves."""
 
-@dataclass(frozen=True, slots=True)
-class TuningPlace:
-    """Where a training works: the folder that it holds, what is recorded of it, and what it is shown on."""
 
-    folder: RunFolder
-    display: Display
-    metrics: Metrics
+def run_training(method: type[Training[Any]], recipe: TuningRecipe, path: Path, console: Console) -> Stage | None:
+    """Run a recipe, or resume it; return its stage, or None if it was asked to stop before the end.
 
-    @property
-    def path(self) -> Path:
-        """The folder, which becomes the stage's."""
-        return self.folder.path
+    Args:
+        method: Method of the recipe.
+        recipe: The recipe.
+        path: Folder of the run, which becomes the stage's.
+        console: Console for progress.
 
-    def event(self, text: str) -> None:
-        """Record and show what is not ordinary."""
-        self.metrics.event(text)
-        self.display.say(text)
+    Raises:
+        UserError: Parts do not fit together, or the folder holds another run.
+        TrainingStopped: The guard ended the run.
+    """
+    set_up_process(recipe.threads)
+    folder, display = RunFolder(path), Display(console)
+    with folder.held():
+        start = starting_point(recipe.base, recipe.weights)
+        resolved = method.resolve(recipe, start)
+        if finished := _claimed(resolved, folder, display):
+            return finished
+        with ExitStack() as held, _metrics(folder) as metrics:
+            with display.preparing() as told:
+                training = method(Job(resolved, start, path, held), told)
+            assembled = Assembled(training, folder, metrics, display)
+            return assembled.seal() if assembled.take_steps() else None
+
+
+def _claimed(resolved: TuningResolved[Any], folder: RunFolder, display: Display) -> Stage | None:
+    """Take the folder for a run, or check that it is the run's; return the stage of a finished run.
+
+    Raises:
+        UserError: The folder holds another run, or a damaged stage.
+    """
+    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=resolved.free, layout=LAYOUT):
+        display.say(f"{changed} is another than at the start: results agree to rounding only")
+    if not is_stage(folder.path):
+        return None
+    display.say(f"{folder.path} is finished already")
+    return open_stage(folder.path)
 
 
 @contextmanager
-def tuning_place(recipe: TuningRecipe, path: Path, console: Console) -> Iterator[TuningPlace]:
-    """Hold the folder of a run against a second process, with the recipe's threads.
-
-    Raises:
-        UserError: Another process holds it.
-    """
-    set_up_process(recipe.threads)
-    folder = RunFolder(path)
-    with folder.held():
-        metrics = Metrics([JsonLines(folder.metrics)])
-        try:
-            yield TuningPlace(folder, Display(console), metrics)
-        finally:
-            metrics.close()
+def _metrics(folder: RunFolder) -> Iterator[Metrics]:
+    metrics = Metrics([JsonLines(folder.metrics)])
+    try:
+        yield metrics
+    finally:
+        metrics.close()
 
 
-def claimed(resolved: TuningResolved, place: TuningPlace, free: Places) -> Stage | None:
-    """Make a folder that of a run, or find that it is; return its stage if the run has come to its end.
+class Assembled:
+    """A training with everything around it."""
 
-    Args:
-        resolved: The run.
-        place: With the folder that it is to have.
-        free: Keys that may be others than when the run began.
+    def __init__(self, training: Training[Any], folder: RunFolder, metrics: Metrics, display: Display) -> None:
+        """Make the run, at its beginning.
 
-    Raises:
-        UserError: The folder holds another run, or a stage that is damaged.
-    """
-    for changed in claim(place.folder.recipe, resolved, resolved.fingerprint, free=free, layout=LAYOUT):
-        place.display.say(f"{changed} is another than at the start: results agree to rounding only")
-    if not is_stage(place.path):
-        return None
-    place.display.say(f"{place.path} is finished already")
-    return open_stage(place.path)
+        Args:
+            training: The method's part; its rows and its model were read.
+            folder: Folder of the run.
+            metrics: Record of the steps.
+            display: Shows progress and events.
+
+        Raises:
+            UserError: Parts do not fit together.
+        """
+        self._training, self._folder, self._metrics, self._display = training, folder, metrics, display
+        recipe = training.resolved.recipe
+        state, self._loader = _state(training)
+        factor = schedule(recipe.schedule.over(training.n_steps))
+        self._clock = Clock(factor, training.n_steps, recipe.minutes) if recipe.minutes else None
+        log = EventLog(folder.path / EVENTS_FILE)
+        self._supervisor = _supervisor(recipe, folder, log, self._event)
+        self._supervisor.on_roll_back = lambda run: training.after_roll_back()
+        self._run = Run(
+            LoopConfig(n_steps=training.n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
+            state,
+            self._loader,
+            self._clock.factor if self._clock else factor,
+            self._supervisor,
+            {"events": log, **self._hooks(state)},
+        )
+        if recipe.faults:
+            inject(self._run, parse(recipe.faults, recipe.seed), folder.path, 0)
+
+    def _event(self, text: str) -> None:
+        self._metrics.event(text)
+        self._display.say(text)
+
+    def _hooks(self, state: TrainState) -> dict[str, Hook]:
+        """Return the observers of the run, in the order of a step."""
+        training, folder = self._training, self._folder
+        hooks: dict[str, Hook] = {"metrics": self._metrics}
+        if self._clock is not None:
+            hooks["clock"] = self._clock
+        if isinstance(state.passes, TuningPasses):
+            hooks["values"] = ValuesHook(folder.path / training.values_file, state.passes)
+        hooks |= training.hooks(self._metrics)
+        return hooks | {
+            "curves": CurvesHook(folder.metrics, folder.path, every=CURVES_EVERY, metrics=self._metrics)
+        }
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are taken, or the time is over; one step is always taken."""
+        step = self._run.state.step
+        return step >= self._run.config.n_steps or (step > 0 and self._clock is not None and self._clock.is_over)
+
+    def take_steps(self) -> bool:
+        """Take the remaining steps from the last checkpoint on; False if asked to stop before the end."""
+        run, display = self._run, self._display
+        if self._supervisor.resume(run):
+            display.say(f"going on from step {run.state.step} of {run.config.n_steps}")
+        with stop_asked() as stop, display.training(run):
+            for report in train(run) if not self.is_over else ():
+                display.after_step(run, report)
+                if stop.asked or self.is_over:
+                    break
+        self._supervisor.close(run)
+        if self.is_over:
+            return True
+        display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; the same command goes on")
+        return False
+
+    def seal(self) -> Stage:
+        """Write, measure and seal; a killed process does all of it again from the last checkpoint."""
+        training, run = self._training, self._run
+        with self._display.preparing() as told:
+            told("writing what was trained")
+            parts = training.write()
+            report = training.report(run.state.step, told)
+        if isinstance(run.state.passes, TuningPasses):
+            parts.append(training.values_file)
+        return seal_training(
+            training.resolved,
+            run,
+            training.base.model,
+            self._folder,
+            kind=training.kind,
+            what=report.what,
+            data=training.data,
+            evaluation=Evaluation(before=training.before, after=report.after),
+            n_tokens=self._loader.n_tokens,
+            parts=[*parts, *report.parts],
+            say=self._display.say,
+        )
 
 
-def steps_of(recipe: TuningRecipe, n_rows: int) -> int:
-    """Return how many steps a recipe takes over an epoch of so many rows."""
-    return recipe.steps or max(1, math.ceil(recipe.epochs * n_rows / recipe.rows))
+def _state(training: Training[Any]) -> tuple[TrainState, TuningLoader]:
+    """Return what training changes, and the batches that it reads; a checkpoint holds what is trained alone."""
+    resolved, model = training.resolved, training.model
+    if resolved.lora is not None or resolved.recipe.precision == "fp32":
+        optimizer = training.optimizer(model)
+    else:
+        optimizer = with_fp32_masters(model, training.optimizer)
+    loader, passes = training.parts()
+    kind = TrainState if resolved.lora is None else AdapterState
+    return kind(model, optimizer, passes), loader
 
 
-def guarded_run(
-    recipe: TuningRecipe,
-    state: TrainState,
-    loader: Loader,
-    n_steps: int,
-    factor: Callable[[int], float],
-    folder: RunFolder,
-    on_event: Callable[[str], None],
-    hooks: Mapping[str, Hook],
-) -> tuple[Run, GuardedRun]:
-    """Return a run at its beginning, and its supervisor: guard, checkpoints, rollback, the recipe's faults.
-
-    Args:
-        recipe: What is done.
-        state: What is trained, with the passes of a step.
-        loader: What it reads.
-        n_steps: Until the end.
-        factor: On the learning rate, by step.
-        folder: Where it is kept.
-        on_event: Is told of everything that is not ordinary.
-        hooks: What watches it, in the order of a step; behind the log of steps and checkpoints.
-
-    Raises:
-        UserError: Parts do not fit together.
-    """
-    log = EventLog(folder.path / EVENTS_FILE)
-    supervisor = GuardedRun(
+def _supervisor(
+    recipe: TuningRecipe, folder: RunFolder, log: EventLog, on_event: Callable[[str], None]
+) -> GuardedRun:
+    """Return guard, checkpoints and roll-back of a run."""
+    return GuardedRun(
         Guard(recipe.guard),
         log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
         SupervisorConfig(save_every=recipe.checkpoints.every),
@@ -133,34 +224,3 @@ def guarded_run(
             on_event,
         ),
     )
-    config = LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm)
-    run = Run(config, state, loader, factor, supervisor, {"events": log, **hooks})
-    if recipe.faults:
-        inject(run, parse(recipe.faults, recipe.seed), folder.path, 0)
-    return run, supervisor
-
-
-def take_steps(
-    run: Run, supervisor: GuardedRun, display: Display, is_over: Callable[[], bool] | None = None
-) -> bool:
-    """Take the steps that are left; False where it was asked to stop before the end.
-
-    Args:
-        run: At its beginning.
-        supervisor: Its own; takes it to its last checkpoint first.
-        display: To show on.
-        is_over: Says when the end is; none: when all steps are taken.
-    """
-    at_end = is_over or (lambda: run.state.step >= run.config.n_steps)
-    if supervisor.resume(run):
-        display.say(f"going on from step {run.state.step} of {run.config.n_steps}")
-    with stop_asked() as stop, display.training(run):
-        for report in train(run) if not at_end() else ():
-            display.after_step(run, report)
-            if stop.asked or at_end():
-                break
-    supervisor.close(run)
-    if at_end():
-        return True
-    display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; the same command goes on")
-    return False

@@ -1,17 +1,18 @@
-"""What every training of a model that is there already has in its recipe, whatever its loss."""
+"""Recipe keys shared by all post-training."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from modelstack.errors import UserError
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.stages.record import Origin, canonical
+from modelstack.run_folder import Places
 from modelstack.stability.guard import GuardConfig
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.run.recipe import CheckpointRecipe
@@ -19,11 +20,11 @@ from modelstack.train.schedules import ScheduleConfig
 
 
 class TrainingFile(BaseModel, frozen=True, extra="forbid"):
-    """Examples to learn from."""
+    """One file of training examples."""
 
     path: str
     share: float | None = Field(default=None, gt=0, le=1)
-    """Of the tokens; every file has one, or none has and each example comes once in an epoch."""
+    """Share of the tokens. Every file has one, or none has and each example comes once in an epoch."""
 
 
 def _as_table(value: Any) -> Any:
@@ -31,12 +32,12 @@ def _as_table(value: Any) -> Any:
 
 
 class TuningFiles(BaseModel, frozen=True, extra="forbid"):
-    """Files to learn from, and files that are held back."""
+    """Training files and held-back files."""
 
     training: tuple[Annotated[TrainingFile, BeforeValidator(_as_table)], ...] = Field(min_length=1)
     """Paths, or tables `{path = "...", share = 0.3}`."""
     validation: tuple[str, ...] = ()
-    """Files that are measured on and never trained on."""
+    """Files for measurements before and after the training."""
 
     @model_validator(mode="after")
     def _shares_make_a_whole(self) -> Self:
@@ -53,7 +54,7 @@ class TuningFiles(BaseModel, frozen=True, extra="forbid"):
 
 
 class TuningOptimizer(OptimizerConfig):
-    """AdamW, at a rate for adapters; all weights want about a tenth of it."""
+    """AdamW at a rate for adapters; training all weights needs about a tenth of it."""
 
     name: Literal["muon", "adamw"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
@@ -62,16 +63,16 @@ class TuningOptimizer(OptimizerConfig):
 
 
 class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
-    """In shares of the run, whose number of steps follows from the data."""
+    """Learning-rate schedule in shares of the run, whose number of steps follows from the data."""
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1)
     decay: float = Field(default=0.2, gt=0, le=1)
-    """Of `wsd`: the last part."""
+    """Share of the run that `wsd` decays in."""
     final_factor: float = Field(default=0.1, ge=0, le=1)
 
     def over(self, n_steps: int) -> ScheduleConfig:
-        """Return the schedule of so many steps.
+        """Return the schedule of `n_steps` steps.
 
         Raises:
             UserError: Warm-up and decay are more than the run.
@@ -89,37 +90,44 @@ class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
 
 
 class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What to train, on what, how long and how."""
+    """Model, data, length and manner of a training."""
 
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"base", "name", "weights", "minutes", "max_validation", "checkpoints", "guard", "faults"}
+    )
+    """Keys that may change between a stop and a resume: a hash identifies the base, the others move no weight."""
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     base: str
     """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained on."""
     weights: str | None = None
-    """Of a stage that is an adapter: what it goes on; none: where its own run had it from."""
+    """Base weights of a stage that is an adapter; None: the path recorded by its run."""
     seed: int = Field(default=0, ge=0)
     data: TuningFiles
     train: Literal["lora", "full"] = "lora"
     lora: LoraConfig | None = None
-    """None: the stage's own where an adapter is trained on, else the defaults."""
+    """None: the adapter's own form when continuing one, else the defaults."""
     epochs: float = Field(default=1.0, gt=0)
     steps: int | None = Field(default=None, gt=0)
     """Instead of epochs."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Limit of the training time: the schedule follows the clock where that is ahead of the steps, and ends with
+    it. Such a run depends on the machine's speed and cannot be repeated bit for bit."""
     rows: int = Field(default=4, gt=0)
-    """Of a step."""
+    """Rows of a step."""
     micro_batches: int = Field(default=4, gt=0)
     """Passes whose gradients make a step."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """What is computed in; adapters, masters and moments are fp32."""
+    """Number type of the computation; adapters, masters and moments are fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, gt=0)
-    """On a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
+    """Threads on a CPU; None: torch's choice. Sums depend on it, so a resumed run keeps it."""
     max_norm: float = Field(default=1.0, gt=0)
     optimizer: TuningOptimizer = TuningOptimizer()
     schedule: TuningSchedule = TuningSchedule()
     guard: GuardConfig = GuardConfig()
     checkpoints: CheckpointRecipe = CheckpointRecipe(every=20, keep=2)
     faults: tuple[dict[str, Any], ...] = ()
-    """What is to go wrong, for drills; see `stability.faults`."""
+    """Faults to inject, for drills; see `stability.faults`."""
 
     @model_validator(mode="after")
     def _trains_in_one_way(self) -> Self:
@@ -137,34 +145,40 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
 
 
 LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device")}
-"""What may change between a stop and going on, and sums up in another order."""
+"""Keys that may change between a stop and a resume, and change the order of sums."""
+Recipe = TypeVar("Recipe", bound=TuningRecipe)
 
 
-class TuningResolved(BaseModel, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
+class TuningResolved(BaseModel, Generic[Recipe], frozen=True):
+    """A recipe with every default and hash filled in; a run keeps it to its end."""
 
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
-    """Fields that say where something lies; what it is, a hash says."""
-    recipe: TuningRecipe
+    """Fields that hold a path whose content a hash identifies."""
+    recipe: Recipe
     weights: str
-    """Where these lay when the run began."""
+    """Path of the weights when the run began."""
     base_sha256: str
-    """Of the weights that are frozen, or that all weights begin with."""
+    """Hash of the weights that are frozen, or that all weights begin with."""
     parent: Origin
     """The base, or the stage that is trained on."""
     lora: LoraConfig | None
     """None: all weights are trained."""
     data_sha256: tuple[str, ...]
-    """Of the training files."""
+    """Hashes of the training files."""
 
     @property
     def parents(self) -> tuple[Origin, ...]:
-        """What the stage descends from."""
+        """Stages and bases that the new stage descends from."""
         return (self.parent,)
 
     @property
+    def free(self) -> Places:
+        """Keys that may change between a stop and a resume."""
+        return {*((name,) for name in self.places), *(("recipe", name) for name in self.recipe.free)}
+
+    @property
     def portable(self) -> dict[str, Any]:
-        """The recipe with names for paths: what a card shows is not where files lay on somebody's machine."""
+        """The recipe with file names in place of paths: a card does not show the folders of one machine."""
         content = self.recipe.model_dump(mode="json", exclude={"faults"})
         content["base"] = Path(self.recipe.base).name
         content["weights"] = None if self.recipe.weights is None else Path(self.recipe.weights).name
@@ -175,6 +189,6 @@ class TuningResolved(BaseModel, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it, names for paths."""
+        """SHA-256 of all of it, file names in place of paths."""
         content = self.model_dump(mode="json", exclude=set(self.places)) | {"recipe": self.portable}
         return hashlib.sha256(canonical(content).encode()).hexdigest()

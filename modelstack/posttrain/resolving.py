@@ -1,4 +1,4 @@
-"""What a recipe leaves open: where its base lies, what it is by its hash, and the form of the adapter."""
+"""Values that a recipe leaves open: path and hash of its base, hashes of its files, form of its adapter."""
 
 from __future__ import annotations
 
@@ -9,36 +9,45 @@ from modelstack.errors import UserError
 from modelstack.files import sha256_of
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import read_adapter
-from modelstack.posttrain.recipe import TuningRecipe
+from modelstack.posttrain.recipe import TuningFiles, TuningRecipe
 from modelstack.posttrain.stages.stage import ADAPTER, Stage
 from modelstack.posttrain.starting_point import StartingPoint
 
 
 def resolved_parts(recipe: TuningRecipe, start: StartingPoint) -> dict[str, Any]:
-    """Return what a recipe leaves open, as fields of a `TuningResolved`.
+    """Return the fields of a `TuningResolved` for a recipe.
 
     Raises:
-        UserError: An adapter that is gone on with is to have another form, or a training file is not there.
+        UserError: A continued adapter would get another form, or a training file is missing.
     """
     lora = resolved_lora(recipe, start)
-    missing = [file.path for file in recipe.data.training if not Path(file.path).is_file()]
-    if missing:
-        raise UserError(f"data.training: {missing[0]} is not there")
     return {
         "recipe": recipe,
         "weights": str(start.weights.resolve()),
         "base_sha256": start.sha256,
         "parent": start.parent,
         "lora": lora,
-        "data_sha256": tuple(sha256_of(file.path) for file in recipe.data.training),
+        "data_sha256": hashes_of("data.training", recipe.data),
     }
 
 
-def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | None:
-    """Return the form of the adapter that is trained; None: all weights are.
+def hashes_of(key: str, files: TuningFiles) -> tuple[str, ...]:
+    """Return the SHA-256 of each training file; `key` names them in an error.
 
     Raises:
-        UserError: An adapter that is gone on with is to have another form, or all weights are to move under it.
+        UserError: A file is missing.
+    """
+    paths = [file.path for file in files.training]
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        raise UserError(f"{key}: {missing[0]} is not there")
+    return tuple(map(sha256_of, paths))
+
+
+def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | None:
+    """Return the form of the trained adapter; None: all weights are trained.
+
+    Raises:
+        UserError: A continued adapter would get another form, or all weights would move under it.
     """
     if start.stage is None:
         return None if recipe.train == "full" else recipe.lora or LoraConfig()
@@ -54,6 +63,6 @@ def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | No
 
 
 def _lora_of(stage: Stage) -> LoraConfig:
-    """Return what a stage's adapter was made with: its recipe knows more than peft's file."""
+    """Return the form of a stage's adapter, from its recipe if possible, which knows more than peft's file."""
     told = stage.record.recipe.get("lora")
     return LoraConfig.model_validate(told) if told else read_adapter(stage.path / ADAPTER).config

@@ -1,18 +1,17 @@
-"""How every training ends: its weights in all their forms, and its record, sealed and told.
+"""The end of every training: its weights in all their forms, and its sealed record.
 
-A training says in a sentence what it was, what it learnt from and what was measured; the rest of the record, and
-the lines that are shown of it, follow from the run and are the same for all.
+A method gives a sentence, its data and its measurements; the rest of the record follows from the run.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.posttrain.driver import TuningPlace
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import save_adapter
 from modelstack.posttrain.lora.gguf import write_gguf_adapter
@@ -21,6 +20,7 @@ from modelstack.posttrain.recipe import TuningResolved
 from modelstack.posttrain.stages.card import shown
 from modelstack.posttrain.stages.record import DataManifest, Evaluation, Kind, StageRecord
 from modelstack.posttrain.stages.stage import ADAPTER, ADAPTER_GGUF, MODEL, Stage, seal
+from modelstack.run_folder import RunFolder
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.train.curves import CURVES_FILE, PLOT_FILE, write_curves
 from modelstack.train.loop import Run
@@ -28,14 +28,14 @@ from modelstack.train.metrics import METRICS_FILE, read_metrics
 from modelstack.train.run.report import machine_facts
 
 PACKAGES = ("agentkit", "torch", "safetensors", "llama-cpp-python", "llguidance")
-"""Whose versions bits and replies depend on."""
+"""Packages on whose versions bits and replies depend."""
 
 
 def seal_training(
-    resolved: TuningResolved,
+    resolved: TuningResolved[Any],
     run: Run,
     model: CausalLM,
-    place: TuningPlace,
+    folder: RunFolder,
     *,
     kind: Kind,
     what: str,
@@ -43,22 +43,24 @@ def seal_training(
     evaluation: Evaluation,
     n_tokens: int,
     parts: Iterable[str],
+    say: Callable[[str], object],
 ) -> Stage:
-    """Make the folder of a training that is over its stage; say what it is and what was measured.
+    """Turn the folder of a finished training into its stage, and say what was measured.
 
     Args:
         resolved: The recipe.
         run: At its end.
-        model: Whose parameters the card counts.
-        place: Whose folder becomes the stage.
-        kind: Of the stage.
-        what: One sentence: how it was trained.
-        data: What it learnt from.
-        evaluation: What was measured.
-        n_tokens: Read, without padding.
+        model: Model whose parameters the card counts.
+        folder: Folder of the run, which becomes the stage's.
+        kind: Kind of the stage.
+        what: One sentence: how the stage was trained.
+        data: Files that were read.
+        evaluation: Measurements before and after.
+        n_tokens: Tokens read, without padding.
         parts: Files and folders of the stage; those that all trainings have are added.
+        say: Receives the lines to show.
     """
-    write_curves(place.folder.metrics, place.path)
+    write_curves(folder.metrics, folder.path)
     record = StageRecord(
         kind=kind,
         name=resolved.recipe.name,
@@ -70,23 +72,25 @@ def seal_training(
         seed=resolved.recipe.seed,
         data=data,
         evaluation=evaluation,
-        metrics=_metrics(run, model, n_tokens, place),
+        metrics=_metrics(run, model, n_tokens, folder),
         versions=_versions() | machine_facts(next(model.parameters()).device),
     )
-    stage = seal(place.path, record, [*parts, METRICS_FILE, CURVES_FILE, PLOT_FILE])
-    place.display.say(f"{place.path}: {what}")
+    stage = seal(folder.path, record, [*parts, METRICS_FILE, CURVES_FILE, PLOT_FILE])
+    say(f"{folder.path}: {what}")
     earlier = {each.name: each for each in evaluation.before}
     for each in evaluation.after:
         before = f", before {shown(earlier[each.name])}" if each.name in earlier else ""
-        place.display.say(f"  {each.name}: {shown(each)}{before}")
+        say(f"  {each.name}: {shown(each)}{before}")
     return stage
 
 
-def write_trained(model: CausalLM, tokenizer: TextTokenizer, resolved: TuningResolved, folder: Path) -> list[str]:
-    """Write the adapter or the model in every form that it has; return the names in the folder.
+def write_trained(
+    model: CausalLM, tokenizer: TextTokenizer, resolved: TuningResolved[Any], folder: Path
+) -> list[str]:
+    """Write the adapter or the model in all its forms; return the names in the folder.
 
     Raises:
-        UserError: What was trained has no form of a file.
+        UserError: The weights have no file format.
     """
     lora, base_sha256 = resolved.lora, resolved.base_sha256
     if lora is None:
@@ -100,7 +104,7 @@ def write_trained(model: CausalLM, tokenizer: TextTokenizer, resolved: TuningRes
 
 
 def moved_weights(lora: LoraConfig | None) -> str:
-    """Return in words what is trained."""
+    """Return the trained weights in words."""
     if lora is None:
         return "all weights"
     kind = ("DoRA" if lora.dora else "LoRA") + (
@@ -109,10 +113,10 @@ def moved_weights(lora: LoraConfig | None) -> str:
     return f"{kind} of rank {lora.rank} on {', '.join(lora.targets)}"
 
 
-def _metrics(run: Run, model: CausalLM, n_tokens: int, place: TuningPlace) -> dict[str, float | int | str]:
-    """Return what the card says of the training: steps, tokens, parameters, speed, the last loss."""
+def _metrics(run: Run, model: CausalLM, n_tokens: int, folder: RunFolder) -> dict[str, float | int | str]:
+    """Return the card's figures of the training: steps, tokens, parameters, speed, the last loss."""
     state, n_steps = run.state, run.config.n_steps
-    steps = [record for record in read_metrics(place.folder.metrics).steps if not record.rejected]
+    steps = [record for record in read_metrics(folder.metrics).steps if not record.rejected]
     metrics: dict[str, float | int | str] = {
         "steps": state.step,
         "tokens": n_tokens,
@@ -125,17 +129,17 @@ def _metrics(run: Run, model: CausalLM, n_tokens: int, place: TuningPlace) -> di
         metrics["tokens per second, median"] = round(statistics.median(r.tokens_per_second for r in steps), 1)
         if (loss := steps[-1].losses["total"]) is not None:
             metrics["loss of the last step, weighted"] = loss
-    if state.step < n_steps:  # of all that ends a run, the clock alone lets it be sealed
+    if state.step < n_steps:  # only the clock ends a run early and lets it be sealed
         metrics["ended by"] = f"the clock, at step {state.step} of {n_steps}"
     return metrics
 
 
 def _versions() -> dict[str, str]:
-    """Return those of the packages that bits and replies depend on."""
+    """Return the versions of `PACKAGES`."""
     found: dict[str, str] = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            continue  # an extra that this run did without
+            continue  # an extra that is not installed
     return found

@@ -1,8 +1,8 @@
-"""What a recipe's `base` names: weights to train, whose child the new stage is, and an adapter to go on with.
+"""Starting point of a training: the weights, the parent of the new stage, and the adapter to continue, if any.
 
-A base is a GGUF file, a checkpoint folder, or a stage. A stage with a model is trained on as any checkpoint is. A
-stage with an adapter is gone on with: the adapter's own rank and targets, on the weights that it was trained on,
-which are known by their hash wherever they lie.
+A base is a GGUF file, a checkpoint folder, or a stage. A stage with a model is trained as any checkpoint is. A
+stage with an adapter is continued: the adapter keeps its rank and targets, on the weights that it was trained on,
+which are identified by their hash wherever they lie.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from modelstack.errors import UserError
-from modelstack.posttrain.base import base_sha256, require_same_base
+from modelstack.posttrain.base import Base, base_sha256, load_base, require_same_base
+from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.files import read_adapter
+from modelstack.posttrain.recipe import TuningRecipe
 from modelstack.posttrain.stages.record import Origin
 from modelstack.posttrain.stages.stage import ADAPTER, MODEL, Stage, is_stage, open_stage
 from modelstack.run_folder import RunFolder
@@ -20,22 +27,22 @@ from modelstack.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """Where a training begins."""
+    """Weights that a training begins with."""
 
     weights: Path
     """A GGUF file or a checkpoint folder."""
     sha256: str
     parent: Origin
     stage: Stage | None = None
-    """With the adapter to go on with; None: there is none."""
+    """Stage with the adapter to continue; None: a new adapter, or all weights."""
 
 
 def starting_point(base: str | Path, weights: str | Path | None = None) -> StartingPoint:
-    """Find what a base names.
+    """Find the weights, and the adapter, that a base names.
 
     Args:
         base: A GGUF file, a checkpoint folder or the folder of a stage.
-        weights: Of a stage that is an adapter: what it goes on; None: where its own run had it from.
+        weights: Base weights of a stage that is an adapter; None: the path recorded by its run.
 
     Raises:
         UserError: The base is not there, a stage is damaged, or its base is not to be found or is another.
@@ -56,7 +63,7 @@ def starting_point(base: str | Path, weights: str | Path | None = None) -> Start
 
 
 def _weights_of(stage: Path) -> Path:
-    """Return where the run that made a stage had its base from."""
+    """Return the path of the base weights that a stage's run recorded."""
     file = RunFolder(stage).recipe
     try:
         weights = Path(json.loads(file.read_text(encoding="utf-8"))["resolved"]["weights"])
@@ -71,6 +78,31 @@ def _weights_of(stage: Path) -> Path:
 
 
 def _name(path: Path) -> str:
-    """Return what a base without a record is called; a run's folder rather than `model` in it."""
+    """Return the name of a base without a record: of the run's folder, not of `model` in it."""
     resolved = path.resolve()
     return resolved.parent.name if resolved.name == MODEL and path.is_dir() else resolved.name
+
+
+def load_start(recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoint) -> Base:
+    """Return the base with what is trained on it: a new adapter, the stage's adapter, or all weights.
+
+    Raises:
+        UserError: The base cannot be read, or the adapter does not fit it.
+    """
+    torch.manual_seed(recipe.seed)  # of dropout; all other randomness has generators of its own
+    # Weights that are trained stay fp32 until the optimizer has its masters of them.
+    dtype = torch.bfloat16 if lora is not None and recipe.precision == "bf16" else torch.float32
+    base = load_base(start.weights, dtype=dtype)
+    if lora is not None:
+        add_lora(base.model, lora)
+        if start.stage is not None:
+            load_lora_state(base.model, read_adapter(start.stage.path / ADAPTER).state)
+    base.model.to(device_kind(recipe))
+    return base
+
+
+def device_kind(recipe: TuningRecipe) -> Literal["cpu", "cuda"]:
+    """Return the kind of device that a recipe trains on."""
+    if recipe.device != "auto":
+        return recipe.device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The hook that writes what a loss on rewards says of each step."""
+"""Hook that writes the metrics of a method's passes, a line for each step."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ REWARDS_FILE = "rewards.jsonl"
 
 
 class HasMetrics(Protocol):
-    """Passes that say more of a step than its loss."""
+    """Passes with metrics beside the losses."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Means over the last step."""
+        """Metrics of the last step."""
         ...
 
 
-class RewardsHook:
-    """Writes what the passes say of each step: rewards, margins, lengths."""
+class ValuesHook:
+    """Writes the passes' metrics of each step: rewards, margins, lengths."""
 
     def __init__(self, path: Path, passes: HasMetrics) -> None:
         """Append to a file of JSON lines, which is read once, at the first step."""
@@ -34,7 +34,7 @@ class RewardsHook:
         """Step of the last line; None: the file has not been read."""
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Write a step's line, in place of lines that a killed process wrote of later steps."""
+        """Write the line of a step, in place of lines that a killed process wrote of it and of later steps."""
         if self._last_step is None or self._last_step >= report.step:
             self._drop_from(report.step)
         record = {"step": report.step} | {name: round(value, 6) for name, value in self._passes.metrics.items()}
@@ -43,7 +43,7 @@ class RewardsHook:
         self._last_step = report.step
 
     def _drop_from(self, step: int) -> None:
-        """Take lines of a step and of later ones out of the file, and lines that were cut off."""
+        """Remove the lines of a step and of later ones, and lines that were cut off."""
         lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
         kept = [line for line in lines if _step_of(line) < step]
         if len(kept) < len(lines):
@@ -51,7 +51,7 @@ class RewardsHook:
                 temporary.write_bytes(b"".join(kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the file itself is what is remembered."""
+        """Return nothing: the file is the state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -62,4 +62,4 @@ def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 1 << 62  # cut off: to be written anew
+        return 1 << 62  # cut off: it is written again

@@ -1,115 +1,110 @@
-"""A training on preferences from its recipe to a stage, on fine-tuning's loop, guard and checkpoints.
+"""Preference training: DPO and its relatives on pairs or on single completions.
 
-The reference is the model that training begins with: its log-probabilities are computed before the first step and
-kept beside the run, so a run that goes on does not ask it again.
+The reference is the model that training begins with. Its log-probabilities are computed before the first step and
+kept beside the run, so a resumed run does not compute them again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import cast
+from typing import ClassVar
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from modelstack.architecture.decoder import CausalLM
-from modelstack.posttrain.driver import TuningPlace, claimed, guarded_run, steps_of, take_steps, tuning_place
+from modelstack.posttrain.driver import run_training
+from modelstack.posttrain.measuring import kept_tensors
+from modelstack.posttrain.recipe import TuningResolved
 from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
-from modelstack.posttrain.stages.record import Evaluation
+from modelstack.posttrain.row_loader import row_order
+from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import starting_point
-from modelstack.posttrain.values_hook import REWARDS_FILE, RewardsHook
+from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.training import Job, Report, Told, Training
+from modelstack.preferences.data import read_sides
 from modelstack.preferences.loader import UnitLoader
+from modelstack.preferences.methods import form_of, has_reference
 from modelstack.preferences.passes import PreferencePasses
-from modelstack.preferences.prepare import Prepared, prepare
-from modelstack.preferences.recipe import FREE, PreferenceRecipe, PreferenceResolved
-from modelstack.preferences.scores import progress, rewards_of, score, standing
-from modelstack.sft.assemble import trained_state
-from modelstack.sft.loader import row_order
-from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.curves import CurvesHook
-from modelstack.train.loop import Hook, Run
-from modelstack.train.schedules import schedule
+from modelstack.preferences.recipe import PreferenceRecipe
+from modelstack.preferences.scores import Sums, progress, rewards_of, score, standing
+
+REFERENCE_FILE = "reference.safetensors"
+PreferenceResolved = TuningResolved[PreferenceRecipe]
 
 
 def prefer(recipe: PreferenceRecipe, path: Path, console: Console) -> Stage | None:
-    """Run a recipe, or go on with it; the stage when it came to its end, None when it was asked to stop.
-
-    Args:
-        recipe: What to do.
-        path: The run's folder, which becomes the stage's.
-        console: To show on.
-
-    Raises:
-        UserError: Parts do not fit together, or the folder holds another run.
-        TrainingStopped: The guard ended it.
-    """
-    with tuning_place(recipe, path, console) as place:
-        return _prefer(recipe, place)
+    """Train on preferences; see `run_training`."""
+    return run_training(PreferenceTraining, recipe, path, console)
 
 
-def _prefer(recipe: PreferenceRecipe, place: TuningPlace) -> Stage | None:
-    start = starting_point(recipe.base, recipe.weights)
-    resolved = PreferenceResolved(**resolved_parts(recipe, start))
-    if finished := claimed(resolved, place, FREE):
-        return finished
-    with place.display.preparing() as told:
-        prepared = prepare(resolved, start, place.path, told)
-    run, supervisor, loader = _assemble(resolved, prepared, place)
-    if not take_steps(run, supervisor, place.display):
-        return None
-    return _finish(resolved, prepared, run, loader, place)
+class PreferenceTraining(Training[PreferenceResolved]):
+    """A training on preferences."""
 
+    kind: ClassVar[Kind] = "preference"
 
-def _assemble(
-    resolved: PreferenceResolved, prepared: Prepared, place: TuningPlace
-) -> tuple[Run, GuardedRun, UnitLoader]:
-    recipe, units = resolved.recipe, prepared.units
-    data = recipe.data
-    order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout="padded")
-    loader = UnitLoader(units, order, units_per_batch=recipe.rows // recipe.micro_batches)
-    n_steps = steps_of(recipe, len(units))
-    model = prepared.base.model
-    state = trained_state(model, recipe, resolved.lora)
-    passes = PreferencePasses(model, recipe.method, torch.from_numpy(units.is_desirable), prepared.reference)
-    state.passes = passes
-    hooks: dict[str, Hook] = {
-        "metrics": place.metrics,
-        "rewards": RewardsHook(place.path / REWARDS_FILE, passes),
-        "curves": CurvesHook(place.folder.metrics, place.path, every=50, metrics=place.metrics),
-    }
-    factor = schedule(recipe.schedule.over(n_steps))
-    return *guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks), loader
+    @classmethod
+    def resolve(cls, recipe: PreferenceRecipe, start: StartingPoint) -> PreferenceResolved:
+        """Return the recipe with every default and hash filled in."""
+        return PreferenceResolved(**resolved_parts(recipe, start))
 
+    def __init__(self, job: Job[PreferenceResolved], told: Told) -> None:
+        """Render the preferences, and score them by the reference."""
+        super().__init__(job, told)
+        recipe = self.resolved.recipe
+        told("reading preferences")
+        sides = read_sides(recipe.data)
+        told("loading the base")
+        self.base = load_start(recipe, self.resolved.lora, job.start)
+        self.model = self.base.model
+        told("rendering preferences")
+        self._units = units = sides.units(recipe.data, form_of(recipe.method), self.base)
+        self._held_back = sides.held_back(recipe.data, self.base, recipe.max_validation, recipe.seed)
+        self._sums: Sums | None = None
+        if self._held_back is not None:
+            told("measuring the base on held-back pairs")
+            self._sums = score(self.base.model, self._held_back)
+            self.before = standing(self._sums)
+        self._reference: Tensor | None = None
+        if has_reference(recipe.method):
+            self._reference = self._kept_reference(told)
+        self.data = sides.manifest(recipe.data, units)
+        self.n_rows = len(units)
 
-def _finish(
-    resolved: PreferenceResolved, prepared: Prepared, run: Run, loader: UnitLoader, place: TuningPlace
-) -> Stage:
-    """Write, measure and seal; done again from the last checkpoint where a process is killed meanwhile."""
-    recipe, model = resolved.recipe, cast(CausalLM, run.state.model)
-    evaluation = Evaluation()
-    with place.display.preparing() as told:
-        told("writing what was trained")
-        parts = write_trained(model, prepared.base.tokenizer, resolved, place.path)
-        if prepared.held_back is not None and prepared.before is not None:
-            told("measuring on held-back pairs")
-            after = score(model, prepared.held_back)
-            rewards = rewards_of(recipe.method, after, prepared.before)
-            evaluation = Evaluation(before=standing(prepared.before), after=(*standing(after), *progress(rewards)))
-    return seal_training(
-        resolved,
-        run,
-        model,
-        place,
-        kind="preference",
-        what=(
-            f"Preference training ({recipe.method.name}) of {resolved.parent.name}, "
-            f"{moved_weights(resolved.lora)}: {run.state.step:,} steps of {recipe.rows} "
-            f"{'pairs' if prepared.units.form == 'pairs' else 'replies'}, from {len(prepared.units):,}."
-        ),
-        data=prepared.manifest,
-        evaluation=evaluation,
-        n_tokens=loader.report()["n_tokens"],
-        parts=[*parts, REWARDS_FILE],
-    )
+    def parts(self) -> tuple[UnitLoader, PreferencePasses]:
+        """Return units of similar length together, and the passes of the method's loss."""
+        recipe, units = self.resolved.recipe, self._units
+        order = row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=recipe.data.row_tokens)
+        loader = UnitLoader(units, order, rows_per_batch=recipe.rows // recipe.micro_batches)
+        is_desirable = torch.from_numpy(units.is_desirable)
+        return loader, PreferencePasses(self.base.model, recipe.method, is_desirable, self._reference)
+
+    def report(self, n_steps: int, told: Told) -> Report:
+        """Measure held-back pairs against the model that training began with."""
+        recipe = self.resolved.recipe
+        rows = "pairs" if self._units.form == "pairs" else "replies"
+        what = (
+            f"Preference training ({recipe.method.name}) of {self.trained}: {n_steps:,} steps of {recipe.rows} "
+            f"{rows}, from {len(self._units):,}."
+        )
+        if self._held_back is None or self._sums is None:
+            return Report(what)
+        told("measuring on held-back pairs")
+        after = score(self.base.model, self._held_back)
+        return Report(what, (*standing(after), *progress(rewards_of(recipe.method, after, self._sums))))
+
+    def _kept_reference(self, told: Told) -> Tensor:
+        """Return the sums of the reference over all units, fp32 [U, 2]."""
+        resolved, units = self.resolved, self._units
+        content = [resolved.base_sha256, resolved.parent.sha256, resolved.recipe.precision, units.fingerprint()]
+
+        def asked(n: int) -> None:
+            told(f"asking the reference: {n:,} of {len(units):,}")
+
+        return kept_tensors(
+            self.job.folder / REFERENCE_FILE,
+            hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            lambda: {"sums": torch.from_numpy(score(self.base.model, units, asked).log_probs)},
+        )["sums"]

@@ -1,14 +1,14 @@
-"""What a fine-tuning is made of: base, examples, adapter or all weights, how long, and how it is judged."""
+"""Recipe of a supervised fine-tuning: examples, how they become batches, and what is measured."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from modelstack.architecture.losses import TokenLoss
-from modelstack.posttrain.recipe import TuningFiles, TuningRecipe, TuningResolved
+from modelstack.posttrain.recipe import TuningFiles, TuningRecipe
 from modelstack.sft.augment import NOTHING, AugmentConfig
 from modelstack.sft.rendering import RenderOptions
 
@@ -17,37 +17,35 @@ class SftData(TuningFiles, frozen=True, extra="forbid"):
     """Examples, and how they become batches."""
 
     row_tokens: int = Field(default=1024, ge=16)
-    """Of a row; examples longer than it, or than the base's context, are left out and counted."""
+    """Tokens of a row; longer examples, also than the base's context, are left out and counted."""
     layout: Literal["packed", "padded"] = "packed"
-    """Several examples in a row that do not see each other, or one in a row as long as a pass's longest."""
+    """packed: several examples share a row without seeing each other. padded: one example a row."""
     render: RenderOptions = RenderOptions()
     augment: AugmentConfig = AugmentConfig()
-    """Of training examples; held-back ones stay as they are."""
+    """Changes of training examples; held-back examples stay as they are."""
     variants: int | None = Field(default=None, ge=1)
-    """Of each example, augmented in different ways, that epochs take turns with; all are made before the first
-    step. None: one for each epoch, at most 4."""
+    """Differently augmented copies of each example, one after the other in successive epochs; all are made before
+    the first step. None: one for each epoch, at most `MOST_VARIANTS`."""
 
 
 class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
-    """What is asked of held-back examples."""
+    """Measurements on held-back examples."""
 
     every: int = Field(default=50, gt=0)
-    """Steps between measurements of the loss; before the first and after the last step it is always measured."""
+    """Steps between measurements of the loss; it is always measured before the first and after the last step."""
     max_examples: int = Field(default=500, gt=0)
-    """Whose loss is measured."""
+    """Maximum number of examples whose loss is measured."""
     exact_replies: int = Field(default=0, ge=0)
-    """Examples that are decoded by llama.cpp before and after, each a second or so; 0: none."""
+    """Number of examples decoded by llama.cpp before and after, each about a second; 0: none."""
     threads: int | None = Field(default=None, gt=0)
-    """Of llama.cpp; none: it measures how many are fastest."""
+    """Threads of llama.cpp; None: the fastest number, measured."""
 
 
 class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A supervised fine-tuning; `rows` times `data.row_tokens` are a step's places at most."""
+    """A supervised fine-tuning; a step has at most `rows` times `data.row_tokens` places."""
 
+    free: ClassVar[frozenset[str]] = TuningRecipe.free | {"evaluation"}
     data: SftData
-    minutes: float | None = Field(default=None, gt=0)
-    """Training takes at most so long: the schedule moves on with the clock where that is ahead of the steps, and
-    ends with it. Such a run depends on the machine's speed and cannot be repeated bit for bit."""
     loss: TokenLoss = "cross_entropy"
     evaluation: SftEvaluation = SftEvaluation()
 
@@ -66,13 +64,4 @@ class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
 
 MOST_VARIANTS = 4
-"""By default: a thousand examples take a second each time."""
-_FREE = ("base", "name", "weights", "evaluation", "checkpoints", "guard", "faults", "minutes")
-FREE = {("weights",), *(("recipe", name) for name in _FREE)}
-"""What may change between a stop and going on: the base is known by its hash, the rest moves no weight."""
-
-
-class SftResolved(TuningResolved, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
-
-    recipe: SftRecipe
+"""Default limit: rendering a thousand examples takes a second for each variant."""

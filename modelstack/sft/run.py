@@ -1,75 +1,155 @@
-"""A fine-tuning from its recipe to a stage: it stops, is killed, and goes on at any time to the same weights.
-
-The loop, its guard, its checkpoints and what is shown of it are those of a run from scratch; what differs is what
-is loaded, and what is left at the end. The stage's record is written last, so a folder with one is finished.
-"""
+"""Supervised fine-tuning: examples with labels, the token loss, replies measured as they are served."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
-from modelstack.posttrain.driver import TuningPlace, claimed, take_steps, tuning_place
+from modelstack.architecture.moe.balancing import balancer_of
+from modelstack.files import replacing
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.posttrain.driver import run_training
+from modelstack.posttrain.measuring import measured_once
+from modelstack.posttrain.recipe import TuningResolved
 from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.row_loader import row_order
+from modelstack.posttrain.stages.record import Kind, Measurement
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import StartingPoint, starting_point
-from modelstack.sft.assemble import assemble
-from modelstack.sft.finish import finish
-from modelstack.sft.prepare import prepare
-from modelstack.sft.recipe import FREE, SftRecipe, SftResolved
-from modelstack.sft.validation_loss import Targets, validation_score
-from modelstack.train.curves import CurvesHook
+from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.training import Job, Report, Told, Training
+from modelstack.sft.loader import SftLoader
+from modelstack.sft.prior.exact_calls import Question, ask, chosen, lines, measured
+from modelstack.sft.recipe import SftRecipe
+from modelstack.sft.rendering import render
+from modelstack.sft.served import served_after, served_before
+from modelstack.sft.tokenised import tokenise
+from modelstack.sft.training_data import read_training_data
+from modelstack.sft.validation_loss import Targets, measurement, targets_of, validation_score
 from modelstack.train.evaluation import Evaluation
 from modelstack.train.loop import Hook
+from modelstack.train.metrics import Metrics
+from modelstack.train.passes import LocalPasses
+
+REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
+_WORK = ".served."
+"""Prefix of folders with temporary files of a measurement; those of killed processes are removed."""
+SftResolved = TuningResolved[SftRecipe]
 
 
 def fine_tune(recipe: SftRecipe, path: Path, console: Console) -> Stage | None:
-    """Run a recipe, or go on with it; the stage when it came to its end, None when it was asked to stop.
-
-    Args:
-        recipe: What to do.
-        path: The run's folder, which becomes the stage's.
-        console: To show on.
-
-    Raises:
-        UserError: Parts do not fit together, or the folder holds another run.
-        TrainingStopped: The guard ended it.
-    """
-    with tuning_place(recipe, path, console) as place:
-        return _fine_tune(recipe, place)
+    """Fine-tune on examples; see `run_training`."""
+    return run_training(FineTuning, recipe, path, console)
 
 
-def _fine_tune(recipe: SftRecipe, place: TuningPlace) -> Stage | None:
-    start = starting_point(recipe.base, recipe.weights)
-    resolved = resolve(recipe, start)
-    if finished := claimed(resolved, place, FREE):
-        return finished
-    with place.display.preparing() as told:
-        prepared = prepare(resolved, start, place.path, told)
-    assembled = assemble(resolved, prepared, place.folder, place.event)
-    assembled.run.hooks.update(_hooks(recipe, prepared.targets, place))
-    if not take_steps(assembled.run, assembled.supervisor, place.display, lambda: assembled.is_over):
-        return None
-    return finish(resolved, prepared, assembled, place)
+class FineTuning(Training[SftResolved]):
+    """A fine-tuning on examples."""
 
+    kind: ClassVar[Kind] = "sft"
 
-def resolve(recipe: SftRecipe, start: StartingPoint) -> SftResolved:
-    """Return a recipe with nothing open.
+    @classmethod
+    def resolve(cls, recipe: SftRecipe, start: StartingPoint) -> SftResolved:
+        """Return the recipe with every default and hash filled in."""
+        return SftResolved(**resolved_parts(recipe, start))
 
-    Raises:
-        UserError: An adapter that is gone on with is to have another form, or a training file is not there.
-    """
-    return SftResolved(**resolved_parts(recipe, start))
+    def __init__(self, job: Job[SftResolved], told: Told) -> None:
+        """Render the examples, and measure the base on the held-back ones."""
+        super().__init__(job, told)
+        recipe = self.resolved.recipe
+        data = recipe.data
+        told("reading examples")
+        read = read_training_data(data)
+        told("loading the base")
+        self.base = load_start(recipe, self.resolved.lora, job.start)
+        self.model = self.base.model
+        told("rendering examples")
+        examples = tokenise(
+            read.training,
+            self.base.encoder,
+            row_tokens=min(data.row_tokens, self.base.config.max_position_embeddings),
+            options=data.render,
+            augmentation=data.augment,
+            seed=recipe.seed,
+            n_variants=recipe.n_variants,
+        )
+        self._examples = examples
+        self._held_back = read.validation
+        self._targets = self._chosen_targets()
+        if (targets := self._targets) is not None:
+            told("measuring the base on held-back examples")
+            self.before = (measured_once(job.folder, targets.fingerprint, lambda: self._loss(targets)),)
+        order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout=data.layout)
+        self._loader = SftLoader(examples, order, rows_per_batch=recipe.rows // recipe.micro_batches)
+        self.n_rows = self._loader.rows_per_epoch
+        self.data = read.manifest.model_copy(update={"n_too_long": sum(examples.n_dropped.values())})
 
+    def parts(self) -> tuple[SftLoader, LocalPasses]:
+        """Return packed or padded rows, and the passes of the token loss."""
+        balancer = balancer_of(self.base.model) if self.resolved.lora is None else None
+        return self._loader, LocalPasses(self.base.model, balancer, self.resolved.recipe.loss)
 
-def _hooks(recipe: SftRecipe, targets: Targets | None, place: TuningPlace) -> dict[str, Hook]:
-    """Return what watches the run; the order is that of a step."""
-    every, metrics = recipe.evaluation.every, place.metrics
-    hooks: dict[str, Hook] = {"metrics": metrics}
-    if targets is not None:
-        score = partial(validation_score, targets=targets, row_tokens=recipe.data.row_tokens)
-        hooks["evaluation"] = Evaluation(score, every=every, metrics=metrics)
-    hooks["curves"] = CurvesHook(place.folder.metrics, place.path, every=every, metrics=metrics)
-    return hooks
+    def hooks(self, metrics: Metrics) -> dict[str, Hook]:
+        """Return the measurement of the held-back loss every few steps."""
+        if self._targets is None:
+            return {}
+        recipe = self.resolved.recipe
+        score = partial(validation_score, targets=self._targets, row_tokens=recipe.data.row_tokens)
+        return {"evaluation": Evaluation(score, every=recipe.evaluation.every, metrics=metrics)}
+
+    def report(self, n_steps: int, told: Told) -> Report:
+        """Measure the loss of held-back examples and, if asked for, their replies."""
+        recipe = self.resolved.recipe
+        after: list[Measurement] = []
+        parts: tuple[str, ...] = ()
+        if self._targets is not None:
+            told("measuring on held-back examples")
+            after.append(self._loss(self._targets))
+        if recipe.evaluation.exact_replies:
+            replied_before, replied_after = self._exact_replies(told)
+            self.before += replied_before
+            after += replied_after
+            parts = (REPLIES_BEFORE, REPLIES_AFTER)
+        n_examples = sum(file.n_examples for file in self.data.files if file.role == "training")
+        what = (
+            f"Supervised fine-tuning of {self.trained}: {n_steps:,} steps of {recipe.rows} rows of "
+            f"{recipe.data.row_tokens:,} tokens, from {n_examples:,} examples."
+        )
+        return Report(what, tuple(after), parts)
+
+    def _chosen_targets(self) -> Targets | None:
+        if not self._held_back:
+            return None
+        recipe = self.resolved.recipe
+        held_back = chosen(self._held_back, recipe.evaluation.max_examples, recipe.seed)
+        rendered = [render(one, self.base.encoder, recipe.data.render) for one in held_back]
+        return targets_of(rendered, self.base.tokenizer)
+
+    def _loss(self, targets: Targets) -> Measurement:
+        return measurement(validation_score(self.base.model, targets, self.resolved.recipe.data.row_tokens))
+
+    def _exact_replies(self, told: Told) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
+        """Decode the same held-back examples before and after the training, both as llama.cpp serves them."""
+        recipe, job = self.resolved.recipe, self.job
+        settings, options = recipe.evaluation, recipe.data.render
+        examples = chosen(self._held_back, settings.exact_replies, recipe.seed)
+        questions = [Question.of(one, render(one, self.base.encoder, options)) for one in examples]
+        for left in job.folder.glob(f"{_WORK}*"):
+            shutil.rmtree(left)
+        found: list[tuple[Measurement, ...]] = []
+        with tempfile.TemporaryDirectory(prefix=_WORK, dir=job.folder) as work:
+            before = served_before(job.start, Path(work))
+            after = served_after(job.start, self.base, self.resolved.lora, job.folder, Path(work))
+            for served, name in ((before, REPLIES_BEFORE), (after, REPLIES_AFTER)):
+                threads = settings.threads
+                with LlamaCppEngine(
+                    served.model, lora_path=served.adapter, n_threads=threads, n_threads_prefill=threads
+                ) as engine:
+                    answered = ask(engine, questions, abstain=options.abstain, told=told)
+                with replacing(job.folder / name) as temporary:
+                    temporary.write_text("".join(lines(answered)), encoding="utf-8")
+                found.append(measured(answered))
+        return found[0], found[1]

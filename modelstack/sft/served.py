@@ -1,7 +1,7 @@
-"""What llama.cpp is given, so that a fine-tuning is judged by what will be served: GGUF files, before and after.
+"""GGUF files for llama.cpp before and after a fine-tuning, so that it is judged as it will be served.
 
-A GGUF base is served as it is, an adapter on top of it. A checkpoint has no such file, nor has a model all of
-whose weights were trained, and llama.cpp knows no DoRA: these are written out in f16, merged where need be.
+A GGUF base is served as it is, with the adapter on top. A checkpoint, a model all of whose weights were trained,
+and a DoRA adapter, which llama.cpp does not support, are written in f16, merged if necessary.
 """
 
 from __future__ import annotations
@@ -9,32 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelstack.architecture.decoder import CausalLM
-from modelstack.posttrain.base import load_base
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.merge import Merged, merge_adapter, write_merged_gguf
 from modelstack.posttrain.stages.stage import ADAPTER, ADAPTER_GGUF
 from modelstack.posttrain.starting_point import StartingPoint
-from modelstack.sft.prepare import Prepared
-from modelstack.sft.recipe import SftResolved
 
 TYPE = "f16"
-"""Of the files that are written for the measurement alone."""
+"""Number type of the files that are written for a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an engine loads."""
+    """Files that an engine loads."""
 
     model: Path
     adapter: Path | None = None
 
 
 def served_before(start: StartingPoint, work: Path) -> Served:
-    """Return the base, or the stage that was trained on.
+    """Return the files of the model that training began with.
 
     Args:
-        start: What the training began with.
-        work: A folder for files that are needed meanwhile.
+        start: Starting point of the training.
+        work: Folder for temporary files.
 
     Raises:
         UserError: The base has no GGUF form.
@@ -46,24 +44,24 @@ def served_before(start: StartingPoint, work: Path) -> Served:
     return Served(_written(merge_adapter(start.weights, start.stage.path / ADAPTER), work / "before.gguf"))
 
 
-def served_after(resolved: SftResolved, prepared: Prepared, model: CausalLM, stage: Path, work: Path) -> Served:
-    """Return what was trained.
+def served_after(start: StartingPoint, base: Base, lora: LoraConfig | None, stage: Path, work: Path) -> Served:
+    """Return the files of the trained model.
 
     Args:
-        resolved: The recipe.
-        prepared: What it began with.
-        model: As it was trained.
+        start: Starting point of the training.
+        base: The trained model and its tokenizer.
+        lora: Form of the trained adapter; None: all weights were trained.
         stage: Folder with the adapter's files.
-        work: A folder for files that are needed meanwhile.
+        work: Folder for temporary files.
 
     Raises:
         UserError: The model has no GGUF form.
     """
     if (stage / ADAPTER_GGUF).is_file():
-        return Served(_base_file(prepared.start, work), stage / ADAPTER_GGUF)
-    whole = Merged(model.cpu(), prepared.base.tokenizer)
-    if resolved.lora is not None:
-        whole = merge_adapter(prepared.start.weights, stage / ADAPTER)
+        return Served(_base_file(start, work), stage / ADAPTER_GGUF)
+    whole = (
+        Merged(base.model.cpu(), base.tokenizer) if lora is None else merge_adapter(start.weights, stage / ADAPTER)
+    )
     return Served(_written(whole, work / "after.gguf"))
 
 

@@ -1,7 +1,6 @@
-"""Loss on the targets of held-back examples: nats per token, all tokens counting the same.
+"""Loss on the targets of held-back examples: nats per token, with equal weights.
 
-Weights of a training are its own choice, so they are left out here: runs with other weights compare. The interval
-is a bootstrap over examples, the unit that was held back.
+Runs with different token weights stay comparable. The interval is a bootstrap over examples.
 
 Letters: N examples, B rows, T tokens of a row.
 """
@@ -22,9 +21,9 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.packing import Piece, Row, plan_rows
 from modelstack.errors import UserError
+from modelstack.posttrain.measuring import ratio
 from modelstack.posttrain.stages.record import Measurement
 from modelstack.sft.rendering import Rendered
-from modelstack.tokenizer.measures import ratio_interval
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.train.evaluation import Score, in_use
 
@@ -33,17 +32,17 @@ NAME = "validation loss"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """N rendered examples that a model is asked about."""
+    """N rendered examples to score."""
 
     ids: tuple[NDArray[np.int64], ...]
     is_target: tuple[NDArray[np.bool_], ...]
-    """Which of the ids are scored."""
+    """Mask of the scored ids."""
     n_bytes: NDArray[np.int64]
-    """Of each example's targets, [N]."""
+    """Bytes of each example's targets, [N]."""
 
     @property
     def fingerprint(self) -> str:
-        """Return a SHA-256 over what is asked: losses compare where it is the same."""
+        """SHA-256 over ids and masks; losses with the same fingerprint are comparable."""
         digest = hashlib.sha256()
         for part in (array for of_one in zip(self.ids, self.is_target, strict=True) for array in of_one):
             digest.update(len(part).to_bytes(8, "little") + part.tobytes())
@@ -51,15 +50,15 @@ class Targets:
 
 
 def targets_of(rendered: Sequence[Rendered], tokenizer: TextTokenizer) -> Targets:
-    """Return examples to be scored.
+    """Return the targets of rendered examples.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no example.
     """
     if not rendered:
         raise UserError("no example is held back to measure on: name validation files with examples")
     ids = tuple(np.array(one.ids, np.int64) for one in rendered)
-    # A first token has nothing before it that could predict it.
+    # No token before the first one predicts it.
     is_target = tuple(np.array([False, *one.labels_at[1:]], np.bool_) for one in rendered)
     n_bytes = [len(tokenizer.decode_bytes(of_one[at].tolist())) for of_one, at in zip(ids, is_target, strict=True)]
     return Targets(ids, is_target, np.array(n_bytes, np.int64))
@@ -67,7 +66,7 @@ def targets_of(rendered: Sequence[Rendered], tokenizer: TextTokenizer) -> Target
 
 @torch.no_grad()
 def validation_score(model: CausalLM, targets: Targets, row_tokens: int) -> Score:
-    """Score examples by a model; its mode and the random numbers are as before afterwards."""
+    """Return a model's score of examples; its mode and the random numbers stay as they were."""
     device = next(model.parameters()).device
     nats = torch.zeros(len(targets.ids), dtype=torch.float64)
     with in_use(model):
@@ -83,20 +82,12 @@ def validation_score(model: CausalLM, targets: Targets, row_tokens: int) -> Scor
 
 def measurement(score: Score) -> Measurement:
     """Return the loss as a stage's card has it."""
-    interval = ratio_interval(score.nats, score.n_tokens)
-    assert interval is not None  # targets have tokens
-    return Measurement(
-        name=NAME,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        n=len(score.nats),
-        note=f"nats per target token, {int(score.n_tokens.sum()):,} tokens",
-    )
+    note = f"nats per target token, {int(score.n_tokens.sum()):,} tokens"
+    return ratio(NAME, score.nats, score.n_tokens, note)
 
 
 def _rows(targets: Targets, row_tokens: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Give token ids, labels, numbers of packed examples in their row and in all, each [1, T]."""
+    """Yield token ids, labels, and numbers of the packed examples within their row and within all, each [1, T]."""
     longest = max(len(ids) for ids in targets.ids)
     pieces = [Piece(number, 0, len(ids)) for number, ids in enumerate(targets.ids)]
     planned, waiting = plan_rows(pieces, max(row_tokens, longest), "best_fit")  # no example is cut

@@ -1,7 +1,7 @@
-"""The state of a training that moves some parameters only: checkpoints hold these, never the frozen rest.
+"""State of a training that moves some parameters only: checkpoints hold these, never the frozen rest.
 
-A base of 500 MB under an adapter of 20 would otherwise be written every few minutes. That the base is the one
-that the run began with is for the run's recipe to hold, by its hash.
+Otherwise a base of 500 MB under an adapter of 20 MB would be written every few minutes. The run's recipe
+identifies the base by its hash.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from typing import Any
 
 import torch
 
-from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.losses import TokenLoss
 from modelstack.errors import UserError
-from modelstack.train.passes import LocalPasses
 from modelstack.train.step import TrainState
 
 
 class AdapterState(TrainState):
-    """A `TrainState` whose checkpoints hold what is trained alone."""
+    """A `TrainState` whose checkpoints hold the trained parameters alone."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return trainable parameters, moments and counts."""
@@ -50,13 +47,6 @@ class AdapterState(TrainState):
         for name, parameter in own.items():
             parameter.copy_(saved[name])
         self.step, self.n_tokens = state["step"], state["n_tokens"]
-
-
-def adapter_state(
-    model: CausalLM, optimizer: torch.optim.Optimizer, *, token_loss: TokenLoss = "cross_entropy"
-) -> AdapterState:
-    """Return the state of a model on one device of which the optimizer moves a part."""
-    return AdapterState(model, optimizer, LocalPasses(model, token_loss=token_loss))
 
 
 def _trained(state: TrainState) -> dict[str, torch.nn.Parameter]:

@@ -15,20 +15,20 @@ import torch
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.packing import Row
+from modelstack.posttrain.row_loader import PADDING, RowLoader, RowOrder
 from modelstack.preferences.units import Units
-from modelstack.sft.loader import PADDING, RowLoader, SftLoaderConfig
 
 
 class PairLoader(RowLoader):
     """The `Loader` of pairs, those of similar length together."""
 
-    def __init__(self, units: Units, config: SftLoaderConfig, *, pairs_per_batch: int) -> None:
-        """Stand before the first batch.
+    def __init__(self, units: Units, config: RowOrder, *, rows_per_batch: int) -> None:
+        """Initialise before the first batch.
 
         Raises:
             UserError: The shares do not fit the sources, or a conversation not a row.
         """
-        super().__init__(units, config.model_copy(update={"layout": "padded"}), rows_per_batch=pairs_per_batch)
+        super().__init__(units, config, rows_per_batch=rows_per_batch)
         self._units = units
 
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
@@ -36,13 +36,13 @@ class PairLoader(RowLoader):
 
 
 def pair_batch(units: Units, numbers: Sequence[int], position: int = 0) -> Batch:
-    """Return 2B rows, the chosen and then the rejected; a row's one label is its last token, where it stands."""
+    """Return 2B rows, the chosen and then the rejected; the label of a row is its last token, in place."""
     documents = [units.document(number, second)[0] for second in (False, True) for number in numbers]
     return scored_rows(documents, position)
 
 
 def scored_rows(documents: Sequence[Sequence[int] | np.ndarray], position: int = 0) -> Batch:
-    """Return documents as rows, the last token of each as its label; padding behind is never looked at."""
+    """Return documents as rows with the last token of each as its label; padding stands behind."""
     T = max(len(ids) for ids in documents)
     ids_BT = np.full((len(documents), T), PADDING, np.int64)
     labels_BT = np.full((len(documents), T), IGNORED, np.int64)

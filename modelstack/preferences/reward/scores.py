@@ -1,4 +1,4 @@
-"""What a reward model says of pairs at rest: how often it is right, by how much, and where its zero is.
+"""A reward model's figures on pairs: how often it is right, by which margin, and its zero.
 
 Letters: U pairs.
 """
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelstack.posttrain.measuring import ratio
 from modelstack.posttrain.stages.record import Measurement
 from modelstack.preferences.reward.loader import pair_batch
 from modelstack.preferences.reward.passes import rewards_of
 from modelstack.preferences.reward.value_model import Normalisation, ValueModel
 from modelstack.preferences.scores import UNITS_AT_ONCE
 from modelstack.preferences.units import Units
-from modelstack.tokenizer.measures import ratio_interval
 from modelstack.train.evaluation import in_use
 
 ACCURACY, MARGIN = "chosen scored above rejected", "margin of scores"
@@ -30,10 +30,10 @@ def score_pairs(
     """Return the rewards of pairs, [U, 2], chosen first; the model's mode and random numbers stay as they were.
 
     Args:
-        model: Is asked.
+        model: The reward model.
         units: Pairs.
-        n_most: Only so many, the first.
-        told: How many are done.
+        n_most: Limit of the number of pairs, the first ones; None: all.
+        told: Receives the number of scored pairs.
     """
     n = len(units) if n_most is None else min(n_most, len(units))
     rewards_U2 = np.empty((n, 2))
@@ -50,28 +50,21 @@ def score_pairs(
 def measured(rewards_U2: NDArray[np.float64]) -> tuple[Measurement, ...]:
     """Return the share of pairs in the right order and the mean margin, with 95 % intervals over the pairs."""
     lead = rewards_U2[:, 0] - rewards_U2[:, 1]
+    n = np.ones(len(lead))
     return (
-        _mean(ACCURACY, (lead > 0).astype(np.float64), "share of pairs"),
-        _mean(MARGIN, lead, "mean over the pairs, in the model's own unit"),
+        ratio(ACCURACY, (lead > 0).astype(np.float64), n, "share of pairs"),
+        ratio(MARGIN, lead, n, "mean over the pairs, in the model's own unit"),
     )
 
 
 def normalise(model: ValueModel, chosen: NDArray[np.float64]) -> Normalisation:
-    """Shift a model's rewards so that these would have been 0 on average (Ouyang et al., section 3.5).
+    """Shift a model's rewards so that the mean of `chosen` becomes 0 (Ouyang et al., section 3.5).
 
     Args:
-        model: Its head's bias is moved.
-        chosen: Rewards of training's chosen replies, by the model as it is now.
+        model: Model whose head's bias is moved.
+        chosen: Rewards of training's chosen replies by the model.
     """
     found = Normalisation(mean=float(chosen.mean()), deviation=float(chosen.std()), n=len(chosen))
     with torch.no_grad():
         model.score.bias.sub_(found.mean)
     return found
-
-
-def _mean(name: str, values: NDArray[np.float64], note: str) -> Measurement:
-    interval = ratio_interval(values, np.ones(len(values)))
-    assert interval is not None  # there are pairs
-    return Measurement(
-        name=name, value=interval.value, low=interval.low, high=interval.high, n=len(values), note=note
-    )

@@ -1,9 +1,9 @@
-"""A decoder that says a number instead of a word: reward models, and PPO's critics.
+"""Decoder with a scalar head: reward models, and PPO's critics.
 
-A linear head on the state behind the final norm. At the last token of a conversation it is the reply's reward
-(Ziegler et al., 1909.08593; Ouyang et al., 2203.02155), at every token a critic's value. On disk it is a
-checkpoint folder as any other, and beside its weights `value_head.safetensors`, so the body loads wherever a model
-does. The head is fp32, and so is what it says: rewards of two good replies differ in digits that bf16 lacks.
+A linear head on the state behind the final norm. At the last token of a conversation its output is the reply's
+reward (Ziegler et al., 1909.08593; Ouyang et al., 2203.02155), at every token a critic's value. On disk it is a
+checkpoint folder with `value_head.safetensors` beside the weights, so the body loads as any model. Head and output
+are fp32: rewards of two good replies differ in digits that bf16 lacks.
 
 Letters: B rows, T tokens, D model width.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -22,22 +23,25 @@ from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.posttrain.lora.adapters import lora_layers, merge_lora
+from modelstack.posttrain.lora.adapters import lora_layers, lora_optimizer, merge_lora
+from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.merge import Merged, write_merged_folder
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
+from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.optimizers.config import OptimizerConfig
 
 HEAD_FILE = "value_head.safetensors"
 _WEIGHT, _BIAS, _NORMALISED = "score.weight", "score.bias", "normalised"
-"""The first two as transformers' models for sequence classification have them."""
+"""The first two are the names of transformers' models for sequence classification."""
 
 
 class Normalisation(BaseModel, frozen=True, extra="forbid"):
-    """Which rewards were shifted to a mean of 0; those of a pair compare the same before and after."""
+    """Rewards that were shifted to a mean of 0; the order within a pair stays the same."""
 
     mean: FiniteFloat
-    """What was subtracted."""
+    """Mean that was subtracted."""
     deviation: FiniteFloat
-    """Of the same rewards: the unit that a coefficient beside rewards is to be seen in."""
+    """Standard deviation of the same rewards, the unit for coefficients beside rewards."""
     n: int = Field(ge=1)
 
 
@@ -45,7 +49,7 @@ class ValueModel(nn.Module):
     """A decoder and its scalar head."""
 
     def __init__(self, body: CausalLM) -> None:
-        """Take a decoder, whose head for words stays unused; the scalar head says 0."""
+        """Wrap a decoder, whose vocabulary head stays unused; the scalar head outputs 0."""
         super().__init__()
         self.body = body
         device = next(body.parameters()).device
@@ -54,7 +58,7 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return a number for each place, which has seen the tokens up to its own, [B, T], fp32."""
+        """Return a number for each place, from the tokens up to and including it, [B, T], fp32."""
         hidden_BTD = self.body(ids_BT, with_logits=False).hidden_BTD
         return F.linear(hidden_BTD.float(), self.score.weight.float(), self.score.bias.float())[..., 0]
 
@@ -68,19 +72,41 @@ def draw_head(model: ValueModel, seed: int) -> None:
         model.score.weight.copy_(drawn_1D)
 
 
+def value_groups(model: ValueModel, lora: LoraConfig | None, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups of a value model: its adapters, or all weights, and its head.
+
+    Args:
+        model: Value model, with adapters if `lora` is given.
+        lora: Form of the adapters; None: all weights are trained.
+        optimizer: The recipe's values.
+    """
+    if lora is None:
+        return build_optimizer(model, optimizer).param_groups
+    head = {
+        "params": [model.score.weight, model.score.bias],
+        "names": ["score.weight", "score.bias"],
+        "method": "adamw",
+        "lr": optimizer.lr,
+        "betas": optimizer.betas,
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.vector_weight_decay,
+    }
+    return [*lora_optimizer(model.body, lora, optimizer).param_groups, head]
+
+
 def save_value_model(
     model: ValueModel, tokenizer: TextTokenizer, folder: Path, normalised: Normalisation | None = None
 ) -> Path:
     """Write body, tokenizer and head; adapters are merged, in fp32 and rounded to the body's own numbers.
 
     Args:
-        model: What to write.
-        tokenizer: Its own.
-        folder: Replaced if it is there.
-        normalised: What is said of the head's zero.
+        model: The model.
+        tokenizer: The model's tokenizer.
+        folder: Target folder, replaced if it exists.
+        normalised: Record of the head's zero.
 
     Raises:
-        UserError: The family's config.json cannot say one of the model's decisions.
+        UserError: The family's config.json cannot express one of the model's decisions.
     """
     from safetensors.torch import save_file
 
@@ -98,14 +124,14 @@ def save_value_model(
 
 
 def load_value_model(folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> ValueModel:
-    """Read what `save_value_model` wrote.
+    """Read a folder written by `save_value_model`.
 
     Args:
-        folder: With a checkpoint and a head.
-        dtype: Of the body's weights; None: as in the file.
+        folder: Folder with a checkpoint and a head.
+        dtype: Number type of the body's weights; None: as in the file.
 
     Raises:
-        UserError: There is no head, a file is broken, or the head is of another width.
+        UserError: There is no head, a file is broken, or the head has another width.
     """
     model = ValueModel(load_checkpoint(Path(folder), dtype=dtype))
     load_head(model, folder)
@@ -116,7 +142,7 @@ def head_file(folder: str | os.PathLike[str]) -> Path:
     """Return the file of a folder's head.
 
     Raises:
-        UserError: There is none.
+        UserError: The folder has no head.
     """
     file = Path(folder) / HEAD_FILE
     if not file.is_file():
@@ -128,10 +154,10 @@ def head_file(folder: str | os.PathLike[str]) -> Path:
 
 
 def load_head(model: ValueModel, folder: str | os.PathLike[str]) -> None:
-    """Give a model the head that a folder holds.
+    """Load the head of a folder into a model.
 
     Raises:
-        UserError: There is none, it is broken, or of another width.
+        UserError: There is no head, it is broken, or it has another width.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -153,7 +179,7 @@ def load_head(model: ValueModel, folder: str | os.PathLike[str]) -> None:
 
 
 def read_normalisation(folder: str | os.PathLike[str]) -> Normalisation | None:
-    """Return what a folder's head says of its zero; None: nothing.
+    """Return the record of a head's zero; None if it has none.
 
     Raises:
         UserError: The file cannot be read.

@@ -1,28 +1,24 @@
-"""How far a student is from its teacher on held-back examples, and how likely it finds their replies.
+"""Divergences of a student from its teacher on held-back examples, and its loss on their replies.
 
-Both at the examples' own targets, each token counting the same; the interval is a bootstrap over examples, the
-unit that was held back.
+Both are taken at the examples' own targets with equal weights; the interval is a bootstrap over examples.
 
 Letters: E examples, P labelled places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.posttrain.measuring import ratio
 from modelstack.posttrain.stages.record import Measurement
 from modelstack.reasoning.distil.loader import given_batch
 from modelstack.reasoning.distil.places import labelled_hidden, labels_of
 from modelstack.reasoning.losses.distillation import generalised_jsd
 from modelstack.sft.tokenised import Tokenised
 from modelstack.sft.validation_loss import NAME
-from modelstack.tokenizer.measures import ratio_interval
 from modelstack.train.evaluation import in_use
 
 FORWARD, REVERSE = "KL(teacher, student)", "KL(student, teacher)"
@@ -44,17 +40,5 @@ def measured(student: CausalLM, teacher: CausalLM, data: Tokenised) -> tuple[Mea
             sums[REVERSE].append(float(generalised_jsd(log_s, log_t, 1.0).sum()))
             sums[NAME].append(float(F.nll_loss(log_s, labels_P, reduction="sum")))
             n_tokens.append(len(labels_P))
-    return tuple(_measured(name, values, np.array(n_tokens)) for name, values in sums.items())
-
-
-def _measured(name: str, sums: Sequence[float], n_tokens: NDArray[np.int64]) -> Measurement:
-    interval = ratio_interval(np.array(sums), n_tokens)
-    assert interval is not None  # examples have targets
-    return Measurement(
-        name=name,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        n=len(sums),
-        note=f"nats per target token, {int(n_tokens.sum()):,} tokens",
-    )
+    note = f"nats per target token, {sum(n_tokens):,} tokens"
+    return tuple(ratio(name, np.array(values), np.array(n_tokens), note) for name, values in sums.items())

@@ -1,15 +1,14 @@
-"""Forward and backward passes of a distillation: what takes the place of fine-tuning's in the one loop.
+"""Forward and backward passes of a distillation.
 
-The head makes logits at labelled places alone, some at a time, the teacher's beside the student's; where they are
-many they are made anew for the gradient. The loss is a mean over the labelled tokens of the whole step.
+The heads of teacher and student compute logits at labelled places alone, in chunks; with several chunks they are
+computed again for the gradient. The loss is a mean over the labelled tokens of the whole step.
 
 Letters: P labelled places of a batch, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import TOKENS_PER_CHUNK
-from modelstack.data.batches import Batch
-from modelstack.errors import UserError
+from modelstack.posttrain.passes import BatchLoss, TuningPasses
 from modelstack.reasoning.distil.loader import DistilBatch
 from modelstack.reasoning.distil.places import labelled_hidden, labels_of
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher
@@ -32,43 +30,28 @@ from modelstack.reasoning.losses.rollouts import PolicyLoss
 from modelstack.reasoning.losses.top_k_distillation import TopK, top_k_distillation_loss
 
 
-@dataclass(slots=True)
-class DistilPasses:
-    """The whole student on one device, its teacher beside it."""
+@dataclass
+class DistilPasses(TuningPasses):
+    """Passes of a student beside its teacher; the step's loss is a mean over its labelled tokens."""
 
     model: CausalLM
     teacher: CausalLM | StoredTeacher
     loss: DistillationConfig | ClassicDistillationConfig
     tokens_per_chunk: int = TOKENS_PER_CHUNK
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
-    """Means over the last step's tokens; `on_policy` is the share of them that the student sampled."""
 
-    def total(self, n: float) -> float:
-        """Return `n`: there are no other ranks."""
-        return n
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The student."""
+        return (self.model,)
 
-    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of the micro-batches; return the loss.
-
-        Raises:
-            UserError: A batch is not one to distil on.
-        """
-        total = 0.0
-        metrics: dict[str, float] = {"on_policy": 0.0}
-        for batch in batches:
-            if not isinstance(batch, DistilBatch):
-                raise UserError("a distillation is of examples: give the run a DistilLoader")
-            found, n_tokens = self.batch_loss(batch, n_labels)
-            found.loss.backward()
-            total += float(found.loss.detach())
-            metrics["on_policy"] += n_tokens / n_labels if batch.documents is None else 0.0
-            for name, value in found.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + float(value) * n_tokens / n_labels
-        self.metrics = metrics
-        return {"distillation": total}
+    def losses_of(self, batch: DistilBatch, n_labels: float, n_rows: float) -> BatchLoss:
+        """Return the loss of a batch; the metric `on_policy` is the share of tokens that the student sampled."""
+        found, n_tokens = self.batch_loss(batch, n_labels)
+        metrics = {"on_policy": float(batch.documents is None), **found.metrics}
+        return BatchLoss({"distillation": found.loss}, n_tokens / n_labels, metrics)
 
     def batch_loss(self, batch: DistilBatch, n_labels: float) -> tuple[PolicyLoss, int]:
-        """Return a batch's share of the step's loss with means over its own tokens, and how many these are."""
+        """Return a batch's share of the step's loss with means over its own tokens, and their number."""
         device = next(self.model.parameters()).device
         hidden_PD, labels_P = labelled_hidden(self.model, batch), labels_of(batch, device)
         hiddens, labels = hidden_PD.split(self.tokens_per_chunk), labels_P.split(self.tokens_per_chunk)
@@ -86,7 +69,7 @@ class DistilPasses:
         return PolicyLoss(total, metrics), len(labels_P)
 
     def _told(self, batch: DistilBatch, device: torch.device) -> list[TopK | Tensor]:
-        """Return what the teacher says of each chunk: its tokens that were kept, or hidden states for its head."""
+        """Return the teacher's part of each chunk: its kept tokens, or hidden states for its head."""
         n = self.tokens_per_chunk
         if isinstance(self.teacher, StoredTeacher):
             kept = self.teacher.of(batch, device)
@@ -106,10 +89,3 @@ class DistilPasses:
         if isinstance(self.loss, ClassicDistillationConfig):
             return classic_distillation_loss(student_PV, teacher_PV, labels_P, self.loss, n_labels)
         return distillation_loss(student_PV, teacher_PV, self.loss, n_labels)
-
-    def clip(self, max_norm: float) -> float:
-        """Scale the gradients down; return the norm before."""
-        return float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
-
-    def settle(self, taken: bool) -> None:
-        """Do nothing: balancing biases of experts stay as they were."""

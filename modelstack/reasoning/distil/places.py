@@ -1,4 +1,4 @@
-"""What a model makes of the labelled places of a batch: hidden states there, and logits some at a time.
+"""Hidden states of a model at the labelled places of a batch.
 
 Letters: B rows, T tokens, P labelled places, D model width, V vocabulary.
 """
@@ -16,7 +16,7 @@ from modelstack.data.batches import Batch
 def labelled_hidden(model: CausalLM, batch: Batch) -> Tensor:
     """Return hidden states [P, D] at a batch's labels, row by row; the batch may lie on another device."""
     device = next(model.parameters()).device
-    # Each row is one document, and padding stands behind it: attention needs no mask but the causal one.
+    # Each row is one document with padding behind it: attention needs no mask but the causal one.
     hidden_BTD = model(batch.ids_BT.to(device), with_logits=False).hidden_BTD
     return hidden_BTD.flatten(0, 1)[(batch.labels_BT.to(device) != IGNORED).flatten()]
 

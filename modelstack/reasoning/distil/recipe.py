@@ -1,8 +1,8 @@
-"""What a distillation is made of: a student to train, a teacher, prompts with replies, and who writes the replies.
+"""Recipe of a distillation: a student, a teacher, prompts with replies, and the share of sampled replies.
 
-On-policy, as GKD (Agarwal et al., 2306.13649): a share lambda of the passes is on replies that the student samples
-as it is now, so it learns at the places that it comes to by itself. Off-policy: on the examples' own replies; a
-teacher may then be asked once and let go, its k likeliest tokens of each place kept.
+On-policy, as GKD (Agarwal et al., 2306.13649): a share lambda of the passes is on replies that the current student
+samples, so it learns at places that it reaches by itself. Off-policy: on the examples' own replies. A teacher can
+then be evaluated once and released, with the k likeliest tokens of each place kept.
 """
 
 from __future__ import annotations
@@ -22,53 +22,54 @@ Loss = Annotated[DistillationConfig | ClassicDistillationConfig, Field(discrimin
 
 
 class DistilData(TuningFiles, frozen=True, extra="forbid"):
-    """Examples, in the form of `sft.examples`."""
+    """Examples in the form of `data.examples`."""
 
     row_tokens: int = Field(default=1024, ge=16)
-    """Examples longer than it, or than a model's context, are left out and counted."""
+    """Maximum tokens of an example; longer ones, also than a model's context, are left out and counted."""
     abstain: bool = True
     """Whether conversations with tools say that the model may abstain."""
 
     @property
     def render(self) -> RenderOptions:
-        """Return how conversations become tokens; each target counts the same."""
+        """Options of rendering, with equal weights of all targets."""
         return RenderOptions(abstain=self.abstain, weights=RoleWeights.equal())
 
 
 class OnPolicy(BaseModel, frozen=True, extra="forbid"):
-    """Replies that the student samples itself, in place of the examples' last targets."""
+    """Replies that the student samples, in place of the examples' last targets."""
 
     share: float = Field(default=1.0, gt=0, le=1)
-    """Of the passes: GKD's lambda, 0.5 in TRL's GKD."""
+    """Share of the passes: GKD's lambda, 0.5 in TRL's GKD."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
 
 
 class DistilOptimizer(TuningOptimizer):
-    """AdamW at a rate for adapters; all weights want about a tenth of it."""
+    """AdamW at a rate for adapters; training all weights needs about a tenth of it."""
 
     lr: float = Field(default=5e-4, gt=0)
 
 
 class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A distillation; `base` is the student, `rows` are examples of a step."""
+    """A distillation; `base` is the student, `rows` counts the examples of a step."""
 
+    free: ClassVar[frozenset[str]] = TuningRecipe.free | {"teacher", "teacher_weights"}
     teacher: str
     """A GGUF file, a checkpoint folder, or the folder of a stage, with the student's tokenizer."""
     teacher_weights: str | None = None
-    """Of a teacher that is a stage with an adapter: what it goes on; none: where its own run had it from."""
+    """Base weights of a teacher that is a stage with an adapter; None: the path recorded by its run."""
     teacher_precision: Precision = "bf16"
     data: DistilData
     loss: Loss = DistillationConfig()
     on_policy: OnPolicy | None = None
     """None: all passes are on the examples' own replies."""
     top_k: int | None = Field(default=None, ge=1)
-    """Keep so many of a teacher's likeliest tokens and the mass of the rest, and let the teacher go; none: its
-    whole distributions, made at each pass."""
+    """Number of the teacher's likeliest tokens to keep, with the mass of the rest, before it is released; None:
+    its whole distributions, computed at each pass."""
     rows: int = Field(default=16, gt=0)
     optimizer: DistilOptimizer = DistilOptimizer()
     max_validation: int = Field(default=200, gt=0)
-    """Held-back examples that are measured on, before and after."""
+    """Maximum number of held-back examples, measured before and after."""
 
     @model_validator(mode="after")
     def _knows_its_teacher(self) -> Self:
@@ -84,40 +85,24 @@ class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
         return self
 
 
-_FREE = (
-    "base",
-    "name",
-    "weights",
-    "teacher",
-    "teacher_weights",
-    "max_validation",
-    "checkpoints",
-    "guard",
-    "faults",
-)
-FREE = {("weights",), ("teacher_weights",), *(("recipe", name) for name in _FREE)}
-"""What may change between a stop and going on; see `sft.recipe`. The teacher is known by its hash."""
-
-
-class DistilResolved(TuningResolved, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
+class DistilResolved(TuningResolved[DistilRecipe], frozen=True):
+    """A recipe with every default and hash filled in."""
 
     places: ClassVar[frozenset[str]] = TuningResolved.places | {"teacher_weights"}
-    recipe: DistilRecipe
     teacher: Origin
     teacher_sha256: str
-    """Of the weights, or of what its adapter goes on."""
+    """Hash of the teacher's weights, or of its adapter's base."""
     teacher_weights: str
-    """Where these lay when the run began."""
+    """Path of these weights when the run began."""
 
     @property
     def parents(self) -> tuple[Origin, ...]:
-        """The student as it was, and the teacher."""
+        """The initial student, and the teacher."""
         return (self.parent, self.teacher)
 
     @property
     def portable(self) -> dict[str, Any]:
-        """The recipe with names for paths."""
+        """The recipe with file names in place of paths."""
         content = super().portable
         for key in ("teacher", "teacher_weights"):
             content[key] = None if content[key] is None else Path(content[key]).name

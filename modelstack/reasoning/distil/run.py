@@ -1,148 +1,175 @@
-"""A distillation from its recipe to a stage, on fine-tuning's loop, guard and checkpoints.
-
-The stage is of the kind `distilled`; its parents are the student as it was and the teacher.
-"""
+"""Distillation of a teacher into a student; the stage's parents are the initial student and the teacher."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import ClassVar
 
 from rich.console import Console
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.posttrain.driver import TuningPlace, claimed, guarded_run, steps_of, take_steps, tuning_place
+from modelstack.data.examples import Example
+from modelstack.errors import UserError
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
-from modelstack.posttrain.stages.record import Evaluation
+from modelstack.posttrain.row_loader import row_order
+from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import starting_point
-from modelstack.posttrain.values_hook import RewardsHook
+from modelstack.posttrain.starting_point import StartingPoint, load_start, starting_point
+from modelstack.posttrain.training import Job, Report, Told, Training
 from modelstack.reasoning.distil.loader import DistilLoader
 from modelstack.reasoning.distil.measure import measured
 from modelstack.reasoning.distil.passes import DistilPasses
-from modelstack.reasoning.distil.prepare import Prepared, load_teacher, prepare
-from modelstack.reasoning.distil.recipe import FREE, DistilRecipe, DistilResolved
-from modelstack.reasoning.distil.stored_teacher import StoredTeacher
+from modelstack.reasoning.distil.recipe import DistilRecipe, DistilResolved
+from modelstack.reasoning.distil.stored_teacher import StoredTeacher, kept_teacher
+from modelstack.reasoning.losses.distillation import DistillationConfig
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
-from modelstack.sft.assemble import trained_state
-from modelstack.sft.loader import row_order
-from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.curves import CurvesHook
-from modelstack.train.loop import Hook, Run
-from modelstack.train.schedules import schedule
+from modelstack.reasoning.sampling.frozen_model import load_frozen
+from modelstack.sft.prior.exact_calls import chosen
+from modelstack.sft.tokenised import Tokenised, tokenise
+from modelstack.sft.training_data import read_training_data
 
 DIVERGENCES_FILE = "divergences.jsonl"
-"""What the loss says of each step: agreement, entropy, the tail's mass, the share on policy."""
+"""Metrics of each step: agreement, entropy, the tail's mass, the share on policy."""
+TEACHER_FILE = "teacher.safetensors"
 
 
 def distil(recipe: DistilRecipe, path: Path, console: Console) -> Stage | None:
-    """Run a recipe, or go on with it; the stage when it came to its end, None when it was asked to stop.
+    """Distil a teacher into a student; see `run_training`."""
+    return run_training(Distillation, recipe, path, console)
 
-    Args:
-        recipe: What to do.
-        path: The run's folder, which becomes the stage's.
-        console: To show on.
+
+class Distillation(Training[DistilResolved]):
+    """A distillation."""
+
+    kind: ClassVar[Kind] = "distilled"
+    values_file: ClassVar[str] = DIVERGENCES_FILE
+
+    @classmethod
+    def resolve(cls, recipe: DistilRecipe, start: StartingPoint) -> DistilResolved:
+        """Return the recipe with every default and hash filled in."""
+        teacher = starting_point(recipe.teacher, recipe.teacher_weights)
+        return DistilResolved(
+            **resolved_parts(recipe, start),
+            teacher=teacher.parent,
+            teacher_sha256=teacher.sha256,
+            teacher_weights=str(teacher.weights.resolve()),
+        )
+
+    def __init__(self, job: Job[DistilResolved], told: Told) -> None:
+        """Read examples, student and teacher; evaluate a teacher that is released."""
+        super().__init__(job, told)
+        recipe = self.resolved.recipe
+        told("reading examples")
+        read = read_training_data(recipe.data)
+        told("loading student and teacher")
+        self.base = load_start(recipe, self.resolved.lora, job.start)
+        self.model = self.base.model
+        teacher = self._loaded_teacher()
+        told("rendering examples")
+        longest = min(self.base.config.max_position_embeddings, teacher.config.max_position_embeddings)
+        self._examples = self._tokenised(read.training, longest)
+        self._held_back: Tokenised | None = None
+        if read.validation:
+            drawn = chosen(read.validation, recipe.max_validation, recipe.seed)
+            self._held_back = self._tokenised({"validation": drawn}, longest)
+            told("measuring the student on held-back examples")
+            self.before = measured(self.base.model, teacher, self._held_back)
+        self._teacher = teacher if recipe.top_k is None else self._stored(teacher, recipe.top_k, told)
+        self.data = read.manifest.model_copy(update={"n_too_long": sum(self._examples.n_dropped.values())})
+        self.n_rows = self._examples.n_examples
+
+    def parts(self) -> tuple[DistilLoader, DistilPasses]:
+        """Return given or sampled replies, and the passes of the divergence."""
+        recipe, base, plan = self.resolved.recipe, self.base, self.resolved.recipe.on_policy
+        sampler = None
+        if plan is not None:
+            end_ids = frozenset(base.encoder.end_ids)
+            sampler = EqualLengthSampler(base.model, end_ids, plan.max_tokens, plan.temperature)
+        order = row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=recipe.data.row_tokens)
+        n_rows = recipe.rows // recipe.micro_batches
+        loader = DistilLoader(self._examples, order, rows_per_batch=n_rows, on_policy=plan, sampler=sampler)
+        return loader, DistilPasses(base.model, self._teacher, recipe.loss)
+
+    def report(self, n_steps: int, told: Told) -> Report:
+        """Measure the divergences on held-back examples."""
+        recipe, resolved = self.resolved.recipe, self.resolved
+        whose = "off policy" if recipe.on_policy is None else f"{recipe.on_policy.share:.0%} on policy"
+        kept = "" if recipe.top_k is None else f", {recipe.top_k} tokens of each place kept"
+        parent, _, moved = self.trained.partition(", ")
+        what = (
+            f"Distillation of {resolved.teacher.name} into {parent} ({recipe.loss.name}, {whose}{kept}), {moved}: "
+            f"{n_steps:,} steps of {recipe.rows} replies, from {self._examples.n_examples:,} examples."
+        )
+        if self._held_back is None:
+            return Report(what)
+        told("measuring on held-back examples")
+        teacher = self._loaded_teacher() if isinstance(self._teacher, StoredTeacher) else self._teacher
+        return Report(what, measured(self.base.model, teacher, self._held_back))
+
+    def _loaded_teacher(self) -> CausalLM:
+        """Return the teacher, on the student's device.
+
+        Raises:
+            UserError: The teacher has another tokenizer than the student.
+        """
+        recipe = self.resolved.recipe
+        start = starting_point(recipe.teacher, recipe.teacher_weights)
+        device = "cuda" if next(self.base.model.parameters()).is_cuda else "cpu"
+        teacher = load_frozen(start, precision=recipe.teacher_precision, device=device)
+        require_same_tokenizer(self.base, teacher)
+        return teacher.model
+
+    def _tokenised(self, examples: Mapping[str, Sequence[Example]], longest: int) -> Tokenised:
+        recipe = self.resolved.recipe
+        row_tokens = min(recipe.data.row_tokens, longest)
+        options = recipe.data.render
+        return tokenise(examples, self.base.encoder, row_tokens=row_tokens, options=options, seed=recipe.seed)
+
+    def _stored(self, teacher: CausalLM, k: int, told: Told) -> StoredTeacher:
+        """Return the teacher's k likeliest tokens at every target."""
+        resolved, recipe, examples = self.resolved, self.resolved.recipe, self._examples
+        assert isinstance(recipe.loss, DistillationConfig)  # the recipe refuses others with top_k
+        temperature = recipe.loss.temperature
+        content = [
+            resolved.teacher.sha256,
+            resolved.teacher_sha256,
+            recipe.teacher_precision,
+            k,
+            temperature,
+            examples.fingerprint(),
+        ]
+        return kept_teacher(
+            self.job.folder / TEACHER_FILE,
+            hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            lambda: teacher,
+            examples,
+            k=k,
+            temperature=temperature,
+            told=lambda n: told(f"asking the teacher: {n:,} of {examples.n_examples:,}"),
+        )
+
+
+def require_same_tokenizer(student: Base, teacher: Base) -> None:
+    """Refuse a pair whose distributions are over different tokens.
 
     Raises:
-        UserError: Parts do not fit together, or the folder holds another run.
-        TrainingStopped: The guard ended it.
+        UserError: The hashes of the vocabularies, or the widths of the logits, differ.
     """
-    with tuning_place(recipe, path, console) as place:
-        return _distil(recipe, place)
-
-
-def resolve(recipe: DistilRecipe) -> DistilResolved:
-    """Return a recipe with nothing open.
-
-    Raises:
-        UserError: Student, teacher or a file is not there, or an adapter is to have another form.
-    """
-    teacher = starting_point(recipe.teacher, recipe.teacher_weights)
-    return DistilResolved(
-        **resolved_parts(recipe, starting_point(recipe.base, recipe.weights)),
-        teacher=teacher.parent,
-        teacher_sha256=teacher.sha256,
-        teacher_weights=str(teacher.weights.resolve()),
-    )
-
-
-def _distil(recipe: DistilRecipe, place: TuningPlace) -> Stage | None:
-    resolved = resolve(recipe)
-    if finished := claimed(resolved, place, FREE):
-        return finished
-    with place.display.preparing() as told:
-        prepared = prepare(resolved, starting_point(recipe.base, recipe.weights), place.path, told)
-    run, supervisor, loader = _assemble(resolved, prepared, place)
-    if not take_steps(run, supervisor, place.display):
-        return None
-    return _finish(resolved, prepared, run, loader, place)
-
-
-def _loader(recipe: DistilRecipe, prepared: Prepared) -> DistilLoader:
-    plan, base = recipe.on_policy, prepared.base
-    sampler = None
-    if plan is not None:
-        end_ids = frozenset(base.encoder.end_ids)
-        sampler = EqualLengthSampler(base.model, end_ids, plan.max_tokens, plan.temperature)
-    n_rows = recipe.rows // recipe.micro_batches
-    data = recipe.data
-    order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout="padded")
-    return DistilLoader(prepared.training, order, rows_per_batch=n_rows, on_policy=plan, sampler=sampler)
-
-
-def _assemble(
-    resolved: DistilResolved, prepared: Prepared, place: TuningPlace
-) -> tuple[Run, GuardedRun, DistilLoader]:
-    recipe = resolved.recipe
-    loader = _loader(recipe, prepared)
-    n_steps = steps_of(recipe, loader.rows_per_epoch)
-    model = prepared.base.model
-    state = trained_state(model, recipe, resolved.lora)
-    passes = DistilPasses(model, prepared.teacher, recipe.loss)
-    state.passes = passes
-    hooks: dict[str, Hook] = {
-        "metrics": place.metrics,
-        "divergences": RewardsHook(place.path / DIVERGENCES_FILE, passes),
-        "curves": CurvesHook(place.folder.metrics, place.path, every=50, metrics=place.metrics),
-    }
-    factor = schedule(recipe.schedule.over(n_steps))
-    return *guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks), loader
-
-
-def _finish(
-    resolved: DistilResolved, prepared: Prepared, run: Run, loader: DistilLoader, place: TuningPlace
-) -> Stage:
-    """Write, measure and seal; done again from the last checkpoint where a process is killed meanwhile."""
-    recipe, model = resolved.recipe, cast(CausalLM, run.state.model)
-    evaluation = Evaluation()
-    with place.display.preparing() as told:
-        told("writing what was trained")
-        parts = write_trained(model, prepared.base.tokenizer, resolved, place.path)
-        if prepared.held_back is not None:
-            told("measuring on held-back examples")
-            teacher = prepared.teacher
-            asked = load_teacher(resolved, prepared.base) if isinstance(teacher, StoredTeacher) else teacher
-            evaluation = Evaluation(before=prepared.before, after=measured(model, asked, prepared.held_back))
-    return seal_training(
-        resolved,
-        run,
-        model,
-        place,
-        kind="distilled",
-        what=(
-            f"Distillation of {resolved.teacher.name} into {resolved.parent.name} ({_manner(recipe)}), "
-            f"{moved_weights(resolved.lora)}: {run.state.step:,} steps of {recipe.rows} replies, from "
-            f"{prepared.training.n_examples:,} examples."
-        ),
-        data=prepared.manifest,
-        evaluation=evaluation,
-        n_tokens=loader.report()["n_tokens"],
-        parts=[*parts, DIVERGENCES_FILE],
-    )
-
-
-def _manner(recipe: DistilRecipe) -> str:
-    whose = "off policy" if recipe.on_policy is None else f"{recipe.on_policy.share:.0%} on policy"
-    kept = "" if recipe.top_k is None else f", {recipe.top_k} tokens of each place kept"
-    return f"{recipe.loss.name}, {whose}{kept}"
+    ours, theirs = student.tokenizer.vocabulary.fingerprint, teacher.tokenizer.vocabulary.fingerprint
+    if ours != theirs:
+        raise UserError(
+            f"teacher {teacher.path.name} has another tokenizer than the student (SHA-256 {theirs[:12]}... and "
+            f"{ours[:12]}...): distributions over different tokens cannot be compared. Take a teacher of the "
+            f"student's family, or train on the teacher's texts with `modelstack sample` and `modelstack sft`"
+        )
+    widths = student.config.vocab_size, teacher.config.vocab_size
+    if widths[0] != widths[1]:
+        raise UserError(
+            f"the student's logits have {widths[0]} entries and the teacher's {widths[1]}: pad or cut one of the "
+            f"embeddings, so that both have one width"
+        )

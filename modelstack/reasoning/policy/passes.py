@@ -1,4 +1,4 @@
-"""Forward and backward passes of a policy gradient: what takes the place of fine-tuning's in the one loop.
+"""Forward and backward passes of a policy gradient.
 
 Letters: B rows, R tokens of a row behind the shared ones.
 """
@@ -6,61 +6,47 @@ Letters: B rows, R tokens of a row behind the shared ones.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.losses import IGNORED
-from modelstack.data.batches import Batch
-from modelstack.errors import UserError
+from modelstack.posttrain.passes import BatchLoss, TuningPasses
 from modelstack.reasoning.losses.kl import kl_estimate
 from modelstack.reasoning.losses.policy import policy_loss
 from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.losses.rollouts import Rollouts, StepTotals
 from modelstack.reasoning.losses.sampler_correction import SamplerCorrection, sampler_weights
-from modelstack.reasoning.losses.step_metrics import combined_metrics
 from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 
 
-@dataclass(slots=True)
-class PolicyPasses:
-    """The whole model on one device."""
+@dataclass
+class PolicyPasses(TuningPasses):
+    """Passes of a policy gradient over the replies of a step."""
 
     log_probs: PolicyLogProbs
     config: PolicyConfig
     correction: SamplerCorrection | None = None
-    """How replies are weighted that another engine sampled; None: as if this model had."""
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
-    """Of the last step."""
+    """Weights of replies that another engine sampled; None: the model in training sampled them."""
 
-    def total(self, n: float) -> float:
-        """Return `n`: there are no other ranks."""
-        return n
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The policy."""
+        return (self.log_probs.model,)
 
-    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of the micro-batches; return the loss.
+    def losses_of(self, batch: RolloutBatch, n_labels: float, n_rows: float) -> BatchLoss:
+        """Return the loss of a prompt's replies with its metrics."""
+        # The gradient of replies with equal rewards is 0, and is not computed.
+        with torch.set_grad_enabled(self.config.teaches_equal_rewards or batch.is_informative):
+            loss, metrics = self._loss(batch, StepTotals(n_tokens=n_labels, n_sequences=n_rows))
+        return BatchLoss({"policy": loss}, len(batch.ids_BT) / n_rows, metrics)
 
-        Raises:
-            UserError: A batch is not of rollouts.
-        """
-        rollouts = [_checked(batch) for batch in batches]
-        totals = StepTotals(n_tokens=n_labels, n_sequences=sum(len(batch.ids_BT) for batch in rollouts))
-        total = 0.0
-        parts: list[tuple[float, Mapping[str, Tensor]]] = []
-        for batch in rollouts:
-            # Of replies that are all worth the same the gradient is 0, and is not computed.
-            teaches = self.config.teaches_equal_rewards or batch.is_informative
-            with torch.set_grad_enabled(teaches):
-                loss, metrics = self._loss(batch, totals)
-            if teaches:
-                loss.backward()
-            total += float(loss.detach())
-            parts.append((1 / len(rollouts), metrics))
-        self.metrics = combined_metrics(parts) | _of_replies(rollouts)
-        return {"policy": total}
+    def metrics_of(self, batches: Sequence[RolloutBatch]) -> dict[str, float]:
+        """Return rewards, their parts, and lengths of a step's replies."""
+        return _of_replies(batches)
 
     def _loss(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
         said = self.log_probs.of(batch)
@@ -97,27 +83,15 @@ class PolicyPasses:
                 metrics["kl"] = _mean(kl_estimate(at_rollout_BR, ref_BR, "k1"), mask_BR)
         return loss.loss, metrics
 
-    def clip(self, max_norm: float) -> float:
-        """Scale the gradients down; return the norm before."""
-        return float(nn.utils.clip_grad_norm_(self.log_probs.model.parameters(), max_norm))
-
-    def settle(self, taken: bool) -> None:
-        """Do nothing: balancing biases of experts stay as they were."""
-
-
-def _checked(batch: Batch) -> RolloutBatch:
-    if not isinstance(batch, RolloutBatch):
-        raise UserError("a policy gradient is of rollouts: give the run a RolloutLoader")
-    return batch
-
 
 @torch.no_grad()
 def _of_sampler(
     at_rollout_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, weights: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return how far the sampler's log-probabilities were from the trainer's at the rollout, and the weights.
+    """Return the distance of the sampler's log-probabilities from the trainer's at the rollout, and the weights.
 
-    Of the model itself, reading with a cache one token at a time, that is rounding; of a quantised engine, more.
+    For the model itself, which samples with a cache, the distance is rounding; for a quantised engine it is
+    larger.
     """
     apart_BR = (at_rollout_BR - sampler_BR).where(mask_BR, 0)
     found = {
@@ -137,7 +111,7 @@ def _mean(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def _of_replies(batches: Sequence[RolloutBatch]) -> dict[str, float]:
-    """Return what a step's replies were: rewards and their parts, lengths, groups that teach nothing."""
+    """Return rewards and their parts, lengths, and the share of groups with equal rewards."""
     values = [value for batch in batches for value in batch.reward_values]
     tried = [value for batch in batches for value in batch.tried_rewards]
     lengths = [int(n) for batch in batches for n in (batch.labels_BT != IGNORED).sum(-1)]

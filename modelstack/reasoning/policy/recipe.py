@@ -1,9 +1,9 @@
-"""What a reinforcement learning with verifiable rewards is made of."""
+"""Recipe of reinforcement learning with verifiable rewards."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -22,52 +22,53 @@ class PolicyData(TuningFiles, frozen=True, extra="forbid"):
     """Tasks, in the form of `reasoning.tasks.task`."""
 
     verifier: VerifierChoice
-    """What judges all of them: a name, or a table with a gate and penalties (`tasks.verifier_choice`)."""
+    """Judge of all tasks: a name, or a table with a gate and penalties (`tasks.verifier_choice`)."""
 
 
 class PolicyOptimizer(TuningOptimizer):
-    """AdamW at a rate for adapters of small models; all weights want about a tenth of it."""
+    """AdamW at a rate for adapters of small models; training all weights needs about a tenth of it."""
 
     lr: float = Field(default=5e-5, gt=0)
 
 
 class PolicyGuard(GuardConfig, frozen=True, extra="forbid"):
-    """Judges by gradient norms.
+    """Guard on gradient norms.
 
-    Where the policy that samples is the one that learns, the surrogate is 0 up to the lengths of replies, and its
-    size says nothing.
+    While the policy that samples is the one that learns, the surrogate is 0 up to the lengths of replies, so its
+    size carries no information.
     """
 
     min_loss_rise_absolute: float = Field(default=10.0, ge=0)
 
 
 class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A training by rewards; `rows` are prompts of a step, each a pass of `sampling.group` replies."""
+    """A training by rewards; `rows` counts the prompts of a step, each a pass of `sampling.group` replies."""
 
+    free: ClassVar[frozenset[str]] = TuningRecipe.free | {"probes_every"}
     data: PolicyData
     sampling: SamplingPlan = SamplingPlan()
     episodes: EpisodeRecipe | None = None
-    """Tasks are conversations in which the calls of the policy run, and it reads the results; none: one reply."""
+    """Tasks are conversations in which the policy's calls run and it reads their results; None: one reply."""
     rollout: RolloutPlan = RolloutPlan()
     algorithm: AlgorithmName = "dapo"
-    """Fixes how rewards become advantages, the surrogate, the level of its ratio, the divisors and the form of the
-    KL, see `losses.algorithms`."""
+    """Determines the advantages, the surrogate, the level of its ratio, the divisors and the form of the KL, see
+    `losses.algorithms`."""
     policy: dict[str, Any] = {}
     """Numbers of the algorithm in place of its own: `surrogate.epsilon_high` of a clip, `kl.coefficient`."""
     llama: LlamaSampling | None = None
-    """Replies are sampled by llama.cpp, on the quantised weights that will be served: set `correction` too. None:
-    the model in training samples itself."""
+    """Samples replies by llama.cpp, on the quantised weights that will be served; set `correction` too. None: the
+    model in training samples."""
     correction: SamplerCorrection | None = None
-    """For replies that another engine than the trainer samples, or the same with other weights; none: none."""
+    """Correction of replies sampled by another engine, or with other weights; None: no correction."""
     watch_kl: bool = True
-    """Whether the distance from the start is measured at each step also where the loss has no KL term; it takes a
+    """Whether the distance from the start is measured at each step even if the loss has no KL term; costs a
     forward pass."""
     optimizer: PolicyOptimizer = PolicyOptimizer()
     guard: PolicyGuard = PolicyGuard()
     probes_every: int = Field(default=50, ge=1)
-    """Passes between two checks that the verifier does not pay for known hacks; the run stops where it does."""
+    """Passes between two checks that the verifier does not reward known hacks; the run stops if it does."""
     max_validation: int = Field(default=100, gt=0)
-    """Held-back tasks that are answered greedily, before and after."""
+    """Maximum number of held-back tasks, answered greedily before and after."""
 
     @model_validator(mode="after")
     def _fits_rollouts(self) -> Self:
@@ -112,19 +113,13 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
         return self.sampling.max_tokens if self.episodes is None else self.episodes.max_tokens
 
     def n_steps(self, n_tasks: int) -> int:
-        """Return how many steps the run has; it may end within a rollout where `steps` says so."""
+        """Return the steps of the run; `steps` may end it within a rollout."""
         n_rollouts = max(1, math.ceil(self.epochs * n_tasks / (self.rows * self.rollout.minibatches)))
         return self.steps or self.rollout.n_steps * n_rollouts
 
 
-_FREE = ("base", "name", "weights", "max_validation", "checkpoints", "guard", "faults", "probes_every")
-FREE = {("weights",), *(("recipe", name) for name in _FREE)}
-"""What may change between a stop and going on; see `sft.recipe`."""
+class PolicyResolved(TuningResolved[PolicyRecipe], frozen=True):
+    """A recipe with every default and hash filled in."""
 
-
-class PolicyResolved(TuningResolved, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
-
-    recipe: PolicyRecipe
     policy: PolicyConfig
-    """The algorithm, all of it."""
+    """The algorithm with all its numbers."""

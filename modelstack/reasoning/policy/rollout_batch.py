@@ -1,4 +1,4 @@
-"""A prompt's replies as a batch: what is learnt, what is only read, what the policy said of them when it sampled.
+"""A prompt's replies as a batch: labels, advantages, and the log-probabilities at the rollout.
 
 Letters: G replies of a prompt, T tokens of a row, P places with a label.
 """
@@ -29,15 +29,15 @@ class RolloutBatch(Batch):
 
     advantages_G: Tensor = field(kw_only=True)
     sampler_log_probs_GT: Tensor = field(kw_only=True)
-    """As the sampler had them; 0 where there is no label."""
+    """Log-probabilities by the sampler; 0 at places without a label."""
     old_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
-    """The trainer's, with the weights that sampled; None: the replies are learnt from once, by those weights."""
+    """Log-probabilities by the trainer with the weights that sampled; None: one step on the rollout."""
     ref_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
-    """The trainer's, with the weights of the reference; None: there is none."""
+    """Log-probabilities by the trainer with the reference's weights; None: no reference."""
     n_shared: int = field(kw_only=True)
     """Leading tokens that all rows have in common, before the first place with a label."""
     legal_P: tuple[LegalTokens | None, ...] | None = field(kw_only=True)
-    """What a grammar allowed at each place with a label, row by row; None: everything at all of them."""
+    """Tokens that a grammar allowed at each place with a label, row by row; None: all tokens everywhere."""
     task: PolicyTask = field(kw_only=True)
     replies: tuple[str, ...] = field(kw_only=True)
     rewards: tuple[Reward, ...] = field(kw_only=True)
@@ -45,7 +45,7 @@ class RolloutBatch(Batch):
     n_tries: int = field(kw_only=True)
     """Prompts that were sampled until this one."""
     tried_rewards: tuple[float, ...] = field(kw_only=True)
-    """Of the replies to all of them: what the policy earns, where `rewards` are those of groups that teach."""
+    """Rewards of the replies to all of these prompts, also of groups that were replaced."""
 
     def to(self, device: torch.device) -> RolloutBatch:
         """Return the batch, whose tensors go to the device one by one where they are read."""
@@ -58,7 +58,7 @@ class RolloutBatch(Batch):
 
     @property
     def is_informative(self) -> bool:
-        """Say whether some replies are worth more than others."""
+        """Whether the replies have different rewards."""
         return bool(informative_groups(reward_values_of(self.rewards))[0])
 
 
@@ -77,13 +77,13 @@ def judged_batch(
 
     Args:
         asked: The prompt.
-        sampled: Its replies.
-        encoder: Reads them.
-        reward: Judges them.
+        sampled: Replies to it.
+        encoder: Reads the replies.
+        reward: Judge of the replies.
         estimator: Makes advantages of rewards.
-        mask_truncated: Whether replies that were cut off have no labels.
+        mask_truncated: Whether truncated replies have no labels.
         n_tries: Prompts that were sampled for this place, this one included.
-        tried_rewards: Rewards of the replies to those before.
+        tried_rewards: Rewards of the replies to the earlier ones.
     """
     completions = [completion_of(each, encoder) for each in sampled]
     rewards = reward.score_batch([(asked.task.item, each) for each in completions])

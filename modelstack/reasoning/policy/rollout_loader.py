@@ -1,16 +1,15 @@
-"""The `Loader` of reinforcement learning: a batch is a prompt's replies, sampled from the model in training.
+"""The `Loader` of policy gradients: a batch is a prompt's replies, sampled from the model in training.
 
-A rollout is sampled right before it is learnt from, all prompts at once. It is learnt from in one step, or in
-several: cut into minibatches, and gone through some times. The policy moves meanwhile, so the trainer's
-log-probabilities are stored at the rollout, and a rollout that is not used up is part of the state. A new one
-depends on weights, seed and place in the order alone. So a run that is killed and resumed has the same replies.
+A rollout is sampled right before it is learnt from, all prompts at once. It is learnt from in one step or in
+several: cut into minibatches, and repeated for some epochs. The policy moves meanwhile, so the trainer's
+log-probabilities are stored at the rollout, and an unfinished rollout is part of the state. A new rollout depends
+on weights, seed and cursor alone, so a killed and resumed run has the same replies.
 
 Letters: N prompts of a rollout.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,36 +25,36 @@ from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch, judged_batch, reward_values_of
 from modelstack.reasoning.policy.rollout_state import rollout_of, rollout_state
-from modelstack.reasoning.sampling.sampled import Asked, Sampler
+from modelstack.reasoning.rollouts.prompts import Prompts
+from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.tokenizer.chat import ChatEncoder
 
 
 class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
-    """How replies are sampled."""
+    """Number and limits of sampled replies."""
 
     group: int = Field(default=8, ge=2)
     """Replies to a prompt."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     grammar: bool = False
-    """Whether replies are held to what can be right by their form, as serving holds them: calls of the task's
-    tools (the verifiers calls, effects and outcome), JSON of its schema (json)."""
+    """Whether replies are constrained to a form that can be right, as in serving: calls of the task's tools (the
+    verifiers calls, effects and outcome), JSON of its schema (json)."""
     refill: int = Field(default=0, ge=0)
-    """Prompts that are tried in place of one whose replies are all worth the same (DAPO's dynamic sampling)."""
+    """Prompts tried in place of one whose replies have equal rewards (DAPO's dynamic sampling)."""
     mask_truncated: bool = False
-    """Whether replies that were cut off are left out of the loss."""
+    """Whether truncated replies are left out of the loss."""
 
 
 class RolloutPlan(BaseModel, frozen=True, extra="forbid"):
-    """How a rollout is learnt from: `epochs * minibatches` steps of the optimizer."""
+    """Use of a rollout: `epochs * minibatches` steps of the optimizer."""
 
     epochs: int = Field(default=1, ge=1)
-    """Times that all replies are gone through, after the first in another order each (TRL's num_iterations, verl's
-    ppo_epochs)."""
+    """Passes over all replies, each after the first in another order (TRL's num_iterations, verl's ppo_epochs)."""
     minibatches: int = Field(default=1, ge=1)
-    """Steps of an epoch; each has `rows` prompts, so a rollout has `rows * minibatches` (TRL's
+    """Steps of an epoch, each of `rows` prompts; a rollout has `rows * minibatches` (TRL's
     steps_per_generation)."""
 
     @property
@@ -65,7 +64,7 @@ class RolloutPlan(BaseModel, frozen=True, extra="forbid"):
 
 
 class RolloutLoader:
-    """Asks a sampler whenever the last rollout is used up; see the module."""
+    """Samples whenever the last rollout is used up; see the module."""
 
     def __init__(
         self,
@@ -81,27 +80,26 @@ class RolloutLoader:
         rollout: RolloutPlan | None = None,
         log_probs: PolicyLogProbs | None = None,
     ) -> None:
-        """Stand before the first prompt.
+        """Initialise before the first prompt.
 
         Args:
-            sampler: Of the model in training.
-            tasks: What is asked, in another order in each epoch.
+            sampler: Sampler of the model in training.
+            tasks: Tasks, in another order in each epoch.
             encoder: Writes prompts and reads replies.
-            reward: Judges them.
-            config: The algorithm, which says how rewards become advantages.
-            plan: How many replies.
-            seed: Of order and samples.
-            n_prompts: Of an optimizer step.
-            rollout: How often the replies are learnt from; None: once.
-            log_probs: The trainer's, asked when a rollout was sampled; None: neither a reference nor old
+            reward: Judge of the replies.
+            config: The algorithm, which makes advantages of rewards.
+            plan: Number and limits of the replies.
+            seed: Seed of order and samples.
+            n_prompts: Prompts of an optimizer step.
+            rollout: Use of a rollout; None: one step.
+            log_probs: The trainer's log-probabilities, computed at the rollout; None: neither a reference nor old
                 log-probabilities are needed.
 
         Raises:
-            UserError: There is no task, or the trainer's log-probabilities are needed and not given.
+            UserError: There is no task, or `log_probs` is needed and missing.
         """
-        if not tasks:
-            raise UserError("there is no task to train on; name files with some")
-        self._sampler, self._tasks, self._encoder = sampler, tasks, encoder
+        self._prompts = Prompts(tasks, encoder, seed)
+        self._sampler, self._encoder = sampler, encoder
         self._reward, self._config, self._plan, self._seed = reward, config, plan, seed
         self._epochs = 1 if rollout is None else rollout.epochs
         self._n_prompts = n_prompts if rollout is None else n_prompts * rollout.minibatches
@@ -111,19 +109,17 @@ class RolloutLoader:
             raise UserError("several steps on a rollout, or a KL in the reward, need log_probs: the trainer's")
         if config.has_kl_reward and (log_probs is None or log_probs.reference is None):
             raise UserError("the algorithm has a KL in the reward: give log_probs a reference")
-        self._prompts = [tuple(task.prompt_ids(encoder)) for task in tasks]
-        self._n_drawn = 0
         self._n_given = 0
         self._n_tokens = 0
         self._rollout: tuple[RolloutBatch, ...] = ()
-        """The one that is being learnt from; empty: the next batch is of a new one."""
+        """Rollout in use; empty: the next batch samples a new one."""
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        """Go on with the next batch."""
+        """Return the loader."""
         return self
 
     def __next__(self) -> RolloutBatch:
-        """Give the next prompt's replies; sample where none are left."""
+        """Return the next prompt's replies; sample if none are left."""
         if not self._rollout:
             self._rollout = tuple(self._sampled())
         N = len(self._rollout)
@@ -138,7 +134,7 @@ class RolloutLoader:
         return batch
 
     def discard_rollout(self) -> None:
-        """Leave out what is left of a rollout: after a roll-back its replies are of weights that are gone."""
+        """Drop the rest of a rollout: after a roll-back the weights that sampled it are gone."""
         n_of_rollout = len(self._rollout) * self._epochs
         if n_of_rollout:
             self._n_given += n_of_rollout - self._n_given % n_of_rollout
@@ -146,31 +142,31 @@ class RolloutLoader:
 
     @property
     def n_tokens(self) -> int:
-        """Return how many tokens of replies were learnt from, each as often as it was given."""
+        """Tokens of replies that were learnt from, counted at each use."""
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order, and the rollout that is being learnt from."""
+        """Return the cursor and the rollout in use."""
         return {
-            "n_drawn": self._n_drawn,
+            "n_drawn": self._prompts.n_drawn,
             "n_given": self._n_given,
             "n_tokens": self._n_tokens,
-            "rollout": [rollout_state(batch, self._tasks) for batch in self._rollout],
+            "rollout": [rollout_state(batch, self._prompts.tasks) for batch in self._rollout],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place in the order."""
-        self._n_drawn, self._n_given = state["n_drawn"], state["n_given"]
+        """Go to a saved cursor and rollout."""
+        self._prompts.n_drawn, self._n_given = state["n_drawn"], state["n_given"]
         self._n_tokens = state["n_tokens"]
-        self._rollout = tuple(rollout_of(each, self._tasks) for each in state["rollout"])
+        self._rollout = tuple(rollout_of(each, self._prompts.tasks) for each in state["rollout"])
 
     def _sampled(self) -> list[RolloutBatch]:
-        """Sample a rollout, and other prompts in the place of those whose replies are all worth the same."""
+        """Sample a rollout, with other prompts in place of those whose replies have equal rewards."""
         found: dict[int, RolloutBatch] = {}
         tried: dict[int, tuple[float, ...]] = dict.fromkeys(range(self._n_prompts), ())
         to_do = list(range(self._n_prompts))
         for n_tries in range(1, self._plan.refill + 2):
-            asked = [self._drawn() for _ in to_do]
+            asked = [self._prompts.draw() for _ in to_do]
             for place, each, replies in zip(
                 to_do, asked, self._sampler.sample(asked, self._plan.group), strict=True
             ):
@@ -191,7 +187,7 @@ class RolloutLoader:
         return [self._at_rollout(found[place]) for place in range(self._n_prompts)]
 
     def _at_rollout(self, batch: RolloutBatch) -> RolloutBatch:
-        """Return a batch with the log-probabilities of the moment, and the KL's price in its advantages."""
+        """Return a batch with the current log-probabilities, and the KL penalty in its advantages."""
         if self._log_probs is None:
             return batch
         batch = self._log_probs.at_rollout(batch, with_old=self._with_old)
@@ -206,10 +202,3 @@ class RolloutLoader:
             self._config.kl.coefficient,
         )
         return replace(batch, advantages_G=advantages_of(rewards_G[None], self._config.advantage)[0])
-
-    def _drawn(self) -> Asked:
-        epoch, position = divmod(self._n_drawn, len(self._tasks))
-        number = Order(len(self._tasks), self._seed, epoch, "prompts").document(position)
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed} {self._n_drawn}".encode()).digest()[:7], "big")
-        self._n_drawn += 1
-        return Asked(self._tasks[number], self._prompts[number], seed)

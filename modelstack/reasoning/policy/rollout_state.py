@@ -1,6 +1,6 @@
-"""Rollouts as plain data and tensors: a run that is killed between two steps on one rollout goes on with it.
+"""Rollouts as plain data and tensors: a run that is killed between two steps on a rollout resumes with it.
 
-The weights that sampled are gone by then, so the replies are kept, with everything that was computed from them.
+The weights that sampled are gone by then, so the replies are kept with everything computed from them.
 
 Letters: P places with a label, S distinct sets of legal tokens.
 """
@@ -39,8 +39,8 @@ def rollout_state(batch: RolloutBatch, tasks: Sequence[PolicyTask]) -> dict[str,
     """Return a batch as plain data and tensors.
 
     Args:
-        batch: Its task is one of `tasks`.
-        tasks: Those of the run, in order.
+        batch: A batch whose task is one of `tasks`.
+        tasks: Tasks of the run, in order.
     """
     return {name: getattr(batch, name) for name in _AS_THEY_ARE} | {
         "task": next(number for number, task in enumerate(tasks) if task is batch.task),
@@ -53,7 +53,7 @@ def rollout_state(batch: RolloutBatch, tasks: Sequence[PolicyTask]) -> dict[str,
 
 
 def rollout_of(state: Mapping[str, Any], tasks: Sequence[PolicyTask]) -> RolloutBatch:
-    """Return the batch of a state; `tasks` are those that it was made with."""
+    """Return the batch of a state made with the same `tasks`."""
     return RolloutBatch(
         **{name: state[name] for name in _AS_THEY_ARE},
         task=tasks[state["task"]],
@@ -63,7 +63,7 @@ def rollout_of(state: Mapping[str, Any], tasks: Sequence[PolicyTask]) -> Rollout
 
 
 def _legal_state(legal_P: Sequence[LegalTokens | None]) -> dict[str, Any]:
-    """Return each distinct set once, and which one each place has; a grammar has few."""
+    """Return each distinct set once, and the set of each place; a grammar has few sets."""
     sets: dict[int, LegalTokens] = {id(legal): legal for legal in legal_P if legal is not None}
     numbers = {key: number for number, key in enumerate(sets)}
     return {

@@ -1,7 +1,7 @@
-"""A batch of replies as PPO learns from it: what was sampled, what it was worth, and what the critic had expected.
+"""A batch of replies as PPO learns from it: tokens, log-probabilities, values, advantages and returns.
 
-Everything here is held constant while the batch is learnt from, so all of it is computed once, by the weights that
-sampled: log-probabilities of policy and reference, values, rewards by token, and from those the advantages.
+All of it stays constant while the batch is learnt from, so it is computed once, by the weights that sampled:
+log-probabilities of policy and reference, values, rewards by token, and from those the advantages.
 
 Letters: N replies, T tokens of a row.
 """
@@ -22,9 +22,9 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
 from modelstack.preferences.log_probs import LabelLogProbs, label_log_probs
 from modelstack.reasoning.losses.gae import generalised_advantages, token_rewards, whiten
-from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.recipe import PpoRecipe
+from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
 from modelstack.reasoning.verifiers.rewards import Reward
 from modelstack.train.evaluation import in_use
@@ -32,19 +32,19 @@ from modelstack.train.evaluation import in_use
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experience:
-    """N replies, on the CPU; of those that could not be judged no token has a label."""
+    """N replies, on the CPU; replies that cannot be judged have no labels."""
 
     ids_NT: Tensor
     labels_NT: Tensor
     """The tokens that the policy chose, at the places that predict them."""
     old_log_probs_NT: Tensor
     values_NT: Tensor
-    """What the critic said before each token."""
+    """The critic's values before each token."""
     advantages_NT: Tensor
     """Whitened over the batch."""
     returns_NT: Tensor
     figures: Mapping[str, float]
-    """What is told of the batch."""
+    """Metrics of the batch."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as plain data and tensors."""
@@ -60,18 +60,18 @@ def experience_of(
     recipe: PpoRecipe,
     kl_coefficient: float,
 ) -> Experience:
-    """Return what is learnt from replies that the policy just gave.
+    """Return the experience of replies that the policy just sampled.
 
     Args:
-        replies: With what was asked.
-        rewards: What each is worth.
-        model: Whose policy sampled; mode and random numbers stay as they were.
-        reference: What the policy is held to.
+        replies: Prompts and their replies.
+        rewards: Reward of each reply.
+        model: Policy that sampled, and critic; mode and random numbers stay as they were.
+        reference: Weights that the KL penalty refers to.
         recipe: Temperature, discount, and the rows of a pass.
-        kl_coefficient: As it is now.
+        kl_coefficient: Current coefficient of the KL penalty.
 
     Raises:
-        UserError: None of the replies could be judged, or some were sampled under a grammar.
+        UserError: No reply can be judged, or some were sampled under a grammar.
     """
     values = [reward.value for reward in rewards]
     if all(value is None for value in values):
@@ -115,7 +115,7 @@ def policy_log_probs(
     policy: CausalLM, ids_BT: Tensor, labels_BT: Tensor, temperature: float, *, with_statistics: bool = False
 ) -> LabelLogProbs:
     """Return a policy's log-probabilities of labels at the sampler's temperature."""
-    # Each row is one conversation, and padding stands behind it: attention needs no mask but the causal one.
+    # Each row is one conversation with padding behind it: attention needs no mask but the causal one.
     hidden_BTD = policy(ids_BT, with_logits=False).hidden_BTD
     return label_log_probs(
         hidden_BTD, labels_BT, policy.logits, temperature=temperature, with_statistics=with_statistics

@@ -1,14 +1,13 @@
-"""The `Loader` of PPO: replies are sampled, judged and made experience of, then given in minibatches.
+"""The `Loader` of PPO: replies are sampled, judged and turned into experience, then given in minibatches.
 
-A batch of replies is gone through some times while the weights move, so what is left of it is part of the state:
-a run that is killed in the middle goes on with the replies of the weights that sampled them, which are gone.
+The weights move during the passes over a batch of replies, so the rest of a batch is part of the state: a run that
+is killed in the middle resumes with the replies of the weights that sampled them.
 
 Letters: N replies of a batch, B rows of a pass, T tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +18,14 @@ from torch import Tensor
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.order import Order
-from modelstack.errors import UserError
 from modelstack.reasoning.losses.kl_control import next_kl_coefficient
-from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import Experience, experience_of
-from modelstack.reasoning.ppo.judges import Judge
 from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.reasoning.sampling.sampled import Asked, Sampler
+from modelstack.reasoning.rollouts.judges import Judge
+from modelstack.reasoning.rollouts.prompts import Prompts
+from modelstack.reasoning.rollouts.reference import Reference
+from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.sft.loader import SftLoader
 from modelstack.tokenizer.chat import ChatEncoder
@@ -41,7 +40,7 @@ class PpoBatch(Batch):
     advantages_BT: Tensor = field(kw_only=True)
     returns_BT: Tensor = field(kw_only=True)
     figures: Mapping[str, float] = field(kw_only=True)
-    """Of the batch of replies that these are from."""
+    """Figures of the whole batch of replies."""
     mix: Batch | None = field(kw_only=True, default=None)
     """Examples that are imitated in the same pass."""
 
@@ -51,7 +50,7 @@ class PpoBatch(Batch):
 
 
 class PpoLoader:
-    """Asks a sampler for a batch of replies whenever the last one is used up; see the module."""
+    """Samples a batch of replies whenever the last one is used up; see the module."""
 
     def __init__(
         self,
@@ -64,43 +63,39 @@ class PpoLoader:
         recipe: PpoRecipe,
         mix: SftLoader | None = None,
     ) -> None:
-        """Stand before the first batch.
+        """Initialise before the first batch.
 
         Args:
-            sampler: Of the model's policy.
-            tasks: What is asked, in another order in each epoch.
+            sampler: Sampler of the model's policy.
+            tasks: Tasks, in another order in each epoch.
             encoder: Writes prompts.
-            judge: Says what replies are worth.
-            model: In training.
-            reference: What the policy is held to.
-            recipe: How many of everything.
-            mix: Examples that each batch has some of; None: there are none.
+            judge: Judge of the replies.
+            model: Policy and critic in training.
+            reference: Weights that the KL penalty refers to.
+            recipe: Numbers of replies, passes and rows.
+            mix: Examples for each batch; None: no examples.
 
         Raises:
             UserError: There is no task.
         """
-        if not tasks:
-            raise UserError("there is no task to train on; name files with some")
         self._sampler, self._judge = sampler, judge
-        self._tasks = tasks
-        self._prompts = [tuple(task.prompt_ids(encoder)) for task in tasks]
+        self._prompts = Prompts(tasks, encoder, recipe.seed)
         self._model, self._reference, self._recipe = model, reference, recipe
         self._mix = mix
         self._kl_coefficient = recipe.kl.coefficient
-        self._n_drawn = 0
         self._n_sampled = 0
-        """Batches of replies."""
+        """Batches of replies sampled so far."""
         self._n_tokens = 0
         self._place = 0
-        """Rows of the experience that were given, passes counted on."""
+        """Rows of the experience given so far, over all passes."""
         self._experience: Experience | None = None
 
     def __iter__(self) -> Iterator[PpoBatch]:
-        """Go on with the next batch."""
+        """Return the loader."""
         return self
 
     def __next__(self) -> PpoBatch:
-        """Give the next rows; sample where there are none left."""
+        """Return the next rows; sample if none are left."""
         N, B = self._recipe.sampling.n_replies, self._recipe.rows // self._recipe.micro_batches
         if self._experience is None or self._place == self._recipe.passes * N:
             self._experience, self._place = self._sampled(), 0
@@ -116,13 +111,13 @@ class PpoLoader:
 
     @property
     def n_tokens(self) -> int:
-        """Return how many tokens of replies were learnt from, each as often as it was given."""
+        """Tokens of replies that were learnt from, counted at each use."""
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order, the coefficient, and the experience that is being learnt from."""
+        """Return the cursor, the coefficient, and the experience in use."""
         return {
-            "n_drawn": self._n_drawn,
+            "n_drawn": self._prompts.n_drawn,
             "n_sampled": self._n_sampled,
             "n_tokens": self._n_tokens,
             "kl_coefficient": self._kl_coefficient,
@@ -132,12 +127,12 @@ class PpoLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place in the order.
+        """Go to a saved cursor and experience.
 
         Raises:
-            UserError: It is of other examples.
+            UserError: The state belongs to other examples.
         """
-        self._n_drawn, self._n_sampled = state["n_drawn"], state["n_sampled"]
+        self._prompts.n_drawn, self._n_sampled = state["n_drawn"], state["n_sampled"]
         self._n_tokens, self._place = state["n_tokens"], state["place"]
         self._kl_coefficient = state["kl_coefficient"]
         self._experience = None if state["experience"] is None else Experience(**state["experience"])
@@ -146,7 +141,7 @@ class PpoLoader:
 
     def _sampled(self) -> Experience:
         plan = self._recipe.sampling
-        asked = [self._drawn() for _ in range(plan.prompts)]
+        asked = [self._prompts.draw() for _ in range(plan.prompts)]
         sampled = self._sampler.sample(asked, plan.group)
         replies = [(one, each) for one, group in zip(asked, sampled, strict=True) for each in group]
         rewards = self._judge.rewards(replies)
@@ -158,17 +153,9 @@ class PpoLoader:
             )
         return found
 
-    def _drawn(self) -> Asked:
-        seed = self._recipe.seed
-        epoch, position = divmod(self._n_drawn, len(self._tasks))
-        number = Order(len(self._tasks), seed, epoch, "prompts").document(position)
-        own = int.from_bytes(hashlib.sha256(f"{seed} {self._n_drawn}".encode()).digest()[:7], "big")
-        self._n_drawn += 1
-        return Asked(self._tasks[number], self._prompts[number], own)
-
 
 def _rows_of(experience: Experience, rows: Tensor, position: int, mix: Batch | None) -> PpoBatch:
-    """Return some replies, without the padding that they do not need."""
+    """Return some replies, without unneeded padding."""
     labels_BT = experience.labels_NT[rows]
     has_label_T = (labels_BT != IGNORED).any(0)
     T = int(has_label_T.nonzero()[-1]) + 1 if bool(has_label_T.any()) else 1

@@ -1,14 +1,14 @@
-"""What PPO is made of: prompts, a judge, a critic, and how a batch of replies is learnt from.
+"""Recipe of PPO: prompts, a judge, a critic, and the use of a batch of replies.
 
-Values that are not told otherwise are InstructGPT's (2203.02155, appendix C): no discount, lambda 0.95, clip 0.2,
-KL coefficient 0.02, a batch of 512 replies that is gone through once in 8 minibatches.
+Defaults are InstructGPT's (2203.02155, appendix C) unless noted: no discount, lambda 0.95, clip 0.2, KL
+coefficient 0.02, one pass over a batch of 512 replies in 8 minibatches.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -23,22 +23,22 @@ from modelstack.sft.recipe import SftData
 
 
 class PpoData(TuningFiles, frozen=True, extra="forbid"):
-    """Tasks, in the form of `reasoning.tasks.task`; for a reward model `gold` is null."""
+    """Tasks in the form of `reasoning.tasks.task`; for a reward model `gold` is null."""
 
     verifier: VerifierChoice | None = None
-    """What judges all of them in place of a reward model."""
+    """Judge of all tasks; None: a reward model judges."""
 
 
 class PpoSampling(BaseModel, frozen=True, extra="forbid"):
-    """A batch of replies: what is sampled between two looks at the policy."""
+    """A batch of replies, sampled by one state of the policy."""
 
     prompts: int = Field(default=512, ge=1)
     group: int = Field(default=1, ge=1)
-    """Replies to a prompt; they are not compared with each other, as the critic says what to expect."""
+    """Replies to a prompt; the critic's value is their baseline, they are not compared with each other."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     truncation_penalty: float = Field(default=0.0, ge=0)
-    """Subtracted from the reward of a reply that was cut off: a reward model has never seen one without an end."""
+    """Subtracted from the reward of a truncated reply, a form that a reward model has never seen."""
 
     @property
     def n_replies(self) -> int:
@@ -47,22 +47,27 @@ class PpoSampling(BaseModel, frozen=True, extra="forbid"):
 
 
 class KlReward(BaseModel, frozen=True, extra="forbid"):
-    """What each token pays for being likelier than the reference has it."""
+    """Penalty of each token for being likelier than under the reference."""
 
     coefficient: float = Field(default=0.02, ge=0)
-    """In units of the reward."""
+    """Coefficient in units of the reward."""
     control: KlControl | None = None
-    """Moves the coefficient after each batch; None: it stays."""
+    """Controller of the coefficient after each batch; None: it stays constant."""
 
 
 class ExamplesMix(BaseModel, frozen=True, extra="forbid"):
-    """Examples that are imitated beside the rewards (PPO-ptx, see `mix`)."""
+    """Examples that are imitated beside the rewards: InstructGPT's PPO-ptx (2203.02155, section 3.5).
+
+    Rewards do not cover most of a model's abilities, and a policy that follows them alone loses some. The paper
+    adds gamma E[log p] over pre-training texts; here each pass has rows of fine-tuning examples.
+    """
 
     data: SftData
     coefficient: float = Field(default=1.0, gt=0)
-    """Of the mean loss of a token, beside the policy's mean over tokens. InstructGPT's gamma is 27.8."""
+    """Coefficient of the mean loss of a token, beside the policy's mean over tokens. InstructGPT's gamma is
+    27.8."""
     rows: int = Field(default=64, gt=0)
-    """Of a step."""
+    """Rows of a step."""
 
     @model_validator(mode="after")
     def _is_for_training(self) -> Self:
@@ -72,31 +77,32 @@ class ExamplesMix(BaseModel, frozen=True, extra="forbid"):
 
 
 class CriticRecipe(CriticConfig):
-    """PPO's critic: a value model of its own."""
+    """PPO's critic, a separate value model."""
 
     start: Literal["reward", "policy"] | None = None
-    """Whose weights it begins with. None: the reward model's where there is one, as InstructGPT's and Tulu 3's do;
-    the policy's get a head that says 0."""
+    """Initial weights. None: the reward model's if there is one, as in InstructGPT and Tulu 3. The policy's
+    weights get a head that outputs 0."""
     lr: float = Field(default=5e-5, gt=0)
 
 
 class PpoOptimizer(TuningOptimizer):
-    """AdamW at a rate for adapters of small models; all weights want about a tenth of it."""
+    """AdamW at a rate for adapters of small models; training all weights needs about a tenth of it."""
 
     lr: float = Field(default=5e-5, gt=0)
 
 
 class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """PPO; `rows` are the replies of a minibatch, `epochs` count the prompts, `steps` the optimizer's steps."""
+    """PPO; `rows` counts the replies of a minibatch, `epochs` the prompts, `steps` the optimizer's steps."""
 
+    free: ClassVar[frozenset[str]] = TuningRecipe.free | {"reward", "probes_every"}
     data: PpoData
     reward: str | None = None
-    """Folder of a stage that `modelstack reward` made, with the policy's vocabulary."""
+    """Folder of a stage of `modelstack reward` with the policy's vocabulary."""
     sampling: PpoSampling = PpoSampling()
     passes: int = Field(default=1, ge=1)
-    """How often a batch of replies is gone through."""
+    """Passes over a batch of replies."""
     policy: dict[str, Any] = {}
-    """Numbers of PPO's clip in place of its own: `surrogate.epsilon_low`, `surrogate.epsilon_high`,
+    """Numbers of PPO's clip in place of the defaults: `surrogate.epsilon_low`, `surrogate.epsilon_high`,
     `surrogate.delta`."""
     critic: CriticRecipe = CriticRecipe()
     kl: KlReward = KlReward()
@@ -107,9 +113,9 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     micro_batches: int = Field(default=8, gt=0)
     optimizer: PpoOptimizer = PpoOptimizer()
     probes_every: int = Field(default=50, ge=1)
-    """Batches between two checks that a verifier does not pay for known hacks; the run stops where it does."""
+    """Batches between two checks that a verifier does not reward known hacks; the run stops if it does."""
     max_validation: int = Field(default=100, gt=0)
-    """Held-back tasks that are answered greedily, before and after."""
+    """Maximum number of held-back tasks, answered greedily before and after."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -142,39 +148,33 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
     @property
     def steps_per_batch(self) -> int:
-        """Return how many steps are taken on one batch of replies."""
+        """Optimizer steps on one batch of replies."""
         return self.passes * self.sampling.n_replies // self.rows
 
     def n_steps(self, n_tasks: int) -> int:
-        """Return how many steps the run has; it may end within a batch where `steps` says so."""
+        """Return the steps of the run; `steps` may end it within a batch."""
         n_batches = max(1, math.ceil(self.epochs * n_tasks / self.sampling.prompts))
         return self.steps or self.steps_per_batch * n_batches
 
 
-_FREE = ("base", "name", "weights", "reward", "max_validation", "checkpoints", "guard", "faults", "probes_every")
-FREE = {("weights",), *(("recipe", name) for name in _FREE)}
-"""What may change between a stop and going on; see `sft.recipe`. The reward model is known by its fingerprint."""
+class PpoResolved(TuningResolved[PpoRecipe], frozen=True):
+    """A recipe with every default and hash filled in."""
 
-
-class PpoResolved(TuningResolved, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
-
-    recipe: PpoRecipe
     policy: PolicyConfig
-    """The loss of the policy, all of it."""
+    """The policy's loss with all its numbers."""
     reward: Origin | None
     """The reward model's stage; None: a verifier judges."""
     mix_sha256: tuple[str, ...] = ()
-    """Of the files that are mixed in."""
+    """Hashes of the files of examples."""
 
     @property
     def parents(self) -> tuple[Origin, ...]:
-        """The policy as it was, and the reward model where there is one."""
+        """The initial policy, and the reward model if there is one."""
         return super().parents if self.reward is None else (self.parent, self.reward)
 
     @property
     def portable(self) -> dict[str, Any]:
-        """The recipe with names for paths."""
+        """The recipe with file names in place of paths."""
         content = super().portable
         if self.recipe.mix is not None:
             for file in content["mix"]["data"]["training"]:

@@ -12,9 +12,10 @@ from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.posttrain.lora.adapters import add_lora, lora_optimizer
 from modelstack.posttrain.lora.config import LoraConfig
-from modelstack.posttrain.lora.state import AdapterState, adapter_state
+from modelstack.posttrain.lora.state import AdapterState
 from modelstack.stability.run_checkpoints import load_run, save_run
 from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.passes import LocalPasses
 from modelstack.train.step import train_step
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 
@@ -25,7 +26,8 @@ ADAMW = OptimizerConfig(name="adamw", lr=1e-2)
 def toy_state(lora: LoraConfig = LORA, lr: float = 1e-2) -> AdapterState:
     model = toy_model(toy_config("llama tied, biases"))
     add_lora(model, lora)
-    return adapter_state(model, lora_optimizer(model, lora, ADAMW.model_copy(update={"lr": lr})))
+    optimizer = lora_optimizer(model, lora, ADAMW.model_copy(update={"lr": lr}))
+    return AdapterState(model, optimizer, LocalPasses(model))
 
 
 def batch(seed: int) -> Batch:

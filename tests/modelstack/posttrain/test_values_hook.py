@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelstack.posttrain.values_hook import RewardsHook
+from modelstack.posttrain.values_hook import ValuesHook
 from modelstack.train.step import StepReport
 
 RUN: Any = None
@@ -24,11 +24,11 @@ def steps(path: Path) -> list[int]:
 
 def test_a_run_of_many_steps_reads_its_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "rewards.jsonl"
-    RewardsHook(file, Passes()).after_step(RUN, StepReport(0))
+    ValuesHook(file, Passes()).after_step(RUN, StepReport(0))
     reads: list[Path] = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read_bytes(path))[1])
-    hook = RewardsHook(file, Passes())
+    hook = ValuesHook(file, Passes())
     for step in range(1, 9):
         hook.after_step(RUN, StepReport(step))
     assert reads == [file] and steps(file) == list(range(9))
@@ -36,12 +36,12 @@ def test_a_run_of_many_steps_reads_its_file_once(tmp_path: Path, monkeypatch: py
 
 def test_lines_of_steps_that_are_taken_again_are_replaced(tmp_path: Path) -> None:
     file = tmp_path / "rewards.jsonl"
-    killed = RewardsHook(file, Passes())
+    killed = ValuesHook(file, Passes())
     for step in range(5):
         killed.after_step(RUN, StepReport(step))
     with file.open("a", encoding="utf-8") as half:
         half.write('{"step": 5, "rew')
-    resumed = RewardsHook(file, Passes())
+    resumed = ValuesHook(file, Passes())
     for step in (3, 4, 5):
         resumed.after_step(RUN, StepReport(step))
     assert steps(file) == list(range(6))

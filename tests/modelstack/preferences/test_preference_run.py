@@ -1,9 +1,8 @@
-"""`modelstack prefer`: each method comes to prefer what was chosen; killed and gone on with, to the same bits."""
+"""`modelstack prefer`: each method comes to prefer what was chosen."""
 
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,32 +12,20 @@ from rich.console import Console
 
 from modelstack.errors import UserError
 from modelstack.posttrain.stages.stage import Stage, open_stage
-from modelstack.preferences.prepare import REFERENCE_FILE
 from modelstack.preferences.recipe import PreferenceRecipe
-from modelstack.preferences.run import prefer
+from modelstack.preferences.run import REFERENCE_FILE, prefer
 from modelstack.preferences.scores import ACCURACY, CHOSEN, LIKELIER, MARGIN
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.metrics import read_metrics
+from tests.modelstack.posttrain.toy_trainings import write_pairs
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
 pytestmark = pytest.mark.xdist_group("preference_run")
-
-WORDS = ("red", "green", "blue", "small", "large", "old", "new", "warm")
 
 
 class World(NamedTuple):
     base: Path
     pairs: Path
-
-
-def write_pairs(path: Path, start: int, n: int) -> None:
-    """Yes is preferred to no, whatever is asked."""
-    lines = [
-        {"prompt": f"is it {WORDS[i % 8]} or {WORDS[(i // 8) % 8]} {i}?", "chosen": "yes", "rejected": "no"}
-        for i in range(start, start + n)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +112,12 @@ def test_the_loss_of_dpo_begins_at_log_two(world: World, tmp_path: Path) -> None
     assert first.losses["total"] == pytest.approx(0.6931, abs=2e-3)
 
 
-def test_a_killed_run_goes_on_to_the_same_adapter(world: World, tmp_path: Path) -> None:
-    whole = run(world, tmp_path / "whole")
-    recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 5}]))
-    killed = modelstack("prefer", recipe, "--out", tmp_path / "run")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    reference = (tmp_path / "run" / REFERENCE_FILE).stat().st_mtime_ns
-    done = modelstack("prefer", recipe, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    names = ("adapter/adapter_model.safetensors", "adapter.gguf", "rewards.jsonl")
-    for name in names:
-        assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
-    assert (tmp_path / "run" / REFERENCE_FILE).stat().st_mtime_ns == reference  # asked once
+def test_a_resumed_run_does_not_ask_the_reference_again(world: World, tmp_path: Path) -> None:
+    stage = run(world, tmp_path / "run", steps=1)
+    reference = (stage.path / REFERENCE_FILE).stat().st_mtime_ns
+    (stage.path / "stage.json").unlink()
+    run(world, tmp_path / "run", steps=1)
+    assert (stage.path / REFERENCE_FILE).stat().st_mtime_ns == reference
 
 
 def test_all_weights_of_a_checkpoint_are_trained(world: World, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from modelstack.data.batches import Batch
 from modelstack.data.examples import Example
 from modelstack.data.mixture import Mixture
 from modelstack.errors import UserError
+from modelstack.posttrain.row_loader import RowOrder
 from modelstack.sft.augment import AugmentConfig, augment
-from modelstack.sft.loader import SftLoader, SftLoaderConfig
+from modelstack.sft.loader import SftLoader
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
@@ -46,7 +47,7 @@ def toy_data(n: int = 60, seed: int = 0, n_variants: int = 1, weight: float | No
 
 def loader(data: Tokenised, rows: int = 4, rank: int = 0, world: int = 1, **changes: Any) -> SftLoader:
     values: dict[str, Any] = {"row_tokens": T, "window_rows": 8, "group_rows": 4}
-    config = SftLoaderConfig.model_validate(values | changes)
+    config = RowOrder.model_validate(values | changes)
     return SftLoader(data, config, rows_per_batch=rows, rank=rank, world=world)
 
 
@@ -283,7 +284,7 @@ def test_examples_that_are_too_long_are_dropped_and_counted() -> None:
     data = tokenise({"a": some_examples(5, long=2), "b": some_examples(3)}, encoder(), row_tokens=500)
     assert data.n_dropped == {"a": 2, "b": 0}
     assert data.source_of.tolist() == [0, 0, 0, 1, 1, 1]
-    config = SftLoaderConfig(row_tokens=500)
+    config = RowOrder(row_tokens=500)
     assert SftLoader(data, config, rows_per_batch=1).report()["n_dropped"] == {"a": 2, "b": 0}
 
 

@@ -16,7 +16,8 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.architecture.presets.registry import from_hf
 from modelstack.data.batches import Batch
 from modelstack.data.examples import Example
-from modelstack.sft.loader import SftLoader, SftLoaderConfig
+from modelstack.posttrain.row_loader import RowOrder
+from modelstack.sft.loader import SftLoader
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
@@ -142,7 +143,7 @@ def data() -> Tokenised:
 def one_epoch(layout: str, rows: int) -> list[Batch]:
     """Return the batches that hold each example once."""
     n = len(examples())
-    config = SftLoaderConfig.model_validate({"row_tokens": T, "layout": layout, "window_rows": n, "group_rows": 1})
+    config = RowOrder.model_validate({"row_tokens": T, "layout": layout, "window_rows": n, "group_rows": 1})
     return list(islice(SftLoader(data(), config, rows_per_batch=rows), n // rows))
 
 
@@ -248,7 +249,7 @@ def test_logits_of_packed_examples_are_those_of_each_alone(models: Any) -> None:
 
 
 def test_the_loaders_packed_rows_have_the_loss_of_their_examples_alone(models: Any) -> None:
-    config = SftLoaderConfig(row_tokens=T, window_rows=4)
+    config = RowOrder(row_tokens=T, window_rows=4)
     packed = next(SftLoader(data(), config, rows_per_batch=2))
     alone = []
     for ids, labels, documents in zip(packed.ids_BT, packed.labels_BT, packed.documents_BT, strict=True):

@@ -16,7 +16,8 @@ from modelstack.data.loader import batch_of_rows
 from modelstack.data.packing import Piece, Row
 from modelstack.data.shard_writing import SourcedText
 from modelstack.data.shards import Shards
-from modelstack.sft.loader import SftLoader, SftLoaderConfig
+from modelstack.posttrain.row_loader import RowOrder
+from modelstack.sft.loader import SftLoader
 from modelstack.train.parallel.pipeline import Stage
 from modelstack.train.step import StepReport, local_state, train_step
 from tests.modelstack.data.toy_shards import toy_shards
@@ -131,7 +132,7 @@ def test_a_pipelines_stage_leaves_padding_out_too(shards: Shards, family: str) -
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_rows_of_fine_tuning_say_which_tokens_are_padding(layout: Any) -> None:
     data = toy_data()
-    made = SftLoader(data, SftLoaderConfig(row_tokens=48, layout=layout), rows_per_batch=4)
+    made = SftLoader(data, RowOrder(row_tokens=48, layout=layout), rows_per_batch=4)
     n_padded = 0
     for _ in range(10):
         batch = next(made)

@@ -218,6 +218,6 @@ def test_the_command_writes_sets_and_says_what_is_in_them(tmp_path: Path) -> Non
 
 
 def test_data_is_made_without_torch() -> None:
-    code = "import sys, modelstack.data.tools.build, modelstack.data.tools.cli; print('torch' in sys.modules)"
+    code = "import sys, modelstack.data.tools.build, modelstack.commands.data; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"

@@ -1,11 +1,8 @@
-"""`modelstack reward`: the chosen come to score higher, around 0; killed and gone on with, to the same bits."""
+"""`modelstack reward`: the chosen come to score higher, around 0."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +31,12 @@ from modelstack.preferences.reward.value_model import (
 from modelstack.preferences.units import units_of
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
+from tests.modelstack.posttrain.toy_trainings import write_pairs
 from tests.modelstack.preferences.test_preference_run import values as preference_values
-from tests.modelstack.preferences.test_preference_run import write_pairs
 from tests.modelstack.preferences.toy_reference import ARGS, config, ours, tokenizer
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("reward_run")
-COMMAND = "import typer; from modelstack.commands.preferences import reward; typer.run(reward)"
 
 
 class World(NamedTuple):
@@ -120,17 +115,6 @@ def test_a_reward_model_is_trained_on_with_its_head(world: World, tmp_path: Path
     before = {each.name: each.value for each in second.record.evaluation.before}
     assert before == {name: pytest.approx(value, abs=1e-3) for name, value in figures(first).items()}
     assert second.record.parents[0].sha256 == first.record.fingerprint
-
-
-def test_a_killed_run_goes_on_to_the_same_reward_model(world: World, tmp_path: Path) -> None:
-    whole = run(world, tmp_path / "whole")
-    recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 5}]))
-    call = [sys.executable, "-c", COMMAND, str(recipe), "--out", str(tmp_path / "run")]
-    killed = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run(world, tmp_path / "run")
-    for name in ("model/model.safetensors", f"model/{HEAD_FILE}", "rewards.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
 
 
 def test_conversations_on_both_sides_are_refused(world: World, tmp_path: Path) -> None:

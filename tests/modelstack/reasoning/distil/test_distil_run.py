@@ -1,13 +1,9 @@
-"""`modelstack distil`: divergences fall, both ways of replies; a killed run comes to the same weights."""
+"""`modelstack distil`: divergences fall, with given and with sampled replies."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -23,22 +19,21 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
 from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.row_loader import RowOrder
 from modelstack.posttrain.stages.stage import Stage, open_stage
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.distil.loader import DistilBatch, DistilLoader, given_batch, prompt_of
 from modelstack.reasoning.distil.passes import DistilPasses
-from modelstack.reasoning.distil.prepare import require_same_tokenizer
 from modelstack.reasoning.distil.recipe import DistilRecipe, OnPolicy
-from modelstack.reasoning.distil.run import distil, resolve
+from modelstack.reasoning.distil.run import Distillation, distil, require_same_tokenizer
 from modelstack.reasoning.distil.stored_teacher import kept_teacher
 from modelstack.reasoning.losses.distillation import ClassicDistillationConfig, DistillationConfig
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.loader import SftLoaderConfig
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("distil_run")
 
@@ -111,18 +106,6 @@ def run(world: World, folder: Path, **changes: Any) -> Stage:
     return stage
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    code = "import typer; from modelstack.commands.reasoning import distil; typer.run(distil)"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
 def figures(stage: Stage) -> dict[str, tuple[float, float]]:
     evaluation = stage.record.evaluation
     return {a.name: (b.value, a.value) for b, a in zip(evaluation.before, evaluation.after, strict=True)}
@@ -164,26 +147,11 @@ def test_a_student_comes_near_its_teacher(world: World, tmp_path: Path, changes:
     assert ("tail_mass" in steps[0]) == ("top_k" in changes)
 
 
-def test_a_killed_run_comes_to_the_same_weights(world: World, tmp_path: Path) -> None:
-    changes = {"on_policy": {"share": 0.6, "max_tokens": 5}, "steps": 5}
-    whole = run(world, tmp_path / "whole", **changes)
-    faults = [{"kind": "sigkill", "step": 4}]
-    recipe = write_toml(tmp_path / "r.toml", values(world, **changes, faults=faults))
-    killed = command(recipe, "--out", tmp_path / "run")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run(world, tmp_path / "run", **changes)  # of the same recipe, without the fault
-    for name in ("model/model.safetensors", "divergences.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
-    with pytest.raises(UserError, match=r"holds a run with recipe\.steps = 5, the recipe says 4"):
-        run(world, tmp_path / "run", **changes | {"steps": 4})
-
-
 def test_a_teacher_that_was_moved_is_the_same_teacher(world: World, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / world.teacher.name
     shutil.copytree(world.teacher, moved)
-    one, other = [
-        resolve(checked_recipe(DistilRecipe, values(each))) for each in (world, world._replace(teacher=moved))
-    ]
+    recipes = [checked_recipe(DistilRecipe, values(each)) for each in (world, world._replace(teacher=moved))]
+    one, other = [Distillation.resolve(recipe, starting_point(recipe.base)) for recipe in recipes]
     assert one.teacher_weights != other.teacher_weights
     assert one.fingerprint == other.fingerprint
 
@@ -253,7 +221,7 @@ def test_on_policy_batches_are_the_students_own_and_come_again(world: World) -> 
     ends = frozenset(student.encoder.end_ids)
     plan = OnPolicy(share=0.5, max_tokens=4)
     sampler = EqualLengthSampler(student.model, ends, 4)
-    config = SftLoaderConfig(row_tokens=256, layout="padded", window_rows=4, group_rows=2)
+    config = RowOrder(row_tokens=256, layout="padded", window_rows=4, group_rows=2)
 
     def loader() -> DistilLoader:
         return DistilLoader(data, config, rows_per_batch=2, on_policy=plan, sampler=sampler)

@@ -15,7 +15,7 @@ from modelstack.reasoning.episodes import worlds as episode_worlds
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
 from modelstack.reasoning.episodes.worlds import GROUP, EpisodeRecipe, opened_worlds
-from modelstack.reasoning.policy.own_sampler import Episodes, own_sampler
+from modelstack.reasoning.rollouts.own_sampler import Episodes, own_sampler
 from modelstack.reasoning.sampling.grammar_sampler import GrammarSampler
 from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.verifiers.rewards import Item

@@ -10,10 +10,11 @@ from modelstack.data.examples import Message
 from modelstack.errors import UserError
 from modelstack.reasoning.losses.algorithms import ALGORITHMS, AlgorithmName
 from modelstack.reasoning.losses.policy_config import Clip, KlTerm
-from modelstack.reasoning.policy.log_probs import PolicyLogProbs, Reference
+from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.rollout_loader import RolloutLoader
 from modelstack.reasoning.ppo.recipe import PpoRecipe
+from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Item

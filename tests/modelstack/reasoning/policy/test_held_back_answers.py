@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modelstack.reasoning.policy.answers import _fingerprint
+from modelstack.reasoning.rollouts.held_back import fingerprint
 from modelstack.reasoning.tasks.golds import VerifierName
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 
@@ -28,10 +28,10 @@ EFFECTS = {
 }
 PROGRAM = """
 import sys
-from modelstack.reasoning.policy.answers import _fingerprint
+from modelstack.reasoning.rollouts.held_back import fingerprint
 from modelstack.reasoning.tasks.task import read_tasks
 for file, verifier in zip(sys.argv[1::2], sys.argv[2::2]):
-    print(_fingerprint([task.judged_by(verifier) for task in read_tasks(file)], 8))
+    print(fingerprint([task.judged_by(verifier) for task in read_tasks(file)], 8))
 """
 
 
@@ -46,7 +46,7 @@ def test_another_process_asks_the_same(tmp_path: Path) -> None:
     lines: dict[VerifierName, dict[str, Any]] = {"calls": CALLS, "effects": EFFECTS}
     for name, line in lines.items():
         (tmp_path / name).mkdir()
-        here.append(_fingerprint(tasks(tmp_path / name, line, name), 8))
+        here.append(fingerprint(tasks(tmp_path / name, line, name), 8))
         files += [str(tmp_path / name / "t.jsonl"), name]
     there = subprocess.run(
         [sys.executable, "-c", PROGRAM, *files],
@@ -65,5 +65,5 @@ def test_another_prompt_tool_gold_or_limit_is_another_question(tmp_path: Path) -
         CALLS | {"tools": [TOOL | {"description": "Search"}]},
         CALLS | {"gold": []},
     ]
-    found = {_fingerprint(tasks(tmp_path, line, "calls"), 8) for line in lines}
-    assert len(found | {_fingerprint(tasks(tmp_path, CALLS, "calls"), 9)}) == 5
+    found = {fingerprint(tasks(tmp_path, line, "calls"), 8) for line in lines}
+    assert len(found | {fingerprint(tasks(tmp_path, CALLS, "calls"), 9)}) == 5

@@ -1,4 +1,4 @@
-"""`modelstack reinforce`: rewards rise, a killed run samples the same again, hacks end it."""
+"""`modelstack reinforce`: rewards rise, rollouts are used several times, hacks end a run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
+from tests.modelstack.posttrain.toy_trainings import write_tasks
 from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
@@ -28,11 +29,6 @@ pytestmark = pytest.mark.xdist_group("policy_run")
 class World(NamedTuple):
     base: Path
     tasks: Path
-
-
-def write_tasks(path: Path, start: int, n: int, **more: Any) -> None:
-    lines = [{"id": str(i), "prompt": f"say {i}", "gold": str(i % 10), **more} for i in range(start, start + n)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +148,15 @@ IN_MEMORY = {"checkpoints": {"every": 100, "keep": 2, "memory_every": 2}}
 REUSED = {"rollout": {"epochs": 2, "minibatches": 2}}
 
 
-@pytest.mark.parametrize(
-    "options", [{}, LLAMA | IN_MEMORY, REUSED], ids=["torch", "llama.cpp, from memory", "within a rollout"]
-)
-def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path, options: dict[str, Any]) -> None:
-    """The checkpoint is of step 2; with four steps on a rollout it has the half that is left of one."""
+def test_a_killed_run_with_replies_of_llama_cpp_goes_on_from_memory_to_the_same_bits(
+    world: World, tmp_path: Path
+) -> None:
+    options = LLAMA | IN_MEMORY
     whole = run(world, tmp_path / "whole", **options)
     recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 3}], **options))
     killed = modelstack("reinforce", recipe, "--out", tmp_path / "run")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = modelstack("reinforce", recipe, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    run(world, tmp_path / "run", **options)
     for name in ("adapter/adapter_model.safetensors", "rewards.jsonl", "replies-after.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
 

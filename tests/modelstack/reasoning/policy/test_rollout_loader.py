@@ -20,7 +20,8 @@ from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.tokenizer.chat import ChatEncoder
-from tests.modelstack.reasoning.policy.test_policy_run import EMPTY, write_tasks
+from tests.modelstack.posttrain.toy_trainings import write_tasks
+from tests.modelstack.reasoning.policy.test_policy_run import EMPTY
 from tests.modelstack.sft.toy_sft import write_base
 
 

@@ -20,10 +20,11 @@ from modelstack.reasoning.losses.algorithms import ALGORITHMS, AlgorithmName
 from modelstack.reasoning.losses.policy import policy_loss
 from modelstack.reasoning.losses.rollouts import Rollouts
 from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
-from modelstack.reasoning.policy.log_probs import PolicyLogProbs, Reference
+from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.passes import PolicyPasses
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.policy.rollout_loader import RolloutLoader, RolloutPlan, SamplingPlan
+from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.sampling.sampled import Sampled
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward

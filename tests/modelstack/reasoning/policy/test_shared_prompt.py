@@ -12,9 +12,10 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.reasoning.losses.algorithms import ALGORITHMS
 from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
-from modelstack.reasoning.policy.log_probs import PolicyLogProbs, Reference
+from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.passes import PolicyPasses
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
+from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item, Reward
 from tests.modelstack.architecture.count_cases import toy, variants

@@ -1,12 +1,9 @@
-"""`modelstack ppo`: rewards rise, what is learnt from is what was sampled, a killed run comes to the same bits."""
+"""`modelstack ppo`: rewards rise, and what is learnt from is what was sampled."""
 
 from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +19,6 @@ from modelstack.posttrain.stages.stage import Stage
 from modelstack.preferences.reward.recipe import RewardRecipe
 from modelstack.preferences.reward.run import train_reward_model
 from modelstack.preferences.reward.value_model import ValueModel, draw_head
-from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo import run as running
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import experience_of, policy_log_probs
@@ -30,6 +26,7 @@ from modelstack.reasoning.ppo.loader import PpoLoader
 from modelstack.reasoning.ppo.passes import PpoPasses
 from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.reasoning.ppo.run import optimise
+from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
@@ -37,21 +34,16 @@ from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.metrics import read_metrics
+from tests.modelstack.posttrain.toy_trainings import write_lines
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("ppo_run")
-COMMAND = "import typer; from modelstack.commands.reasoning import ppo; typer.run(ppo)"
 
 
 class World(NamedTuple):
     base: Path
     folder: Path
     reward: Path
-
-
-def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def common(base: Path, **changes: Any) -> dict[str, Any]:
@@ -198,22 +190,7 @@ def last_state(folder: Path) -> bytes:
     return file.read_bytes()
 
 
-def test_a_run_that_was_killed_within_a_batch_comes_to_the_same_bits(world: World, tmp_path: Path) -> None:
-    whole = run(world, tmp_path / "whole", **CONTROLLED)
-    # Steps 4 to 7 are of one batch of replies; the checkpoint of step 6 lies within it.
-    faults = [{"kind": "sigkill", "step": 7}]
-    recipe = write_toml(tmp_path / "r.toml", values(world, **CONTROLLED, faults=faults))
-    call = [sys.executable, "-c", COMMAND, str(recipe), "--out", str(tmp_path / "run")]
-    killed = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run(world, tmp_path / "run", **CONTROLLED)
-    for name in ("adapter/adapter_model.safetensors", "rewards.jsonl", "replies-after.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
-    assert last_state(tmp_path / "run") == last_state(whole.path)
-    assert len(set(told(whole.path, "kl/coefficient"))) == 2
-
-
-def test_all_weights_in_bf16_go_on_to_the_same_bits_too(
+def test_all_weights_in_bf16_go_on_within_a_batch_to_the_same_bits(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = CONTROLLED | {"train": "full", "lora": None, "optimizer": {"lr": 1e-3}, "precision": "bf16"}
@@ -233,6 +210,7 @@ def test_all_weights_in_bf16_go_on_to_the_same_bits_too(
     name = "model/model.safetensors"
     assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
     assert last_state(again.path) == last_state(whole.path)
+    assert len(set(told(whole.path, "kl/coefficient"))) == 2
 
 
 class Parts(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelstack.errors import UserError
-from modelstack.sft.clock import Clock
+from modelstack.posttrain.clock import Clock
 from modelstack.train.schedules import ScheduleConfig, schedule
 
 

@@ -1,4 +1,4 @@
-"""Reward, length, entropy, KL and what was clipped over the steps, drawn from the lines of `rewards.jsonl`."""
+"""Plot of reward, length, entropy, KL and clipped tokens over the steps, from the lines of `rewards.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMOOTHING = 0.9
 
 
 def draw_rewards(file: Path, picture: Path) -> None:
-    """Draw the panels that are not 0 throughout, each as it is and smoothed."""
+    """Draw the panels that are not 0 throughout, raw and smoothed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def draw_rewards(file: Path, picture: Path) -> None:
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Return an exponential average without a bias towards its start."""
+    """Return an exponential average, corrected for the bias towards its start."""
     average, weight, found = 0.0, 0.0, []
     for value in values:
         average = SMOOTHING * average + (1 - SMOOTHING) * value

@@ -1,4 +1,4 @@
-"""The model in training as its own sampler: free, under grammars, or in episodes, as a recipe says."""
+"""Sampler of the model in training: free, under grammars, or in episodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """Where episodes take place, and how long they may be."""
+    """Worlds and limits of episodes."""
 
     worlds: EpisodeWorlds
     plan: EpisodePlan
@@ -33,11 +33,11 @@ def own_sampler(
     """Return the sampler.
 
     Args:
-        model: That is trained.
-        encoder: Of its chat format.
-        max_tokens: Of a reply; of an episode its plan says that.
-        temperature: 0 for answers to be measured.
-        with_grammar: Whether replies are held to what can be right by their form: calls of the tools, JSON of the
+        model: Model in training.
+        encoder: Encoder of its chat format.
+        max_tokens: Limit of a reply; an episode has the limit of its plan.
+        temperature: 0 for measurements.
+        with_grammar: Whether replies are constrained to a form that can be right: calls of the tools, JSON of the
             schema.
         episodes: None: a task is one reply.
     """

@@ -1,4 +1,4 @@
-"""Who says what a reply is worth: a reward model that reads it, or a verifier.
+"""Judges of sampled replies: a reward model, or a verifier.
 
 Letters: B rows, T tokens.
 """
@@ -31,19 +31,19 @@ class Judge(Protocol):
     """Judges replies."""
 
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return what each is worth, in order."""
+        """Return the rewards, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """A frozen reward model, which reads the very tokens that were sampled."""
+    """A frozen reward model, which reads the sampled tokens themselves."""
 
     model: ValueModel
 
     @torch.no_grad()
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return the model's figures."""
+        """Return the model's rewards."""
         values: list[float] = []
         for start in range(0, len(replies), ROWS_AT_ONCE):
             rows = [(*asked.prompt_ids, *sampled.ids) for asked, sampled in replies[start : start + ROWS_AT_ONCE]]
@@ -59,17 +59,17 @@ class VerifierJudge:
     encoder: ChatEncoder
 
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return the verifier's verdicts; None where it has none."""
+        """Return the verifier's rewards; their value is None where a reply cannot be judged."""
         return self.reward.score_batch(
             [(asked.task.item, completion_of(sampled, self.encoder)) for asked, sampled in replies]
         )
 
 
 def model_judge(stage: Stage, policy: CausalLM, tokenizer: TextTokenizer) -> ModelJudge:
-    """Return the judge that a reward model's stage is, on the policy's device and in its numbers.
+    """Return the judge of a reward model's stage, on the policy's device and in its number type.
 
     Raises:
-        UserError: The stage has no head, or was trained with another vocabulary than the policy's.
+        UserError: The stage has no head, or has another vocabulary than the policy.
     """
     head_file(stage.weights)
     theirs, ours = load_tokenizer(stage.weights).vocabulary, tokenizer.vocabulary

@@ -1,8 +1,8 @@
-"""A limit of time on a training: the schedule goes with the clock where that is ahead of the steps.
+"""Limit of the training time: the schedule follows the clock where that is ahead of the steps.
 
-Cutting a run off would leave it at a high learning rate, which costs more than the steps do. So a run that is too
-slow for its steps moves through its schedule faster, and when the time is over it is at its end. What it took in
-earlier processes counts; what was lost with a killed one does not.
+A run that is cut off would end at a high learning rate, which costs more than the missing steps. A run that is too
+slow for its steps moves through its schedule faster and is at its end when the time is over. The time of earlier
+processes counts; steps that were lost with a killed process do not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modelstack.train.step import StepReport
 
 
 class Clock:
-    """The hook that counts the seconds of a run, and the schedule that goes by them."""
+    """Hook that counts the seconds of a run, and the schedule that follows them."""
 
     def __init__(
         self, factor: Factor, n_steps: int, minutes: float, now: Callable[[], float] = time.monotonic
@@ -27,7 +27,7 @@ class Clock:
 
         Args:
             factor: The schedule over all steps.
-            n_steps: That it is made for.
+            n_steps: Steps of the schedule.
             minutes: The limit.
             now: Seconds.
 
@@ -46,12 +46,12 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """That the run has taken."""
+        """Seconds that the run has taken."""
         return self._before + self._now() - self._began
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is."""
+        """Whether the time is over."""
         return self.seconds >= self._limit
 
     def factor(self, step: int) -> float:
@@ -60,13 +60,13 @@ class Clock:
         return self._factor(max(step, min(by_time, self._n_steps - 1)))
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Do nothing: the time goes by itself."""
+        """Do nothing: the time passes by itself."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds that count."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting from where a checkpoint is."""
+        """Resume counting at a checkpoint."""
         self._before = float(state["seconds"])
         self._began = self._now()

@@ -1,0 +1,107 @@
+"""Passes of post-training: a method computes the loss of a micro-batch, the rest of a step is here.
+
+The loss of a step is one sum over all its micro-batches, so each micro-batch's loss is its share of that sum.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from modelstack.data.batches import Batch
+
+EXTREMES = {"/min": min, "/max": max}
+"""Combination of metrics whose name ends so; all others are averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLoss:
+    """Losses of one micro-batch."""
+
+    losses: Mapping[str, Tensor]
+    """By part, scalars: shares of the step's losses. Those without gradient only count in the report."""
+    weight: float
+    """Share of the micro-batch in the step's metrics."""
+    metrics: Mapping[str, Tensor | float]
+    """Scalars; NaN where the micro-batch has none."""
+
+
+@dataclass
+class TuningPasses(ABC):
+    """A model on one device."""
+
+    metrics: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    """Metrics of the last step."""
+
+    @property
+    @abstractmethod
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Modules whose gradients are clipped, each by its own norm."""
+
+    @abstractmethod
+    def losses_of(self, batch: Any, n_labels: float, n_rows: float) -> BatchLoss:
+        """Return the losses of a micro-batch.
+
+        Args:
+            batch: From the method's loader.
+            n_labels: Labelled tokens of the whole step.
+            n_rows: Rows of the whole step.
+        """
+
+    def metrics_of(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Return metrics of a step's micro-batches that no loss has."""
+        return {}
+
+    def total(self, n: float) -> float:
+        """Return `n`: there are no other ranks."""
+        return n
+
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
+        """Add the gradients of the micro-batches; return the losses by part."""
+        n_rows = self.total(sum(len(batch.ids_BT) for batch in batches))
+        sums: dict[str, float] = {}
+        parts: list[tuple[float, Mapping[str, Tensor | float]]] = []
+        for batch in batches:
+            found = self.losses_of(batch, n_labels, n_rows)
+            for name, loss in found.losses.items():
+                if loss.requires_grad:
+                    loss.backward()
+                sums[name] = sums.get(name, 0.0) + float(loss.detach())
+            parts.append((found.weight, found.metrics))
+        self.metrics = combined_metrics(parts) | self.metrics_of(batches)
+        return sums
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients of each module down; return the norm of all of them before."""
+        norms = [float(nn.utils.clip_grad_norm_(module.parameters(), max_norm)) for module in self.modules]
+        return math.hypot(*norms)
+
+    def settle(self, taken: bool) -> None:  # noqa: B027
+        """Do nothing: balancing biases of experts stay as they were."""
+
+
+def combined_metrics(parts: Iterable[tuple[float, Mapping[str, Tensor | float]]]) -> dict[str, float]:
+    """Return weighted means, and the extremes of `*/min` and `*/max`.
+
+    Args:
+        parts: Weight and metrics of each micro-batch. NaN values, and metrics without weight, are left out.
+    """
+    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for weight, metrics in parts:
+        for name, value in metrics.items():
+            number = float(value)
+            if math.isnan(number) or not weight:
+                continue
+            extreme = next((choose for end, choose in EXTREMES.items() if name.endswith(end)), None)
+            if extreme is None:
+                found[name] = found.get(name, 0.0) + weight * number
+                weights[name] = weights.get(name, 0.0) + weight
+            else:
+                found[name] = extreme(found.get(name, number), number)
+    return {name: value / weights.get(name, 1.0) for name, value in found.items()}

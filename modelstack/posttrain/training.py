@@ -1,0 +1,155 @@
+"""Contract between the driver and the six methods of post-training.
+
+A method brings its rows, its loader, its passes with their loss, and its report. Everything else is the driver's.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from modelstack.data.batches import Loader
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.lora.adapters import lora_optimizer
+from modelstack.posttrain.recipe import TuningRecipe, TuningResolved
+from modelstack.posttrain.sealing import moved_weights, write_trained
+from modelstack.posttrain.stages.record import DataManifest, Kind, Measurement
+from modelstack.posttrain.starting_point import StartingPoint
+from modelstack.posttrain.values_hook import REWARDS_FILE
+from modelstack.train.loop import Hook
+from modelstack.train.metrics import Metrics
+from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.passes import Passes
+
+Told = Callable[[str], object]
+"""Receives a line about what is being done."""
+Recipe = TypeVar("Recipe", bound=TuningRecipe)
+Resolved = TypeVar("Resolved", bound=TuningResolved[Any])
+
+
+class TuningLoader(Loader, Protocol):
+    """A `Loader` that counts what it gave."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens given so far, without padding."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Resolved]):
+    """One run, before anything of it was read."""
+
+    resolved: Resolved
+    start: StartingPoint
+    folder: Path
+    held: ExitStack
+    """Closed at the end: child processes and engines of the method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Result of a training, for its card."""
+
+    what: str
+    """One sentence: how the stage was trained."""
+    after: tuple[Measurement, ...] = ()
+    """The questions of `Training.before`, answered by the trained model."""
+    parts: tuple[str, ...] = ()
+    """Files of the method in the stage, beside those of every stage."""
+
+
+class Training(ABC, Generic[Resolved]):
+    """One training by a method.
+
+    The driver calls `resolve`, makes an object of the class, and calls `optimizer`, `parts`, `hooks`, and at the
+    end `write` and `report`.
+    """
+
+    kind: ClassVar[Kind]
+    """Kind of the stage."""
+    values_file: ClassVar[str] = REWARDS_FILE
+    """File of the metrics of `TuningPasses`, a line for each step."""
+
+    base: Base
+    """Model on its device, with the adapter to train, and its tokenizer."""
+    model: nn.Module
+    """Module that the optimizer moves: the base's model, or one around it."""
+    data: DataManifest
+    """Files that are read."""
+    n_rows: int
+    """Rows, or prompts, of an epoch."""
+    before: tuple[Measurement, ...] = ()
+    """Held-back measurements of the model that training begins with."""
+
+    def __init__(self, job: Job[Resolved], told: Told) -> None:
+        """Read rows and model, and measure the model on held-back rows.
+
+        Args:
+            job: The run.
+            told: Receives progress.
+
+        Raises:
+            UserError: A file is broken, or a row is both trained and measured on.
+        """
+        self.job = job
+        self.resolved = job.resolved
+
+    @classmethod
+    @abstractmethod
+    def resolve(cls, recipe: Any, start: StartingPoint) -> TuningResolved[Any]:
+        """Return the recipe with every default and hash filled in.
+
+        Raises:
+            UserError: A file is missing, or parts of the recipe contradict each other.
+        """
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps of the run."""
+        recipe = self.resolved.recipe
+        return recipe.steps or max(1, math.ceil(recipe.epochs * self.n_rows / recipe.rows))
+
+    @abstractmethod
+    def parts(self) -> tuple[TuningLoader, Passes]:
+        """Return the batches and the passes; called after the optimizer was made, which may cast the model."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of the adapter, or of all weights."""
+        recipe, lora = self.resolved.recipe, self.resolved.lora
+        if lora is None:
+            return build_optimizer(model, recipe.optimizer)
+        return lora_optimizer(self.base.model, lora, recipe.optimizer)
+
+    def hooks(self, metrics: Metrics) -> dict[str, Hook]:
+        """Return hooks of the method."""
+        return {}
+
+    def after_roll_back(self) -> None:
+        """Drop what belongs to weights that a roll-back took away."""
+
+    def write(self) -> list[str]:
+        """Write the trained weights into the run's folder; return the names there."""
+        return write_trained(self.base.model, self.base.tokenizer, self.resolved, self.job.folder)
+
+    @abstractmethod
+    def report(self, n_steps: int, told: Told) -> Report:
+        """Measure the trained model and describe the training.
+
+        Args:
+            n_steps: Steps that were taken.
+            told: Receives progress.
+        """
+
+    @property
+    def trained(self) -> str:
+        """The parent's name and the weights that moved, for the report's sentence."""
+        return f"{self.resolved.parent.name}, {moved_weights(self.resolved.lora)}"
