@@ -63,9 +63,9 @@ def test_styles_can_be_chosen() -> None:
     ("options", "words"),
     [
         ({"attacks": "plain,loud"}, "'loud' is not known"),
-        ({"play": "chess"}, "use one of reference, obey, nothing"),
-        ({"defence": "prayer"}, "use one of none, client, delimited"),
-        ({"crossing": "ful"}, "use one of balanced, full"),
+        ({"play": "chess"}, "must be one of reference, obey, nothing"),
+        ({"defence": "prayer"}, "must be one of none, client, delimited"),
+        ({"crossing": "ful"}, "must be one of balanced, full"),
         ({"attack": "plain"}, "nearest: 'attacks'"),
     ],
 )

@@ -141,7 +141,7 @@ MODEL_FAULTS: dict[str, tuple[Callable[[RawGGUF], object], str]] = {
     ),
     "a number type that is not known": (
         lambda f: setattr(f.tensors["output_norm.weight"], "kind", 4),
-        "in the tensors: tensor 'output_norm.weight' has number type 4; known are F32",
+        "in the tensors: tensor 'output_norm.weight' has number type 4; known: F32",
     ),
     "a name that is too long": (
         lambda f: f.tensors.update({"x" * 64: f.tensors.pop("output.weight")}),
