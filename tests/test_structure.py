@@ -19,12 +19,15 @@ MAX_REPEATED_LINES = 5
 # What a package does not hold yet, as the number of places that are allowed. They only get fewer.
 ALLOWED_LONG_MODULES = {"agentkit": 0, "modelstack": 0, "mcp_servers": 0, "evals": 0}
 """Modules with more than MAX_LINES lines."""
-ALLOWED_IN_CIRCLES = {"agentkit": 0, "modelstack": 4, "mcp_servers": 0, "evals": 0}
+ALLOWED_IN_CIRCLES = {"agentkit": 0, "modelstack": 0, "mcp_servers": 0, "evals": 0}
 """Modules that import themselves through others."""
 ALLOWED_REPEATS = {"agentkit": 0, "modelstack": 17, "mcp_servers": 1, "evals": 11}
 """Groups of places that share a run of MAX_REPEATED_LINES + 1 lines; a longer run counts once a further line."""
 
-CLEAN_PACKAGES = ("agentkit", "mcp_servers", "modelstack/toolcalls", "modelstack/inference")
+CLEAN_ROOMS = (
+    "align", "architecture", "decide", "inference", "sandbox", "stability", "tokenizer", "toolcalls", "train",
+)  # fmt: skip
+CLEAN_PACKAGES = ("agentkit", "mcp_servers", "evals", "tools", *(f"modelstack/{room}" for room in CLEAN_ROOMS))
 """Folders in which every docstring opens with a verb or the noun that it describes."""
 UNCLEAR_OPENINGS = "Of|What|That|Those|Whose|Where|As|So|Such|When|Which|If|Let|One|Another"
 

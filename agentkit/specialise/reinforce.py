@@ -35,7 +35,7 @@ from modelstack.reasoning.tasks.writing.written import CANARY_SHARE, write_tasks
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.prior.exact_calls import EXACT, Question, ask, lines, measured
 from modelstack.sft.rendering import render
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 
 TASKS = "tasks-rewarded.jsonl"
 FOR_CHOICE, MOST_FOR_CHOICE = 1 / 8, 60
@@ -186,7 +186,7 @@ def _exact(stage: Stage, weights: Path, examples: Sequence[Example], path: Path)
     file = path.with_suffix(".json")
     if not file.is_file():
         with LlamaCppEngine(weights, lora_path=stage.path / ADAPTER_GGUF) as engine:
-            encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+            encoder = chat_encoder(engine)
             questions = [Question.of(one, render(one, encoder)) for one in examples]
             answered = ask(engine, questions)
         with replacing(path.with_suffix(".jsonl")) as temporary:

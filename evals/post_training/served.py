@@ -11,7 +11,7 @@ from modelstack.inference.engine import GenerateRequest, SamplingParams
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 
 Asked = Callable[[int], object]
 """Called with the number of finished tasks."""
@@ -35,7 +35,7 @@ def served_reward(
     """
     values: list[float] = []
     with LlamaCppEngine(weights, lora_path=adapter, n_threads=n_threads, n_threads_prefill=n_threads) as engine:
-        encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        encoder = chat_encoder(engine)
         for done, task in enumerate(tasks, 1):
             prompt = task.prompt_ids(encoder)
             request = GenerateRequest(prompt, max_tokens, sampling=SamplingParams(temperature=0.0))

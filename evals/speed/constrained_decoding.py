@@ -41,7 +41,8 @@ from evals.speed.results import (
 )
 from modelstack.inference.engine import Engine, GenerateRequest, Generation
 from modelstack.inference.grammar import Grammar, TokenMask
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
+from modelstack.tokenizer.chat import ChatEncoder, ChatMessage
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.conventions import JSON_LIST
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
@@ -428,7 +429,7 @@ def main() -> int:
     model = LocalModel(options.model, prompt_cache_bytes=0)
     engine = model.load()
     compiler = GrammarCompiler(engine.vocabulary, "llguidance", "check", cache_size=1000)
-    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    encoder = chat_encoder(engine)
     calls = load(options.bfcl)
     random.Random(SEED).shuffle(calls)
     bench = Bench(engine, encoder, compiler, calls)

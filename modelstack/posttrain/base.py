@@ -22,7 +22,8 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.tokenizer.chat_template import chat_format_of
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
@@ -50,7 +51,7 @@ class Base:
     @cached_property  # the format is learnt by rendering probes, which takes 15 ms
     def encoder(self) -> ChatEncoder:
         """Return what renders conversations as the base's chat template does."""
-        chat_format = ChatFormat.for_engine(self.tokenizer)
+        chat_format = chat_format_of(self.tokenizer)
         return ChatEncoder(chat_format, self.tokenizer.vocabulary, self.tokenizer.encode_template)
 
 

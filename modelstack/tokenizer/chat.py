@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
 
 from modelstack.errors import UserError
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -84,20 +84,6 @@ class EncodedTurn:
         self.spans.extend(IdSpan(s.start + offset, s.end + offset, s.role, s.kind, s.trusted) for s in turn.spans)
 
 
-class TemplateOwner(Protocol):
-    """The attributes of an engine that `for_engine` reads."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's tokens."""
-        ...
-
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja template shipped with the weights."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
     """The text around contents. `opens` depends on the previous turn and the role, `closes` on the role only."""
@@ -120,27 +106,6 @@ class ChatFormat:
     """System prompt that the format itself adds to a conversation without one."""
     why_fallback: str | None = None
     """Reason why the model's own template is not used; None if it is used."""
-
-    @classmethod
-    def for_engine(cls, engine: TemplateOwner) -> ChatFormat:
-        """Learn the format from the engine's template, or fall back to ChatML or plain text.
-
-        The fallback depends on the control tokens of the vocabulary; `why_fallback` states the reason.
-        """
-        from modelstack.tokenizer.chat_template import TemplateNotComposable, learn_format
-
-        vocabulary = engine.vocabulary
-        bos, eos = _name(vocabulary, vocabulary.bos_id), _name(vocabulary, next(iter(vocabulary.end_ids), None))
-        reason = "the model carries no chat template"
-        if engine.chat_template:
-            try:
-                return learn_format(engine.chat_template, bos_token=bos, eos_token=eos)
-            except TemplateNotComposable as error:
-                reason = str(error)
-        special = {vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids}
-        if {CHATML_START, CHATML_END} <= special:
-            return cls.chatml(bos_token=bos, why_fallback=reason)
-        return cls.plain(bos_token=bos, eos_token=eos, why_fallback=reason)
 
     @classmethod
     def chatml(cls, *, bos_token: str = "", why_fallback: str | None = None) -> ChatFormat:
@@ -200,10 +165,6 @@ class ChatFormat:
         if add_generation_prompt and previous is not None:
             parts.append(self.generation[previous])
         return "".join(parts)
-
-
-def _name(vocabulary: Vocabulary, token: int | None) -> str:
-    return "" if token is None else vocabulary.token_bytes[token].decode("utf-8", "replace")
 
 
 def _context_free(

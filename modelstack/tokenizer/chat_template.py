@@ -17,9 +17,19 @@ import itertools
 import os.path
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Protocol
 
-from modelstack.tokenizer.chat import TOOL_RESULT_MARKER, ChatFormat, ChatMessage, Role
+from modelstack.tokenizer.chat import (
+    CHATML_END,
+    CHATML_START,
+    TOOL_RESULT_MARKER,
+    ChatEncoder,
+    ChatFormat,
+    ChatMessage,
+    Role,
+)
 from modelstack.tokenizer.template_sandbox import Render, TemplateError, compile_template
+from modelstack.tokenizer.vocabulary import Vocabulary
 
 PATHS: dict[Role, tuple[Role, ...]] = {
     "system": ("system",),
@@ -51,6 +61,52 @@ CHECKED_WITH_TOOL: tuple[tuple[Role, ...], ...] = (
 
 class TemplateNotComposable(Exception):
     """Raised if a template cannot be reduced to text before and after contents; the message names the failure."""
+
+
+class TemplateOwner(Protocol):
+    """The attributes of an engine, or of a tokenizer, that its chat format follows from."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template shipped with the weights."""
+        ...
+
+    def encode_template(self, text: str) -> list[int]:
+        """Encode template text; names of special tokens become those tokens."""
+        ...
+
+
+def chat_encoder(owner: TemplateOwner) -> ChatEncoder:
+    """Return the encoder of conversations of a model, in its own format."""
+    return ChatEncoder(chat_format_of(owner), owner.vocabulary, owner.encode_template)
+
+
+def chat_format_of(owner: TemplateOwner) -> ChatFormat:
+    """Learn the format from a model's template, or fall back to ChatML or plain text.
+
+    The fallback depends on the control tokens of the vocabulary; `why_fallback` states the reason.
+    """
+    vocabulary = owner.vocabulary
+    bos, eos = _name(vocabulary, vocabulary.bos_id), _name(vocabulary, next(iter(vocabulary.end_ids), None))
+    reason = "the model carries no chat template"
+    if owner.chat_template:
+        try:
+            return learn_format(owner.chat_template, bos_token=bos, eos_token=eos)
+        except TemplateNotComposable as error:
+            reason = str(error)
+    special = {vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids}
+    if {CHATML_START, CHATML_END} <= special:
+        return ChatFormat.chatml(bos_token=bos, why_fallback=reason)
+    return ChatFormat.plain(bos_token=bos, eos_token=eos, why_fallback=reason)
+
+
+def _name(vocabulary: Vocabulary, token: int | None) -> str:
+    return "" if token is None else vocabulary.token_bytes[token].decode("utf-8", "replace")
 
 
 def learn_format(template: str, *, bos_token: str = "", eos_token: str = "") -> ChatFormat:

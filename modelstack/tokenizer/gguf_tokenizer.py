@@ -19,7 +19,7 @@ from modelstack.errors import UserError
 from modelstack.gguf_file import read_gguf_fields
 from modelstack.tokenizer.pretokenizers import ggml_name, ggml_pretokenizer, pretokenizer
 from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, token_names
-from modelstack.tokenizer.tokenizer_folder import check_tokens
+from modelstack.tokenizer.vocabulary import check_tokens
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Token types, `enum llama_token_type` of llama.h."""

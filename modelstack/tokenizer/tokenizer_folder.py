@@ -18,14 +18,13 @@ from modelstack.files import read_json_object, replacing
 from modelstack.tokenizer.template_sandbox import MAX_TEMPLATE_CHARACTERS
 from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
 from modelstack.tokenizer.training import TrainedTokenizer
+from modelstack.tokenizer.vocabulary import MAX_TOKENS, check_tokens
 
 TOKENIZER_FILE, CONFIG_FILE, TRAINING_FILE = "tokenizer.json", "tokenizer_config.json", "tokenizer_training.json"
 TEMPLATE_FILE = "chat_template.jinja"
 """File of the chat template in newer models."""
 MAX_FILE_BYTES = 128 << 20
 """Maximum bytes of a file; Gemma's file, with 262,144 tokens one of the largest, has 33 MB."""
-MAX_TOKENS = 1_000_000
-MAX_TOKEN_CHARACTERS = 1_000
 """Maximum characters of a token; the longest known ones are runs of some hundred blanks or dashes."""
 
 
@@ -136,21 +135,6 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
         token.setdefault("special", False)
     check_tokens([token["content"] for token in added], path)
     return content
-
-
-def check_tokens(tokens: Any, path: Path) -> None:
-    """Reject a vocabulary of implausible size.
-
-    Raises:
-        UserError: There are too many tokens, or one is too long or not a string.
-    """
-    if len(tokens) > MAX_TOKENS:
-        raise UserError(f"{path} has {len(tokens):,} tokens; at most {MAX_TOKENS:,} are accepted")
-    bad = next((t for t in tokens if not isinstance(t, str) or not 0 < len(t) <= MAX_TOKEN_CHARACTERS), None)
-    if bad is not None:
-        raise UserError(
-            f"{path}: token {str(bad)[:40]!r} is empty or longer than {MAX_TOKEN_CHARACTERS} characters"
-        )
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -11,6 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelstack.errors import UserError
+
+MAX_TOKENS = 1_000_000
+MAX_TOKEN_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,3 +56,18 @@ class Vocabulary:
             digest.update(len(token).to_bytes(4, "little") + token)
         digest.update(repr((sorted(self.special_ids), self.end_ids)).encode())
         return digest.hexdigest()
+
+
+def check_tokens(tokens: Any, path: Path) -> None:
+    """Reject a vocabulary of implausible size.
+
+    Raises:
+        UserError: There are too many tokens, or one is too long or not a string.
+    """
+    if len(tokens) > MAX_TOKENS:
+        raise UserError(f"{path} has {len(tokens):,} tokens; at most {MAX_TOKENS:,} are accepted")
+    bad = next((t for t in tokens if not isinstance(t, str) or not 0 < len(t) <= MAX_TOKEN_CHARACTERS), None)
+    if bad is not None:
+        raise UserError(
+            f"{path}: token {str(bad)[:40]!r} is empty or longer than {MAX_TOKEN_CHARACTERS} characters"
+        )

@@ -17,7 +17,8 @@ from agentkit.errors import UserError
 from agentkit.messages import ModelResponse
 from agentkit.tools.definition import ToolDefinition
 from modelstack.inference.engine import Engine
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, Role
+from modelstack.tokenizer.chat import ChatEncoder, Role
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.template_sandbox import TemplateError
 from modelstack.tokenizer.tool_template import ToolTurns
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -239,7 +240,7 @@ def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool)
             raise UserError(str(error)) from error
     if found.turns is not None:
         return TaughtManner(engine, found, found.turns)
-    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    encoder = chat_encoder(engine)
     return OurManner(encoder, found.why, abstain=abstain)
 
 

@@ -29,7 +29,7 @@ from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.formats import ThinkFormat
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.rewards import END_OF_THOUGHT, THINK, Completion
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 
 _CORRECTNESS, _FORM = MathVerifier(lenient=True), ThinkFormat()
@@ -127,7 +127,7 @@ def _dial(work: Work, base: Base, tasks: Sequence[PolicyTask], file: Path) -> tu
     found: list[AtBudget] = []
     is_settled = [False] * len(tasks)
     with LlamaCppEngine(file, n_threads=1, n_threads_prefill=1) as engine:
-        encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        encoder = chat_encoder(engine)
         for budget in sorted(work.plan.budgets):
             right, thought = [], []
             for n, one in enumerate(tasks):

@@ -25,7 +25,8 @@ from modelstack.architecture.initialise import initialise
 from modelstack.architecture.losses import IGNORED
 from modelstack.architecture.presets.registry import published
 from modelstack.files import replacing
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import byte_alphabet
 
@@ -133,7 +134,7 @@ def _train_base(plan: StartPlan, held_back: frozenset[str], file: Path, told: Ca
     """Train the base on examples with wrong digits, and write it in fp32."""
     torch.manual_seed(plan.seed)
     tokenizer = tokenizer_from_fields(byte_tokenizer(), file)
-    encoder = ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    encoder = chat_encoder(tokenizer)
     model = initialise(CausalLM(published("smollm2-135m", **SIZES)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     draw = random.Random(f"{plan.seed} base")

@@ -19,7 +19,7 @@ from modelstack.inference.engine import GenerateRequest, SamplingParams
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def rates(
     replies: list[dict[str, Any]] = []
     threads = asking.n_threads
     with LlamaCppEngine(weights, lora_path=adapter, n_threads=threads, n_threads_prefill=threads) as engine:
-        encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        encoder = chat_encoder(engine)
 
         def answered(task: PolicyTask, sampling: SamplingParams) -> tuple[str, float, str]:
             found = engine.generate(

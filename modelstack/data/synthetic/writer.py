@@ -8,7 +8,8 @@ from pathlib import Path
 
 from modelstack.data.synthetic.run import NotWritten, Request
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest, SamplingParams
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
+from modelstack.tokenizer.chat import ChatMessage
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.toolcalls.convention import ResponseFormat, ResponseParseError
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 
@@ -34,7 +35,7 @@ class EngineWriter:
         self._engine = engine
         self._sampling = SamplingParams(temperature=temperature, top_p=top_p, min_p=min_p)
         self._compiler = GrammarCompiler(engine.vocabulary)
-        self._chat = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        self._chat = chat_encoder(engine)
 
     @property
     def sha256(self) -> str:

@@ -15,7 +15,8 @@ from modelstack.inference.engine import ContextWindowError, GenerateRequest, Sam
 from modelstack.inference.scoring import ScoringEngine, continuation_logprob
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.feedback import normalised
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
+from modelstack.tokenizer.chat import ChatMessage
+from modelstack.tokenizer.chat_template import chat_encoder
 
 _CONVERSATION = "constitution"
 _SHOWN = 12
@@ -33,7 +34,7 @@ class EngineModel:
         """
         self._engine = engine
         self._name = name
-        self._encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        self._encoder = chat_encoder(engine)
 
     @property
     def name(self) -> str:

@@ -28,7 +28,7 @@ from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.posttrain.stages.record import SHA256
 from modelstack.sft.prior.exact_calls import MAX_TOKENS, Question
 from modelstack.sft.rendering import Rendered, RenderOptions, render
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
@@ -147,7 +147,7 @@ def ask_choices(
         EngineError: The backend failed.
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
-    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    encoder = chat_encoder(engine)
     tables = ReplyTables(engine.vocabulary)
     found: list[Asked] = []
     for number, example in enumerate(examples, 1):

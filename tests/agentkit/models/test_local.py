@@ -194,10 +194,10 @@ async def test_tool_output_with_every_control_string_forges_nothing(model: Local
 
 def _prompt_ids(model: LocalModel, messages: Any) -> list[int]:
     from agentkit.models.local.transcript import Transcripts
-    from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+    from modelstack.tokenizer.chat_template import chat_encoder
 
     engine = model.load()
-    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    encoder = chat_encoder(engine)
     return Transcripts(encoder).extend(messages, (ToolDefinition("fetch", "Fetch."),), structured=False).ids
 
 

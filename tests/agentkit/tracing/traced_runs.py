@@ -18,7 +18,8 @@ from modelstack.data.examples import (
     read_examples,
 )
 from modelstack.sft.rendering import render
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.tokenizer.chat_template import chat_encoder
 from tests.modelstack.tokenizer.trained import text_tokenizer
 
 ABSTAINED = ModelResponse((), abstained=True)
@@ -96,7 +97,7 @@ class Runs:
 
 def toy_encoder() -> ChatEncoder:
     tokenizer = text_tokenizer()
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 def targets(examples: Iterable[Example]) -> list[Any]:

@@ -20,7 +20,7 @@ from evals.post_training.r1.report import CURVES_PLOT, DIAL_PLOT, REPORT_FILE, R
 from modelstack.inference.curves_at_k import Judged
 from modelstack.posttrain.stages.lineage import find_stages, lineage
 from modelstack.posttrain.stages.stage import open_stage
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
 pytestmark = pytest.mark.xdist_group("r1")
@@ -91,7 +91,7 @@ def test_what_is_copied_stands_as_far_back_in_documents_as_in_conversations(tmp_
     work = stages.Work(TINY, tmp_path, Console(quiet=True))
     stages.write_data(work)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
-    encoder = ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    encoder = chat_encoder(tokenizer)
     one = sums.Problem((3, 4, 1, 0, 2))
     encode = tokenizer.vocabulary.encode
     prompt = [*encoder.encode_turn("user", one.question).ids, *encoder.generation_ids("user"), *encode("<think>")]

@@ -23,7 +23,8 @@ from modelstack.sft.augment import AugmentConfig, augment
 from modelstack.sft.loader import SftLoader
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.tokenizer.chat_template import chat_encoder
 from tests.modelstack.tokenizer.trained import text_tokenizer
 
 T = 40
@@ -245,7 +246,7 @@ def test_what_cannot_be_is_refused_with_the_rule() -> None:
 
 def encoder() -> ChatEncoder:
     tokenizer = text_tokenizer()
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 def some_examples(n: int, long: int = 0) -> list[Example]:

@@ -20,7 +20,8 @@ from modelstack.posttrain.row_loader import RowOrder
 from modelstack.sft.loader import SftLoader
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.tokenizer_folder import save_tokenizer
 from modelstack.toolcalls.prompt import tools_prompt
 from modelstack.train.step import local_state, train_step
@@ -66,7 +67,7 @@ def examples() -> list[Example]:
 
 def encoder() -> ChatEncoder:
     tokenizer = text_tokenizer()
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 def messages_of(example: Example) -> list[dict[str, str]]:

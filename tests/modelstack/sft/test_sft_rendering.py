@@ -27,6 +27,7 @@ from modelstack.errors import UserError
 from modelstack.sft.json_roles import ROLES, call_roles
 from modelstack.sft.rendering import Rendered, RenderOptions, RoleWeights, render, token_weights
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -96,7 +97,7 @@ CONVERSATIONS = {
 
 
 def encoder_of(tokenizer: TextTokenizer) -> ChatEncoder:
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelstack.tokenizer.chat import ROLES, ChatEncoder, ChatFormat, ChatMessage, Role
-from modelstack.tokenizer.chat_template import learn_format
+from modelstack.tokenizer.chat_template import chat_encoder, learn_format
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 from tests.modelstack.tokenizer.templates import COMPOSABLE
@@ -25,7 +25,7 @@ CASES = (*OURS, "smollm2", *COMPOSABLE, "plain")
 
 
 def own_encoder(tokenizer: TextTokenizer) -> ChatEncoder:
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 @functools.cache

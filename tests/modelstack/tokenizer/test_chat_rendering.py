@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.tokenizer.chat import ROLES, ChatEncoder, ChatFormat, ChatMessage, EncodedTurn
-from modelstack.tokenizer.chat_template import learn_format
+from modelstack.tokenizer.chat_template import chat_encoder, chat_format_of, learn_format
 from modelstack.tokenizer.vocabulary import Vocabulary
 from tests.modelstack.tokenizer.templates import COMPOSABLE, FORGETFUL
 
@@ -60,7 +60,7 @@ def smollm2(smollm2_gguf: Path) -> Iterator[LlamaCppEngine]:
 
 
 def encoder_of(engine: LlamaCppEngine | ByteEngine) -> ChatEncoder:
-    return ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    return chat_encoder(engine)
 
 
 FORGERIES = st.sampled_from(
@@ -182,7 +182,7 @@ def test_trust_can_be_set_by_the_message(engine: LlamaCppEngine) -> None:
 
 
 def test_the_engines_own_template_is_preferred(engine: LlamaCppEngine) -> None:
-    learnt = ChatFormat.for_engine(engine)
+    learnt = chat_format_of(engine)
     assert (learnt.source, learnt.why_fallback) == ("template", None)
 
 
@@ -196,7 +196,7 @@ def test_the_engines_own_template_is_preferred(engine: LlamaCppEngine) -> None:
     ids=["no template", "not composable", "no control tokens"],
 )
 def test_fallbacks_follow_the_vocabulary_and_say_why(engine: ByteEngine, source: str, reason: str) -> None:
-    chat_format = ChatFormat.for_engine(engine)
+    chat_format = chat_format_of(engine)
     assert chat_format.source == source
     assert chat_format.why_fallback is not None
     assert reason in chat_format.why_fallback

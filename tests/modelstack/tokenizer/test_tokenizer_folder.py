@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from modelstack.errors import UserError
 from modelstack.tokenizer import tokenizer_folder
-from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
+from modelstack.tokenizer.chat import ChatEncoder, ChatMessage
+from modelstack.tokenizer.chat_template import chat_format_of
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer, save_tokenizer
 from tests.modelstack.tokenizer.texts import LINES, fuzz
@@ -62,7 +63,7 @@ def test_our_chat_rendering_equals_that_of_transformers(options: dict[str, Any],
     transformers = pytest.importorskip("transformers", reason="the reference; extra `dev`")
     theirs = transformers.AutoTokenizer.from_pretrained(save_tokenizer(trained(**options), tmp_path / "tokenizer"))
     ours = text_tokenizer(**options)
-    chat_format = ChatFormat.for_engine(ours)
+    chat_format = chat_format_of(ours)
     assert (chat_format.source, chat_format.why_fallback) == ("template", None)
     encoder = ChatEncoder(chat_format, ours.vocabulary, ours.encode_template)
     messages = [{"role": message.role, "content": message.content} for message in CONVERSATION]

@@ -21,7 +21,8 @@ from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import EpisodeTools
 from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.tokenizer.chat import CHATML_END, CHATML_START, ChatEncoder, ChatFormat
+from modelstack.tokenizer.chat import CHATML_END, CHATML_START, ChatEncoder
+from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
@@ -62,7 +63,7 @@ def toy_encoder() -> ChatEncoder:
         "tokenizer.ggml.eos_token_id": tokens.index(CHATML_END),
     }
     tokenizer = tokenizer_from_fields(fields, Path("toy"))
-    return ChatEncoder(ChatFormat.for_engine(tokenizer), tokenizer.vocabulary, tokenizer.encode_template)
+    return chat_encoder(tokenizer)
 
 
 class House:
