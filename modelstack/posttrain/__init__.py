@@ -1,1 +1,1 @@
-"""What all post-training shares: recipe, starting point, driver, adapters, stages."""
+"""Shared parts of post-training: recipe, starting point, driver, adapters, stages."""

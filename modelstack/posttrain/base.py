@@ -1,8 +1,8 @@
-"""What fine-tuning starts from: a GGUF file or a checkpoint folder, as a model with its tokenizer and its hash.
+"""Base of a training: a GGUF file or a checkpoint folder, as a model with its tokenizer and its hash.
 
-A GGUF file's weights are dequantised to the numbers that llama.cpp multiplies by. An adapter trained on them is
-trained on the weights that it will be served with: QLoRA's idea (arXiv 2305.14314) with the server's number type
-in NF4's place. The hash is written beside every adapter, because on other weights it means nothing.
+A GGUF file's weights are dequantised to the numbers that llama.cpp multiplies by. An adapter is so trained on the
+weights that it will be served with: QLoRA's idea (arXiv 2305.14314) with the server's number type instead of NF4.
+The hash is written beside every adapter, because an adapter fits no other weights.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors")
-"""What decides what a checkpoint folder computes."""
+"""Files that determine the output of a checkpoint folder."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model to be fine-tuned, and all that belongs to it."""
+    """A model to train, with its tokenizer and hash."""
 
     model: CausalLM
     tokenizer: TextTokenizer
     sha256: str
-    """Of the GGUF file; of a folder, of the hashes of its files."""
+    """Hash of the GGUF file, or of the hashes of a folder's files."""
     kind: Literal["gguf", "checkpoint"]
     path: Path
 
     @property
     def config(self) -> ModelConfig:
-        """Return the model's config."""
+        """Config of the model."""
         return self.model.config
 
-    @cached_property  # the format is learnt by rendering probes, which takes 15 ms
+    @cached_property  # the format is found by rendering probes, which takes 15 ms
     def encoder(self) -> ChatEncoder:
-        """Return what renders conversations as the base's chat template does."""
+        """Encoder of conversations in the base's chat format."""
         chat_format = chat_format_of(self.tokenizer)
         return ChatEncoder(chat_format, self.tokenizer.vocabulary, self.tokenizer.encode_template)
 
@@ -65,11 +65,12 @@ def load_base(
 
     Args:
         source: A GGUF file, or a checkpoint folder with its tokenizer.
-        dtype: Of the weights in memory; bfloat16 halves them, and training on a CPU that has it is twice as fast.
-        expected_sha256: What an adapter or a recipe says the base must be.
+        dtype: Number type of the weights in memory. bfloat16 halves them, and doubles the speed on a CPU that has
+            it.
+        expected_sha256: Hash that an adapter or a recipe requires.
 
     Raises:
-        UserError: The base is not there, cannot be read, has no tokenizer, or has another hash than expected.
+        UserError: The base is missing, cannot be read, has no tokenizer, or has another hash than expected.
     """
     path = Path(source)
     sha256 = base_sha256(path)
@@ -83,10 +84,10 @@ def load_base(
 
 
 def base_sha256(path: Path) -> str:
-    """Return the hash by which a base is known.
+    """Return the hash that identifies a base.
 
     Raises:
-        UserError: There is no such file or folder, or the folder holds no weights.
+        UserError: The file or folder is missing, or the folder holds no weights.
     """
     if path.is_file():
         return sha256_of(path)

@@ -1,9 +1,9 @@
 """Driver of all post-training: from a recipe to a stage, for every method alike.
 
 It owns the folder and its lock, the resolved recipe, the starting point, optimizer and schedule, guard,
-checkpoints, resume, faults, metrics, curves, the steps and the sealed stage. A method (`training`) brings its
-rows, its loader, its loss and its report. A run can be stopped or killed at any time; the same command resumes it
-and ends with the same bits. The stage's record is written last, so a folder with a record is finished.
+checkpoints, resume, faults, metrics, curves, processes, the steps and the sealed stage. A method (`training`)
+brings its rows, its loader, its loss and its report. A run can be stopped or killed at any time; the same command
+resumes it and ends with the same bits. The stage's record is written last, so a folder with a record is finished.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from typing import Any
 
 from rich.console import Console
 
+from modelstack.errors import UserError
 from modelstack.posttrain.clock import Clock
 from modelstack.posttrain.lora.state import AdapterState
 from modelstack.posttrain.passes import TuningPasses
+from modelstack.posttrain.processes import Processes, joined_processes
 from modelstack.posttrain.recipe import LAYOUT, TuningRecipe, TuningResolved
 from modelstack.posttrain.sealing import seal_training
+from modelstack.posttrain.sharding import shard, unshard
 from modelstack.posttrain.stages.record import Evaluation
 from modelstack.posttrain.stages.stage import Stage, is_stage, open_stage
-from modelstack.posttrain.starting_point import starting_point
+from modelstack.posttrain.starting_point import device_kind, starting_point
 from modelstack.posttrain.training import Job, Training, TuningLoader
 from modelstack.posttrain.values_hook import ValuesHook
 from modelstack.run_folder import RunFolder, claim
-from modelstack.stability.agreement import Ranks
+from modelstack.stability.checkpoint_folders import Checksum, checkpoints, kind_of
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
 from modelstack.stability.memory_checkpoints import CHECKSUM, KEEP, open_memory
-from modelstack.stability.run_checkpoints import LocalStore
+from modelstack.stability.run_checkpoints import CheckpointStore, LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
+from modelstack.stability.sharded_checkpoints import ShardedStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
 from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, LoopConfig, Run, train
@@ -62,25 +66,48 @@ def run_training(method: type[Training[Any]], recipe: TuningRecipe, path: Path, 
         TrainingStopped: The guard ended the run.
     """
     set_up_process(recipe.threads)
-    folder, display = RunFolder(path), Display(console)
-    with folder.held():
+    folder = RunFolder(path)
+    with joined_processes(device_kind(recipe)) as processes, ExitStack() as held:
+        display = Display(console if processes.is_first else Console(quiet=True))
+        _check_spread(method, recipe, processes)
         start = starting_point(recipe.base, recipe.weights)
         resolved = method.resolve(recipe, start)
-        if finished := _claimed(resolved, folder, display):
+        if finished := processes.on_first(lambda: _claimed(resolved, folder, display, held)):
             return finished
-        with ExitStack() as held, _metrics(folder) as metrics:
-            with display.preparing() as told:
-                training = method(Job(resolved, start, path, held), told)
-            assembled = Assembled(training, folder, metrics, display)
-            return assembled.seal() if assembled.take_steps() else None
+        if is_stage(path):
+            return open_stage(path)
+        metrics = held.enter_context(_metrics(folder, processes))
+        with display.preparing() as told:
+            job = Job(resolved, start, path, processes, held)
+            training = processes.first_then_others(lambda: method(job, told))
+        assembled = Assembled(training, folder, metrics, display)
+        return assembled.seal() if assembled.take_steps() else None
 
 
-def _claimed(resolved: TuningResolved[Any], folder: RunFolder, display: Display) -> Stage | None:
-    """Take the folder for a run, or check that it is the run's; return the stage of a finished run.
+def _check_spread(method: type[Training[Any]], recipe: TuningRecipe, processes: Processes) -> None:
+    """Refuse what several processes cannot do.
 
     Raises:
-        UserError: The folder holds another run, or a damaged stage.
+        UserError: The method trains in one process, or the recipe has a limit of time, which no two processes
+            reach in the same step.
     """
+    if processes.mesh is None:
+        return
+    if not method.is_spread:
+        raise UserError(f"recipe {recipe.name!r}: its method trains in one process, start it without torchrun")
+    if recipe.minutes is not None:
+        raise UserError(
+            f"minutes = {recipe.minutes} is a limit for one process: leave it out, set steps or epochs"
+        )
+
+
+def _claimed(resolved: TuningResolved[Any], folder: RunFolder, display: Display, held: ExitStack) -> Stage | None:
+    """Lock the folder and take it for a run, or check that it is the run's; return the stage of a finished run.
+
+    Raises:
+        UserError: Another process works in the folder, or it holds another run or a damaged stage.
+    """
+    held.enter_context(folder.held())
     for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=resolved.free, layout=LAYOUT):
         display.say(f"{changed} is another than at the start: results agree to rounding only")
     if not is_stage(folder.path):
@@ -90,8 +117,8 @@ def _claimed(resolved: TuningResolved[Any], folder: RunFolder, display: Display)
 
 
 @contextmanager
-def _metrics(folder: RunFolder) -> Iterator[Metrics]:
-    metrics = Metrics([JsonLines(folder.metrics)])
+def _metrics(folder: RunFolder, processes: Processes) -> Iterator[Metrics]:
+    metrics = Metrics([JsonLines(folder.metrics)] if processes.is_first else [])
     try:
         yield metrics
     finally:
@@ -114,23 +141,25 @@ class Assembled:
             UserError: Parts do not fit together.
         """
         self._training, self._folder, self._metrics, self._display = training, folder, metrics, display
-        recipe = training.resolved.recipe
+        recipe, self._processes = training.resolved.recipe, training.job.processes
+        if self._processes.mesh is not None:
+            shard(training, self._processes.mesh)
         state, self._loader = _state(training)
         factor = schedule(recipe.schedule.over(training.n_steps))
         self._clock = Clock(factor, training.n_steps, recipe.minutes) if recipe.minutes else None
-        log = EventLog(folder.path / EVENTS_FILE)
-        self._supervisor = _supervisor(recipe, folder, log, self._event)
+        log = EventLog(folder.path / EVENTS_FILE) if self._processes.is_first else None
+        self._supervisor = _supervisor(recipe, folder, log, self._processes, self._event)
         self._supervisor.on_roll_back = lambda run: training.after_roll_back()
         self._run = Run(
-            LoopConfig(n_steps=training.n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
+            LoopConfig(n_steps=training.n_steps, micro_batches=training.micro_batches, max_norm=recipe.max_norm),
             state,
             self._loader,
             self._clock.factor if self._clock else factor,
             self._supervisor,
-            {"events": log, **self._hooks(state)},
+            ({"events": log} if log else {}) | self._hooks(state),
         )
         if recipe.faults:
-            inject(self._run, parse(recipe.faults, recipe.seed), folder.path, 0)
+            inject(self._run, parse(recipe.faults, recipe.seed), folder.path, self._processes.rank)
 
     def _event(self, text: str) -> None:
         self._metrics.event(text)
@@ -142,12 +171,12 @@ class Assembled:
         hooks: dict[str, Hook] = {"metrics": self._metrics}
         if self._clock is not None:
             hooks["clock"] = self._clock
-        if isinstance(state.passes, TuningPasses):
+        if self._processes.is_first and isinstance(state.passes, TuningPasses):
             hooks["values"] = ValuesHook(folder.path / training.values_file, state.passes)
         hooks |= training.hooks(self._metrics)
-        return hooks | {
-            "curves": CurvesHook(folder.metrics, folder.path, every=CURVES_EVERY, metrics=self._metrics)
-        }
+        if self._processes.is_first:
+            hooks["curves"] = CurvesHook(folder.metrics, folder.path, every=CURVES_EVERY, metrics=self._metrics)
+        return hooks
 
     @property
     def is_over(self) -> bool:
@@ -163,7 +192,7 @@ class Assembled:
         with stop_asked() as stop, display.training(run):
             for report in train(run) if not self.is_over else ():
                 display.after_step(run, report)
-                if stop.asked or self.is_over:
+                if self._processes.ranks.worst(int(stop.asked)) or self.is_over:
                     break
         self._supervisor.close(run)
         if self.is_over:
@@ -172,7 +201,12 @@ class Assembled:
         return False
 
     def seal(self) -> Stage:
-        """Write, measure and seal; a killed process does all of it again from the last checkpoint."""
+        """Write, measure and seal in the first process; after a kill, again from the last checkpoint."""
+        if self._processes.mesh is not None:
+            unshard(self._training)
+        return self._processes.on_first(self._sealed) or open_stage(self._folder.path)
+
+    def _sealed(self) -> Stage:
         training, run = self._training, self._run
         with self._display.preparing() as told:
             told("writing what was trained")
@@ -198,29 +232,40 @@ class Assembled:
 def _state(training: Training[Any]) -> tuple[TrainState, TuningLoader]:
     """Return what training changes, and the batches that it reads; a checkpoint holds what is trained alone."""
     resolved, model = training.resolved, training.model
-    if resolved.lora is not None or resolved.recipe.precision == "fp32":
+    is_spread = training.job.processes.mesh is not None  # FSDP2 keeps fp32 masters itself
+    if resolved.lora is not None or resolved.recipe.precision == "fp32" or is_spread:
         optimizer = training.optimizer(model)
     else:
         optimizer = with_fp32_masters(model, training.optimizer)
     loader, passes = training.parts()
+    if isinstance(passes, TuningPasses):
+        passes.processes = training.job.processes
     kind = TrainState if resolved.lora is None else AdapterState
     return kind(model, optimizer, passes), loader
 
 
 def _supervisor(
-    recipe: TuningRecipe, folder: RunFolder, log: EventLog, on_event: Callable[[str], None]
+    recipe: TuningRecipe,
+    folder: RunFolder,
+    log: EventLog | None,
+    processes: Processes,
+    on_event: Callable[[str], None],
 ) -> GuardedRun:
-    """Return guard, checkpoints and roll-back of a run."""
+    """Return guard, checkpoints and roll-back of a run; every process calls this."""
+    newest = checkpoints(folder.checkpoints)[:1]
+    is_sharded = processes.mesh is not None or any(kind_of(path) == "sharded" for _, path in newest)
+
+    def store(path: Path, keep: int, checksum: Checksum) -> CheckpointStore:
+        made = (ShardedStore if is_sharded else LocalStore)(path, keep, checksum=checksum)
+        return log.watching(made) if log else made
+
+    kept, ranks = recipe.checkpoints, processes.ranks
     return GuardedRun(
-        Guard(recipe.guard),
-        log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
-        SupervisorConfig(save_every=recipe.checkpoints.every),
+        Guard(recipe.guard, ranks.worst),
+        store(folder.checkpoints, kept.keep, "sha256"),
+        SupervisorConfig(save_every=kept.every),
         on_event,
         memory=open_memory(
-            folder.checkpoints,
-            recipe.checkpoints.memory_every,
-            Ranks(None),
-            lambda path: log.watching(LocalStore(path, KEEP, CHECKSUM)),
-            on_event,
+            folder.checkpoints, kept.memory_every, ranks, lambda path: store(path, KEEP, CHECKSUM), on_event
         ),
     )

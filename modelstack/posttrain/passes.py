@@ -1,6 +1,7 @@
 """Passes of post-training: a method computes the loss of a micro-batch, the rest of a step is here.
 
-The loss of a step is one sum over all its micro-batches, so each micro-batch's loss is its share of that sum.
+The loss of a step is one sum over the micro-batches of all processes, so each micro-batch's loss is its share of
+that sum. FSDP2 sums the gradients.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelstack.data.batches import Batch
+from modelstack.posttrain.processes import ALONE, Processes
+from modelstack.train.parallel.spread_passes import clip_gradients
 
 EXTREMES = {"/min": min, "/max": max}
 """Combination of metrics whose name ends so; all others are averaged."""
@@ -33,8 +36,9 @@ class BatchLoss:
 
 @dataclass
 class TuningPasses(ABC):
-    """A model on one device."""
+    """A model on one device, or sharded over processes."""
 
+    processes: Processes = field(default=ALONE, init=False)
     metrics: dict[str, float] = field(default_factory=dict[str, float], init=False)
     """Metrics of the last step."""
 
@@ -58,34 +62,34 @@ class TuningPasses(ABC):
         return {}
 
     def total(self, n: float) -> float:
-        """Return `n`: there are no other ranks."""
-        return n
+        """Return the sum of a number over the processes."""
+        return self.processes.total(n)
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of the micro-batches; return the losses by part."""
+        """Add the gradients of this process's micro-batches; return the losses of all processes by part."""
         n_rows = self.total(sum(len(batch.ids_BT) for batch in batches))
         sums: dict[str, float] = {}
-        parts: list[tuple[float, Mapping[str, Tensor | float]]] = []
+        parts: list[tuple[float, dict[str, float]]] = []
         for batch in batches:
             found = self.losses_of(batch, n_labels, n_rows)
             for name, loss in found.losses.items():
                 if loss.requires_grad:
                     loss.backward()
                 sums[name] = sums.get(name, 0.0) + float(loss.detach())
-            parts.append((found.weight, found.metrics))
-        self.metrics = combined_metrics(parts) | self.metrics_of(batches)
-        return sums
+            parts.append((found.weight, {name: float(value) for name, value in found.metrics.items()}))
+        self.metrics = combined_metrics(self.processes.gathered(parts)) | self.metrics_of(batches)
+        return {name: self.total(loss) for name, loss in sums.items()}
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients of each module down; return the norm of all of them before."""
-        norms = [float(nn.utils.clip_grad_norm_(module.parameters(), max_norm)) for module in self.modules]
-        return math.hypot(*norms)
+        clip = clip_gradients if self.processes.mesh else nn.utils.clip_grad_norm_
+        return math.hypot(*(float(clip(module.parameters(), max_norm)) for module in self.modules))
 
     def settle(self, taken: bool) -> None:  # noqa: B027
         """Do nothing: balancing biases of experts stay as they were."""
 
 
-def combined_metrics(parts: Iterable[tuple[float, Mapping[str, Tensor | float]]]) -> dict[str, float]:
+def combined_metrics(parts: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
     """Return weighted means, and the extremes of `*/min` and `*/max`.
 
     Args:
@@ -94,8 +98,7 @@ def combined_metrics(parts: Iterable[tuple[float, Mapping[str, Tensor | float]]]
     found: dict[str, float] = {}
     weights: dict[str, float] = {}
     for weight, metrics in parts:
-        for name, value in metrics.items():
-            number = float(value)
+        for name, number in metrics.items():
             if math.isnan(number) or not weight:
                 continue
             extreme = next((choose for end, choose in EXTREMES.items() if name.endswith(end)), None)

@@ -11,15 +11,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
 
+from modelstack.architecture.decoder import CausalLM
 from modelstack.data.batches import Loader
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.lora.adapters import lora_optimizer
-from modelstack.posttrain.recipe import TuningRecipe, TuningResolved
+from modelstack.posttrain.processes import Processes
+from modelstack.posttrain.recipe import TuningResolved
+from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.row_loader import Layout, RowOrder, row_order
 from modelstack.posttrain.sealing import moved_weights, write_trained
 from modelstack.posttrain.stages.record import DataManifest, Kind, Measurement
 from modelstack.posttrain.starting_point import StartingPoint
@@ -31,7 +35,6 @@ from modelstack.train.passes import Passes
 
 Told = Callable[[str], object]
 """Receives a line about what is being done."""
-Recipe = TypeVar("Recipe", bound=TuningRecipe)
 Resolved = TypeVar("Resolved", bound=TuningResolved[Any])
 
 
@@ -51,6 +54,7 @@ class Job(Generic[Resolved]):
     resolved: Resolved
     start: StartingPoint
     folder: Path
+    processes: Processes
     held: ExitStack
     """Closed at the end: child processes and engines of the method."""
 
@@ -76,13 +80,17 @@ class Training(ABC, Generic[Resolved]):
 
     kind: ClassVar[Kind]
     """Kind of the stage."""
+    is_spread: ClassVar[bool] = False
+    """Whether the method trains in several processes."""
+    samples: ClassVar[bool] = False
+    """Whether the base's model samples between steps, and so stays whole in every process."""
     values_file: ClassVar[str] = REWARDS_FILE
     """File of the metrics of `TuningPasses`, a line for each step."""
 
     base: Base
     """Model on its device, with the adapter to train, and its tokenizer."""
     model: nn.Module
-    """Module that the optimizer moves: the base's model, or one around it."""
+    """Module that the optimizer moves: the base's model, one around it, or a sharded copy of it."""
     data: DataManifest
     """Files that are read."""
     n_rows: int
@@ -104,19 +112,40 @@ class Training(ABC, Generic[Resolved]):
         self.resolved = job.resolved
 
     @classmethod
-    @abstractmethod
     def resolve(cls, recipe: Any, start: StartingPoint) -> TuningResolved[Any]:
         """Return the recipe with every default and hash filled in.
 
         Raises:
             UserError: A file is missing, or parts of the recipe contradict each other.
         """
+        return TuningResolved[type(recipe)](**resolved_parts(recipe, start))
 
     @property
     def n_steps(self) -> int:
         """Optimizer steps of the run."""
         recipe = self.resolved.recipe
         return recipe.steps or max(1, math.ceil(recipe.epochs * self.n_rows / recipe.rows))
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a micro-batch of this process.
+
+        Raises:
+            UserError: The processes do not divide the rows of a micro-batch.
+        """
+        recipe = self.resolved.recipe
+        return self.job.processes.own(recipe.rows // recipe.micro_batches, "rows / micro_batches")
+
+    def row_order(self, layout: Layout = "padded") -> RowOrder:
+        """Return the order of the training rows; the recipe's data has `row_tokens`."""
+        recipe = self.resolved.recipe
+        data = recipe.data
+        return row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout=layout)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step in this process."""
+        return self.resolved.recipe.micro_batches
 
     @abstractmethod
     def parts(self) -> tuple[TuningLoader, Passes]:
@@ -127,7 +156,7 @@ class Training(ABC, Generic[Resolved]):
         recipe, lora = self.resolved.recipe, self.resolved.lora
         if lora is None:
             return build_optimizer(model, recipe.optimizer)
-        return lora_optimizer(self.base.model, lora, recipe.optimizer)
+        return lora_optimizer(cast(CausalLM, model), lora, recipe.optimizer)
 
     def hooks(self, metrics: Metrics) -> dict[str, Hook]:
         """Return hooks of the method."""

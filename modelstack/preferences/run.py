@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from modelstack.architecture.decoder import CausalLM
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.measuring import kept_tensors
 from modelstack.posttrain.recipe import TuningResolved
-from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.row_loader import row_order
 from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.starting_point import load_start
 from modelstack.posttrain.training import Job, Report, Told, Training
 from modelstack.preferences.data import read_sides
 from modelstack.preferences.loader import UnitLoader
@@ -44,11 +43,7 @@ class PreferenceTraining(Training[PreferenceResolved]):
     """A training on preferences."""
 
     kind: ClassVar[Kind] = "preference"
-
-    @classmethod
-    def resolve(cls, recipe: PreferenceRecipe, start: StartingPoint) -> PreferenceResolved:
-        """Return the recipe with every default and hash filled in."""
-        return PreferenceResolved(**resolved_parts(recipe, start))
+    is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[PreferenceResolved], told: Told) -> None:
         """Render the preferences, and score them by the reference."""
@@ -76,10 +71,11 @@ class PreferenceTraining(Training[PreferenceResolved]):
     def parts(self) -> tuple[UnitLoader, PreferencePasses]:
         """Return units of similar length together, and the passes of the method's loss."""
         recipe, units = self.resolved.recipe, self._units
-        order = row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=recipe.data.row_tokens)
-        loader = UnitLoader(units, order, rows_per_batch=recipe.rows // recipe.micro_batches)
+        rank, world = self.job.processes.rank, self.job.processes.world
+        loader = UnitLoader(units, self.row_order(), rows_per_batch=self.rows_per_batch, rank=rank, world=world)
         is_desirable = torch.from_numpy(units.is_desirable)
-        return loader, PreferencePasses(self.base.model, recipe.method, is_desirable, self._reference)
+        model = cast(CausalLM, self.model)
+        return loader, PreferencePasses(model, recipe.method, is_desirable, self._reference)
 
     def report(self, n_steps: int, told: Told) -> Report:
         """Measure held-back pairs against the model that training began with."""

@@ -1,4 +1,5 @@
-"""Step 7, supervised fine-tuning: examples into labelled rows, LoRA or all weights, what came of it as a stage.
+"""Step 7, supervised fine-tuning: examples rendered as labelled rows, LoRA or all weights, a stage at the end.
 
-Everything here is another loader and another loss on the loop of `modelstack.train`, not another loop.
+Reading order: `rendering` (an example as tokens with weights by role), `augment`, `tokenised` (all examples of a
+run), `loader` (packed and padded batches), `run` (the method, on the driver of `modelstack.posttrain`).
 """

@@ -6,21 +6,20 @@ import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.console import Console
 
+from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.files import replacing
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.measuring import measured_once
 from modelstack.posttrain.recipe import TuningResolved
-from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.row_loader import row_order
 from modelstack.posttrain.stages.record import Kind, Measurement
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.starting_point import load_start
 from modelstack.posttrain.training import Job, Report, Told, Training
 from modelstack.sft.loader import SftLoader
 from modelstack.sft.prior.exact_calls import Question, ask, chosen, lines, measured
@@ -33,7 +32,8 @@ from modelstack.sft.validation_loss import Targets, measurement, targets_of, val
 from modelstack.train.evaluation import Evaluation
 from modelstack.train.loop import Hook
 from modelstack.train.metrics import Metrics
-from modelstack.train.passes import LocalPasses
+from modelstack.train.parallel.spread_passes import ShardedPasses
+from modelstack.train.passes import LocalPasses, Passes
 
 REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
 _WORK = ".served."
@@ -50,11 +50,7 @@ class FineTuning(Training[SftResolved]):
     """A fine-tuning on examples."""
 
     kind: ClassVar[Kind] = "sft"
-
-    @classmethod
-    def resolve(cls, recipe: SftRecipe, start: StartingPoint) -> SftResolved:
-        """Return the recipe with every default and hash filled in."""
-        return SftResolved(**resolved_parts(recipe, start))
+    is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[SftResolved], told: Told) -> None:
         """Render the examples, and measure the base on the held-back ones."""
@@ -76,21 +72,25 @@ class FineTuning(Training[SftResolved]):
             seed=recipe.seed,
             n_variants=recipe.n_variants,
         )
-        self._examples = examples
         self._held_back = read.validation
         self._targets = self._chosen_targets()
         if (targets := self._targets) is not None:
             told("measuring the base on held-back examples")
             self.before = (measured_once(job.folder, targets.fingerprint, lambda: self._loss(targets)),)
-        order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout=data.layout)
-        self._loader = SftLoader(examples, order, rows_per_batch=recipe.rows // recipe.micro_batches)
+        rank, world = job.processes.rank, job.processes.world
+        self._loader = SftLoader(
+            examples, self.row_order(data.layout), rows_per_batch=self.rows_per_batch, rank=rank, world=world
+        )
         self.n_rows = self._loader.rows_per_epoch
         self.data = read.manifest.model_copy(update={"n_too_long": sum(examples.n_dropped.values())})
 
-    def parts(self) -> tuple[SftLoader, LocalPasses]:
+    def parts(self) -> tuple[SftLoader, Passes]:
         """Return packed or padded rows, and the passes of the token loss."""
-        balancer = balancer_of(self.base.model) if self.resolved.lora is None else None
-        return self._loader, LocalPasses(self.base.model, balancer, self.resolved.recipe.loss)
+        model, loss = cast(CausalLM, self.model), self.resolved.recipe.loss
+        balancer = balancer_of(model) if self.resolved.lora is None else None
+        if (mesh := self.job.processes.mesh) is not None:
+            return self._loader, ShardedPasses(model, mesh, balancer, token_loss=loss)
+        return self._loader, LocalPasses(model, balancer, loss)
 
     def hooks(self, metrics: Metrics) -> dict[str, Hook]:
         """Return the measurement of the held-back loss every few steps."""

@@ -15,11 +15,9 @@ from torch import nn
 
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.recipe import TuningResolved
-from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.row_loader import row_order
 from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import MODEL, Stage
-from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.starting_point import load_start
 from modelstack.posttrain.training import Job, Report, Told, Training
 from modelstack.preferences.data import read_sides
 from modelstack.preferences.reward.loader import PairLoader
@@ -49,11 +47,6 @@ class RewardTraining(Training[RewardResolved]):
     """A training of a reward model."""
 
     kind: ClassVar[Kind] = "preference"
-
-    @classmethod
-    def resolve(cls, recipe: RewardRecipe, start: StartingPoint) -> RewardResolved:
-        """Return the recipe with every default and hash filled in."""
-        return RewardResolved(**resolved_parts(recipe, start))
 
     def __init__(self, job: Job[RewardResolved], told: Told) -> None:
         """Render the pairs and load the base; a base that is a reward model keeps its head."""
@@ -87,8 +80,7 @@ class RewardTraining(Training[RewardResolved]):
     def parts(self) -> tuple[PairLoader, RewardPasses]:
         """Return pairs of similar length together, and the passes of the loss."""
         recipe = self.resolved.recipe
-        order = row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=recipe.data.row_tokens)
-        loader = PairLoader(self._units, order, rows_per_batch=recipe.rows // recipe.micro_batches)
+        loader = PairLoader(self._units, self.row_order(), rows_per_batch=self.rows_per_batch)
         return loader, RewardPasses(self._value_model, recipe.loss)
 
     def write(self) -> list[str]:

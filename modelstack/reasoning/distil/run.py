@@ -16,7 +16,6 @@ from modelstack.errors import UserError
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.resolving import resolved_parts
-from modelstack.posttrain.row_loader import row_order
 from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.posttrain.starting_point import StartingPoint, load_start, starting_point
@@ -90,9 +89,9 @@ class Distillation(Training[DistilResolved]):
         if plan is not None:
             end_ids = frozenset(base.encoder.end_ids)
             sampler = EqualLengthSampler(base.model, end_ids, plan.max_tokens, plan.temperature)
-        order = row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=recipe.data.row_tokens)
-        n_rows = recipe.rows // recipe.micro_batches
-        loader = DistilLoader(self._examples, order, rows_per_batch=n_rows, on_policy=plan, sampler=sampler)
+        loader = DistilLoader(
+            self._examples, self.row_order(), rows_per_batch=self.rows_per_batch, on_policy=plan, sampler=sampler
+        )
         return loader, DistilPasses(base.model, self._teacher, recipe.loss)
 
     def report(self, n_steps: int, told: Told) -> Report:

@@ -31,6 +31,9 @@ class PolicyLogProbs:
     """Temperature of the sampler: log-probabilities are of the distribution that was sampled from."""
     reference: Reference | None
     """Weights that the KL, and the reported distance, refer to; None: neither is needed."""
+    shares_prompts: bool = True
+    """Whether a prompt is read once for all its replies; False for a sharded model, whose layers are freed after
+    each pass."""
 
     @property
     def device(self) -> torch.device:
@@ -39,14 +42,15 @@ class PolicyLogProbs:
 
     def of(self, batch: RolloutBatch) -> LabelLogProbs:
         """Return the log-probabilities of the labels, [B, R], with gradient."""
-        ids_BT, cache = batch.ids_BT.to(self.device), None
-        if batch.n_shared:
+        ids_BT, cache, n_read = batch.ids_BT.to(self.device), None, 0
+        if batch.n_shared and self.shares_prompts:
+            n_read = batch.n_shared
             cache = self.model.new_cache()
             self.model(ids_BT[:1, : batch.n_shared], cache=cache, with_logits=False)
             cache = repeated(cache, len(ids_BT))
-        rest = self.model(ids_BT[:, batch.n_shared :], cache=cache, with_logits=False)
+        rest = self.model(ids_BT[:, n_read:], cache=cache, with_logits=False)
         return masked_label_log_probs(
-            rest.hidden_BTD,
+            rest.hidden_BTD[:, batch.n_shared - n_read :],
             batch.labels_BT[:, batch.n_shared :].to(self.device),
             self.model.logits,
             batch.legal_P,

@@ -40,13 +40,15 @@ class PolicyPasses(TuningPasses):
     def losses_of(self, batch: RolloutBatch, n_labels: float, n_rows: float) -> BatchLoss:
         """Return the loss of a prompt's replies with its metrics."""
         # The gradient of replies with equal rewards is 0, and is not computed.
-        with torch.set_grad_enabled(self.config.teaches_equal_rewards or batch.is_informative):
+        # Processes of a sharded model compute it nevertheless: their backward passes go together.
+        teaches = self.config.teaches_equal_rewards or batch.is_informative or self.processes.mesh is not None
+        with torch.set_grad_enabled(teaches):
             loss, metrics = self._loss(batch, StepTotals(n_tokens=n_labels, n_sequences=n_rows))
         return BatchLoss({"policy": loss}, len(batch.ids_BT) / n_rows, metrics)
 
     def metrics_of(self, batches: Sequence[RolloutBatch]) -> dict[str, float]:
         """Return rewards, their parts, and lengths of a step's replies."""
-        return _of_replies(batches)
+        return _of_replies(self.processes.gathered(map(_facts, batches)))
 
     def _loss(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
         said = self.log_probs.of(batch)
@@ -110,26 +112,40 @@ def _mean(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
     return values_BR.where(mask_BR, 0).sum() / mask_BR.sum().clamp(min=1)
 
 
-def _of_replies(batches: Sequence[RolloutBatch]) -> dict[str, float]:
-    """Return rewards and their parts, lengths, and the share of groups with equal rewards."""
-    values = [value for batch in batches for value in batch.reward_values]
-    tried = [value for batch in batches for value in batch.tried_rewards]
-    lengths = [int(n) for batch in batches for n in (batch.labels_BT != IGNORED).sum(-1)]
-    cut = [is_cut for batch in batches for is_cut in batch.is_truncated]
-    found = {
-        "reward": statistics.fmean(values) if values else 0.0,
-        "reward/sampled": statistics.fmean(tried) if tried else 0.0,
-        "reward/deviation": statistics.pstdev(values) if values else 0.0,
-        "completions/length": statistics.fmean(lengths),
-        "completions/truncated": statistics.fmean(cut),
-        "completions/unscorable": 1 - len(values) / len(cut),
-        "groups/equal": statistics.fmean(len(set(batch.reward_values)) < 2 for batch in batches),
-        "prompts/tried": statistics.fmean(batch.n_tries for batch in batches),
+def _facts(batch: RolloutBatch) -> dict[str, list[float]]:
+    """Return what the metrics of a prompt's replies are computed from, as JSON."""
+    parts = {f"reward/{name}" for reward in batch.rewards for name in reward.parts}
+    return {
+        "rewards": batch.reward_values,
+        "tried": list(batch.tried_rewards),
+        "lengths": (batch.labels_BT != IGNORED).sum(-1).tolist(),
+        "truncated": list(batch.is_truncated),
+        "equal": [len(set(batch.reward_values)) < 2],
+        "tries": [batch.n_tries],
+    } | {
+        name: [value for reward in batch.rewards if (value := reward.parts.get(name[7:])) is not None]
+        for name in sorted(parts)
     }
-    parts: dict[str, list[float]] = {}
+
+
+def _of_replies(batches: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    """Return rewards and their parts, lengths, and the share of groups with equal rewards."""
+    facts: dict[str, list[float]] = {}
     for batch in batches:
-        for reward in batch.rewards:
-            for name, value in reward.parts.items():
-                if value is not None:
-                    parts.setdefault(f"reward/{name}", []).append(value)
-    return found | {name: statistics.fmean(of_part) for name, of_part in parts.items()}
+        for name, values in batch.items():
+            facts.setdefault(name, []).extend(values)
+    rewards, truncated = facts["rewards"], facts["truncated"]
+    return {
+        "reward": _average(rewards),
+        "reward/sampled": _average(facts["tried"]),
+        "reward/deviation": statistics.pstdev(rewards) if rewards else 0.0,
+        "completions/length": _average(facts["lengths"]),
+        "completions/truncated": _average(truncated),
+        "completions/unscorable": 1 - len(rewards) / len(truncated),
+        "groups/equal": _average(facts["equal"]),
+        "prompts/tried": _average(facts["tries"]),
+    } | {name: _average(values) for name, values in facts.items() if name.startswith("reward/") and values}
+
+
+def _average(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0

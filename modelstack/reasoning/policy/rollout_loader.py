@@ -10,15 +10,19 @@ Letters: N prompts of a rollout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from pydantic import BaseModel, Field
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.order import Order
 from modelstack.errors import UserError
+from modelstack.posttrain.processes import ALONE, Processes
 from modelstack.reasoning.losses.advantages import advantages_of
 from modelstack.reasoning.losses.kl import kl_penalised_rewards
 from modelstack.reasoning.losses.policy_config import PolicyConfig
@@ -79,6 +83,8 @@ class RolloutLoader:
         *,
         rollout: RolloutPlan | None = None,
         log_probs: PolicyLogProbs | None = None,
+        processes: Processes = ALONE,
+        refresh: Callable[[], object] | None = None,
     ) -> None:
         """Initialise before the first prompt.
 
@@ -94,6 +100,8 @@ class RolloutLoader:
             rollout: Use of a rollout; None: one step.
             log_probs: The trainer's log-probabilities, computed at the rollout; None: neither a reference nor old
                 log-probabilities are needed.
+            processes: Processes that share the prompts; each samples and learns from its part.
+            refresh: Called before a rollout, to give the sampler the trained weights; None: it has them.
 
         Raises:
             UserError: There is no task, or `log_probs` is needed and missing.
@@ -104,6 +112,7 @@ class RolloutLoader:
         self._epochs = 1 if rollout is None else rollout.epochs
         self._n_prompts = n_prompts if rollout is None else n_prompts * rollout.minibatches
         self._log_probs = log_probs
+        self._processes, self._refresh = processes, refresh
         self._with_old = config.has_kl_reward or (rollout is not None and rollout.n_steps > 1)
         if log_probs is None and self._with_old:
             raise UserError("several steps on a rollout, or a KL in the reward, need log_probs: the trainer's")
@@ -119,7 +128,10 @@ class RolloutLoader:
         return self
 
     def __next__(self) -> RolloutBatch:
-        """Return the next prompt's replies; sample if none are left."""
+        """Return the next prompt's replies for this process; sample if none are left."""
+        return [self._next() for _ in range(self._processes.world)][self._processes.rank]
+
+    def _next(self) -> RolloutBatch:
         if not self._rollout:
             self._rollout = tuple(self._sampled())
         N = len(self._rollout)
@@ -142,7 +154,7 @@ class RolloutLoader:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of replies that were learnt from, counted at each use."""
+        """Tokens of replies that all processes learnt from, counted at each use."""
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,16 +174,18 @@ class RolloutLoader:
 
     def _sampled(self) -> list[RolloutBatch]:
         """Sample a rollout, with other prompts in place of those whose replies have equal rewards."""
+        if self._refresh is not None:
+            self._refresh()
         found: dict[int, RolloutBatch] = {}
         tried: dict[int, tuple[float, ...]] = dict.fromkeys(range(self._n_prompts), ())
         to_do = list(range(self._n_prompts))
         for n_tries in range(1, self._plan.refill + 2):
-            asked = [self._prompts.draw() for _ in to_do]
-            for place, each, replies in zip(
-                to_do, asked, self._sampler.sample(asked, self._plan.group), strict=True
-            ):
-                found[place] = judged_batch(
-                    each,
+            asked = {place: self._prompts.draw() for place in to_do}
+            own = to_do[self._processes.rank :: self._processes.world]
+            sampled = self._sampler.sample([asked[place] for place in own], self._plan.group)
+            judged = {
+                place: judged_batch(
+                    asked[place],
                     replies,
                     self._encoder,
                     self._reward,
@@ -180,11 +194,29 @@ class RolloutLoader:
                     n_tries=n_tries,
                     tried_rewards=tried[place],
                 )
-                tried[place] = found[place].tried_rewards
+                for place, replies in zip(own, sampled, strict=True)
+            }
+            found |= self._shared(judged)
+            tried |= {place: found[place].tried_rewards for place in to_do}
             to_do = [place for place in to_do if not found[place].is_informative]
             if not to_do:
                 break
-        return [self._at_rollout(found[place]) for place in range(self._n_prompts)]
+        own = range(self._processes.rank, self._n_prompts, self._processes.world)
+        found = self._shared({place: self._at_rollout(found[place]) for place in own})
+        return [found[place] for place in range(self._n_prompts)]
+
+    def _shared(self, own: dict[int, RolloutBatch]) -> dict[int, RolloutBatch]:
+        """Return the batches of all processes by place."""
+        if self._processes.mesh is None:
+            return own
+        tasks = self._prompts.tasks
+        written = io.BytesIO()
+        torch.save({place: rollout_state(batch, tasks) for place, batch in own.items()}, written)
+        found: dict[int, RolloutBatch] = {}
+        for text in self._processes.gathered([b64encode(written.getvalue()).decode()]):
+            states = torch.load(io.BytesIO(b64decode(text)), weights_only=True)
+            found |= {place: rollout_of(state, tasks) for place, state in states.items()}
+        return found
 
     def _at_rollout(self, batch: RolloutBatch) -> RolloutBatch:
         """Return a batch with the current log-probabilities, and the KL penalty in its advantages."""

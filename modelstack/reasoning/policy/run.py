@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.console import Console
 
+from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.engine import EngineError
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.sharding import copy_trained
 from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.posttrain.starting_point import StartingPoint, load_start
@@ -56,6 +58,8 @@ class PolicyGradient(Training[PolicyResolved]):
     """A training by rewards."""
 
     kind: ClassVar[Kind] = "reasoning"
+    is_spread: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
 
     @classmethod
     def resolve(cls, recipe: PolicyRecipe, start: StartingPoint) -> PolicyResolved:
@@ -106,11 +110,21 @@ class PolicyGradient(Training[PolicyResolved]):
         """Optimizer steps of the run."""
         return self.resolved.recipe.n_steps(len(self._tasks))
 
+    @property
+    def micro_batches(self) -> int:
+        """Prompts of a step that this process learns from.
+
+        Raises:
+            UserError: The processes do not divide the prompts.
+        """
+        return self.job.processes.own(self.resolved.recipe.micro_batches, "rows")
+
     def parts(self) -> tuple[RolloutLoader, PolicyPasses]:
         """Return rollouts of the model in training, and the passes of the algorithm."""
         recipe, config = self.resolved.recipe, self.resolved.policy
-        reference = Reference(self.base.model) if config.kl.coefficient > 0 or recipe.watch_kl else None
-        log_probs = PolicyLogProbs(self.base.model, recipe.sampling.temperature, reference)
+        sampled, model, temperature = self.base.model, cast(CausalLM, self.model), recipe.sampling.temperature
+        reference = Reference(sampled) if config.kl.coefficient > 0 or recipe.watch_kl else None
+        is_sharded = model is not sampled
         self._loader = RolloutLoader(
             self._sampler(),
             self._tasks,
@@ -121,8 +135,11 @@ class PolicyGradient(Training[PolicyResolved]):
             recipe.seed,
             recipe.rows,
             rollout=recipe.rollout,
-            log_probs=log_probs,
+            log_probs=PolicyLogProbs(sampled, temperature, reference),
+            processes=self.job.processes,
+            refresh=(lambda: copy_trained(model, sampled)) if is_sharded else None,
         )
+        log_probs = PolicyLogProbs(model, temperature, None, shares_prompts=not is_sharded)
         return self._loader, PolicyPasses(log_probs, config, recipe.correction)
 
     def after_roll_back(self) -> None:

@@ -1,0 +1,119 @@
+"""Processes that share a training, started by torchrun: rows by rank, weights sharded by FSDP2.
+
+The first process takes the folder, prepares, and writes the stage. A mistake that it finds ends all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from modelstack.decide.memory import Layout
+from modelstack.errors import UserError
+from modelstack.stability.agreement import Ranks
+from modelstack.train.parallel.mesh import Mesh, join_processes, make_mesh
+
+PREPARING = timedelta(hours=12)
+"""Time that other processes wait for the first one to prepare or to measure."""
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a run, this one among them."""
+
+    ranks: Ranks
+    mesh: Mesh | None
+    """None: this process is the only one."""
+
+    @property
+    def rank(self) -> int:
+        """Own number."""
+        return self.ranks.rank
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.ranks.world
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def own(self, n: int, what: str) -> int:
+        """Return this process's part of `n` equal things.
+
+        Raises:
+            UserError: The processes do not divide them.
+        """
+        if n % self.world:
+            raise UserError(f"{what} is {n}, no multiple of the {self.world} processes: change one of them")
+        return n // self.world
+
+    def total(self, n: float) -> float:
+        """Return the sum of a number over the processes."""
+        if self.mesh is None:
+            return n
+        return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
+
+    def gathered(self, own: Iterable[Any]) -> list[Any]:
+        """Return the items of all processes by rank; each item is JSON."""
+        if self.mesh is None:
+            return list(own)
+        return [item for text in self.ranks.texts(json.dumps(list(own))) for item in json.loads(text)]
+
+    def on_first(self, do: Callable[[], Result]) -> Result | None:
+        """Call `do` in the first process while the others wait; return its result there, None elsewhere.
+
+        Raises:
+            UserError: The first process raised it.
+        """
+        result, complaint = None, ""
+        if self.is_first:
+            try:
+                result = do()
+            except UserError as error:
+                if self.mesh is None:
+                    raise
+                complaint = str(error)
+        if complaint := self.ranks.texts(complaint)[0]:
+            raise UserError(complaint)
+        return result
+
+    def first_then_others(self, make: Callable[[], Result]) -> Result:
+        """Call `make` in the first process, whose kept files the others find, and then in the others.
+
+        Raises:
+            UserError: A process raised it.
+        """
+        made = self.on_first(lambda: (make(),))
+        return make() if made is None else made[0]
+
+
+ALONE = Processes(Ranks(None), None)
+
+
+@contextmanager
+def joined_processes(kind: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started on devices of a kind; `ALONE` without torchrun."""
+    is_joined = dist.is_available() and dist.is_initialized()
+    is_launched = dist.is_available() and dist.is_torchelastic_launched()
+    world = dist.get_world_size() if is_joined else int(os.environ["WORLD_SIZE"]) if is_launched else 1
+    if world == 1:
+        yield ALONE
+        return
+    join_processes(kind)
+    try:
+        yield Processes(Ranks.of_run(PREPARING), make_mesh(Layout(shard=world), kind))
+    finally:
+        if not is_joined:
+            dist.destroy_process_group()
