@@ -59,7 +59,6 @@ class RowOrder(BaseModel):
 class _Rows(Protocol):
     """A sequence of rows that can be stopped and continued."""
 
-    mixture: Mixture
     n_given: int
     n_given_tokens: int
 
@@ -81,11 +80,6 @@ class RowData(Protocol):
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the sources."""
-        ...
-
-    @property
-    def n_dropped(self) -> Mapping[str, int]:
-        """Examples longer than a row, by source."""
         ...
 
     @property
@@ -128,9 +122,12 @@ class RowLoader(ABC):
         self._rank = rank
         self._world = world
         self._fingerprint = data.fingerprint()
-        self._n_examples, self._n_dropped = len(data.source_of), dict(data.n_dropped)
+        self._n_examples = len(data.source_of)
         self._lengths = data.lengths
-        mixture = Mixture(self._lengths, data.source_of, data.sources, config.shares, config.seed, data.n_variants)
+        self.mixture = mixture = Mixture(
+            self._lengths, data.source_of, data.sources, config.shares, config.seed, data.n_variants
+        )
+        """Each source's share of the tokens and its epochs so far."""
         self._stream: _Rows = (
             PaddedRows(mixture, self._lengths, config)
             if config.layout == "padded"
@@ -168,16 +165,6 @@ class RowLoader(ABC):
     def n_tokens(self) -> int:
         """Tokens given so far by all ranks, without padding."""
         return self._stream.n_given_tokens
-
-    def report(self) -> dict[str, Any]:
-        """Return counts of rows, tokens and dropped examples, and each source's share and epochs."""
-        return {
-            "n_rows": self._stream.n_given,
-            "n_tokens": self._stream.n_given_tokens,
-            "shares": self._stream.mixture.shares(),
-            "epochs": self._stream.mixture.epochs(),
-            "n_dropped": self._n_dropped,
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next batch depends on."""
