@@ -144,7 +144,7 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device")}
+LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device", "pool")}
 """Keys that may change between a stop and a resume, and change the order of sums."""
 Recipe = TypeVar("Recipe", bound=TuningRecipe)
 

@@ -58,6 +58,9 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     llama: LlamaSampling | None = None
     """Samples replies by llama.cpp, on the quantised weights that will be served; set `correction` too. None: the
     model in training samples."""
+    pool: int | None = Field(default=None, ge=1)
+    """Number of concurrent samplers, as actors of a Ray cluster with `threads` CPUs each; None: this process
+    samples."""
     correction: SamplerCorrection | None = None
     """Correction of replies sampled by another engine, or with other weights; None: no correction."""
     watch_kl: bool = True
@@ -85,6 +88,8 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
             )
         if self.llama is not None and (self.sampling.grammar or self.episodes is not None):
             raise ValueError("llama samples without a grammar and no episodes: leave it out, or the others")
+        if self.pool is not None and self.episodes is not None:
+            raise ValueError(f"pool = {self.pool} and episodes: this process plays episodes, leave pool out")
         if self.algorithm == "ppo":
             raise ValueError("algorithm = 'ppo' needs a critic, which `modelstack ppo` has: run that")
         config = self.policy_config

@@ -5,7 +5,9 @@ Canaries are on: a verifier that rewards a known hack, or a task that cannot be 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.engine import EngineError
+from modelstack.posttrain.base import Base
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.resolving import resolved_parts
 from modelstack.posttrain.sharding import copy_trained
@@ -34,6 +37,7 @@ from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.rollouts.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.rollouts.task_files import read_policy_tasks
 from modelstack.reasoning.sampling.llama.sampler import LlamaSampler, shared_prefix
+from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
@@ -167,28 +171,49 @@ class PolicyGradient(Training[PolicyResolved]):
         return Report(what, after, (REWARDS_PLOT, *([REPLIES_FILE] if after else [])))
 
     def _own_sampler(self, temperature: float) -> Sampler:
-        plan = self.resolved.recipe.sampling
-        return own_sampler(
-            self.base.model,
-            self.base.encoder,
-            max_tokens=plan.max_tokens,
-            temperature=temperature,
-            with_grammar=plan.grammar,
-            episodes=self._episodes,
-        )
+        return _sampler_of_base(self.base, self.resolved.recipe, temperature, self._episodes)
 
     def _sampler(self) -> Sampler:
-        """Return the model in training, or llama.cpp, as sampler."""
-        recipe, plan = self.resolved.recipe, self.resolved.recipe.sampling
+        """Return the model in training, llama.cpp, or a pool of either, as sampler."""
+        recipe, temperature = self.resolved.recipe, self.resolved.recipe.sampling.temperature
+        if recipe.llama is None and recipe.pool is None:
+            return self._own_sampler(temperature)
         if recipe.llama is None:
-            return self._own_sampler(plan.temperature)
-        encoder = self.base.encoder
-        sampler = LlamaSampler(
-            self.base,
-            end_ids=frozenset(encoder.end_ids),
-            max_tokens=plan.max_tokens,
-            temperature=plan.temperature,
-            plan=recipe.llama,
-            prefix=shared_prefix([task.prompt_ids(encoder) for task in self._tasks]),
-        )
-        return self._sampling.enter_context(sampler)
+            make: Callable[[Base], Sampler] = partial(_sampler_of_base, recipe=recipe, temperature=temperature)
+        else:
+            prefix = shared_prefix([task.prompt_ids(self.base.encoder) for task in self._tasks])
+            make = partial(_llama_sampler, recipe=recipe, plan=recipe.llama, prefix=prefix)
+        sampler = make(self.base) if recipe.pool is None else self._pool(make, recipe.pool)
+        return self._sampling.enter_context(cast(AbstractContextManager[Sampler], sampler))
+
+    def _pool(self, make: Callable[[Base], Sampler], n_samplers: int) -> Sampler:
+        from modelstack.reasoning.sampling.sampler_pool import SamplerPool
+
+        return SamplerPool(self.base, make, n_samplers, threads=self.resolved.recipe.threads or 1)
+
+
+def _sampler_of_base(
+    base: Base, recipe: PolicyRecipe, temperature: float, episodes: Episodes | None = None
+) -> Sampler:
+    """Return the model of a base as sampler."""
+    plan = recipe.sampling
+    return own_sampler(
+        base.model,
+        base.encoder,
+        max_tokens=plan.max_tokens,
+        temperature=temperature,
+        with_grammar=plan.grammar,
+        episodes=episodes,
+    )
+
+
+def _llama_sampler(base: Base, recipe: PolicyRecipe, plan: LlamaSampling, prefix: Sequence[int]) -> LlamaSampler:
+    """Return llama.cpp with the weights of a base as sampler."""
+    return LlamaSampler(
+        base,
+        end_ids=frozenset(base.encoder.end_ids),
+        max_tokens=recipe.sampling.max_tokens,
+        temperature=recipe.sampling.temperature,
+        plan=plan,
+        prefix=prefix,
+    )

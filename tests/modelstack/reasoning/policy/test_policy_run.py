@@ -240,3 +240,26 @@ def test_golds_of_another_verifier_and_prompts_on_both_sides_are_refused(world: 
     write_tasks(tmp_path / "copy.jsonl", 5, 2)
     with pytest.raises(UserError, match="1 prompts are in training and in validation"):
         run(world, tmp_path / "b", data=data | {"validation": [str(tmp_path / "copy.jsonl")]})
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("two_ray_workers")
+@pytest.mark.parametrize("sampler", [{}, LLAMA], ids=["the model", "llama.cpp"])
+def test_a_pool_of_samplers_gives_the_adapter_of_one(
+    world: World, tmp_path: Path, small: None, sampler: dict[str, Any]
+) -> None:
+    alone = run(world, tmp_path / "alone", steps=2, **sampler)
+    pooled = run(world, tmp_path / "pooled", steps=2, pool=2, **sampler)
+    assert rewards(pooled.path) == rewards(alone.path)
+    assert (pooled.path / "adapter.gguf").read_bytes() == (alone.path / "adapter.gguf").read_bytes()
+
+
+def test_a_pool_plays_no_episodes(world: World) -> None:
+    with pytest.raises(UserError, match="pool = 2 and episodes"):
+        checked_recipe(
+            PolicyRecipe,
+            values(
+                world, pool=2, episodes={}, data={"training": ["t.jsonl"], "verifier": "outcome"}
+            ),
+        )
