@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -91,6 +91,14 @@ class RememberedFacts:
         """Store whether batch sizes change nothing for states with this key."""
         self._write(f"invariance {key.hex()}", is_invariant)
 
+    def survives(self, key: str) -> bool:
+        """Return whether llama.cpp survived a load of files (`files_key`)."""
+        return self._read().get(f"survives {key}") is True
+
+    def learn_survives(self, key: str) -> None:
+        """Store that llama.cpp survived a load of files."""
+        self._write(f"survives {key}", True)
+
     def _read(self) -> Mapping[str, Any]:
         try:
             if is_private_folder(self._path.parent):
@@ -107,6 +115,17 @@ class RememberedFacts:
         with suppress(OSError):
             make_private_folder(self._path.parent)
             replace_private(self._path, [json.dumps({**facts, name: value}).encode()])
+
+
+def files_key(files: Sequence[Path], build: str) -> str | None:
+    """Return a hash of the states of files and of the program that reads them.
+
+    None if a file is missing or has just changed.
+    """
+    identities = [_identity(file) for file in files]
+    if None in identities:
+        return None
+    return hashlib.sha256("\n".join([build, *map(str, identities)]).encode()).hexdigest()
 
 
 def _identity(file: Path) -> str | None:

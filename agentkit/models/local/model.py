@@ -214,16 +214,21 @@ class LocalModel(Model):
             from agentkit.models.local.transcript import Transcripts
             from modelstack.inference.engine import EngineError
             from modelstack.inference.llama.engine import LlamaCppEngine
+            from modelstack.inference.llama.trial_load import try_in_child
+            from modelstack.inference.remembered import RememberedFacts
             from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
         prior, calibration = self._read_prior(), self._read_calibration()
         try:
             if isinstance(self._source, str | Path):
-                from agentkit.models.catalog.entries import local_path
+                from agentkit.models.catalog.entries import CATALOG, local_path
 
                 path = local_path(str(self._source), tell=logger.warning)
                 states = prompt_cache(self._prompt_cache_bytes)
+                if str(self._source) not in CATALOG:  # files of the catalog are known by their hashes
+                    lora = [] if self._lora is None else [Path(self._lora)]
+                    try_in_child([path, *lora], None if states is None else RememberedFacts(states.folder))
                 options: dict[str, Any] = {"states": states, **self._engine_options}
                 engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)
             else:

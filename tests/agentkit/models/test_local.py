@@ -24,10 +24,13 @@ from agentkit.messages import (
     messages_to_json,
 )
 from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.models.catalog import entries
 from agentkit.models.confidence import Calibration, Decision
 from agentkit.results import RunResult
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
+from modelstack.inference.engine import EngineError
+from modelstack.inference.llama import trial_load
 from modelstack.toolcalls.prior.lexical import DecisionPrior, Decisions, FittedOn
 
 pytestmark = pytest.mark.anyio
@@ -502,3 +505,22 @@ async def test_without_a_grammar_any_reply_is_read_and_nothing_is_claimed(tiny_g
     assert response.text and response.p_answer is None
     assert result.confidence is None
     free.close()
+
+
+def test_a_file_that_ends_llama_cpp_is_an_error_and_a_file_of_the_catalog_is_not_tried(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+
+    def refuse(files: list[Path], facts: object) -> None:
+        tried.extend(files)
+        raise EngineError("ended the child process")
+
+    monkeypatch.setattr(trial_load, "try_in_child", refuse)
+    with pytest.raises(UserError, match="ended the child process"):
+        LocalModel(tiny_gguf, lora=tiny_gguf).load()
+    assert tried == [tiny_gguf, tiny_gguf]
+    monkeypatch.setattr(entries, "local_path", lambda spec, tell: tiny_gguf)
+    with LocalModel("smollm2-135m") as model:
+        assert model.load().vocabulary
+    assert len(tried) == 2

@@ -259,7 +259,5 @@ def test_a_pool_plays_no_episodes(world: World) -> None:
     with pytest.raises(UserError, match="pool = 2 and episodes"):
         checked_recipe(
             PolicyRecipe,
-            values(
-                world, pool=2, episodes={}, data={"training": ["t.jsonl"], "verifier": "outcome"}
-            ),
+            values(world, pool=2, episodes={}, data={"training": ["t.jsonl"], "verifier": "outcome"}),
         )
