@@ -1,9 +1,14 @@
-"""Intervals, comparisons and calibration: what a figure needs beside it to mean something.
+"""Intervals, comparisons and calibration for reported figures.
 
-Sources: Wilson (1927) for shares; Newcombe's survey (1998) for why; paired bootstrap after Efron and Tibshirani
-(1993, chapter 13); Student (1908) for means over a few seeds; McNemar (1947), exact form; expected calibration
-error with equal-mass bins after Nixon et al. (2019); Brier (1950). Plain Python: at most some thousand cases, and
-no array library to import, but for Student's quantiles.
+Sources:
+- Shares: Wilson (1927), recommended by Newcombe's survey (1998).
+- Paired bootstrap: Efron and Tibshirani (1993, chapter 13).
+- Means over a few seeds: Student (1908).
+- Paired outcomes: McNemar (1947), exact form.
+- Expected calibration error with equal-mass bins: Nixon et al. (2019).
+- Brier score: Brier (1950).
+
+The code is plain Python for at most some thousand cases. Only Student's quantiles need scipy.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ N_RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its 95 % interval."""
+    """Estimate with its 95 % interval."""
 
     value: float
     low: float
@@ -31,31 +36,31 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        """Return for example `0.250 (0.201 to 0.306)`."""
+        """Return the estimate as text, for example `0.250 (0.201 to 0.306)`."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 def wilson(n_right: int, n: int) -> Interval:
-    """Return a share with its Wilson score interval; for n = 0 the interval is all of 0 to 1.
+    """Return a share with its Wilson score interval; for n = 0 the interval is 0 to 1.
 
     Raises:
-        ValueError: `n_right` is not within 0 to n.
+        ValueError: `n_right` is outside 0 to n.
     """
     if not 0 <= n_right <= n:
-        raise ValueError(f"{n_right} right of {n}: the first must lie within 0 and the second")
+        raise ValueError(f"{n_right} right of {n}: the first number must be from 0 to the second")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     share, z2 = n_right / n, Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At 0 and n the bounds are 0 and 1 exactly; rounding must not say otherwise.
+    # The bounds at 0 and n are exactly 0 and 1; this avoids rounding errors.
     low = 0.0 if n_right == 0 else max(0.0, centre - half)
     high = 1.0 if n_right == n else min(1.0, centre + half)
     return Interval(share, low, high, n)
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Return a mean with its interval: Wilson's where all values are 0 or 1, else a percentile bootstrap."""
+    """Return a mean with its interval: Wilson's if all values are 0 or 1, else a percentile bootstrap."""
     n = len(values)
     if all(value in (0.0, 1.0) for value in values):
         return wilson(round(sum(values)), n)
@@ -65,12 +70,12 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
 
 
 def student_interval(values: Sequence[float]) -> Interval:
-    """Return a mean with Student's 95 % interval, which a few seeds need: at three the normal is half as wide.
+    """Return a mean with Student's 95 % interval, for a few values; at three, the normal one is half as wide.
 
-    Needs scipy, which comes with the extra `train`.
+    Requires scipy, part of the extra `train`.
 
     Raises:
-        ValueError: there are fewer than two values.
+        ValueError: There are fewer than two values.
     """
     half = half_width_95(values)
     mean = statistics.fmean(values)
@@ -78,9 +83,9 @@ def student_interval(values: Sequence[float]) -> Interval:
 
 
 def interval_over_seeds(values_by_seed: Sequence[Sequence[float]]) -> Interval:
-    """Return the mean of seeds' means with Student's interval over the seeds; of one seed, `mean_interval`.
+    """Return the mean of the seeds' means with Student's interval over seeds; for one seed, `mean_interval`.
 
-    Trainings that differ in their seed alone mostly differ by more than what their cases scatter.
+    Trainings that differ only in their seed usually vary more than their cases suggest.
     """
     if len(values_by_seed) == 1:
         return mean_interval(values_by_seed[0])
@@ -91,10 +96,10 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: 
     """Return mean(second - first) with its paired bootstrap interval (percentile, `N_RESAMPLES` draws).
 
     Raises:
-        ValueError: the two are not of one length, or empty.
+        ValueError: The sequences differ in length or are empty.
     """
     if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} and {len(second)} values: pairs need as many of each, and at least one")
+        raise ValueError(f"{len(first)} and {len(second)} values: both numbers must be equal and at least 1")
     differences = [b - a for a, b in zip(first, second, strict=True)]
     n, draw = len(differences), random.Random(seed)
     means = sorted(math.fsum(draw.choices(differences, k=n)) / n for _ in range(N_RESAMPLES))
@@ -105,7 +110,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     """Return (only first right, only second right, two-sided exact p-value) over paired outcomes.
 
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: The sequences differ in length.
     """
     pairs = list(zip(first, second, strict=True))
     only_first = sum(a and not b for a, b in pairs)
@@ -119,7 +124,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bin of a reliability diagram."""
+    """Bin of a reliability diagram."""
 
     mean_probability: float
     share_true: float
@@ -127,13 +132,14 @@ class Bin:
 
 
 def reliability(probabilities: Sequence[float], outcomes: Sequence[bool], *, n_bins: int = 15) -> list[Bin]:
-    """Return equal-mass bins, in order of probability; fewer where there are fewer values than bins.
+    """Return equal-mass bins in order of probability; fewer if there are fewer values than bins.
 
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: The sequences differ in length.
     """
     pairs = sorted(zip(probabilities, outcomes, strict=True))
-    # Equal probabilities may straddle a border: each counts with their common share, not its own outcome.
+    # Equal probabilities may straddle a border, so each counts with their common share instead of its own
+    # outcome.
     tied: dict[float, list[bool]] = {}
     for probability, outcome in pairs:
         tied.setdefault(probability, []).append(outcome)
@@ -151,7 +157,7 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[bool], *, n_b
 def expected_calibration_error(
     probabilities: Sequence[float], outcomes: Sequence[bool], *, n_bins: int = 15
 ) -> float:
-    """Return the mean of |mean probability - share true| over equal-mass bins, weighted by their sizes."""
+    """Return the mean of |mean probability - share true| over equal-mass bins, weighted by size."""
     bins = reliability(probabilities, outcomes, n_bins=n_bins)
     n = sum(b.n for b in bins)
     return math.fsum(abs(b.mean_probability - b.share_true) * b.n for b in bins) / n if n else math.nan
@@ -167,10 +173,12 @@ def threshold_at_false_positive_rate(benign_scores: Sequence[float], rate: float
     """Return the lowest threshold that flags (score >= threshold) at most `rate` of the benign scores.
 
     Raises:
-        ValueError: there are no scores, or the rate is not within 0 to 1.
+        ValueError: There are no scores, or the rate is outside 0 to 1.
     """
     if not benign_scores or not 0 <= rate <= 1:
-        raise ValueError(f"{len(benign_scores)} benign scores at rate {rate}: need at least one and 0 to 1")
+        raise ValueError(
+            f"{len(benign_scores)} benign scores at rate {rate}: give at least one score and a rate from 0 to 1"
+        )
     ordered = sorted(benign_scores, reverse=True)
     n_allowed = math.floor(rate * len(ordered) + 1e-9)
     if n_allowed >= len(ordered):

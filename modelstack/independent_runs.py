@@ -1,7 +1,7 @@
-"""Runs that do not depend on each other, each in a process of its own: on this machine or on a Ray cluster.
+"""Independent runs, each in its own process: on this machine or on a Ray cluster.
 
-Threads, random numbers and memory of a run touch no other. On Ray, the run of a killed worker is started again,
-and continues where its own folder allows.
+Threads, random numbers and memory of a run do not affect other runs. On Ray, the run of a killed worker is
+started again and resumes from its own folder if it can.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modelstack.processes import worker_context
 from modelstack.ray_cluster import RETRIES, ray_cluster, results
 
 Place = Literal["local", "ray"]
-"""Where runs are run: as processes of this machine, or as tasks of a Ray cluster."""
+"""Location of the runs: processes on this machine, or tasks of a Ray cluster."""
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
@@ -25,14 +25,14 @@ Result = TypeVar("Result")
 def finished_runs(
     run: Callable[[Given], Result], given: Sequence[Given], *, on: Place, at_once: int, threads: int = 1
 ) -> Iterator[tuple[int, Result]]:
-    """Yield the number of each run and its result, in the order in which they end.
+    """Yield the number and the result of each run, in the order of completion.
 
     Args:
-        run: A function of a module, or a `functools.partial` of one.
-        given: The argument of each run.
-        on: Where.
-        at_once: Runs at once on this machine; a cluster that is there already decides by its free CPUs.
-        threads: Threads of a run, which are CPUs of a cluster.
+        run: Module-level function, or a `functools.partial` of one.
+        given: Argument of each run.
+        on: Location of the runs.
+        at_once: Concurrent runs on this machine; an existing cluster decides by its free CPUs.
+        threads: Threads per run, which are CPUs on a cluster.
 
     Raises:
         UserError: A process was killed (on Ray: repeatedly), or Ray is missing.
@@ -51,7 +51,7 @@ def _on_this_machine(
                 yield numbers[finished], finished.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "the process of a run was killed, perhaps for want of memory; the same command goes on, "
+                "the process of a run was killed, perhaps because memory ran out; run the same command to resume, "
                 "with fewer runs at once if it happens again"
             ) from error
 
@@ -62,11 +62,11 @@ def _on_ray(
     folder = os.getcwd()
 
     def task(each: Any) -> Any:
-        os.chdir(folder)  # that relative paths start from
+        os.chdir(folder)  # base of relative paths
         return run(each)
 
     with ray_cluster(at_once * threads) as ray:
-        # max_calls: a process for each run.
+        # max_calls: a new process for each run
         remote = ray.remote(num_cpus=threads, max_retries=RETRIES, max_calls=1)(task)
         numbers = {remote.remote(each): number for number, each in enumerate(given)}
         waiting = list(numbers)

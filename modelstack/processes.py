@@ -1,8 +1,8 @@
-"""Worker processes for trainings: fresh ones, without seconds of imports each.
+"""Worker processes for trainings: separate processes that start without seconds of imports.
 
-A worker must be a process of its own (torch's threads, random numbers and memory), and must not be a fork of the
-caller, because threads do not survive a fork. So workers are forks of a server that has imported torch and
-computed nothing. The server's environment is that of its start.
+A worker must be a separate process, because of torch's threads, random numbers and memory. It must not be a fork
+of the caller, because threads do not survive a fork. Workers are therefore forks of a server that has imported
+torch and computed nothing. The server keeps the environment of its start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PRELOADED = ("modelstack.train.run.launch", "torch.distributed.fsdp", "torch.di
 
 
 def worker_context() -> ForkServerContext | SpawnContext:
-    """Return the `multiprocessing` context in which workers start in milliseconds; on Windows they are spawned."""
+    """Return the `multiprocessing` context for workers that start in milliseconds (on Windows: spawned)."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,8 +1,8 @@
-"""A Ray cluster for the length of a `with` block: the one that RAY_ADDRESS names, or a small one on this machine.
+"""Ray cluster for the duration of a `with` block: the one at RAY_ADDRESS, or a small one on this machine.
 
-Ray (`pip install "agentkit[ray]"`) runs tasks and actors on many machines and repeats the work of a killed worker.
-A local cluster has no dashboard and a small object store; usage statistics are off on every cluster that starts
-here. All machines need the same installation, and see the folders of a run under the same paths.
+Ray (`pip install "agentkit[ray]"`) runs tasks and actors on many machines and repeats the work of a killed
+worker. A local cluster has no dashboard and a small object store; usage statistics are off on every cluster
+started here. All machines need the same installation, and the folders of a run under the same paths.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from typing import Any
 from modelstack.errors import UserError
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Shared memory of a local cluster: recipes and results are small. Ray writes what does not fit to the disk."""
+"""Shared memory of a local cluster in bytes. Recipes and results are small; Ray writes the rest to disk."""
 CONNECT_S = 10.0
-"""Seconds that a cluster has to accept a connection."""
+"""Seconds before a connection attempt fails."""
 RETRIES = 3
-"""Times that a task is run again after its worker was killed; Ray's own default."""
+"""Retries of a task after its worker was killed; Ray's default."""
 
 
 @contextmanager
 def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[Any]:
-    """Connect to a cluster and give the module `ray`; a cluster that this process is connected to already is kept.
+    """Connect to a cluster and yield the module `ray`; an existing connection of this process is reused.
 
-    Args:
-        n_cpus: CPUs of a local cluster, which bound how many tasks run at once; None: those of this machine.
-        object_store_bytes: Shared memory of a local cluster.
+    n_cpus: CPUs of a local cluster, which limit the concurrent tasks; None: all CPUs of this machine.
 
     Raises:
         UserError: Ray is not installed, or no cluster answers at RAY_ADDRESS.
@@ -51,7 +49,7 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
         "object_store_memory": object_store_bytes,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
-        "_system_config": {"worker_niceness": 0},  # not Ray's 15: its workers are all that computes
+        "_system_config": {"worker_niceness": 0},  # Ray's default is 15, but here the workers are the only load
     }
     try:
         options = {} if address else own
@@ -62,25 +60,25 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
 
 
 def _check_that_it_answers(address: str) -> None:
-    """Refuse an address where nothing listens, for which Ray takes minutes."""
+    """Check that a server listens at an address, as Ray itself takes minutes to give up."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():  # "auto": Ray looks for a cluster of this machine
+    if not host or not port.isdecimal():  # "auto": Ray looks for a cluster on this machine
         return
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except OSError as error:
         raise UserError(
-            f"RAY_ADDRESS is {address!r} and no Ray cluster answers there ({error}); start one with "
+            f"RAY_ADDRESS is {address!r}, but no Ray cluster answers there ({error}); start one with "
             f"`ray start --head`, or unset the variable for a cluster on this machine"
         ) from error
 
 
 def results(ray: Any, references: Sequence[Any]) -> list[Any]:
-    """Return the results of tasks, in the order of their references.
+    """Return the results of tasks in the order of their references.
 
     Raises:
-        UserError: A worker was killed more often than tasks are repeated.
-        Exception: The error that a task ended with.
+        UserError: A worker was killed more often than tasks are retried.
+        Exception: Error of a task.
     """
     try:
         return ray.get(list(references))
@@ -88,6 +86,6 @@ def results(ray: Any, references: Sequence[Any]) -> list[Any]:
         raise error.cause from error
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.RayActorError) as error:
         raise UserError(
-            f"a Ray worker was killed {RETRIES + 1} times at the same work, perhaps for want of memory; "
-            f"the same command goes on ({error})"
+            f"a Ray worker was killed {RETRIES + 1} times at the same task, perhaps because memory ran out; "
+            f"run the same command to resume ({error})"
         ) from error

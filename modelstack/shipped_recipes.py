@@ -1,4 +1,4 @@
-"""Recipes that the package carries: found by the command that runs them and by name."""
+"""Recipes in the package, found by command and name."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FOLDERS = {
     "distil": "reasoning/distil",
     "merge": "reasoning/merge",
 }
-"""Folder of the recipes of each command, below the folder of its step."""
+"""Folder of each command's recipes, below the folder of its step."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShippedRecipe:
-    """A recipe in the package."""
+    """Recipe in the package."""
 
     command: str
     """Words of the command that runs it."""
@@ -39,17 +39,17 @@ class ShippedRecipe:
 
     @property
     def name(self) -> str:
-        """Folder and name, like "train/nano"."""
+        """Folder and name, for example "train/nano"."""
         return self.path.relative_to(ROOT).with_suffix("").as_posix()
 
     @property
     def about(self) -> str:
-        """The first line of its comment."""
+        """First line of the recipe's comment."""
         with self.path.open(encoding="utf-8") as file:
             return file.readline().removeprefix("#").strip()
 
     def is_called(self, name: str) -> bool:
-        """Whether a name means this recipe: its own ("nano"), with or without its folders ("train/nano")."""
+        """Return whether a name means this recipe: with or without its folders ("train/nano", "nano")."""
         return f"/{self.name}".endswith(f"/{name}")
 
 
@@ -64,16 +64,16 @@ def shipped_recipes(command: str | None = None) -> list[ShippedRecipe]:
 
 
 def shipped_recipe(name: str) -> ShippedRecipe:
-    """Return the recipe with a name that means no other one.
+    """Return the recipe with an unambiguous name.
 
     Raises:
-        UserError: No recipe has the name, or several have.
+        UserError: No recipe has the name, or several have it.
     """
     every = shipped_recipes()
     found = [recipe for recipe in every if recipe.is_called(name)]
     if len(found) > 1:
         raise UserError(
-            f"recipe {name!r} is one of {', '.join(recipe.name for recipe in found)}: name the folder too"
+            f"recipe {name!r} is ambiguous: {', '.join(recipe.name for recipe in found)}. Name the folder too"
         )
     if not found:
         raise UserError(f"no shipped recipe is called {name!r}; {_nearest(name, every)}")
@@ -81,7 +81,7 @@ def shipped_recipe(name: str) -> ShippedRecipe:
 
 
 def recipe_path(given: str, command: str) -> Path:
-    """Return the file that a command's first argument means: one that ends in .toml, or a shipped recipe by name.
+    """Return the recipe file given as a command's first argument: a path that ends in .toml, or a shipped name.
 
     Raises:
         UserError: The file does not exist, or the command has no recipe of that name.
@@ -106,7 +106,7 @@ def recipe_path(given: str, command: str) -> Path:
 
 
 def _nearest(name: str, recipes: Iterable[ShippedRecipe]) -> str:
-    """Return the names that come nearest to one, and the command that lists all."""
+    """Return a hint with the most similar names and the command that lists all."""
     names = {recipe.path.stem: recipe for recipe in recipes}
     near = difflib.get_close_matches(name.rpartition("/")[2], names, n=3, cutoff=0.0)
     return f"nearest shipped: {', '.join(near)}. `modelstack recipes` lists all"

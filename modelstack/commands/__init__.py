@@ -1,1 +1,1 @@
-"""Commands of the command line, a module for each step; what a command needs is imported when it runs."""
+"""Commands of the command line, with a module for each step; a command's imports happen when it runs."""

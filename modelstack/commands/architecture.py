@@ -1,4 +1,4 @@
-"""Step 4: what models cost, what architecture choices are worth, and models in other programs' formats."""
+"""Step 4: costs of models, effects of architecture choices, and conversion to and from GGUF."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def count(
 def ablate(
     choices: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CHOICE]...", help="Names; six of ours if not given (--list)."),
+        typer.Argument(metavar="[CHOICE]...", help="Names of choices (--list); default: six of them."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML with [base] and [choices.NAME].")] = None,
     text: Annotated[
@@ -78,7 +78,7 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each choice.")] = 3,
     steps: Annotated[int, typer.Option(min=1)] = 160,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
-    length: Annotated[int, typer.Option(min=2, help="Bytes of a row.")] = 256,
+    length: Annotated[int, typer.Option(min=2, help="Row length in bytes.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-3,
     out: Annotated[Path, typer.Option(help="Folder of the results; a started one is resumed.")] = Path(
         "runs/ablation"
@@ -190,7 +190,7 @@ def import_gguf(
     out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; an existing one is replaced.")],
     dtype: Annotated[FloatType, typer.Option(help="Type of the checkpoint's weights.")] = FloatType.float32,
 ) -> None:
-    """Make a checkpoint folder of a GGUF file, dequantised."""
+    """Convert a GGUF file to a checkpoint folder, with dequantised weights."""
     import torch
 
     from modelstack.architecture.checkpoint import save_checkpoint
@@ -204,5 +204,5 @@ def import_gguf(
         save_text_tokenizer(tokenizer, folder)
         save_checkpoint(loaded.model(), out, tokenizer=folder, dtype=getattr(torch, dtype.value))
     typer.echo(
-        f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} numbers"
+        f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} parameters"
     )

@@ -1,4 +1,4 @@
-"""Step 2: documents to train on, a mix of them, documents that a model writes, examples of tool calls."""
+"""Step 2: training documents and their mixture, synthetic documents, examples of tool calls."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def run(
     ] = None,
     on: Annotated[
         Literal["local", "ray", "slurm"],
-        typer.Option(help="Where the tasks run: processes here, a Ray cluster, jobs of Slurm."),
+        typer.Option(help="Executor of the tasks: local processes, a Ray cluster, or Slurm jobs."),
     ] = "local",
     options: Annotated[
         list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
     ] = None,
 ) -> None:
-    """Take raw files through the steps of a recipe; the same command resumes a run that was stopped."""
+    """Process raw files through the steps of a recipe; the same command resumes a run that was stopped."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -61,7 +61,7 @@ def run(
             )
             return
     elif options:
-        raise UserError("--with gives options to --on ray or slurm: name one of them, or leave --with out")
+        raise UserError("--with is for --on ray or slurm: name one of them, or leave --with out")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         shown: dict[str, TaskID] = {}
@@ -102,7 +102,7 @@ def mix(
         float | None, typer.Option(min=0.1, help="For data runs, which count characters.")
     ] = None,
 ) -> None:
-    """Calculate how many tokens each source gives and how often it is repeated."""
+    """Calculate each source's number of tokens and of repetitions."""
     from rich.console import Console
 
     from modelstack.data.mix import MixRecipe, plan_mix
@@ -121,9 +121,9 @@ def mix(
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
     folders = [Path(argument) for argument in arguments if argument not in recipes and argument not in overrides]
     if len(recipes) > 1:
-        raise UserError(f"one recipe is read, not {len(recipes)}: {', '.join(recipes)}")
+        raise UserError(f"give at most one recipe, not {len(recipes)}: {', '.join(recipes)}")
     if not folders:
-        raise UserError("no folder: name token shards or data runs behind the recipe")
+        raise UserError("no folder: name token shards or data runs after the recipe")
     recipe = read_recipe(MixRecipe, recipe_path(recipes[0], "data mix") if recipes else None, overrides)
     sources = tokens_of(folders, characters_per_token)
     plan = plan_mix(sources.tokens, recipe)
@@ -145,12 +145,12 @@ def mix(
 )
 def synthesise(
     arguments: Arguments,
-    model: Annotated[Path, typer.Option(help="GGUF file of the model that writes.")],
+    model: Annotated[Path, typer.Option(help="GGUF file of the writing model.")],
     out: Out = None,
-    adapter: Annotated[Path | None, typer.Option(help="GGUF adapter for it.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="GGUF adapter for the model.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Temperature of the sampling.")] = 0.8,
 ) -> None:
-    """Let a model write documents under a template and a grammar; each is checked and labelled as synthetic."""
+    """Generate documents with a model, a template and a grammar; each is checked and labelled as synthetic."""
     from rich.console import Console
 
     from modelstack.data.synthetic.recipe import SyntheticRecipe

@@ -1,4 +1,4 @@
-"""Step 1: plan a training run, and fit a scaling law to runs of your own."""
+"""Step 1: plan a training run, and fit a scaling law to your own runs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def fit_law(
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the starts and the samples.")] = 0,
 ) -> None:
-    """Fit a scaling law to runs of your own: at least 2 compute budgets with 3 sizes each."""
+    """Fit a scaling law to your own runs: at least 2 compute budgets with 3 sizes each."""
     from rich.console import Console
 
     from modelstack.decide import isoflop

@@ -1,4 +1,4 @@
-"""Help texts that all commands share: input, output, an example, the next command."""
+"""Help text shared by all commands: input, output, an example, the next command."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def explained(*, reads: str, writes: str, example: str, then: str) -> Callable[[
     Args:
         reads: Input of the command.
         writes: Output of the command.
-        example: A command line that works as it stands, given the files that it names.
+        example: Complete command line that works if the files that it names exist.
         then: The next command, or what to do with the output.
     """
 
     def add(command: Command) -> Command:
         lines = (f"Reads: {reads}", f"Writes: {writes}", f"Example: {example}", f"Next: {then}")
-        # The help is Rich markup, in which a bracket opens a style.
+        # The help is Rich markup, where a bracket opens a style.
         text = "\n\n".join(line.replace("[", "\\[") for line in lines)
         command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n{text}\n"
         return command

@@ -1,6 +1,6 @@
-"""The page that `modelstack` alone prints: the steps in order, and the newest runs of this folder.
+"""The page printed by `modelstack` without arguments: the steps in order, and the latest runs of a folder.
 
-Plain text in 80 columns, the same on a terminal and in a pipe.
+It is plain text in 80 columns, equal on a terminal and in a pipe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from modelstack.commands.steps import STEPS, Step
 
 WIDTH = 80
 N_RUNS = 5
-"""Runs that are shown."""
+"""Number of runs on the page."""
 _STEP_OF_STAGE = {
     "base": "train",
     "sft": "sft",
@@ -40,7 +40,7 @@ _MARKS = {
     "config.json": "architecture",
     "tokenizer.json": "tokenizer",
 }
-"""Step by the file that its command leaves in its folder; the first one counts."""
+"""Step by the file that its command writes; the first match counts."""
 _KEYS = {
     "optimizer": "sft",
     "method": "preferences",
@@ -52,25 +52,25 @@ _KEYS = {
     "tasks": "reasoning",
     "tokenizer": "train",
 }
-"""Step by a key of the recipe of a run that has not ended; the last one counts."""
+"""Step by a key in the recipe of an unfinished run; the last match counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRun:
-    """A folder of a run or a stage."""
+    """Folder of a run or a stage."""
 
     path: Path
     step: str
     is_finished: bool
     changed: float
-    """Time of its last change, in seconds since 1970."""
+    """Time of the last change, in seconds since 1970."""
 
 
 def overview(runs: Path) -> str:
     """Return the page.
 
     Args:
-        runs: The folder whose runs are shown.
+        runs: Folder of the runs.
     """
     lines = ["modelstack: models of your own, in twelve steps", ""]
     for number, step in enumerate(STEPS, 1):
@@ -94,7 +94,7 @@ def overview(runs: Path) -> str:
 
 
 def runs_in(folder: Path) -> Iterator[FoundRun]:
-    """Yield the folders right below a folder that a command of a step wrote."""
+    """Yield the direct subfolders that a command of a step wrote."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         for look in (_stage, _marked, _under_way):
             if path.is_dir() and (found := look(path)):
@@ -131,7 +131,7 @@ def _under_way(path: Path) -> FoundRun | None:
 
 
 def _within(file: Path, keys: Sequence[str]) -> object:
-    """Return what a JSON file has under keys, from the outermost on; None where it has nothing there."""
+    """Return the value in a JSON file under nested keys, outermost first; None if it is missing."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

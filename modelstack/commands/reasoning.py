@@ -1,4 +1,4 @@
-"""Step 9: verifiable tasks, reinforcement, PPO, rejection sampling, distillation, merging."""
+"""Step 9: verifiable tasks, reinforcement learning, PPO, rejection sampling, distillation, merging."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TaskKind(StrEnum):
 
 
 class TaskSide(StrEnum):
-    """Use of a file; no prompt is on both sides, whatever the seeds."""
+    """Use of a task file; no prompt is on both sides, for any seed."""
 
     train = "train"
     held_back = "held-back"
@@ -106,7 +106,7 @@ def ppo(arguments: Arguments, out: Out = None) -> None:
     then="modelstack distil gkd base=student.gguf",
 )
 def sample(arguments: Arguments, out: Out = None) -> None:
-    """Sample replies to tasks and keep the right ones as examples; the same command resumes it."""
+    """Sample replies to tasks and keep the correct ones as examples; the same command resumes it."""
     from rich.console import Console
 
     from modelstack.reasoning.rejection.recipe import SampleRecipe
@@ -181,7 +181,7 @@ def _object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise UserError(f"--config is {text[:60]!r}, and no JSON: {error}") from error
+        raise UserError(f"--config is {text[:60]!r}, which is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise UserError(f"--config is {text[:60]!r}; it is a JSON object, as '{{\"min_terms\": 2}}'")
+        raise UserError(f"--config is {text[:60]!r}; it must be a JSON object such as '{{\"min_terms\": 2}}'")
     return found

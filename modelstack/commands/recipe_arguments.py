@@ -31,17 +31,17 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run
 
 
 def read_arguments(kind: type[Recipe], command: str, arguments: Sequence[str]) -> Recipe:
-    """Return the recipe that the arguments of a command name, with the keys over it.
+    """Return the recipe given by a command's arguments, with the overriding keys applied.
 
     Raises:
-        UserError: There is no such recipe, or it is wrong.
+        UserError: The recipe does not exist or is not valid.
     """
     given, *overrides = arguments
     return read_recipe(kind, recipe_path(given, command), overrides)
 
 
 def default_out(out: Path | None, name: str) -> Path:
-    """Return the folder of a run: the one that was given, or the one of a recipe's name."""
+    """Return the given folder of a run, or the default one for the recipe's name."""
     return out or Path("runs") / name
 
 
@@ -52,10 +52,10 @@ def run_recipe(
     arguments: Sequence[str],
     out: Path | None,
 ) -> None:
-    """Run a recipe that trains; a run that was asked to stop ends the command with its own status.
+    """Run a training recipe; a run stopped on request ends the command with status `STOPPED`.
 
     Raises:
-        UserError: The recipe is wrong, or the run's guard ended it.
+        UserError: The recipe is not valid, or the run's guard stopped it.
     """
     from rich.console import Console
 

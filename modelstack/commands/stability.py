@@ -1,4 +1,4 @@
-"""Step 6: where the time of a run went."""
+"""Step 6: account for the time of a run."""
 
 from __future__ import annotations
 

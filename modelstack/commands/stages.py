@@ -1,4 +1,4 @@
-"""Stages, the outputs of all post-training: their lineage, and the merge of an adapter into its base."""
+"""Stages, the outputs of post-training: their lineage, and merging an adapter into its base."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lineage(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the stages as JSON.")] = False,
 ) -> None:
-    """Draw the ancestry of stages and check each against its record; status 1 where one is damaged."""
+    """Draw the ancestry of stages and check each against its record; status 1 if one is damaged."""
     import json
 
     from rich.console import Console

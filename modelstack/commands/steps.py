@@ -1,4 +1,4 @@
-"""The twelve steps from a budget to a model that is served, and the commands of each."""
+"""The twelve steps from a budget to a served model, with their commands."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from modelstack.commands import (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step."""
+    """Step with its commands."""
 
     name: str
-    """Also the name of its folder in the package."""
+    """Name of the step and of its folder in the package."""
     about: str
     commands: Mapping[str, Callable[..., None]] = field(default_factory=dict[str, Callable[..., None]])
     """Functions by the words of their command."""
     elsewhere: str = ""
-    """Where a step without a command of `modelstack` is used."""
+    """Usage of a step without its own `modelstack` command."""
 
 
 STEPS = (
@@ -87,4 +87,4 @@ STEPS = (
     Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}
-"""Commands of no step."""
+"""Commands that belong to no step."""

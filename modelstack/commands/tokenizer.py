@@ -1,4 +1,4 @@
-"""Step 3: train a tokenizer, and report what it costs and saves."""
+"""Step 3: train a tokenizer, and report its costs and savings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents left out.")] = HELD_OUT,
 ) -> None:
-    """Learn a tokenizer from text and write it as a folder that transformers loads."""
+    """Train a tokenizer on text and write it as a folder that transformers loads."""
     from rich.console import Console
 
     from modelstack.recipe_file import read_recipe
@@ -53,9 +53,9 @@ def train(
     overrides = [argument for argument in arguments if "=" in argument and argument not in recipes]
     inputs = [argument for argument in arguments if argument not in recipes and argument not in overrides]
     if len(recipes) > 1:
-        raise UserError(f"one recipe is read, not {len(recipes)}: {', '.join(recipes)}")
+        raise UserError(f"give at most one recipe, not {len(recipes)}: {', '.join(recipes)}")
     if not inputs:
-        raise UserError("no input: name files or folders of text behind the recipe")
+        raise UserError("no input: name files or folders of text after the recipe")
     config = read_recipe(TokenizerConfig, Path(recipes[0]) if recipes else None, overrides)
     files = find_files(inputs)
     console = Console()
@@ -95,11 +95,11 @@ def report(
     held_out: Annotated[
         float, typer.Option(min=0, max=1, help="Measure on the share that training left out; 1 for all text.")
     ] = HELD_OUT,
-    width: Annotated[int, typer.Option(min=1, help="Width of the model that pays for the vocabulary.")] = 576,
-    untied: Annotated[bool, typer.Option("--untied", help="The output has an embedding of its own.")] = False,
+    width: Annotated[int, typer.Option(min=1, help="Model width, for the cost of the vocabulary.")] = 576,
+    untied: Annotated[bool, typer.Option("--untied", help="The output layer has its own embedding.")] = False,
     body_parameters: Annotated[
         int | None,
-        typer.Option(min=0, help="Parameters of that model without embeddings; SmolLM2-135M's if left out."),
+        typer.Option(min=0, help="Model parameters without embeddings; default: those of SmolLM2-135M."),
     ] = None,
     equal_size: Annotated[
         bool, typer.Option(help="Show larger vocabularies also cut down to the size of the first.")
@@ -107,7 +107,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.json and report.png.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and the numbers.")] = 0,
 ) -> None:
-    """Measure a tokenizer on held-out text, alone or beside others."""
+    """Measure a tokenizer on held-out text, alone or in comparison with others."""
     from rich.console import Console
 
     from modelstack.tokenizer.documents import find_files, sample_documents
@@ -142,7 +142,7 @@ def _load_named(named: Sequence[str]) -> dict[str, TextTokenizer]:
         path = Path(given)
         name = name or (path.resolve().parent.name if path.name == TOKENIZER_FILE else path.resolve().stem)
         if name in loaded:
-            raise UserError(f"two tokenizers are called {name!r}; write NAME=PATH to name one")
+            raise UserError(f"two tokenizers are called {name!r}; write NAME=PATH to rename one")
         loaded[name] = load_tokenizer(path)
     return loaded
 
@@ -166,7 +166,7 @@ def _progress(console: object) -> Progress:
 
 
 def _tracked(documents: Sequence[Document], progress: Progress) -> Iterator[str]:
-    """Yield texts and show progress; how long the merges take is unknown before."""
+    """Yield texts and show progress; the duration of the merges is not known in advance."""
     counting = progress.add_task("counting words", total=len(documents))
     for document in documents:
         yield document.text

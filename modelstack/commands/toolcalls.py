@@ -48,12 +48,12 @@ def fit_prior(
     from modelstack.sft.prior.masses import read_masses, write_masses
 
     console = Console()
-    if not out.parent.is_dir():  # an error now, not after minutes of sampling
-        raise UserError(f"folder {out.parent} is not there; make it, or name another --out")
+    if not out.parent.is_dir():  # raises now rather than after minutes of sampling
+        raise UserError(f"folder {out.parent} does not exist; create it, or name another --out")
     if refit:
         origin, asked = read_masses(source)
     elif model is None:
-        raise UserError("which model to ask is missing: --model FILE.gguf, or --refit and a file of masses")
+        raise UserError("the model is missing: give --model FILE.gguf, or --refit and a file of masses")
     else:
         origin, asked = _asked(console, source, model, lora, n_examples, seed, threads)
         write_masses(out.with_suffix(".masses.jsonl"), origin, asked)
@@ -67,7 +67,7 @@ def fit_prior(
 def _asked(
     console: Console, file: Path, model: Path, lora: Path | None, n_examples: int, seed: int, threads: int | None
 ) -> tuple[Origin, list[Asked]]:
-    """Return the probabilities of a model's choices on the examples of a file; shows progress."""
+    """Return a model's choice probabilities on the examples of a file; shows progress."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from modelstack.data.examples import read_examples

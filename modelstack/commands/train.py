@@ -70,7 +70,7 @@ def sweep(
     arguments: Arguments,
     out: Out = None,
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
-    on: Annotated[Literal["local", "ray"], typer.Option(help="Where the runs are trained.")] = "local",
+    on: Annotated[Literal["local", "ray"], typer.Option(help="Location of the runs.")] = "local",
 ) -> None:
     """Train several sizes at several budgets and fit a scaling law; the same command resumes it."""
     from rich.console import Console

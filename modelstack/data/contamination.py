@@ -1,9 +1,9 @@
-"""The step that keeps evaluations out of training data: by runs of 13 words, and by most of an item's runs of 8.
+"""Removes documents that repeat evaluations, by runs of 13 words or most of a text's runs of 8 words.
 
-A document is dropped where it has a run of 13 words in common with a text of an evaluation (Brown et al. 2020,
-arXiv 2005.14165, appendix C); where it holds a whole text of 8 to 12 words, which has no such run; and where it
-holds most of the runs of 8 words of a longer text, here and there changed. The reason names the evaluation, so the
-report tells which one was found how often. Words are those of `evaluation_texts`.
+A document is dropped in three cases. It shares a run of 13 words with a text of an evaluation (Brown et al.
+2020, arXiv 2005.14165, appendix C). It contains a whole text of 8 to 12 words, which has no such run. It
+contains most of the 8-word runs of a longer text, for example of a slightly changed copy. The reason names the
+evaluation, so the report counts the hits of each. Words are those of `evaluation_texts`.
 
 Letters: H hashes of runs, I texts of evaluations.
 """
@@ -26,28 +26,28 @@ from modelstack.errors import UserError
 
 N_WORDS = 13
 SHORT_WORDS = 8
-"""Shorter texts are everyday phrases."""
+"""Minimum number of words of a compared text; shorter ones are everyday phrases."""
 
 Hashes = NDArray[np.uint64]
 Rule = Literal["run", "short_text", "fuzzy"]
 
 
 class Decontaminate(BaseModel, frozen=True, extra="forbid"):
-    """Drops documents that repeat an evaluation."""
+    """Step that drops documents which repeat an evaluation."""
 
     kind: Literal["decontaminate"] = "decontaminate"
     evaluations: tuple[Path, ...] = Field(min_length=1)
-    """Files of JSON or JSONL, gzip or zstd, or folders of them."""
+    """JSON or JSONL files, plain, gzip or zstd, or folders of them."""
     except_files: tuple[str, ...] = ()
-    """Names of files and folders in such folders that may be trained on; `*` stands for anything."""
+    """Names of files and folders below the given folders that may be trained on; `*` matches anything."""
     fuzzy_share: float | None = Field(default=0.7, gt=0, le=1)
-    """Of a text's distinct runs of 8 words, which a document must hold; None: exact runs alone count."""
+    """Minimum share of a text's distinct 8-word runs in a document; None: only the exact rules apply."""
 
     def build(self) -> Step:
-        """Read the evaluations.
+        """Read the evaluations and return the step.
 
         Raises:
-            UserError: one is missing, or no JSON.
+            UserError: An evaluation is missing or not JSON.
         """
         index = self.index()
 
@@ -61,20 +61,20 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
         return decontaminate
 
     def index(self) -> ContaminationIndex:
-        """Read the evaluations, as `build`."""
+        """Read the evaluations and return their index; raises as `build`."""
         return ContaminationIndex.of(
             (name, text) for name, path in self.files() for text in texts_of_evaluation(path)
         )
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return each evaluation's name and file; the name has the folder's where two files share one.
+        """Return the name and file of each evaluation; names include the folder if files share a name.
 
         Raises:
-            UserError: one is missing, or there is none.
+            UserError: A path is missing, or there are no files.
         """
         files = evaluation_files(self.evaluations, self.except_files)
         if not files:
-            raise UserError("decontaminate: there is no JSON file in the folders named; name others")
+            raise UserError("decontaminate: the given folders contain no JSON file; name others")
         stems = [file.name.split(".")[0] for file in files]
         return [
             (stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}", file)
@@ -84,7 +84,7 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a document repeats."""
+    """Evaluation that a document repeats, with the rule that found it."""
 
     evaluation: str
     rule: Rule
@@ -92,25 +92,25 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ContaminationIndex:
-    """The runs of words of evaluations, by their hashes; 2^-64 is the chance that two runs are taken for one."""
+    """Index of the word runs of evaluations by hash; two different runs collide with probability 2^-64."""
 
     evaluations: tuple[str, ...]
     long_H: Hashes
-    """Of runs of 13 words, sorted."""
+    """Hashes of 13-word runs, sorted."""
     long_evaluation_H: NDArray[np.int64]
     runs_H: Hashes
-    """Of runs of 8 words, sorted; a run of several texts stands there several times."""
+    """Hashes of 8-word runs, sorted; a run that several texts share is repeated."""
     text_H: NDArray[np.int64]
-    """Whose run it is."""
+    """Text of each 8-word run."""
     n_runs_I: NDArray[np.int64]
-    """Distinct runs of 8 words of a text."""
+    """Number of distinct 8-word runs per text."""
     is_short_I: NDArray[np.bool_]
-    """Whether it has fewer than 13 words."""
+    """Whether a text has fewer than 13 words."""
     evaluation_I: NDArray[np.int64]
 
     @classmethod
     def of(cls, texts: Iterable[tuple[str, str]]) -> ContaminationIndex:
-        """Index texts; each comes with the name of its evaluation."""
+        """Index texts, given as pairs of the evaluation's name and the text."""
         numbers: dict[str, int] = {}
         long: list[Hashes] = []
         runs: list[Hashes] = []
@@ -144,22 +144,22 @@ class ContaminationIndex:
         )
 
     def n_texts(self, evaluation: str) -> int:
-        """Return how many texts of an evaluation there are: distinct ones, of at least 8 words."""
+        """Return the number of distinct texts of an evaluation with at least 8 words."""
         if evaluation not in self.evaluations:
             return 0
         return int(np.count_nonzero(self.evaluation_I == self.evaluations.index(evaluation)))
 
     def repeats_run(self, text: str, n_words: Literal[8, 13]) -> bool:
-        """Whether a text has a run of 8 or of 13 words in common with any text of an evaluation."""
+        """Return whether a text shares a run of 8 or 13 words with any text of an evaluation."""
         index_H = self.long_H if n_words == N_WORDS else self.runs_H
         return _places(_hashes(_words(text), n_words), index_H).size > 0
 
     def find(self, text: str, fuzzy_share: float | None) -> Found | None:
-        """Return what a text repeats, by the first rule that finds something; None where it is clean."""
+        """Return the evaluation that a text repeats, by the first matching rule; None if there is none."""
         return next(self._found(text, fuzzy_share), None)
 
     def find_all(self, text: str, fuzzy_share: float | None) -> set[Found]:
-        """Return all that a text repeats, by all rules."""
+        """Return all evaluations that a text repeats, by all rules."""
         return set(self._found(text, fuzzy_share))
 
     def _found(self, text: str, fuzzy_share: float | None) -> Iterator[Found]:
@@ -182,7 +182,7 @@ def _words(text: str) -> str:
 
 
 def _hashes(words: str, n_words: int) -> Hashes:
-    """Return the distinct hashes of a text's runs of words, sorted."""
+    """Return the distinct hashes of a text's word runs, sorted."""
     pieces = list(shingle_hashes(words, n_words))
     return np.unique(np.concatenate(pieces)) if pieces else np.empty(0, np.uint64)
 
@@ -194,7 +194,7 @@ def _sorted(parts: Sequence[Hashes]) -> tuple[Hashes, NDArray[np.int64]]:
 
 
 def _places(some: Hashes, index_H: Hashes) -> NDArray[np.int64]:
-    """Return where in a sorted index some hashes stand, each as often as it is there."""
+    """Return the positions of hashes in a sorted index, including repeated entries."""
     first, last = np.searchsorted(index_H, some, "left"), np.searchsorted(index_H, some, "right")
     hit = last > first
     ranges = [np.arange(a, b) for a, b in zip(first[hit], last[hit], strict=True)]

@@ -1,7 +1,7 @@
-"""Texts of evaluation files, and the words by which training data is compared with them.
+"""Texts of evaluation files, and the words used to compare training data with them.
 
-Words are runs of letters and digits in lower case, so neither punctuation nor line breaks hide a copy
-(Brown et al. 2020, arXiv 2005.14165, appendix C).
+Words are runs of letters and digits in lower case, so punctuation and line breaks cannot hide a copy (Brown et
+al. 2020, arXiv 2005.14165, appendix C).
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from modelstack.errors import UserError
 from modelstack.zstd_files import open_unpacked
 
 MAY_BE_TRAINED_ON = ("gsm8k_train.jsonl",)
-"""Files in folders of evaluations that are training sets."""
+"""Training sets that are stored in folders of evaluations."""
 _WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words that comparisons with evaluations see."""
+    """Return the words of a text that comparisons with evaluations use."""
     return _WORD.findall(text.lower())
 
 
 def word_runs(text: str, n_words: int) -> Iterator[str]:
-    """Yield each run of `n_words` words of a text."""
+    """Yield each run of `n_words` consecutive words of a text."""
     words = words_of(text)
     return (" ".join(words[i : i + n_words]) for i in range(len(words) - n_words + 1))
 
 
 def evaluation_files(paths: Iterable[Path], may_be_trained_on: Collection[str] = MAY_BE_TRAINED_ON) -> list[Path]:
-    """Return the named files and those below the named folders, without those that may be trained on.
+    """Return the given files and all JSON files below the given folders, except those that may be trained on.
 
     Args:
         paths: Files and folders.
-        may_be_trained_on: Names of files and folders below those of `paths`; `*` stands for anything.
+        may_be_trained_on: Names of files and folders below `paths`; `*` matches anything.
 
     Raises:
-        UserError: A path is not there.
+        UserError: A path does not exist.
     """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} is not there; name files and folders of evaluation sets")
+            raise UserError(f"{path} does not exist; name files and folders of evaluation sets")
         found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
         for file in found:
             parts = file.relative_to(path).parts if path.is_dir() else (file.name,)
@@ -56,10 +56,10 @@ def evaluation_files(paths: Iterable[Path], may_be_trained_on: Collection[str] =
 
 
 def texts_of_evaluation(path: Path) -> Iterator[str]:
-    """Return all texts of an evaluation file, questions, answers and descriptions: JSON or JSONL, gzip or zstd.
+    """Yield all texts of an evaluation file, such as questions and answers: JSON or JSONL, gzip or zstd.
 
     Raises:
-        UserError: It is neither.
+        UserError: The file is neither JSON nor JSONL.
     """
     with open_unpacked(path) as file:
         data = file.read()
@@ -68,7 +68,7 @@ def texts_of_evaluation(path: Path) -> Iterator[str]:
         yield from _texts(json.loads(content))
         return
     except ValueError:
-        # Not one JSON value; JSONL is many, one a line.
+        # Not a single JSON value; JSONL has one value per line.
         lines = [line for line in content.split("\n") if line.strip()]
     for number, line in enumerate(lines, 1):
         try:

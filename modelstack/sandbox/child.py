@@ -35,6 +35,8 @@ MAX_WORDS = 500
 READY = b"ready"
 NOT_ISOLATED, EXITED = "not isolated", "exited"
 PROGRAM_NAME, TESTS_NAME = "<program>", "<tests>"
+HELPERS_FAILED = "the tests' helper code does not load"
+"""Beginning of the verdict's reason if the error is in the tests, not in the program."""
 
 
 def main() -> None:
@@ -213,7 +215,7 @@ def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dic
     try:
         exec(compile(job["helpers"], "<helpers>", "exec"), namespace)
     except Exception as error:
-        return _failed(f"the tests' helper code does not load: {_say(error)}")
+        return _failed(f"{HELPERS_FAILED}: {_say(error)}")
     stand_ins = {name: StandIn(name, incoming, outgoing) for name in job["names"]}
     namespace.update(stand_ins)
     passed: list[bool] = []

@@ -1,6 +1,13 @@
-"""A constitution instead of human labels: critique, revision, and AI feedback (Bai et al., 2212.08073); no torch.
+"""Constitutional AI: critique, revision and AI feedback in place of human labels (Bai et al., 2212.08073).
 
-Reading order: `schema` (what a constitution is, TOML; `default.toml` is ours), `asking` (what a model is asked, as
-protocols), `quoting` (texts of models are hostile), `critique` (the supervised stage), `feedback` (the preference
-stage), `journal` and `run` (many prompts at once, nothing asked twice), `engine_asking` (a model in this process).
+Modules in reading order:
+- `schema`: the constitution, read from TOML; `default.toml` is our own.
+- `asking`: protocols for asking a model.
+- `quoting`: safe quotation of untrusted model text.
+- `critique`: the supervised stage.
+- `feedback`: the preference stage.
+- `journal` and `run`: many prompts concurrently, each request answered once.
+- `engine_asking`: a model in this process.
+
+Only `engine_asking` depends on a loaded model; the package does not import torch.
 """

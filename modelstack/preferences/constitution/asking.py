@@ -1,8 +1,8 @@
-"""What a model is asked and how it answers: two small protocols that any model can stand behind.
+"""Protocols for asking a model, which any model can implement.
 
-A `Writer` continues a conversation; a `Chooser` says how probable each of some options is. Who has no
-probabilities is sampled (`SampledChooser`): the share of its answers is then the label, as soft as there are
-answers. Conversations are turns, never one text, so a reply cannot forge a turn.
+A `Writer` continues a conversation; a `Chooser` returns the probability of each of several options. A model
+without probabilities is sampled (`SampledChooser`): the label is the share of its answers, so its resolution
+depends on their number. Conversations are lists of turns, never a single text, so a reply cannot forge a turn.
 """
 
 from __future__ import annotations
@@ -13,68 +13,71 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 OPTIONS = ("A", "B")
-"""What two replies are called."""
+"""Names of the two compared replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation."""
+    """Message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class Unanswered(Exception):
-    """A model has no answer to this conversation, now or later: too long for it, filtered; the text says why."""
+    """Error of a model that cannot answer a conversation; the message is the reason.
+
+    Examples: the conversation is too long, or the model's provider filters it.
+    """
 
 
 class Writer(Protocol):
-    """A model that writes."""
+    """Model that writes text."""
 
     @property
     def name(self) -> str:
-        """What tells this model from others; a journal keeps it with each answer."""
+        """Identifies the model; stored in the journal with each answer."""
         ...
 
     async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
         """Return the next turn of the assistant.
 
         Raises:
-            Unanswered: There is none.
+            Unanswered: The model cannot answer.
         """
         ...
 
 
 class Chooser(Protocol):
-    """A model that chooses."""
+    """Model that chooses among options."""
 
     @property
     def name(self) -> str:
-        """As a writer's."""
+        """Identifies the model; stored in the journal with each answer."""
         ...
 
     async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
-        """Return the probability of each option as the next turn; they sum to 1.
+        """Return the probability of each option as the next turn; the probabilities sum to 1.
 
         Raises:
-            Unanswered: It chooses none of them.
+            Unanswered: The model chooses none of the options.
         """
         ...
 
 
 class SampledChooser:
-    """A `Chooser` of a model that only writes: it is asked several times, and its answers are counted."""
+    """`Chooser` based on a writer, which is asked several times; the answers are counted."""
 
     def __init__(
         self, writer: Writer, *, n_samples: int = 4, temperature: float = 1.0, max_tokens: int = 16
     ) -> None:
-        """Ask a writer.
+        """Store the writer and the settings.
 
         Args:
-            writer: Who chooses.
-            n_samples: Answers of one choice.
-            temperature: 0 gives one answer again and again: then one sample is enough.
-            max_tokens: Of an answer.
+            writer: Model that chooses.
+            n_samples: Number of answers per choice.
+            temperature: Sampling temperature; at 0 all answers are equal, so a single sample is enough.
+            max_tokens: Maximum number of tokens of an answer.
         """
         self._writer = writer
         self._n_samples = n_samples
@@ -83,14 +86,14 @@ class SampledChooser:
 
     @property
     def name(self) -> str:
-        """The writer's, and how it is asked."""
+        """Name of the writer, with the number of answers and the temperature."""
         return f"{self._writer.name} ({self._n_samples} answers at temperature {self._temperature:g})"
 
     async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
-        """Return each option's share of the answers that name one.
+        """Return each option's share of the answers that name an option.
 
         Raises:
-            Unanswered: No answer names one.
+            Unanswered: No answer names an option.
         """
         counts = [0] * len(options)
         for number in range(self._n_samples):
@@ -107,10 +110,10 @@ class SampledChooser:
 
 
 def named_option(text: str, options: Sequence[str] = OPTIONS) -> int | None:
-    """Return which option an answer names, None where it names none or it cannot be told which.
+    """Return the index of the option that an answer names; None if it names none or is ambiguous.
 
-    "A", "(B).", "B: it is safer", "The answer is (A)" are answers; "A better one is B" names none at its
-    beginning, because its A is an article.
+    "A", "(B).", "B: it is safer" and "The answer is (A)" name an option. "A better one is B" does not name A,
+    because its A is an article.
     """
     letters = "|".join(re.escape(option) for option in options)
     start = re.match(rf"[\s(\[\"'*]*({letters})(?=[)\].,:;*\"'\n]|\s*$)", text)

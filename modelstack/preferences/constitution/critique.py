@@ -1,9 +1,10 @@
-"""The supervised stage of Constitutional AI: reply, critique, revision, up to four rounds (2212.08073, section 3).
+"""Supervised stage of Constitutional AI: reply, then up to four rounds of critique and revision.
 
-A prompt is answered; then, in each round, a principle is drawn, the model criticises its reply under it and
-writes the reply again. The last revision is what a model is fine-tuned on, as the answer to the prompt alone.
-Prompts that want help rather than resistance keep their first reply, as in the paper: without them a model learns
-to decline.
+Source: Bai et al., 2212.08073, section 3.
+
+The replier answers a prompt. In each round a principle is drawn, and the model criticises its reply under the
+principle and rewrites it. The last revision becomes the fine-tuning target for the plain prompt. Prompts that
+ask for help keep their first reply, as in the paper: without them a model learns to refuse.
 """
 
 from __future__ import annotations
@@ -21,33 +22,34 @@ from modelstack.preferences.constitution.quoting import has_marks, quoted
 from modelstack.preferences.constitution.schema import Constitution, Principle, WorkedExample, drawn
 
 SOURCE = "constitution"
-"""Of examples and pairs made here."""
+"""Source recorded in the examples and pairs."""
 MOST_ROUNDS = 4
-"""The paper's; what rounds change falls off quickly."""
+"""Maximum number of rounds, from the paper; further rounds change little."""
 _LABEL = re.compile(r"^\s*(?:\**)(?:here is |here's )?(?:the |my )?(?:revis(?:ed|ion)|better|improved|new)"
                     r"(?: (?:reply|response|answer|version))?(?:\**):(?:\**)\s*", re.IGNORECASE)  # fmt: skip
-"""What models like to write above a revision."""
+"""Pattern of the label that models tend to write above a revision."""
 _ECHO_CHARACTERS = 60
-"""So much of a request word for word is an echo, not a coincidence."""
+"""Number of leading characters of a request that count as an echo if repeated."""
 
 
 class RevisionSettings(BaseModel, frozen=True, extra="forbid"):
-    """How the supervised stage asks."""
+    """Settings of the supervised stage."""
 
     rounds: int = Field(default=MOST_ROUNDS, ge=1, le=MOST_ROUNDS)
     few_shot: bool = True
-    """Whether the constitution's worked examples stand before each critique."""
+    """Whether the worked examples of the constitution precede each critique."""
     reply_tokens: int = Field(default=256, ge=1)
-    """Of a reply and of a revision."""
+    """Maximum number of tokens of a reply or a revision."""
     critique_tokens: int = Field(default=160, ge=1)
     reply_temperature: float = Field(default=1.0, ge=0)
     critic_temperature: float = Field(default=0.7, ge=0)
     most_characters: int = Field(default=6000, ge=200)
-    """Of one text as a critic or a judge sees it; more is cut. A revision that is longer is left out."""
+    """Maximum number of characters of a text shown to a critic or judge; the rest is cut off. A longer revision
+    is dropped."""
 
 
 class Round(BaseModel, frozen=True):
-    """One critique and what was made of it."""
+    """Critique with its revision."""
 
     principle: str
     critique: str
@@ -55,19 +57,19 @@ class Round(BaseModel, frozen=True):
 
 
 class Revised(BaseModel, frozen=True):
-    """All that was said about one prompt."""
+    """Record of the stage for one prompt."""
 
     prompt: Prompt
     reply: str
     rounds: tuple[Round, ...] = ()
     target: str | None = None
-    """What is fine-tuned on; None: nothing."""
+    """Fine-tuning target; None: no example."""
     left_out: str | None = None
-    """Why nothing is."""
+    """Reason why there is no target; None if there is one."""
 
     @property
     def example(self) -> Example | None:
-        """The example to fine-tune on, if there is one."""
+        """Fine-tuning example; None without a target."""
         if self.target is None:
             return None
         return Example(
@@ -82,23 +84,23 @@ class Revised(BaseModel, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Reviser:
-    """Who takes part in the supervised stage."""
+    """Models and settings of the supervised stage."""
 
     constitution: Constitution
     settings: RevisionSettings
     seed: int
     replier: Writer
-    """The model that is to become better."""
+    """Model to be improved."""
     critic: Writer
-    """Criticises and revises; in the paper the same model."""
+    """Model that criticises and revises; the same as the replier in the paper."""
 
 
 async def revise(prompt: Prompt, by: Reviser) -> Revised:
-    """Put a prompt through the stage.
+    """Run the supervised stage on a prompt.
 
     Args:
-        prompt: With replies of its own the first of them is criticised, and none is asked for.
-        by: Who takes part.
+        prompt: Prompt. If it has replies of its own, the first is criticised and the replier is not asked.
+        by: Models and settings.
     """
     settings, rounds = by.settings, list[Round]()
     reply = ""
@@ -124,7 +126,7 @@ async def revise(prompt: Prompt, by: Reviser) -> Revised:
 
 
 async def first_reply(prompt: Prompt, by: Reviser) -> str:
-    """Return the reply that is criticised: the prompt's own, or the replier's."""
+    """Return the reply to criticise: the prompt's own, or the replier's."""
     if prompt.replies:
         return prompt.replies[0]
     return (
@@ -140,14 +142,14 @@ async def first_reply(prompt: Prompt, by: Reviser) -> str:
 def critique_turns(
     constitution: Constitution, prompt: Prompt, reply: str, principle: Principle, settings: RevisionSettings
 ) -> list[Turn]:
-    """Return the conversation that a critique continues: everybody's words in turns of their own."""
-    assert principle.critique is not None  # of `revising`
+    """Return the conversation that a critique continues, with each speaker's text in its own turn."""
+    assert principle.critique is not None  # holds for all principles in `revising`
     told = "\n\n".join(text for text in (constitution.critic, constitution.classes_text) if text)
     turns = [Turn("system", told)]
     for example in constitution.examples if settings.few_shot else ():
         turns += _worked(constitution, example)
     for message in prompt.turns:
-        # A system message of the conversation would tell the critic what to be.
+        # A system message of the conversation would be an instruction to the critic.
         role = "user" if message.role == "system" else message.role
         turns.append(Turn(role, quoted(message.content, settings.most_characters)))
     return [*turns, Turn("assistant", quoted(reply, settings.most_characters)), Turn("user", principle.critique)]
@@ -156,13 +158,13 @@ def critique_turns(
 def fault_of(
     text: str, settings: RevisionSettings, principle: Principle | None = None, critique: str | None = None
 ) -> str | None:
-    """Return why a text is nothing to learn from, None where it is.
+    """Return why a text cannot be a fine-tuning target; None if it can.
 
     Args:
-        text: A revision, or a reply that is kept.
-        settings: Say how long it may be.
-        principle: Whose words a revision must not repeat.
-        critique: That it must not be.
+        text: Revision, or first reply that is kept.
+        settings: Settings with the maximum length.
+        principle: Principle with requests that the text must not repeat.
+        critique: Critique that the text must not equal.
     """
     if not any(character.isalnum() for character in text):
         return "empty"

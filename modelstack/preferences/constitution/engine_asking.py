@@ -1,7 +1,7 @@
-"""A model in this process as writer and chooser: log-probabilities of the options, not answers that are counted.
+"""Writer and chooser based on a model in this process; choices are scored by log-probability.
 
-The conversation is encoded by the model's own chat format, contents apart from control tokens, so no text in it
-can open or close a turn. The options are scored as what the assistant says next; they share the prompt's cache.
+The conversation is encoded with the model's chat format, its contents separately from control tokens, so no text
+can open or close a turn. The options are scored as the next words of the assistant and share the prompt's cache.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _SHOWN = 12
 
 
 class EngineModel:
-    """A `Writer` and a `Chooser`; the engine takes one request at a time."""
+    """`Writer` and `Chooser` based on an engine, which handles one request at a time."""
 
     def __init__(self, engine: ScoringEngine, name: str | None = None) -> None:
-        """Stand before an engine.
+        """Wrap a loaded engine.
 
         Args:
-            engine: Loaded; whoever gave it closes it.
-            name: None: a part of its fingerprint.
+            engine: Loaded engine; the caller closes it.
+            name: Name of the model; None: the beginning of the engine's fingerprint.
         """
         self._engine = engine
         self._name = name
@@ -38,26 +38,26 @@ class EngineModel:
 
     @property
     def name(self) -> str:
-        """As it was given, or the engine's hash."""
+        """Given name, or one made from the engine's fingerprint."""
         if self._name is None:
             self._name = f"engine {self._engine.fingerprint[:_SHOWN]}"
         return self._name
 
     async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
-        """Return the next turn; greedy at temperature 0.
+        """Return the next turn of the assistant; greedy decoding at temperature 0.
 
         Raises:
-            Unanswered: The conversation does not fit the context window.
+            Unanswered: The conversation exceeds the context window.
             EngineError: The backend failed.
         """
         work = partial(self._write, turns, seed, max_tokens, temperature)
         return await anyio.to_thread.run_sync(work)
 
     async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
-        """Return the options' probabilities among themselves; the seed changes nothing.
+        """Return the probabilities of the options, normalised over them; the seed has no effect.
 
         Raises:
-            Unanswered: The conversation does not fit the context window.
+            Unanswered: The conversation exceeds the context window.
             EngineError: The backend failed.
         """
         return await anyio.to_thread.run_sync(partial(self._choose, turns, options))
@@ -79,7 +79,8 @@ class EngineModel:
     def _choose(self, turns: Sequence[Turn], options: Sequence[str]) -> tuple[float, ...]:
         ids = self._prompt_ids(turns)
         options_ids = [self._encoder.content_ids(option) for option in options]
-        # `continuation_logprob` cuts the context's beginning off where it is too long: the judge would see half.
+        # `continuation_logprob` would cut off the beginning of a long context, and the judge would see only a
+        # part.
         n_tokens = len(ids) + max(map(len, options_ids)) - 1
         if n_tokens > self._engine.context_window:
             raise Unanswered(f"{n_tokens} tokens are more than the window of {self._engine.context_window}")

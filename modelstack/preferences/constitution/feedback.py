@@ -1,12 +1,12 @@
-"""AI feedback: which of two replies is better, as a model judges under a principle (2212.08073, section 4).
+"""AI feedback: a model judges which of two replies is better under a principle (2212.08073, section 4).
 
-The label is the judge's normalised probability of one reply, soft. Judges prefer a place, the first one mostly, so
-each pair is shown in both orders and the two probabilities are averaged (Lee et al., RLAIF, 2309.00267); what they
-differ by is reported as position bias. A judge that first reasons is sure of everything it then says: those labels
-are clamped to 0.4 and 0.6, as the paper did.
+The soft label is the judge's normalised probability of one reply. Judges prefer a position, mostly the first, so
+each pair is shown in both orders and the probabilities are averaged (Lee et al., RLAIF, 2309.00267); the
+difference is reported as position bias. A judge that reasons first becomes overconfident, so those labels are
+clamped to 0.4 and 0.6, as in the paper.
 
-Losses on pairs know a choice and no probability of it, so a label becomes a pair where it is at least `min_margin`
-from one half; what doubt is left on the average is told, to be given as `label_smoothing` of the loss `cdpo`.
+Pairwise losses use a choice without its probability. A label becomes a pair if it is at least `min_margin` from
+one half. The mean remaining doubt is reported, for use as `label_smoothing` of the loss `cdpo`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from modelstack.preferences.constitution.schema import Constitution, Principle, 
 from modelstack.preferences.examples import Preference, Reply
 
 CLAMP = (0.4, 0.6)
-"""Of labels behind a chain of thought, the paper's."""
+"""Bounds of labels given after reasoning, from the paper."""
 _REASON = (
     "Think it through first: say in a few sentences what speaks for each reply under that question. Do not "
     "decide yet."
@@ -36,66 +36,67 @@ _ASK = f"Answer with {OPTIONS[0]} or {OPTIONS[1]} alone."
 
 
 class FeedbackSettings(BaseModel, frozen=True, extra="forbid"):
-    """How the preference stage asks, and what becomes a pair."""
+    """Settings of the preference stage."""
 
     reply_tokens: int = Field(default=256, ge=1)
     reply_temperature: float = Field(default=1.0, ge=0)
-    """Of the two replies that are compared; at 0 they would be the same."""
+    """Sampling temperature of the two compared replies; at 0 they would be equal."""
     chain_of_thought: bool = False
-    """Whether the judge reasons first."""
+    """Whether the judge reasons before it chooses."""
     thought_tokens: int = Field(default=200, ge=1)
     thought_temperature: float = Field(default=0.7, ge=0)
     clamp: tuple[float, float] = CLAMP
-    """Where labels end that were reasoned for."""
+    """Bounds of labels given after reasoning."""
     min_margin: float = Field(default=0.1, ge=0, lt=0.5)
-    """How far from one half a label must be to become a pair."""
+    """Minimum distance of a label from one half to become a pair."""
     most_characters: int = Field(default=6000, ge=200)
-    """Of one text as the judge sees it; more is cut. A reply that is longer becomes no pair."""
+    """Maximum number of characters of a text shown to the judge; the rest is cut off. A longer reply becomes no
+    pair."""
 
     @model_validator(mode="after")
     def _can_give_pairs(self) -> Self:
         low, high = self.clamp
         if not 0 <= low < 0.5 < high <= 1:
-            raise ValueError(f"clamp is {list(self.clamp)}: 0 <= low < 0.5 < high <= 1")
+            raise ValueError(f"clamp is {list(self.clamp)}; it must satisfy 0 <= low < 0.5 < high <= 1")
         if self.chain_of_thought and self.min_margin > min(0.5 - low, high - 0.5) + 1e-9:
             raise ValueError(
-                f"min_margin = {self.min_margin} is out of reach: with chain_of_thought labels end at "
-                f"{low} and {high}; lower min_margin or widen clamp"
+                f"min_margin = {self.min_margin} cannot be reached: with chain_of_thought labels are clamped to "
+                f"{low} to {high}; lower min_margin or widen clamp"
             )
         return self
 
 
 class Shown(BaseModel, frozen=True):
-    """One order of the pair, and what the judge said."""
+    """Judgement of a pair in one order."""
 
     p_first_shown: float
-    """Probability of the reply that stood first."""
+    """Probability of the reply shown first."""
     thought: str | None = None
 
 
 class Comparison(BaseModel, frozen=True):
-    """All that was said about two replies."""
+    """Record of the stage for one pair of replies."""
 
     prompt: Prompt
     replies: tuple[str, str]
     principle: str
     shown: tuple[Shown, ...] = ()
-    """As the replies stand, then the other way round."""
+    """Judgements with the replies in order and in reverse order."""
     label: float | None = None
-    """P(the first of `replies` is better), both orders averaged, clamped where it was reasoned for."""
+    """Probability that the first of `replies` is better: the mean of both orders, clamped after reasoning."""
     left_out: str | None = None
-    """Why there is no label, or no pair of it."""
+    """Reason why there is no label or no pair; None if there is a pair."""
 
     @property
     def position_bias(self) -> float | None:
-        """By how much standing first raises a reply's probability; 0: not at all, 0.5: it decides alone."""
+        """Increase of a reply's probability by being shown first; 0: none, 0.5: the position alone decides."""
         if len(self.shown) != 2:
             return None
         return sum(each.p_first_shown for each in self.shown) / 2 - 0.5
 
     @property
     def preference(self) -> Preference | None:
-        """The pair, where there is one."""
+        """Preference pair; None without one."""
         if self.label is None or self.left_out is not None:
             return None
         chosen, rejected = self.replies if self.label > 0.5 else self.replies[::-1]
@@ -111,24 +112,24 @@ class Comparison(BaseModel, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Who takes part in the preference stage."""
+    """Models and settings of the preference stage."""
 
     constitution: Constitution
     settings: FeedbackSettings
     seed: int
     replier: Writer
-    """Gives the replies, where a prompt brings none; the model that is trained."""
+    """Model in training; it writes the replies that a prompt lacks."""
     chooser: Chooser
     thinker: Writer
-    """Reasons before the choice; in most cases the same model as the chooser."""
+    """Model that reasons before the choice; usually the same as the chooser."""
 
 
 async def compare(prompt: Prompt, by: Judges) -> Comparison:
-    """Put a prompt through the stage.
+    """Run the preference stage on a prompt.
 
     Args:
-        prompt: With two replies of its own these are compared; with one it is compared with the replier's.
-        by: Who takes part.
+        prompt: Prompt. Its own replies are compared; the replier writes the missing ones.
+        by: Models and settings.
     """
     principle = drawn(by.constitution.choosing, by.seed, prompt.id, "choice")
     replies, shown = ("", ""), list[Shown]()
@@ -152,20 +153,20 @@ async def compare(prompt: Prompt, by: Judges) -> Comparison:
 
 
 def averaged(p_when_first: float, p_first_when_second: float) -> float:
-    """Return P(a reply is better) of both orders.
+    """Return the probability that a reply is better, averaged over both orders.
 
     Args:
-        p_when_first: Its probability where it stood first.
-        p_first_when_second: The other one's probability where that stood first.
+        p_when_first: Probability of the reply when shown first.
+        p_first_when_second: Probability of the other reply when that one was shown first.
     """
     return (p_when_first + (1 - p_first_when_second)) / 2
 
 
 def normalised(log_probabilities: Sequence[float]) -> tuple[float, ...]:
-    """Return probabilities of options among themselves.
+    """Return probabilities normalised over the options.
 
     Args:
-        log_probabilities: Natural; of each option as what the model says next.
+        log_probabilities: Natural log-probability of each option as the model's next words.
     """
     most = max(log_probabilities)
     weights = [math.exp(each - most) for each in log_probabilities]
@@ -179,8 +180,8 @@ def choice_turns(
     principle: Principle,
     settings: FeedbackSettings,
 ) -> list[Turn]:
-    """Return the question which of two replies is better, without the words that ask for an answer."""
-    assert principle.choice is not None  # of `choosing`
+    """Return the question which reply is better, without the instruction on the form of the answer."""
+    assert principle.choice is not None  # holds for all principles in `choosing`
     told = "\n\n".join(text for text in (constitution.judge, constitution.classes_text) if text)
     texts = [(message.role, quoted(message.content, settings.most_characters)) for message in prompt.messages]
     texts += [
@@ -191,7 +192,7 @@ def choice_turns(
 
 
 def mean_doubt(labels: Sequence[float]) -> float | None:
-    """Return the mean probability that pairs of these labels are the wrong way round; None without labels."""
+    """Return the mean probability that pairs with these labels are reversed; None without labels."""
     if not labels:
         return None
     return sum(min(label, 1 - label) for label in labels) / len(labels)
@@ -226,7 +227,7 @@ async def _shown(prompt: Prompt, replies: Sequence[str], principle: Principle, b
 
 
 def _fault_of(replies: Sequence[str], settings: FeedbackSettings) -> str | None:
-    """Return why two replies are nothing to compare, None where they are."""
+    """Return why two replies cannot be compared; None if they can."""
     if replies[0] == replies[1]:
         return "the same reply twice"
     for reply in replies:

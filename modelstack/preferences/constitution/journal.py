@@ -1,8 +1,8 @@
-"""Answers of models, kept as they come: one line appended and synced for each, so nothing is asked twice.
+"""Journal of model answers, appended and synced one line at a time, so that no request is sent twice.
 
-A stage is replayed from its beginning when it goes on; requests that were answered are answered from here. The key
-of a line is a hash of who was asked and of all that was asked, so an answer to another request is never taken for
-it. A kill cuts the last line short at most: it is dropped when the file is opened, and asked again.
+A resumed stage is replayed from its beginning, with stored answers taken from the journal. The key of a line is
+a hash of the model and the complete request, so an answer is never used for another request. A killed process
+truncates at most the last line; it is dropped when the file is opened, and the request is sent again.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _ANSWER, _UNANSWERED = "answer", "unanswered"
 
 
 class Journal:
-    """One file of answers, open for one process at a time."""
+    """Journal file, used by one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; nothing is open between two answers.
+        """Read the stored answers; the file is closed between writes.
 
         Raises:
-            UserError: A line is no answer, so the file is not one of these.
+            UserError: A line is not an answer, so the file is not a journal.
         """
         self._path = path
         self._kept = _read(path)
         self._file = anyio.Lock()
         self._asking: dict[str, anyio.Lock] = {}
-        """Two tasks may ask the same at once: the second waits for the first one's answer."""
+        """Lock per request: if two tasks send the same request, the second waits for the answer to the first."""
 
     async def once(self, request: Mapping[str, Any], ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the answer to a request, asked for if it is not kept.
+        """Return the answer to a request, sending the request only if no answer is stored.
 
         Args:
-            request: JSON-able; all that the answer depends on.
-            ask: Returns something JSON-able.
+            request: Complete request, serialisable as JSON.
+            ask: Sends the request and returns an answer that is serialisable as JSON.
 
         Raises:
-            Unanswered: It has no answer, now or when it was asked first.
+            Unanswered: The model cannot answer, now or when it was first asked.
         """
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         async with self._asking.setdefault(key, anyio.Lock()):
@@ -64,7 +64,7 @@ class Journal:
         return line[_ANSWER]
 
     async def _append(self, line: Mapping[str, Any]) -> None:
-        # A cancelled task does not leave before the answer that it has is kept, and its line whole.
+        # A cancelled task must still store its answer as a whole line.
         with anyio.CancelScope(shield=True):
             async with self._file:
                 await anyio.to_thread.run_sync(self._write, json.dumps(line) + "\n")
@@ -77,25 +77,25 @@ class Journal:
 
 
 class KeptWriter:
-    """A writer whose answers a journal keeps."""
+    """Writer with answers stored in a journal."""
 
     def __init__(self, writer: Writer, journal: Journal) -> None:
-        """Stand before a writer."""
+        """Wrap a writer."""
         self._writer = writer
         self._journal = journal
 
     @property
     def name(self) -> str:
-        """The writer's."""
+        """Name of the wrapped writer."""
         return self._writer.name
 
     async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
-        """Return the kept answer, or the writer's."""
+        """Return the stored answer, or ask the writer."""
         drawn = {"seed": seed, "max_tokens": max_tokens, "temperature": temperature}
 
         async def ask() -> str:
             text = await self._writer.write(turns, **drawn)
-            return text.encode("utf-8", "replace").decode()  # halves of surrogate pairs fit no file
+            return text.encode("utf-8", "replace").decode()  # unpaired surrogates cannot be written to a file
 
         return await self._journal.once(
             {"write": self.name, "turns": [asdict(turn) for turn in turns]} | drawn, ask
@@ -103,20 +103,20 @@ class KeptWriter:
 
 
 class KeptChooser:
-    """A chooser whose answers a journal keeps."""
+    """Chooser with answers stored in a journal."""
 
     def __init__(self, chooser: Chooser, journal: Journal) -> None:
-        """Stand before a chooser."""
+        """Wrap a chooser."""
         self._chooser = chooser
         self._journal = journal
 
     @property
     def name(self) -> str:
-        """The chooser's."""
+        """Name of the wrapped chooser."""
         return self._chooser.name
 
     async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
-        """Return the kept probabilities, or the chooser's."""
+        """Return the stored probabilities, or ask the chooser."""
         asked = [asdict(turn) for turn in turns]
         request = {"choose": self.name, "turns": asked, "options": list(options), "seed": seed}
 
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
                 raise KeyError(_ANSWER)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number} is no answer of a model: move the file away, or give another folder"
+                f"{path}, line {number} is not an answer of a model: move the file away, or give another folder"
             ) from error
         kept[record["key"]] = record
     return kept

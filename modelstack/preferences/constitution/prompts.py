@@ -1,7 +1,7 @@
-"""Prompts to put through a constitution: a file of requests, each perhaps with replies that are there already.
+"""Prompts for the stages of the constitution: a file of requests, optionally with existing replies.
 
-One JSON object a line (zstd where the name ends in `.zst`): `prompt` (a text) or `messages` (role and content, the
-last one the user's); `id`, `license`, `keep` and `replies` may stand beside it.
+File format: one JSON object per line (zstd if the name ends in `.zst`) with `prompt` (a text) or `messages`
+(role and content, the last one from the user), and optionally `id`, `license`, `keep` and `replies`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Prompt(BaseModel):
-    """A conversation that waits for a reply."""
+    """Conversation that ends with a request of the user."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,31 +31,33 @@ class Prompt(BaseModel):
     messages: tuple[Message, ...] = Field(min_length=1)
     license: str = Field(default=UNKNOWN, min_length=1)
     keep: bool = False
-    """Whether its first reply is learnt as it is: such prompts keep a model helpful, and are not criticised."""
+    """Whether to use the first reply unchanged, without critique; such prompts keep a model helpful."""
     replies: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(default=(), max_length=2)
-    """Replies that are there: one to criticise, two to compare; none: the replier is asked."""
+    """Existing replies: one to criticise, two to compare; the replier writes missing ones."""
 
     @model_validator(mode="after")
     def _waits_for_a_reply(self) -> Self:
         if any(message.role == "tool" or message.calls or message.train for message in self.messages):
-            raise ValueError("a prompt is words of system, user and assistant: no tools, calls or train")
+            raise ValueError(
+                "a prompt may contain only text of system, user and assistant: no tools, calls or train"
+            )
         texts = [self.id, self.license, *(message.content for message in self.messages), *self.replies]
         if any(_HALF.search(text) for text in texts):
-            raise ValueError("a text has half of a surrogate pair, which is no character; repair the file")
+            raise ValueError("a text has an unpaired surrogate, which is not a character: repair the file")
         if self.messages[-1].role != "user":
-            raise ValueError(f"the last message is the {self.messages[-1].role}'s; a prompt ends with the user's")
+            raise ValueError(f"the last message is the {self.messages[-1].role}'s; it must be the user's")
         if not self.asked.strip():
-            raise ValueError("the last message is empty; there is nothing to answer")
+            raise ValueError("the last message is empty: give a request")
         return self
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The conversation as a model is asked."""
+        """Messages of the conversation as turns."""
         return tuple(Turn(message.role, message.content) for message in self.messages if message.role != "tool")
 
     @property
     def asked(self) -> str:
-        """What the user said last."""
+        """Last message of the user."""
         return self.messages[-1].content
 
 
@@ -63,7 +65,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     """Return the prompts of a file.
 
     Raises:
-        UserError: The file is not there, empty or cut short, a line is no prompt, or an id comes twice.
+        UserError: The file is missing, empty or truncated, a line is not a prompt, or an id is not unique.
     """
     path = Path(path)
     prompts: dict[str, Prompt] = {}
@@ -77,10 +79,12 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
         except (UserError, ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         if prompt.id in prompts:
-            raise UserError(f"{path}, line {number}: id {prompt.id!r} comes twice; ids of a file are unique")
+            raise UserError(
+                f"{path}, line {number}: id {prompt.id!r} occurs twice; ids must be unique within a file"
+            )
         prompts[prompt.id] = prompt
     if not prompts:
-        raise UserError(f'{path} has no prompt; one is a line like {{"prompt": "How do I ..."}}')
+        raise UserError(f'{path} has no prompts; a prompt is a line like {{"prompt": "How do I ..."}}')
     return list(prompts.values())
 
 
@@ -89,7 +93,7 @@ def _prompt(record: Any, id: str) -> Prompt:
         raise UserError("a prompt is a JSON object")
     content = {"id": id} | record
     if ("prompt" in content) == ("messages" in content):
-        raise UserError(f"keys are {sorted(record)[:8]}: a prompt has either prompt, a text, or messages")
+        raise UserError(f"keys are {sorted(record)[:8]}: give either prompt, a text, or messages")
     if "prompt" in content:
         text = content.pop("prompt")
         content["messages"] = [{"role": "user", "content": text}]

@@ -1,10 +1,10 @@
-"""Texts of models inside requests to models: bounded, without marks of control, fenced so that nothing escapes.
+"""Safe quotation of untrusted model texts in requests: bounded length, no control marks, fences.
 
-A reply that is judged wants to be judged well. It may write the line that ends its own quotation, a turn of a chat
-template, or so much that the question is lost. Turns are messages wherever the conversation has a place for them;
-where two replies must stand in one message, each is fenced by a tag that is a hash of the quoted texts themselves,
-which no text can contain knowingly. Chat templates of other people's servers are broken up, because they may read
-content as control; models in this process never do (`tokenizer.chat`).
+A judged reply may try to influence its judge. It may write the line that ends its quotation, a turn of a chat
+template, or enough text to hide the question. Each text is therefore a separate turn where possible. If two
+replies must be in one message, each is fenced by a tag that is a hash of the quoted texts, so no text can
+contain it on purpose. Marks of chat templates are broken up, because other servers may read content as control
+tokens; models in this process never do (`tokenizer.chat`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from collections.abc import Sequence
 
 CUT = "[... cut]"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-"""Characters that are not seen: C0 without tab and line feed, C1, joiners, directions, halves of pairs."""
+"""Pattern of invisible characters: C0 except tab and line feed, C1, joiners, direction marks, unpaired
+surrogates.
+"""
 _MARKS = re.compile(
     r"<\|[^|<>\n]{1,60}\|>|<｜[^｜<>\n]{1,60}｜>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]"
     r"|<</?SYS>>|</?(?:start_of_turn|end_of_turn|bos|eos|pad|unk)>",
     re.IGNORECASE,
 )
-"""Turns of ChatML, Llama 2 and 3, Mistral, Gemma, DeepSeek, and the names of begin and end tokens."""
+"""Pattern of the turn marks of ChatML, Llama 2 and 3, Mistral, Gemma and DeepSeek, and of begin and end
+tokens.
+"""
 
 _OPENING = re.compile(r"^\[[^\]\n]+ (?P<tag>[0-9a-f]{12})\]$", re.MULTILINE)
 
 
 def has_marks(text: str) -> bool:
-    """Whether a text spells a control token of a common chat template."""
+    """Return whether a text spells a control token of a common chat template."""
     return _MARKS.search(text) is not None
 
 
 def quoted(text: str, most_characters: int) -> str:
-    """Return a text as it may stand in a message: no control characters, no template marks, not too long."""
+    """Return a text that is safe in a message: no control characters, no template marks, limited length."""
     text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = _MARKS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
     if len(text) <= most_characters:
@@ -41,17 +45,17 @@ def quoted(text: str, most_characters: int) -> str:
 
 
 def fenced(texts: Sequence[tuple[str, str]]) -> str:
-    """Return titled texts one below the other, each between a line that opens and a line that closes it.
+    """Return titled texts in sequence, each between an opening and a closing line.
 
     Args:
-        texts: Title, which is ours, and text, which is not.
+        texts: Pairs of a trusted title and an untrusted text.
     """
     tag = _tag([text for _, text in texts])
     return "\n\n".join(f"[{title} {tag}]\n{text}\n[end of {title} {tag}]" for title, text in texts)
 
 
 def _tag(texts: Sequence[str]) -> str:
-    """Return 12 hexadecimal digits that none of the texts contains."""
+    """Return 12 hexadecimal digits that occur in none of the texts."""
     content = "\x1f".join(texts)
     number = 0
     while True:
@@ -62,7 +66,7 @@ def _tag(texts: Sequence[str]) -> str:
 
 
 def unfenced(text: str) -> list[tuple[str, str]]:
-    """Return the titled texts that `fenced` wrote; whatever looks like a fence within one of them is its text."""
+    """Return the titled texts in the output of `fenced`; apparent fences within a text remain part of it."""
     opening = _OPENING.search(text)
     if opening is None:
         return []

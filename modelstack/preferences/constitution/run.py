@@ -1,8 +1,8 @@
-"""Both stages over many prompts: several at once, journalled, held to one recipe, written whole at the end.
+"""Runs both stages on many prompts: concurrently, with a journal, and with atomic output files.
 
-A folder belongs to one constitution, one file of prompts, one recipe and one set of models. What models said lies
-in its journal as it comes; examples, pairs and the report are made of that, so a run that goes on, or is run
-again, gives the same files and asks nothing twice.
+A folder belongs to one constitution, one prompt file, one recipe and one set of models. Model answers are
+written to its journal as they arrive; examples, pairs and the report are derived from it. A resumed or repeated
+run therefore gives the same files and sends no request twice.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from modelstack.run_folder import RunFolder, claim
 
 JOURNAL, REPORT = "journal.jsonl", "report.json"
 REVISIONS, EXAMPLES = "revisions.jsonl", "examples.jsonl"
-"""Of the supervised stage: all that was said, and what is fine-tuned on."""
+"""Output files of the supervised stage: complete records, and fine-tuning examples."""
 COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
-"""Of the preference stage: all that was said with soft labels, and what is preferred."""
+"""Output files of the preference stage: complete records with soft labels, and preference pairs."""
 Told = Callable[[int, int], object]
-"""Is told how many of how many prompts are done."""
+"""Callback for progress: number of finished prompts, total number."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
 class ConstitutionRecipe(BaseModel, frozen=True, extra="forbid"):
-    """How both stages are run."""
+    """Settings of both stages."""
 
     seed: int = Field(default=0, ge=0)
-    """Draws principles, and goes with every request to a model."""
+    """Seed for drawing principles; sent with every request to a model."""
     tags: tuple[str, ...] = ()
-    """Principles with one of these are drawn; none: all are."""
+    """Tags of the principles to draw from; empty: all principles."""
     revision: RevisionSettings = RevisionSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     n_samples: int = Field(default=4, ge=1)
-    """Answers that are counted for one label, of a judge without probabilities."""
+    """Answers counted per label, for a judge without probabilities."""
     concurrency: int = Field(default=4, ge=1, le=256)
-    """Prompts at once; a model in this process takes one at a time anyway."""
+    """Number of prompts processed concurrently; a model in this process still handles one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Who answers, criticises and judges."""
+    """Models of both stages."""
 
     replier: Writer
-    """The model that is to become better."""
+    """Model to be improved."""
     critic: Writer
-    """Criticises, revises, and reasons before a choice."""
+    """Model that criticises, revises, and reasons before a choice."""
     chooser: Chooser | None = None
-    """Gives probabilities of a choice; None: the critic is asked several times."""
+    """Model that returns probabilities of a choice; None: sample the critic."""
 
 
 class Settled(BaseModel, frozen=True):
-    """What a folder is held to."""
+    """Inputs that identify the run in a folder."""
 
     stage: Literal["revise", "compare"]
     recipe: ConstitutionRecipe
@@ -82,7 +82,7 @@ class Settled(BaseModel, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it but how many prompts are asked at once."""
+        """SHA-256 of the content, except the concurrency."""
         content = self.model_dump(mode="json")
         content["recipe"].pop("concurrency")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -96,19 +96,19 @@ async def run_revisions(
     path: Path,
     told: Told = lambda done, total: None,
 ) -> list[Revised]:
-    """Run the supervised stage, or go on with it; leave its examples in a folder.
+    """Run or resume the supervised stage; write its examples to a folder.
 
     Args:
-        constitution: What replies are criticised by.
-        prompts: Each with an id of its own.
-        recipe: How.
-        models: Who.
-        path: The folder.
-        told: Is told how far it is.
+        constitution: Principles for the critique.
+        prompts: Prompts with unique ids.
+        recipe: Settings of the stage.
+        models: Models of the stage.
+        path: Output folder.
+        told: Callback for progress.
 
     Raises:
-        UserError: The folder holds another run, another process works in it, or the constitution has no principle
-            for the stage.
+        UserError: The folder holds another run or is in use by another process, or the constitution has no
+            principle for the stage.
     """
     constitution = constitution.of_tags(recipe.tags)
     settled = _settle("revise", constitution, prompts, recipe, models)
@@ -129,19 +129,19 @@ async def run_comparisons(
     path: Path,
     told: Told = lambda done, total: None,
 ) -> list[Comparison]:
-    """Run the preference stage, or go on with it; leave its pairs in a folder.
+    """Run or resume the preference stage; write its pairs to a folder.
 
     Args:
-        constitution: What replies are compared by.
-        prompts: Each with an id of its own.
-        recipe: How.
-        models: Who.
-        path: The folder.
-        told: Is told how far it is.
+        constitution: Principles for the comparison.
+        prompts: Prompts with unique ids.
+        recipe: Settings of the stage.
+        models: Models of the stage.
+        path: Output folder.
+        told: Callback for progress.
 
     Raises:
-        UserError: The folder holds another run, another process works in it, or the constitution has no principle
-            for the stage.
+        UserError: The folder holds another run or is in use by another process, or the constitution has no
+            principle for the stage.
     """
     constitution = constitution.of_tags(recipe.tags)
     settled = _settle("compare", constitution, prompts, recipe, models)
@@ -164,9 +164,9 @@ async def in_turns(
     concurrency: int,
     told: Told = lambda done, total: None,
 ) -> list[Out]:
-    """Return what `work` makes of each item, in their order; at most `concurrency` at a time.
+    """Return the results of `work` in the order of the items, with at most `concurrency` calls at a time.
 
-    The first exception ends the others and is raised as it is, not in a group.
+    The first exception cancels the other calls and is raised directly, not in an exception group.
     """
     found: dict[int, Out] = {}
     failed: list[Exception] = []
@@ -198,12 +198,12 @@ def _settle(
     models: Models,
 ) -> Settled:
     if not prompts:
-        raise UserError("there is no prompt to put through the constitution")
+        raise UserError("there are no prompts: give at least one")
     of_stage = constitution.revising if stage == "revise" else constitution.choosing
     if not of_stage:
         needed = "critique and revision" if stage == "revise" else "choice"
         raise UserError(
-            f"constitution {constitution.name!r} has no principle with {needed}, which stage {stage} draws from"
+            f"constitution {constitution.name!r} has no principle with {needed}, but stage {stage} needs one"
         )
     content = "\n".join(prompt.model_dump_json() for prompt in prompts)
     return Settled(
@@ -220,7 +220,7 @@ def _settle(
 
 @contextmanager
 def _kept(settled: Settled, models: Models, path: Path) -> Iterator[Models]:
-    """Hold a folder to a run, and give its models, which are asked through the journal in it."""
+    """Lock a folder for a run, and yield its models, wrapped by the journal in the folder."""
     folder = RunFolder(path)
     with folder.held():
         claim(folder.recipe, settled, settled.fingerprint, free={("recipe", "concurrency")}, layout=set())

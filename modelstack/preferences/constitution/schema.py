@@ -1,11 +1,11 @@
-"""A constitution: principles by which replies are criticised, revised and compared; a frozen model read from TOML.
+"""Schema of a constitution: principles for critique, revision and comparison; a frozen model read from TOML.
 
-The paper (2212.08073) has 16 pairs of a critique request and a revision request, and 16 principles that two
-replies are compared under. Here a principle may serve in both stages. Classes of harmful and of harmless requests
-stand beside the principles, as in constitutional classifiers (2501.18837): a critic that is told of harm alone
-makes a model that is evasive.
+The paper (2212.08073) has 16 pairs of a critique request and a revision request, and 16 principles for comparing
+replies. Here a principle may serve both stages. Classes of harmful and harmless requests complement the
+principles, as in constitutional classifiers (2501.18837): a critic that knows only harmful ones makes a model
+evasive.
 
-`default.toml` beside this file is written for this repository.
+`default.toml` beside this file was written for this repository.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from modelstack.errors import UserError
 from modelstack.recipe_file import read_recipe
 
 DEFAULT = "default"
-"""Names the constitution of this package."""
+"""Name of the constitution in this package."""
 DEFAULT_FILE = Path(__file__).parent / "default.toml"
 LONGEST_FILE = 1 << 20
-"""Bytes; ours has some 14,000."""
+"""Maximum file size in bytes; the default constitution has about 14,000."""
 LONGEST_TEXT = 4000
-"""Characters of one request or example: all of them go into each prompt."""
+"""Maximum length of a request or example in characters; all of them are part of every prompt."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT)]
@@ -39,33 +39,35 @@ class _Part(BaseModel):
 
 
 class Principle(_Part):
-    """One rule, as what is asked of a critic, of a reviser and of a judge."""
+    """Rule, as requests to a critic, a reviser and a judge."""
 
     id: Name
     critique: Words | None = None
-    """Asks for what is wrong with the last reply."""
+    """Request for the faults of the last reply."""
     revision: Words | None = None
-    """Asks for a reply without that."""
+    """Request for a reply without these faults."""
     choice: Words | None = None
-    """Asks which of two replies is better."""
+    """Question which of two replies is better."""
     tags: tuple[Name, ...] = ()
     weight: float = Field(default=1.0, gt=0)
-    """How often it is drawn, beside the others' weights."""
+    """Relative frequency of being drawn."""
 
     @model_validator(mode="after")
     def _serves_a_stage(self) -> Self:
         if (self.critique is None) != (self.revision is None):
             given, missing = ("revision", "critique") if self.critique is None else ("critique", "revision")
             raise ValueError(
-                f"principle {self.id!r} has a {given} and no {missing}: they are asked one after another"
+                f"principle {self.id!r} has a {given} but no {missing}; give both, as they are used together"
             )
         if self.critique is None and self.choice is None:
-            raise ValueError(f"principle {self.id!r} asks for nothing: give critique and revision, choice, or all")
+            raise ValueError(
+                f"principle {self.id!r} has no request: give critique and revision, choice, or all three"
+            )
         return self
 
 
 class RequestClass(_Part):
-    """A kind of request, harmful or harmless."""
+    """Kind of request, harmful or harmless."""
 
     id: Name
     description: Words
@@ -73,35 +75,35 @@ class RequestClass(_Part):
 
     @property
     def told(self) -> str:
-        """The class in one line."""
+        """Description of the class with its examples, in one line."""
         shown = "; ".join(f'"{example}"' for example in self.examples)
         return f"{self.description} (for example {shown})" if shown else self.description
 
 
 class WorkedExample(_Part):
-    """An exchange with its critique and revision, shown to the critic before the real one."""
+    """Exchange with its critique and revision, shown to the critic as an example."""
 
     prompt: Words
     reply: Words
     principle: Name
-    """Whose requests were answered."""
+    """Id of the principle applied in the exchange."""
     critique: Words
     revision: Words
 
 
 class Constitution(_Part):
-    """All that a critic and a judge go by."""
+    """Principles, request classes and examples for critics and judges."""
 
     name: Name
     critic: Words
-    """Tells a model that it criticises and revises."""
+    """System prompt for criticising and revising."""
     judge: Words
-    """Tells a model that it compares two replies."""
+    """System prompt for comparing two replies."""
     principles: tuple[Principle, ...] = Field(min_length=1)
     harmful: tuple[RequestClass, ...] = ()
-    """What replies must not help with."""
+    """Kinds of requests that replies must not help with."""
     harmless: tuple[RequestClass, ...] = ()
-    """What is to be answered in full, though it may sound alike."""
+    """Kinds of requests that deserve a full answer, even though they may sound similar."""
     examples: tuple[WorkedExample, ...] = ()
 
     @model_validator(mode="after")
@@ -112,24 +114,24 @@ class Constitution(_Part):
             revising = {each.id for each in self.revising}
             if example.principle not in revising:
                 raise ValueError(
-                    f"an example names principle {example.principle!r}, which no critique has; those with one are "
+                    f"an example names principle {example.principle!r}, which has no critique; those with one: "
                     f"{', '.join(sorted(revising)) or 'none'}"
                 )
         return self
 
     @property
     def revising(self) -> tuple[Principle, ...]:
-        """The principles of the supervised stage."""
+        """Principles of the supervised stage."""
         return tuple(each for each in self.principles if each.critique is not None)
 
     @property
     def choosing(self) -> tuple[Principle, ...]:
-        """The principles of the preference stage."""
+        """Principles of the preference stage."""
         return tuple(each for each in self.principles if each.choice is not None)
 
     @property
     def classes_text(self) -> str:
-        """What critic and judge are told of the kinds of requests; empty where there are none."""
+        """Description of the request classes for critic and judge; empty if there are none."""
         parts = [
             f"{title}\n" + "\n".join(f"- {each.told}" for each in classes)
             for title, classes in (
@@ -141,16 +143,16 @@ class Constitution(_Part):
         return "\n\n".join(parts)
 
     def of_tags(self, tags: Sequence[str]) -> Constitution:
-        """Return the constitution with the principles of some tags alone; without tags all of it.
+        """Return the constitution with only the principles that have one of the tags; without tags, all of it.
 
         Raises:
-            UserError: No principle has a tag.
+            UserError: A tag belongs to no principle.
         """
         known = {tag for each in self.principles for tag in each.tags}
         if unknown := sorted(set(tags) - known):
             raise UserError(
                 f"no principle of constitution {self.name!r} has the tag {unknown[0]!r}; "
-                f"there are {', '.join(sorted(known)) or 'none'}"
+                f"known tags: {', '.join(sorted(known)) or 'none'}"
             )
         if not tags:
             return self
@@ -161,16 +163,16 @@ class Constitution(_Part):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the content."""
         content = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_constitution(file: str | os.PathLike[str] = DEFAULT) -> Constitution:
-    """Return the constitution of a TOML file, or of this package by the name "default".
+    """Return the constitution in a TOML file; the name "default" selects that of this package.
 
     Raises:
-        UserError: The file is not there, too large or no TOML, a key is not known, or a value is not allowed.
+        UserError: The file is missing, too large or not TOML, a key is unknown, or a value is not allowed.
     """
     path = DEFAULT_FILE if str(file) == DEFAULT else Path(file)
     try:
@@ -180,7 +182,7 @@ def read_constitution(file: str | os.PathLike[str] = DEFAULT) -> Constitution:
             f"constitution {path} cannot be read: {error.strerror or error}. Give a TOML file, or {DEFAULT!r}"
         ) from error
     if n_bytes > LONGEST_FILE:
-        raise UserError(f"constitution {path} has {n_bytes:,} bytes; at most {LONGEST_FILE:,} are read")
+        raise UserError(f"constitution {path} has {n_bytes:,} bytes; the maximum is {LONGEST_FILE:,}")
     try:
         return read_recipe(Constitution, path)
     except UserError as error:
@@ -188,18 +190,18 @@ def read_constitution(file: str | os.PathLike[str] = DEFAULT) -> Constitution:
 
 
 def drawn(principles: Sequence[Principle], *place: object) -> Principle:
-    """Return the principle of a place: a prompt and a round; the same whatever is asked around it, and when.
+    """Return the principle drawn at a place (for example a prompt and a round), independent of any other draw.
 
     Args:
-        principles: At least one.
-        place: A seed and whatever tells this draw from others.
+        principles: Principles to draw from, at least one.
+        place: Seed and further values that identify the draw.
 
     Raises:
-        UserError: There is none.
+        UserError: There are no principles.
     """
     if not principles:
         raise UserError(
-            "the constitution has no principle for this stage: the supervised one needs critique and revision, "
+            "the constitution has no principle for this stage: the supervised stage needs critique and revision, "
             "the preference stage choice"
         )
     digest = hashlib.sha256("\x1f".join(["principle", *map(str, place)]).encode()).digest()
@@ -208,10 +210,10 @@ def drawn(principles: Sequence[Principle], *place: object) -> Principle:
         left -= principle.weight
         if left < 0:
             return principle
-    return principles[-1]  # rounding ate the last one's share
+    return principles[-1]  # rounding may leave the last principle without its share
 
 
 def _refuse_twice(of: str, ids: Sequence[str]) -> None:
     twice = next((each for each in ids if ids.count(each) > 1), None)
     if twice is not None:
-        raise ValueError(f"id {twice!r} comes twice in {of}; ids are unique")
+        raise ValueError(f"id {twice!r} occurs twice in {of}; ids must be unique")

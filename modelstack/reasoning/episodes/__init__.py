@@ -1,1 +1,1 @@
-"""Conversations in which the calls of a policy run, and it reads their results."""
+"""Episodes: conversations in which the policy's tool calls are executed and it reads the results."""

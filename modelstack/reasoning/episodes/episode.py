@@ -1,13 +1,14 @@
-"""Conversations with tools, as a policy lives through them: it writes a turn, its calls run, it reads the results.
+"""Episode of a policy with tools: the policy writes a turn, its tool calls are executed, and it reads the results.
 
-What the policy reads is what serving would have it read, token for token: a turn is closed by the chat format,
-each result stands in a tool turn with the tool's name, and then the reply is opened. Template and content are
-encoded apart, so a result that spells control tokens is text (`tokenizer.chat`). What tools and templates wrote is
-in the episode and is not learnt (`is_chosen`).
+The policy reads exactly the tokens that it would read in serving. The chat format closes each turn, every tool
+result is a tool turn with the tool's name, and then the next reply is opened. Template and content are encoded
+separately, so control tokens spelled in a result stay plain text (`tokenizer.chat`). Tokens written by tools and
+templates are part of the episode, but excluded from the loss (`is_chosen`).
 
-One thing is not as in serving: a result is cut to `result_tokens`, as all of an episode is trained on at once.
+Difference from serving: results are truncated to `result_tokens`, since training processes a whole episode at
+once.
 
-This file needs no torch.
+This module does not import torch.
 
 Letters: V vocabulary.
 """
@@ -34,64 +35,66 @@ from modelstack.tokenizer.chat import ChatEncoder, Role
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError, parse_response
 
 CUT = "\n[cut]"
-"""Ends a result that was longer than a policy may read."""
+"""Marker at the end of a truncated tool result."""
 
 
 class EpisodePlan(BaseModel, frozen=True, extra="forbid"):
-    """How long an episode may be."""
+    """Limits on the length of an episode."""
 
     max_turns: int = Field(default=4, ge=1)
-    """Of the policy. The calls of the last one are performed, and end the episode."""
+    """Maximum number of turns that the policy writes. Calls of the last turn are executed, and the episode
+    ends.
+    """
     turn_tokens: int = Field(default=128, ge=1)
-    """Of one of them; a grammar closes it in time."""
+    """Maximum number of tokens in one turn; a grammar closes the turn before this limit."""
     result_tokens: int = Field(default=256, ge=16)
-    """Of one result, which is cut behind."""
+    """Maximum number of tokens of one tool result; the rest is cut off."""
     max_tokens: int = Field(default=1024, ge=1)
-    """Of all that follows the prompt, results included."""
+    """Maximum number of tokens after the prompt, tool results included."""
 
 
 class EpisodeWorlds(Protocol):
-    """Where episodes take place."""
+    """Provider of the worlds in which episodes take place."""
 
     def prepared(self, task: PolicyTask) -> PolicyTask:
-        """Return a task as it is asked here, with its tools, and with its gold as outcomes are judged by.
+        """Return a task prepared for this provider: with its tools, and the gold for its outcome.
 
         Raises:
-            UserError: It cannot take place here.
+            UserError: The task cannot take place here.
         """
         ...
 
     def open(self, task: PolicyTask) -> AbstractContextManager[EpisodeTools]:
-        """Return a world of a task's own, as it is at the start; left, it is gone.
+        """Open a new world for one task, in its start state; leaving the context closes it.
 
         Raises:
-            UserError: There is none for this task.
+            UserError: There is no world for this task.
         """
         ...
 
 
 class EffectWorlds:
-    """Small worlds in this process, those of golds by their effects."""
+    """Small in-process worlds, for tasks whose gold is an `EffectGold`."""
 
     def prepared(self, task: PolicyTask) -> PolicyTask:
-        """Return the task as it is; it shows its tools and has a world."""
+        """Return the task unchanged, after checking that it shows tools and has a world."""
         reply_format(task)
         _gold_of(task)
         return task
 
     def open(self, task: PolicyTask) -> AbstractContextManager[EpisodeTools]:
-        """Return a fresh world of the task's gold."""
+        """Return a new world built from the task's gold."""
         return nullcontext(EnvironmentTools(_gold_of(task).make()))
 
 
 def reply_format(task: PolicyTask) -> ResponseFormat:
-    """Return what a turn of a task may be: calls of its tools, `[]`, an answer in words.
+    """Return the format of a turn: calls of the task's tools, `[]`, or an answer in words.
 
     Raises:
-        UserError: It shows no tools.
+        UserError: The task has no tools.
     """
     if not task.tools:
-        raise UserError(f"task {task.item.id!r} shows no tools: an episode is a conversation with some")
+        raise UserError(f"task {task.item.id!r} has no tools: an episode needs at least one; add some")
     return response_format([tool.spec() for tool in task.tools])
 
 
@@ -99,13 +102,13 @@ def _gold_of(task: PolicyTask) -> EffectGold:
     gold = task.item.gold
     if not isinstance(gold, EffectGold):
         raise UserError(
-            f"task {task.item.id!r} has no world of its own: its gold is {type(gold).__name__}, not of effects"
+            f"task {task.item.id!r} has no world: its gold is {type(gold).__name__}; only an EffectGold has one"
         )
     return gold
 
 
 class Conversation:
-    """One episode, token by token; a `lockstep.Continuation`."""
+    """State of one episode, advanced token by token; implements `lockstep.Continuation`."""
 
     def __init__(
         self,
@@ -116,31 +119,31 @@ class Conversation:
         new_grammar: Callable[[], Grammar | None],
         plan: EpisodePlan,
     ) -> None:
-        """Stand behind a prompt, before the policy's first turn.
+        """Start directly after the prompt, before the policy's first turn.
 
         Args:
-            encoder: Of the model's chat format.
+            encoder: Encoder of the model's chat format.
             draws: How the policy's tokens are drawn.
-            tools: Of this episode alone.
-            reply_format: What a turn may be.
-            new_grammar: Gives what holds one turn to that; None: nothing does, and a turn that is neither call nor
-                answer ends the episode.
-            plan: Its limits.
+            tools: Tools of this episode only.
+            reply_format: Format of a turn.
+            new_grammar: Makes the grammar that constrains one turn. If it returns None, turns are unconstrained,
+                and a turn that is neither a call nor an answer ends the episode.
+            plan: Limits on the episode.
         """
         self._encoder, self._draws, self._plan = encoder, draws, plan
         self._format, self._new_grammar = reply_format, new_grammar
         self._witness = Witness(tools)
         self._written = Written()
         self.turn = self._new_turn()
-        """What is being written."""
+        """Writer of the current turn."""
         self.n_turns = 1
-        """Of the policy, the present one included."""
+        """Number of turns that the policy has begun, the current one included."""
         self._reply = ""
         self._ended: Ending | None = None
         self._is_cut = False
 
     def next_ids(self, logits_V: NDArray[np.float32]) -> Sequence[int]:
-        """Write on; where a turn ends in calls, perform them and read what they gave."""
+        """Advance by one step. If the turn ends in tool calls, execute them and append their results."""
         new = self.turn.step(logits_V)
         if not self.turn.is_over:
             return new
@@ -163,7 +166,7 @@ class Conversation:
         return self._written.ids[n_before:]
 
     def sampled(self) -> Sampled:
-        """Return the episode as training takes it; it must have ended."""
+        """Return the finished episode in the form that training reads."""
         assert self._ended is not None
         episode = self._witness.episode(self._reply, self._ended, self.n_turns)
         is_truncated = self._is_cut or self._ended == "turns"
@@ -186,7 +189,7 @@ class Conversation:
             self._ended = "abstained" if parsed.abstained else "answered"
 
     def _read(self, results: Sequence[Performed]) -> bool:
-        """Close the turn, append the results and open the next one; False where that leaves no room for it."""
+        """Close the turn, append the results and open the next turn; False if the token limit leaves no room."""
         ids = self._closing_ids()
         last: Role = "assistant"
         for result in results:
@@ -199,10 +202,11 @@ class Conversation:
         return True
 
     def _closing_ids(self) -> list[int]:
-        """Return what closes the turn behind what the policy wrote of it.
+        """Return the tokens that close the turn after the policy's own tokens.
 
-        Serving drops the token that ended a reply and writes what the chat format closes turns with. Mostly that
-        begins with the same token, which then counts as the policy's; another one is taken back, and not learnt.
+        Serving drops the token that ended a reply and writes the closing tokens of the chat format. Usually
+        these begin with the same token, which then counts as chosen by the policy. A different end token is
+        removed and excluded from the loss.
         """
         suffix, ended_by = self._encoder.assistant_suffix_ids, self.turn.ended_by
         if ended_by is None:

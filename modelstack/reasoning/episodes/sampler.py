@@ -1,9 +1,8 @@
-"""Groups of episodes by the model in training: G conversations with tools from one prompt, each in its own world.
+"""Groups of episodes sampled from the model in training: G conversations for one prompt, each in its own world.
 
-The conversations advance together in one batch (`sampling.lockstep`): while one reads a tool's result another
-writes, so results of different lengths need no padding, and no cache is rebuilt between turns. Tools are called
-one after the other, in the order of the rows: the same weights, prompt and seed give the same calls in the same
-order.
+The conversations advance together in one batch (`sampling.lockstep`): while one reads a tool result, another
+writes. Results of different lengths therefore need no padding, and no cache is rebuilt between turns. Tools are
+called one at a time in row order, so the same weights, prompt and seed give the same calls in the same order.
 
 Letters: G episodes.
 """
@@ -23,7 +22,7 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 
 class EpisodeSampler:
-    """The model in training acts in worlds; one prompt at a time."""
+    """Sampler of episodes from the model in training, one prompt at a time."""
 
     def __init__(
         self,
@@ -35,26 +34,27 @@ class EpisodeSampler:
         *,
         with_grammar: bool = True,
     ) -> None:
-        """Prepare; nothing is opened yet.
+        """Prepare the sampler without opening any world.
 
         Args:
-            model: On its own device.
-            encoder: Of its chat format.
-            worlds: Where tasks take place.
-            plan: How long an episode may be.
-            temperature: What logits are divided by; 0: greedy, and all episodes of a prompt are the same.
-            with_grammar: Whether each turn is held to calls of the task's tools, `[]` and answers in words, as
-                serving does. Without, a malformed turn ends its episode.
+            model: Policy, on its own device.
+            encoder: Encoder of the model's chat format.
+            worlds: Provider of the worlds.
+            plan: Limits on an episode.
+            temperature: Divisor of the logits; 0 selects greedy decoding, which makes all episodes of a prompt
+                equal.
+            with_grammar: Whether a grammar restricts each turn to calls of the task's tools, `[]` and answers in
+                words, as in serving. Without it, a malformed turn ends its episode.
         """
         self._model, self._encoder, self._worlds = model, encoder, worlds
         self._plan, self._temperature = plan, temperature
         self._grammar_of = format_grammars(encoder.vocabulary, reply_format if with_grammar else lambda task: None)
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
-        """Return the episodes of each prompt; all tokens behind the prompt, the policy's own ones as chosen.
+        """Return the episodes of each prompt: all tokens after the prompt; the policy's own are marked.
 
         Raises:
-            UserError: A task has no tools or no world, or prompt and episode are longer than the context.
+            UserError: A task has no tools or no world, or prompt and episode exceed the context length.
         """
         return [self._group(each, n_replies) for each in asked]
 

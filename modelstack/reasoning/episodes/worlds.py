@@ -1,7 +1,7 @@
-"""The worlds that a recipe names: those of its tasks' golds, or others that an installed package offers.
+"""The worlds named in a recipe: those built from the tasks' golds, or those offered by an installed package.
 
-This package knows no servers and starts none. Whoever does, as the MCP bridge, offers worlds by an entry point of
-the group `modelstack.worlds`: a function that takes the recipe's options and returns a context manager.
+This package starts no servers. A package that does, such as the MCP bridge, offers worlds through an entry point
+in the group `modelstack.worlds`: a function that takes the recipe's options and returns a context manager.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ OF_GOLDS = "golds"
 
 
 class EpisodeRecipe(EpisodePlan, frozen=True, extra="forbid"):
-    """The table `episodes` of a recipe."""
+    """Table `episodes` of a recipe."""
 
     worlds: str = OF_GOLDS
-    """`golds`: the small worlds that golds by effects name; else what an installed package calls its own."""
+    """`golds`: small worlds built from effect golds; otherwise a name registered by an installed package."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Of those worlds, as their package has them."""
+    """Options of the worlds, defined by their package."""
 
 
 @contextmanager
 def opened_worlds(recipe: EpisodeRecipe) -> Iterator[EpisodeWorlds]:
-    """Open what a recipe names; left, nothing of it runs any more.
+    """Open the worlds named in a recipe; leaving the context stops everything that they started.
 
     Raises:
-        UserError: Nobody offers such worlds, or the options are not theirs.
+        UserError: No installed package offers worlds of this name, or it rejects the options.
     """
     if recipe.worlds == OF_GOLDS:
         if recipe.options:
-            raise UserError(f"episodes.options are {sorted(recipe.options)}; worlds of golds have none")
+            raise UserError(
+                f"episodes.options are {sorted(recipe.options)}; worlds = 'golds' takes none: leave them out"
+            )
         yield EffectWorlds()
         return
     offered: Mapping[str, Any] = {point.name: point for point in entry_points(group=GROUP)}
     if recipe.worlds not in offered:
         known = ", ".join([OF_GOLDS, *sorted(offered)])
-        raise UserError(f"episodes.worlds is {recipe.worlds!r}; there are {known}")
+        raise UserError(f"episodes.worlds is {recipe.worlds!r}; known names: {known}")
     with offered[recipe.worlds].load()(recipe.options) as worlds:
         yield worlds

@@ -1,11 +1,14 @@
-"""From rewards to advantages: how much better a completion is than the others of its prompt.
+"""Advantages from rewards: how much better a completion is than the others for the same prompt.
 
-A completion that no verifier could judge has a NaN reward: it counts neither in its group's mean nor in a
-deviation, and its advantage is 0. Deviations are unbiased (divisor n - 1) and have 1e-4 added, as TRL's.
+A completion that no verifier could judge has a NaN reward. It is excluded from the group's mean and deviation,
+and its advantage is 0. Deviations are unbiased (divisor n - 1), with 1e-4 added as in TRL.
 
-GRPO: DeepSeekMath, 2402.03300. Without deviation: Dr. GRPO, 2503.20783. Leave one out: RLOO, 2402.14740. Several
-rewards, each normalised before they are added: GDPO, 2601.05242. Groups that teach nothing are dropped: DAPO,
-2503.14476 section 3.2.
+Sources:
+- GRPO: DeepSeekMath, 2402.03300.
+- Without division by the deviation: Dr. GRPO, 2503.20783.
+- Leave-one-out baseline: RLOO, 2402.14740.
+- Several rewards, normalised separately before they are summed: GDPO, 2601.05242.
+- Groups without a gradient are dropped: DAPO, 2503.14476 section 3.2.
 
 Letters: P prompts, G completions of each, K rewards of each completion.
 """
@@ -23,18 +26,18 @@ from modelstack.reasoning.losses.policy_config import AdvantageEstimator
 
 Scale = Literal["group", "batch", "none"]
 EPSILON = 1e-4
-"""Added to deviations: a group of nearly equal rewards must not be blown up."""
+"""Added to deviations, so that nearly equal rewards do not give very large advantages."""
 
 
 def advantages_of(rewards_PG: Tensor, estimator: AdvantageEstimator) -> Tensor:
-    """Return the advantages of an algorithm, [P, G].
+    """Return the advantages for an estimator, [P, G].
 
     Args:
-        rewards_PG: NaN where a completion could not be judged.
+        rewards_PG: Rewards; NaN for a completion that could not be judged.
         estimator: `PolicyConfig.advantage`.
 
     Raises:
-        UserError: It needs a critic.
+        UserError: The estimator needs a critic.
     """
     match estimator:
         case "group_normalised":
@@ -48,11 +51,11 @@ def advantages_of(rewards_PG: Tensor, estimator: AdvantageEstimator) -> Tensor:
 
 
 def group_advantages(rewards_PG: Tensor, scale: Scale = "group") -> Tensor:
-    """Return (R - mean of the group) / (deviation + 1e-4), [P, G].
+    """Return (R - group mean) / (deviation + 1e-4), [P, G].
 
     Args:
-        rewards_PG: NaN where a completion could not be judged.
-        scale: Whose deviation: the group's, that of all rewards of the batch, or none.
+        rewards_PG: Rewards; NaN for a completion that could not be judged.
+        scale: Deviation to divide by: the group's, the whole batch's, or none.
     """
     centred = rewards_PG - rewards_PG.nanmean(-1, keepdim=True)
     if scale == "group":
@@ -63,7 +66,7 @@ def group_advantages(rewards_PG: Tensor, scale: Scale = "group") -> Tensor:
 
 
 def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:
-    """Return R - mean of the other rewards of the group, [P, G]; 0 where there is no other."""
+    """Return R - mean of the group's other rewards, [P, G]; 0 if there is no other reward."""
     is_judged = ~rewards_PG.isnan()
     others = is_judged.sum(-1, keepdim=True) - 1
     baseline = (rewards_PG.nansum(-1, keepdim=True) - rewards_PG) / others
@@ -71,22 +74,23 @@ def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:
 
 
 def summed_rewards(rewards_PGK: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return weighted sums, [P, G]: NaN where all rewards are, otherwise those that are NaN count 0.
+    """Return weighted sums of rewards, [P, G]: a NaN reward counts as 0, and a sum of only NaN rewards is NaN.
 
     Raises:
-        UserError: There are not as many weights as rewards.
+        UserError: The number of weights differs from K.
     """
     weights_K = _weights(rewards_PGK, weights)
     return (rewards_PGK * weights_K).nansum(-1).masked_fill(rewards_PGK.isnan().all(-1), torch.nan)
 
 
 def decoupled_advantages(rewards_PGK: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return weighted sums of each reward's own group advantage, whitened over the batch, [P, G].
+    """Return the weighted sum of group advantages computed per reward, whitened over the batch, [P, G].
 
-    Summed first, rewards of different spread drown each other, and different mixtures become one number.
+    If rewards are summed first, one with a large spread hides the others, and different combinations give the
+    same sum.
 
     Raises:
-        UserError: There are not as many weights as rewards.
+        UserError: The number of weights differs from K.
     """
     mean, deviation = rewards_PGK.nanmean(1, keepdim=True), _deviation(rewards_PGK, 1)
     sums_PG = summed_rewards((rewards_PGK - mean) / (deviation + EPSILON), weights)
@@ -95,13 +99,13 @@ def decoupled_advantages(rewards_PGK: Tensor, weights: Sequence[float]) -> Tenso
 
 
 def informative_groups(rewards_PG: Tensor) -> Tensor:
-    """Return which groups have rewards that differ, bool [P]: the others have no gradient and can be refilled."""
+    """Return which groups have unequal rewards, bool [P]; the others have no gradient and can be resampled."""
     highest = rewards_PG.nan_to_num(-torch.inf).amax(-1)
     return highest > rewards_PG.nan_to_num(torch.inf).amin(-1)
 
 
 def _deviation(values: Tensor, dim: int) -> Tensor:
-    """Return unbiased standard deviations over what is not NaN, with the dimension kept; 0 of one value."""
+    """Return unbiased standard deviations that ignore NaN, with the dimension kept; 0 for a single value."""
     n = (~values.isnan()).sum(dim, keepdim=True)
     squares = (values - values.nanmean(dim, keepdim=True)).square().nansum(dim, keepdim=True)
     return (squares / (n - 1).clamp(min=1)).sqrt()
@@ -109,5 +113,5 @@ def _deviation(values: Tensor, dim: int) -> Tensor:
 
 def _weights(rewards_PGK: Tensor, weights: Sequence[float]) -> Tensor:
     if len(weights) != rewards_PGK.shape[-1]:
-        raise UserError(f"{len(weights)} weights for {rewards_PGK.shape[-1]} rewards: give one for each")
+        raise UserError(f"{len(weights)} weights for {rewards_PGK.shape[-1]} rewards: give one weight per reward")
     return rewards_PGK.new_tensor(weights)

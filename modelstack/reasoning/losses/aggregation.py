@@ -1,4 +1,4 @@
-"""How losses of tokens become one number.
+"""Reduction of token losses to a scalar.
 
 | name | divisor | consequence |
 |---|---|---|
@@ -8,8 +8,8 @@
 | constant | completions times the sampler's limit | length has no influence (Dr. GRPO) |
 | sequence_sum | completions | completions weigh by their length (LUSPO) |
 
-With `StepTotals` the losses, and so the gradients, of a step's micro-batches and ranks add up to those of one
-large batch; prompt_token_mean takes a micro-batch for the replies to one prompt.
+With `StepTotals`, losses and gradients of a step's micro-batches and ranks add up to those of one large batch.
+`prompt_token_mean` assumes that a micro-batch holds the replies to one prompt.
 
 Letters: B completions, T tokens.
 """
@@ -30,14 +30,14 @@ def aggregate(
     max_completion_tokens: int,
     totals: StepTotals | None = None,
 ) -> Tensor:
-    """Return a scalar.
+    """Return the scalar loss.
 
     Args:
-        loss: Of tokens [B, T], or [B, 1] for all tokens of a completion.
-        mask_BT: bool; what the loss is elsewhere does not matter.
-        aggregation: See above.
-        max_completion_tokens: Of `constant`.
-        totals: None: this batch is the whole step.
+        loss: Losses of tokens [B, T], or [B, 1] with one loss for all tokens of a completion.
+        mask_BT: bool; losses at False positions are ignored.
+        aggregation: Name of a row in the table above.
+        max_completion_tokens: Sampling limit in tokens; only read by `constant`.
+        totals: Totals of the optimizer step; None: this batch is the whole step.
     """
     masked_BT = loss.expand(mask_BT.shape).where(mask_BT, 0)
     n_sequences = len(mask_BT) if totals is None else totals.n_sequences

@@ -1,4 +1,4 @@
-"""PPO's critic: a squared error that is clipped like the policy (Schulman et al., 1707.06347; baselines, PPO2).
+"""PPO's critic loss: a squared error, clipped like the policy (Schulman et al., 1707.06347; baselines, PPO2).
 
 Letters: B completions, T tokens.
 """
@@ -13,14 +13,16 @@ from modelstack.reasoning.losses.rollouts import PolicyLoss, StepTotals
 
 
 class CriticConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Settings of the critic loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip: float = Field(default=0.2, gt=0)
-    """How far a value may move from what it was before its error stops to fall; InstructGPT's 0.2."""
+    """Largest change of a value that still reduces its error, in units of reward; 0.2 as in InstructGPT."""
     coefficient: float = Field(default=0.1, gt=0)
-    """0.1 to 0.5 where policy and critic share a body; without one in common it is a learning rate."""
+    """Weight of the loss: 0.1 to 0.5 if policy and critic share a body; otherwise it only scales the learning
+    rate.
+    """
 
 
 def critic_loss(
@@ -31,15 +33,15 @@ def critic_loss(
     config: CriticConfig | None = None,
     totals: StepTotals | None = None,
 ) -> PolicyLoss:
-    """Return c / 2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2), a mean over tokens.
+    """Return c / 2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) as a mean over tokens.
 
     Args:
-        values_BT: What the critic says now, with gradient.
-        old_values_BT: What it said when the completions were sampled.
-        returns_BT: What it should say, of `generalised_advantages`.
-        mask_BT: bool.
-        config: None: by default.
-        totals: Of the optimizer step; None: this batch is all of it.
+        values_BT: Current predictions of the critic, with gradient.
+        old_values_BT: Predictions when the completions were sampled.
+        returns_BT: Targets from `generalised_advantages`.
+        mask_BT: bool; True for tokens that count.
+        config: Settings; None: the defaults.
+        totals: Totals of the optimizer step; None: this batch is the whole step.
     """
     config = config or CriticConfig()
     mask_BT = mask_BT.bool()
@@ -59,6 +61,6 @@ def critic_loss(
 
 
 def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return 1 - Var(R - V) / Var(R): 1 for a critic that knows, 0 for one that says the mean."""
+    """Return 1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for one that always predicts the mean."""
     returns, errors = returns_BT[mask_BT], (returns_BT - values_BT)[mask_BT]
     return 1 - errors.var(correction=0) / returns.var(correction=0)

@@ -1,12 +1,12 @@
-"""Distillation: a student is held to a teacher's distribution over the vocabulary.
+"""Distillation: train a student towards a teacher's distribution over the vocabulary.
 
-Generalised Jensen-Shannon divergence (GKD, Agarwal et al., 2306.13649 equation 1): with the mixture
-m = beta t + (1 - beta) s it is beta KL(t, m) + (1 - beta) KL(s, m); beta = 0 is KL(t, s), which covers all that
-the teacher says, beta = 1 is KL(s, t), which seeks what it says most. Classic: Hinton et al., 1503.02531, whose
-T^2 keeps gradients as large as those of cross-entropy when the temperature rises. On tokens that the student
-sampled itself this is on-policy distillation.
+Generalised Jensen-Shannon divergence (GKD, Agarwal et al., 2306.13649 equation 1): with the mixture m = beta t +
+(1 - beta) s it is beta KL(t, m) + (1 - beta) KL(s, m). beta = 0 is KL(t, s), which covers all modes of the
+teacher; beta = 1 is KL(s, t), which seeks its largest mode. Classic distillation: Hinton et al., 1503.02531,
+with a factor T^2 that keeps the scale of the gradients when the temperature rises. On tokens sampled by the
+student this is on-policy distillation.
 
-Logits are those of labelled tokens: N rows of [B, T, V] that the caller picked, so that the head makes no others.
+The caller selects the N rows of labelled tokens from [B, T, V], so the head computes no other logits.
 
 Letters: N tokens, V vocabulary.
 """
@@ -25,7 +25,7 @@ from modelstack.reasoning.losses.rollouts import PolicyLoss
 
 
 class DistillationConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Settings of the generalised divergence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,17 +33,17 @@ class DistillationConfig(BaseModel):
     beta: float = Field(default=0.5, ge=0, le=1)
     """0: KL(teacher, student); 1: KL(student, teacher); TRL's GKD has 0.5."""
     temperature: float = Field(default=1.0, gt=0)
-    """What both models' logits are divided by; the paper's 1, TRL's GKD 0.9."""
+    """Divisor of both models' logits; 1 in the paper, 0.9 in TRL's GKD."""
 
 
 class ClassicDistillationConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Settings of classic distillation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["classic"] = "classic"
     alpha: float = Field(default=0.5, ge=0, le=1)
-    """Share of the teacher; the rest is cross-entropy with the labels."""
+    """Weight of the teacher's divergence; the rest is cross-entropy with the labels."""
     temperature: float = Field(default=2.0, gt=0)
 
 
@@ -53,13 +53,13 @@ def distillation_loss(
     config: DistillationConfig | None = None,
     n_labels: Tensor | float | None = None,
 ) -> PolicyLoss:
-    """Return the divergence as a mean over tokens.
+    """Return the mean divergence per token.
 
     Args:
-        student_NV: Logits, with gradient.
-        teacher_NV: Logits.
-        config: None: by default.
-        n_labels: Labelled tokens of the optimizer step; None: those of this call.
+        student_NV: Logits of the student, with gradient.
+        teacher_NV: Logits of the teacher.
+        config: Settings; None: the defaults.
+        n_labels: Number of labelled tokens in the optimizer step; None: the number in this call.
     """
     config = config or DistillationConfig()
     log_s, log_t = _log_p(student_NV, config.temperature), _log_p(teacher_NV.detach(), config.temperature)
@@ -75,14 +75,14 @@ def classic_distillation_loss(
     config: ClassicDistillationConfig | None = None,
     n_labels: Tensor | float | None = None,
 ) -> PolicyLoss:
-    """Return alpha T^2 KL(teacher, student) at temperature T + (1 - alpha) cross-entropy, a mean over tokens.
+    """Return alpha T^2 KL(teacher, student) at temperature T + (1 - alpha) cross-entropy, as a mean over tokens.
 
     Args:
-        student_NV: Logits, with gradient.
-        teacher_NV: Logits.
-        labels_N: int64.
-        config: None: by default.
-        n_labels: Labelled tokens of the optimizer step; None: those of this call.
+        student_NV: Logits of the student, with gradient.
+        teacher_NV: Logits of the teacher.
+        labels_N: Token ids, int64.
+        config: Settings; None: the defaults.
+        n_labels: Number of labelled tokens in the optimizer step; None: the number in this call.
     """
     config = config or ClassicDistillationConfig()
     T = config.temperature
@@ -95,12 +95,12 @@ def classic_distillation_loss(
 
 
 def generalised_jsd(log_student: Tensor, log_teacher: Tensor, beta: float) -> Tensor:
-    """Return the divergence of distributions over the last dimension, nats.
+    """Return the divergence between distributions over the last dimension, in nats.
 
     Args:
-        log_student: Log-probabilities; -inf where there is none.
-        log_teacher: Log-probabilities.
-        beta: See above.
+        log_student: Log-probabilities of the student; -inf for a token with probability 0.
+        log_teacher: Log-probabilities of the teacher.
+        beta: Weight of the teacher in the mixture, see the module.
     """
     if beta == 0:
         return _kl(log_teacher, log_student)
@@ -120,7 +120,7 @@ def _log_p(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _agreement(log_s: Tensor, log_t: Tensor) -> Tensor:
-    """Return how often both models' likeliest token is the same."""
+    """Return the share of tokens on which both models have the same most likely token."""
     return (log_s.argmax(-1) == log_t.argmax(-1)).float().mean()
 
 

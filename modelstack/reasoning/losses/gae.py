@@ -1,7 +1,8 @@
-"""Advantages by token from a critic: generalised advantage estimation (Schulman et al., 1506.02438).
+"""Token advantages from a critic: generalised advantage estimation (Schulman et al., 1506.02438).
 
-Tokens that the policy did not choose, such as a tool's output in the middle of a completion, are no steps of its
-episode: value and advantage pass through them from the next chosen token to the one before, as in verl.
+Tokens that the policy did not choose, for example a tool's output inside a completion, are not steps of the
+episode. Value and advantage pass through them unchanged, from the next chosen token to the previous one, as in
+verl.
 
 Letters: B completions, T tokens.
 """
@@ -21,11 +22,11 @@ _VARIANCE_EPSILON = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Without gradient, 0 where the mask is False."""
+    """Advantages and returns without gradient; 0 where the mask is False."""
 
     advantages_BT: Tensor
     returns_BT: Tensor
-    """What the critic should say."""
+    """Targets for the critic."""
 
 
 @torch.no_grad()
@@ -37,15 +38,17 @@ def token_rewards(
     beta: float,
     estimator: KlEstimator = "k1",
 ) -> Tensor:
-    """Return -beta KL of each token, and the completion's reward at its last, [B, T] (InstructGPT, 2203.02155).
+    """Return -beta KL per token, plus the completion's reward at its last token, [B, T].
+
+    Source: InstructGPT, 2203.02155.
 
     Args:
-        rewards_B: Of completions.
-        old_log_probs_BT: Of the policy that sampled.
-        ref_log_probs_BT: Of the reference.
-        mask_BT: bool. A row without a True loses its reward.
-        beta: InstructGPT's 0.02, Tulu 3's 0.05.
-        estimator: k1 is the unbiased one; its gradient plays no part in a reward.
+        rewards_B: Rewards of completions.
+        old_log_probs_BT: Log-probabilities under the policy that sampled.
+        ref_log_probs_BT: Log-probabilities under the reference.
+        mask_BT: bool. A row without a True value loses its reward.
+        beta: KL coefficient; 0.02 in InstructGPT, 0.05 in Tulu 3.
+        estimator: KL estimator. k1 is unbiased; the reward does not use its gradient.
     """
     mask_BT = mask_BT.bool()
     kl_BT = kl_estimate(old_log_probs_BT, ref_log_probs_BT, estimator)
@@ -57,14 +60,14 @@ def token_rewards(
 def generalised_advantages(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float = 1.0, lam: float = 0.95
 ) -> Estimates:
-    """Return A_t = delta_t + gamma lambda A_(t+1) with delta_t = r_t + gamma V_(t+1) - V_t, and A + V.
+    """Return A_t = delta_t + gamma lambda A_(t+1) with delta_t = r_t + gamma V_(t+1) - V_t, and returns A + V.
 
     Args:
-        rewards_BT: Of tokens, e.g. of `token_rewards`.
-        values_BT: What the critic says before each token.
-        mask_BT: bool.
-        gamma: 1 for language, as InstructGPT has it.
-        lam: 0 trusts the critic alone, 1 the rewards alone.
+        rewards_BT: Rewards of tokens, e.g. from `token_rewards`.
+        values_BT: Critic's prediction before each token.
+        mask_BT: bool; True for tokens that the policy chose.
+        gamma: Discount; 1 for language, as in InstructGPT.
+        lam: Lambda; 0 relies on the critic only, 1 on the rewards only.
     """
     mask_BT = mask_BT.bool()
     rewards_BT, values_BT = rewards_BT.where(mask_BT, 0), values_BT.where(mask_BT, 0)
@@ -80,12 +83,12 @@ def generalised_advantages(
 
 
 def whiten(values_BT: Tensor, mask_BT: Tensor, *, keep_mean: bool = False) -> Tensor:
-    """Return values with mean 0 and variance 1 over the mask, 0 elsewhere.
+    """Return values with mean 0 and variance 1 over the mask; 0 where the mask is False.
 
     Args:
-        values_BT: E.g. advantages; rewards are whitened with their mean kept.
-        mask_BT: bool.
-        keep_mean: Leave the mean as it was.
+        values_BT: Values such as advantages. For rewards, keep the mean.
+        mask_BT: bool; True for values that count.
+        keep_mean: Whether to keep the original mean.
     """
     mask_BT = mask_BT.bool()
     n = mask_BT.sum().clamp(min=1)

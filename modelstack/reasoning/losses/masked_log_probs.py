@@ -1,12 +1,13 @@
-"""Log-probabilities of labels among the tokens that a grammar allowed, for training on what a mask let through.
+"""Log-probabilities of labels among the tokens that a grammar allowed.
 
-A reply that was sampled under a grammar was drawn from the softmax over the legal tokens, so a policy gradient is
-of that softmax: with the whole one, a ratio of new to old policy would never be 1, and each step would push mass
-between tokens that could not have come (masking is part of the policy: Huang and Ontanon, arXiv 2006.14171).
+A reply sampled under a grammar is drawn from the softmax over the legal tokens, so its policy gradient must use
+the same softmax. With the full softmax the ratio of new to old policy would never be 1, and each step would move
+probability between tokens that could not have been sampled. The mask is part of the policy (Huang and Ontanon,
+arXiv 2006.14171).
 
-Losses start from `preferences.log_probs` as it is, on logits whose illegal ones are out of reach. As there, the
-head makes logits of some places at a time and makes them anew for the gradient, masks included: what is kept of a
-mask meanwhile is its compact form.
+The computation is that of `preferences.log_probs`, with illegal logits set to a very low value. The head
+computes logits for a chunk of positions at a time and recomputes them for the gradient, masks included. Between
+the two passes only the compact form of a mask is stored.
 
 Letters: B rows, T tokens, P labelled places, D model width, V vocabulary.
 """
@@ -37,22 +38,23 @@ def masked_label_log_probs(
     with_statistics: bool = False,
     tokens_per_chunk: int = TOKENS_PER_CHUNK,
 ) -> LabelLogProbs:
-    """Return log-probabilities at the labels, each among the tokens that were legal at its place.
+    """Return the log-probability of each label among the tokens that were legal at its position.
 
-    Without legal sets it is `label_log_probs`, number for number.
+    Without legal sets the result equals that of `label_log_probs` exactly.
 
     Args:
-        hidden_BTD: What the head reads.
-        labels_BT: The token to name at each position, or `IGNORED`.
-        head: Makes logits, `CausalLM.logits`.
-        legal_P: What was legal at each place with a label, row by row; None: every token, at one or at all.
-        temperature: What logits are divided by: the sampler's.
-        with_statistics: Also return entropies and collision probabilities, over the legal tokens.
-        tokens_per_chunk: How many tokens' logits exist at once.
+        hidden_BTD: Input of the head.
+        labels_BT: Target token at each position, or `IGNORED`.
+        head: Computes logits, e.g. `CausalLM.logits`.
+        legal_P: Legal tokens at each labelled position, row by row. None as an element allows every token there;
+            None as the argument allows every token everywhere.
+        temperature: Divisor of the logits, equal to the sampler's.
+        with_statistics: Whether to also return entropies and collision probabilities over the legal tokens.
+        tokens_per_chunk: Number of tokens whose logits are in memory at once.
 
     Raises:
-        UserError: There is not one set a label, a label is none of its legal tokens, or the temperature is not
-            above 0.
+        UserError: The number of sets differs from the number of labels, a label is not legal at its position, or
+            the temperature is not above 0.
     """
     if legal_P is None or all(legal is None for legal in legal_P):
         return label_log_probs(
@@ -99,11 +101,11 @@ def masked_label_log_probs(
 
 def _check(labels: Sequence[int], legal_P: Sequence[LegalTokens | None]) -> None:
     if len(labels) != len(legal_P):
-        raise UserError(f"{len(legal_P)} sets of legal tokens for {len(labels)} labels; give one a label, or None")
+        raise UserError(f"{len(legal_P)} sets of legal tokens for {len(labels)} labels; give one each, or None")
     for place, (label, legal) in enumerate(zip(labels, legal_P, strict=True)):
         if legal is not None and not _holds(legal, label):
             raise UserError(
-                f"label {label}, number {place + 1} of {len(labels)}, is none of the {legal.count} tokens that "
+                f"label {label}, number {place + 1} of {len(labels)}, is not among the {legal.count} tokens that "
                 f"were legal there; give the sets that the sampler drew from, in the order of the labels"
             )
 
@@ -117,16 +119,16 @@ def _holds(legal: LegalTokens, token: int) -> bool:
 
 
 def _restricted(logits_PV: Tensor, sets: Sequence[LegalTokens | None], temperature: float) -> Tensor:
-    """Return the logits with the illegal ones so low that no softmax sees them.
+    """Return logits in which illegal tokens are so low that their probability is 0.
 
-    They stay finite, so that p log p of an illegal token is 0: also after the division by the temperature, and
-    after the doubling of a log-probability.
+    The values stay finite, so that p log p of an illegal token is 0 rather than NaN. This also holds after
+    division by the temperature and after a log-probability is doubled.
     """
     is_illegal_PV = torch.zeros(logits_PV.shape, dtype=torch.bool)
     for row_V, legal in zip(is_illegal_PV.numpy(), sets, strict=True):
         if legal is None:
             continue
-        row_V[:] = True  # rows of the head behind the vocabulary's end are illegal too
+        row_V[:] = True  # padded rows of the head beyond the vocabulary are illegal too
         if legal.illegal_V is not None:
             row_V[: legal.illegal_V.size] = legal.illegal_V
         else:

@@ -1,7 +1,7 @@
-"""The loss on sampled completions: surrogate, sampler's correction, KL term, one number.
+"""Policy loss on sampled completions: surrogate, sampler correction, KL term and aggregation.
 
-GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO, RLOO, REINFORCE, prime-rl's and PPO's are declared in
-`algorithms`; the formulas are in `ratios`, `surrogates`, `kl` and `aggregation`.
+`algorithms` declares GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO, RLOO, REINFORCE, prime-rl and PPO.
+The formulas are in `ratios`, `surrogates`, `kl` and `aggregation`.
 
 Letters: B completions, T tokens.
 """
@@ -21,15 +21,15 @@ from modelstack.reasoning.losses.surrogates import SURROGATES, USE_CORRECTION, S
 
 
 def policy_loss(rollouts: Rollouts, config: PolicyConfig, totals: StepTotals | None = None) -> PolicyLoss:
-    """Return the loss of an algorithm.
+    """Return the loss of an algorithm on a micro-batch.
 
     Args:
-        rollouts: One micro-batch.
-        config: E.g. `ALGORITHMS["dapo"]`.
-        totals: Of the optimizer step; None: this batch is all of it.
+        rollouts: Completions of one micro-batch.
+        config: Algorithm, e.g. `ALGORITHMS["dapo"]`.
+        totals: Totals of the optimizer step; None: this batch is the whole step.
 
     Raises:
-        UserError: There is a KL term and no reference.
+        UserError: The algorithm has a KL term, and the rollouts have no reference log-probabilities.
     """
     mask_BT = rollouts.mask_BT.bool()
     x = _surrogate_input(rollouts, config, mask_BT)
@@ -70,9 +70,9 @@ def _kl(rollouts: Rollouts, config: PolicyConfig, x: SurrogateInput) -> Tensor:
 
 @torch.no_grad()
 def _metrics(x: SurrogateInput, config: PolicyConfig, entropy_BT: Tensor | None) -> dict[str, Tensor]:
-    """Return how far policy and old policy are apart, and the share of what was clipped or dropped.
+    """Return the distance between policy and old policy, and the share of clipped or dropped tokens.
 
-    `approx_kl` estimates KL(old, new) in nats a token; ratios are those of the algorithm's level.
+    `approx_kl` estimates KL(old, new) in nats per token. Ratios are at the algorithm's level.
     """
     r, A, surrogate = x.ratio, x.advantages, config.surrogate
     r_BT = r.expand(x.mask_BT.shape).where(x.mask_BT, 1)
@@ -98,7 +98,7 @@ def _metrics(x: SurrogateInput, config: PolicyConfig, entropy_BT: Tensor | None)
 
 
 def _masked_mean(values: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return the mean over tokens, or over completions where each has one value."""
+    """Return the mean over tokens, or over completions if each has a single value."""
     if values.shape[-1] == 1 != mask_BT.shape[-1]:
         return values.mean()
     return values.where(mask_BT, 0).sum() / mask_BT.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The parts that an algorithm is put together from, and the check that they fit; `algorithms` has the named ones.
+"""The components of an algorithm and the check that they are compatible; `algorithms` has the named ones.
 
 Letters and formulas: `advantages`, `ratios`, `surrogates`, `kl` and `aggregation`.
 """
@@ -22,15 +22,15 @@ class _Frozen(BaseModel):
 
 
 class Clip(_Frozen):
-    """PPO's: a ratio that has left the region has no gradient in the direction in which it went."""
+    """PPO's clip: a ratio outside the region gets no gradient that would move it further away."""
 
     name: Literal["clip"] = "clip"
     epsilon_low: float = Field(default=0.2, ge=0)
     epsilon_high: float = Field(default=0.2, ge=0)
-    """DAPO's 0.28 leaves unlikely tokens room to rise."""
+    """Distance of the upper bound from 1. DAPO's 0.28 lets unlikely tokens rise further."""
     delta: float | None = Field(default=None, gt=1)
-    """Cap of the ratio where the advantage is negative and clipping does not hold it: the c = 3 of dual-clip PPO
-    (1912.09729), INTELLECT-2's delta = 4 (2505.07291). None: there is none."""
+    """Cap of the ratio for negative advantages, which the clip does not bound: c = 3 in dual-clip PPO
+    (1912.09729), delta = 4 in INTELLECT-2 (2505.07291). None: no cap."""
 
     @model_validator(mode="after")
     def _cap_is_outside(self) -> Self:
@@ -40,15 +40,15 @@ class Clip(_Frozen):
 
 
 class Cispo(_Frozen):
-    """The weight is capped and held constant, the gradient is the log-probability's."""
+    """CISPO: the weight is capped and held constant; the gradient is that of the log-probability."""
 
     name: Literal["cispo"] = "cispo"
     ratio_cap: float = Field(default=5.0, gt=0)
-    """TRL calls it epsilon_high; 5 in ScaleRL (2510.13786)."""
+    """Largest weight; TRL's epsilon_high. 5 in ScaleRL (2510.13786)."""
 
 
 class Sapo(_Frozen):
-    """A soft gate, steeper for negative advantages."""
+    """SAPO: a sigmoid gate, steeper for negative advantages."""
 
     name: Literal["sapo"] = "sapo"
     temperature_positive: float = Field(default=1.0, gt=0)
@@ -56,7 +56,7 @@ class Sapo(_Frozen):
 
 
 class Vespo(_Frozen):
-    """A weight e^lambda w^k e^(-lambda w) of the sequence's ratio w, held constant."""
+    """VESPO: the weight e^lambda w^k e^(-lambda w) of the sequence ratio w, held constant."""
 
     name: Literal["vespo"] = "vespo"
     k_positive: float = Field(default=2.0, ge=0)
@@ -66,36 +66,39 @@ class Vespo(_Frozen):
 
 
 class Reinforce(_Frozen):
-    """The plain policy gradient."""
+    """Plain policy gradient without a ratio."""
 
     name: Literal["reinforce"] = "reinforce"
 
 
 class ProbabilityMask(_Frozen):
-    """Tokens whose probability moved too far, in the direction of their advantage, are dropped."""
+    """Mask that drops tokens whose probability moved too far in the direction of their advantage."""
 
     name: Literal["probability_mask"] = "probability_mask"
     low: float = Field(default=0.2, ge=0, le=1)
     high: float = Field(default=0.2, ge=0, le=1)
     squared_coefficient: float = Field(default=1e-3, ge=0)
-    """Of (log ratio)^2, which all tokens pay."""
+    """Coefficient of (log ratio)^2, added to the loss of every token."""
 
 
 Surrogate = Annotated[Clip | Cispo | Sapo | Vespo | Reinforce | ProbabilityMask, Field(discriminator="name")]
 
 
 class KlTerm(_Frozen):
-    """Price of the distance from the reference; only the coefficient varies within an algorithm."""
+    """Penalty on the distance from the reference; a recipe may set only the coefficient."""
 
     coefficient: float = Field(default=0.0, ge=0)
-    """0: no term, and no reference is needed. DeepSeekMath has 0.04, verl 0.001, open-instruct 0.05."""
+    """Weight of the term. 0: no term, and no reference is needed. DeepSeekMath 0.04, verl 0.001, open-instruct
+    0.05."""
     place: KlPlace = "loss"
-    """A term of each token's loss, or subtracted from a reply's reward before advantages are estimated."""
+    """`loss`: a term of each token's loss. `reward`: subtracted from a reply's reward before advantages are
+    estimated."""
     estimator: KlEstimator = "k3"
-    """As a loss: k2's gradient is the KL's on policy, k3's a biased one, k1's is 0 on average, see `kl`."""
+    """KL estimator. In a loss, k2 has the gradient of the KL on policy, k3 a biased one, and k1 a mean of 0; see
+    `kl`."""
     importance_corrected: bool = False
-    """Multiply by the ratio, with gradient (DeepSeek-V3.2, 2512.02556): k3's gradient is then the KL's, off policy
-    too."""
+    """Multiply by the ratio, with gradient (DeepSeek-V3.2, 2512.02556), which makes k3's gradient that of the KL
+    off policy too."""
 
     @model_validator(mode="after")
     def _form_is_known(self) -> Self:
@@ -105,27 +108,27 @@ class KlTerm(_Frozen):
             )
         if self.place == "loss" and self.estimator == "k1" and not self.importance_corrected:
             raise ValueError(
-                "k1 as a loss has a gradient of zero mean, it holds nothing: take k2 or k3, make it "
-                "importance_corrected, or put k1 in the reward (place = 'reward')"
+                "k1 as a loss has a gradient with mean zero and penalises nothing: take k2 or k3, set "
+                "importance_corrected = true, or put k1 in the reward (place = 'reward')"
             )
         return self
 
 
 class PolicyConfig(_Frozen):
-    """One algorithm: all of it is fixed by its name but the surrogate's numbers and the KL's coefficient."""
+    """Definition of one algorithm; its name fixes all but the surrogate's numbers and the KL coefficient."""
 
     advantage: AdvantageEstimator = "group_normalised"
-    """How rewards become advantages, see `advantages`."""
+    """Estimator of advantages from rewards, see `advantages`."""
     surrogate: Surrogate = Clip()
     ratio: RatioLevel = "token"
-    """Whose ratio new / old, see `ratios`."""
+    """Level of the ratio new / old, see `ratios`."""
     old_policy: OldPolicy = "trainer"
     """Denominator of the ratio: the trainer's log-probabilities from the time of the rollout, or the sampler's."""
     aggregation: Aggregation = "sequence_mean"
-    """What divides sums of token losses, see `aggregation`."""
+    """Reduction of token losses to a scalar, see `aggregation`."""
     kl: KlTerm = KlTerm()
     max_completion_tokens: int = Field(default=512, ge=1)
-    """Of `constant`: the sampler's limit."""
+    """Sampling limit in tokens; only read by `constant`."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -145,11 +148,11 @@ class PolicyConfig(_Frozen):
 
     @property
     def uses_ratio(self) -> bool:
-        """Return whether the loss corrects for a policy that has moved since the rollout."""
+        """Return whether the loss corrects for changes of the policy since the rollout."""
         return not isinstance(self.surrogate, Reinforce)
 
     @property
     def teaches_equal_rewards(self) -> bool:
-        """Return whether replies without advantages have a gradient: that of a KL, or of squared log ratios."""
+        """Return whether replies with advantage 0 have a gradient, from a KL term or from squared log ratios."""
         has_squares = isinstance(self.surrogate, ProbabilityMask) and self.surrogate.squared_coefficient > 0
         return self.kl.coefficient > 0 or has_squares

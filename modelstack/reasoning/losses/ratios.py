@@ -1,8 +1,8 @@
-"""How much likelier the policy makes a completion than the one that sampled it, by token or by sequence.
+"""Ratio of a completion's probability under the policy and under the sampling policy, per token or sequence.
 
-With x = log p - log p_old of a token and N tokens in a completion:
+With x = log p - log p_old of a token, and N tokens in a completion:
 
-| level | log ratio | of |
+| level | log ratio | used by |
 |---|---|---|
 | token | x | PPO, GRPO, DAPO |
 | sequence_mean | sum x / N, [B, 1] | GSPO |
@@ -19,12 +19,12 @@ from modelstack.reasoning.losses.policy_config import RatioLevel
 
 
 def level_log_ratio(log_ratio_BT: Tensor, mask_BT: Tensor, level: RatioLevel) -> Tensor:
-    """Return log-ratios at a level, [B, T] or [B, 1].
+    """Return log-ratios at the given level, [B, T] or [B, 1].
 
     Args:
-        log_ratio_BT: Of tokens, 0 where the mask is False.
-        mask_BT: bool.
-        level: See above.
+        log_ratio_BT: Log-ratios of tokens, 0 where the mask is False.
+        mask_BT: bool; True for tokens that count.
+        level: Name of a row in the table above.
     """
     if level == "token":
         return log_ratio_BT

@@ -1,4 +1,4 @@
-"""What losses on sampled completions read, and what they give back.
+"""Inputs and outputs of the losses on sampled completions.
 
 Letters: B completions, T tokens of a row.
 """
@@ -12,39 +12,41 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """Some sampled completions. What lies where the mask is False has no influence and may be NaN."""
+    """Batch of sampled completions. Values where the mask is False have no influence and may be NaN."""
 
     log_probs_BT: Tensor
-    """Of the policy that is trained, with gradient."""
+    """Log-probabilities under the policy in training, with gradient."""
     mask_BT: Tensor
-    """bool: tokens that the policy chose. False for prompts, padding, what comes behind the end, tools' output."""
+    """bool; True for tokens that the policy chose, False for prompts, padding, tokens after the end and tool
+    output."""
     advantages: Tensor
-    """[B], or [B, T] where each token has its own."""
+    """Advantages, [B], or [B, T] with one per token."""
     old_log_probs_BT: Tensor | None = None
-    """Of the policy as it was when it sampled, computed as the trained one's; None: it has not moved since."""
+    """Log-probabilities under the policy at sampling time, computed by the trainer; None: the policy has not
+    changed since."""
     ref_log_probs_BT: Tensor | None = None
-    """Of the frozen reference; needed for a KL term."""
+    """Log-probabilities under the frozen reference; required by a KL term."""
     correction: Tensor | None = None
-    """How much tokens [B, T] or completions [B, 1] count because another engine sampled them, see
-    `sampler_correction`; None: 1."""
+    """Weights of tokens [B, T] or completions [B, 1] for a separate sampling engine, see `sampler_correction`;
+    None: 1."""
     entropy_BT: Tensor | None = None
-    """Nats, only looked at."""
+    """Entropies in nats; used for metrics only."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTotals:
-    """Of all micro-batches and ranks of an optimizer step: what sums are divided by."""
+    """Divisors of an optimizer step, summed over all its micro-batches and ranks."""
 
     n_tokens: Tensor | float
-    """Where masks are True."""
+    """Number of True positions in the masks."""
     n_sequences: Tensor | float
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """What is minimised, and what is looked at."""
+    """Loss and metrics of a micro-batch."""
 
     loss: Tensor
-    """A scalar with gradient; with `StepTotals`, this micro-batch's share: those of a step add up."""
+    """Scalar with gradient. With `StepTotals` it is this micro-batch's share, and the shares of a step add up."""
     metrics: dict[str, Tensor]
-    """Scalars without gradient, by TRL's names."""
+    """Scalars without gradient, with TRL's names."""

@@ -1,12 +1,12 @@
-"""Completions that another engine sampled: its probabilities are not quite the trainer's.
+"""Correction for completions sampled by another engine, whose probabilities differ slightly from the trainer's.
 
-A quantised or differently ordered engine says mu where the trainer's own pass over the same weights says o; the
-gradient is then off policy although nobody meant it. Tokens or completions are weighted by e^(o - mu), which is
-capped ("truncated importance sampling", Yao et al., "Your efficient RL framework secretly brings you off-policy RL
-training", 2025), or dropped where it is outside its bounds (TRL's default: by completion, above 3). All of it is
-for tokens that are trained: constrained decoding must have its mask in both passes.
+A quantised or differently ordered engine assigns a token log-probability mu, and the trainer assigns o with the
+same weights, so the gradient is unintentionally off policy. Tokens or completions are weighted by e^(o - mu).
+The weight is capped ("truncated importance sampling", Yao et al., "Your efficient RL framework secretly brings
+you off-policy RL training", 2025), or set to 0 outside its bounds (TRL's default: per completion, above 3). This
+applies to trained tokens only; with constrained decoding both passes must use the same mask.
 
-A token for which the engine gave no log-probability (NaN) has weight 1.
+A token without a log-probability from the engine (NaN) has weight 1.
 
 Letters: B completions, T tokens.
 """
@@ -21,15 +21,15 @@ from torch import Tensor
 
 
 class SamplerCorrection(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Settings of the correction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "sequence_mask"
-    """Whose ratio, and whether one outside is set to the bound or to 0."""
+    """Level of the ratio, and whether a ratio outside the bounds is set to the bound or to 0."""
     low: float = Field(default=0.0, ge=0)
     high: float = Field(default=3.0, gt=0)
-    """TRL's; open-instruct truncates tokens at 2."""
+    """Upper bound of the ratio; TRL's default. open-instruct truncates tokens at 2."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -45,13 +45,13 @@ def sampler_weights(
     mask_BT: Tensor,
     config: SamplerCorrection | None = None,
 ) -> Tensor:
-    """Return what tokens [B, T] or completions [B, 1] count, for `Rollouts.correction`.
+    """Return the weights of tokens [B, T] or completions [B, 1], for `Rollouts.correction`.
 
     Args:
-        old_log_probs_BT: What the trainer says of the tokens with the weights that sampled them.
-        sampler_log_probs_BT: What the engine said; NaN where it said nothing.
-        mask_BT: bool.
-        config: None: by default.
+        old_log_probs_BT: Trainer's log-probabilities with the weights that sampled.
+        sampler_log_probs_BT: Engine's log-probabilities; NaN if it gave none.
+        mask_BT: bool; True for tokens that count.
+        config: Settings; None: the defaults.
     """
     config = config or SamplerCorrection()
     difference = (old_log_probs_BT - sampler_log_probs_BT).where(mask_BT.bool(), 0).nan_to_num(nan=0.0)
@@ -71,9 +71,9 @@ def off_policy_mask(
     advantages_B: Tensor,
     threshold: float,
 ) -> Tensor:
-    """Return 0 for bad completions that the policy has left, else 1, [B, 1].
+    """Return 0 for completions with a negative advantage that are far off policy, else 1, [B, 1].
 
-    Bad: the advantage is negative. Left: the mean of log mu - log p over its tokens is above the threshold
+    Far off policy: the mean of log mu - log p over the completion's tokens is above the threshold
     (DeepSeek-V3.2, 2512.02556 equation 9).
     """
     mask_BT = mask_BT.bool()

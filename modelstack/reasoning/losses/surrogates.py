@@ -1,7 +1,7 @@
-"""Surrogates of the policy gradient: one formula each, the loss of tokens [B, T] or of completions [B, 1].
+"""Surrogates of the policy gradient: one formula each, for the loss of tokens [B, T] or completions [B, 1].
 
-A the advantage, r the ratio new / old at the algorithm's level, l the log-probability, sg(.) held constant. Where
-they come from: `policy_config`.
+Symbols: A advantage, r ratio new / old at the algorithm's level, l log-probability, sg(.) held constant.
+Sources: `policy_config`.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from modelstack.reasoning.losses.policy_config import Cispo, Clip, ProbabilityMa
 
 LARGEST_LOG_WEIGHT = 20.0
 SMALLEST_LOG_WEIGHT = math.log(1e-8)
-"""Of VESPO's sequence weight; both from its code."""
+"""Bounds of VESPO's log weight of a sequence; both from its code."""
 
 
 @dataclass(frozen=True, slots=True)
 class SurrogateInput:
-    """What formulas read. Where the mask is False, log-probabilities and log-ratios are 0."""
+    """Inputs of the formulas. Log-probabilities and log-ratios are 0 where the mask is False."""
 
     log_probs_BT: Tensor
     token_log_ratio_BT: Tensor
     ratio: Tensor
-    """e^(log ratio) at the algorithm's level, [B, T] or [B, 1]."""
+    """Ratio e^(log ratio) at the algorithm's level, [B, T] or [B, 1]."""
     advantages: Tensor
-    """[B, T] or [B, 1]."""
+    """Advantages, [B, T] or [B, 1]."""
     mask_BT: Tensor
     correction: Tensor | None
-    """For the sampler, [B, T] and 1 where the mask is False, or [B, 1]; formulas that leave it alone are
-    multiplied by it afterwards."""
+    """Sampler correction, [B, T] with 1 where the mask is False, or [B, 1]. The caller multiplies it into the
+    losses of formulas that do not read it."""
 
 
 def clip(x: SurrogateInput, config: Clip) -> Tensor:
-    """Return -min(r A, r' A), r at most delta and r' from 1 - e_low to 1 + e_high."""
+    """Return -min(r A, r' A) with r capped at delta and r' clipped to 1 - e_low .. 1 + e_high."""
     r, A = x.ratio, x.advantages
     clipped = r.clamp(1 - config.epsilon_low, 1 + config.epsilon_high)
     return -torch.minimum((r if config.delta is None else r.clamp(max=config.delta)) * A, clipped * A)
@@ -50,13 +50,13 @@ def cispo(x: SurrogateInput, config: Cispo) -> Tensor:
 
 
 def sapo(x: SurrogateInput, config: Sapo) -> Tensor:
-    """Return -(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A."""
+    """Return -(4 / tau) sigmoid(tau (r - 1)) A with tau chosen by the sign of A."""
     tau = _choose(x.advantages > 0, config.temperature_positive, config.temperature_negative, x.ratio)
     return -4 / tau * torch.sigmoid(tau * (x.ratio - 1)) * x.advantages
 
 
 def vespo(x: SurrogateInput, config: Vespo) -> Tensor:
-    """Return -sg(e^lambda w^k e^(-lambda w)) A l; w the sequence's ratio to what sampled it; k, lambda by sign."""
+    """Return -sg(e^lambda w^k e^(-lambda w)) A l with w the sequence ratio; the sign of A selects k, lambda."""
     A = x.advantages
     is_positive = A >= 0
     k = _choose(is_positive, config.k_positive, config.k_negative, A)
@@ -76,7 +76,7 @@ def reinforce(x: SurrogateInput, config: Reinforce) -> Tensor:
 
 
 def probability_mask(x: SurrogateInput, config: ProbabilityMask) -> Tensor:
-    """Return -A r where p - p_old is within (-low, high) or moved against A; plus c (log r)^2 everywhere."""
+    """Return -A r, dropped where p - p_old moved with A past (-low, high), plus c (log r)^2 for every token."""
     log_r, A = x.token_log_ratio_BT, x.advantages
     p = x.log_probs_BT.detach().exp()
     moved = p - (x.log_probs_BT - log_r).detach().exp()
@@ -92,12 +92,12 @@ SURROGATES: dict[str, Callable[[SurrogateInput, Any], Tensor]] = {
     "reinforce": reinforce,
     "probability_mask": probability_mask,
 }
-"""By the name of their configuration. A new one is a configuration, a function above, and one line here."""
+"""Formulas by the name of their configuration. A new one needs a configuration, a function and a line here."""
 
 USE_CORRECTION = frozenset(("vespo",))
-"""These read the sampler's correction themselves."""
+"""Names of surrogates that read the sampler correction themselves."""
 
 
 def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
-    """Return numbers by a condition, in the type of a tensor: `torch.where` alone would make them fp32."""
+    """Return one of two numbers by a condition, in the dtype of `like`; `torch.where` alone would return fp32."""
     return torch.where(condition, like.new_tensor(yes), like.new_tensor(no))

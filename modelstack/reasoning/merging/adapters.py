@@ -1,4 +1,4 @@
-"""LoRA adapters merged as the updates that they are, into a new adapter or into the base."""
+"""Merges LoRA adapters as weight updates, into a new adapter or into the base model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
 
 class AdapterUpdates:
-    """The updates of all parents by the weight that they are added to."""
+    """Updates of all parents, by the name of the base weight."""
 
     def __init__(self, recipe: MergeRecipe, parents: Parents) -> None:
-        """Read the adapters, which are small.
+        """Read the adapters; they are small enough to stay in memory.
 
         Raises:
-            UserError: One is a DoRA or cannot be read, or two have one layer in different shapes.
+            UserError: An adapter uses DoRA or cannot be read, or two adapters have different shapes for one
+                layer.
         """
         self._recipe, self._parents = recipe, parents
         folders = [_folder(start) for start in parents.starts]
@@ -48,13 +49,13 @@ class AdapterUpdates:
             for name, update in of_one.items():
                 if self.shapes.setdefault(name, update.shape) != update.shape:
                     raise UserError(
-                        f"{path} has an update of {name} of shape {list(update.shape)}, and another parent one of "
-                        f"{list(self.shapes[name])}"
+                        f"{path} has an update of {name} with shape {list(update.shape)}, another parent has "
+                        f"{list(self.shapes[name])}; only updates of equal shape can be merged"
                     )
 
     @torch.no_grad()
     def merged(self, name: str) -> Tensor:
-        """Return the merged update of a weight, [O, I]; an adapter without this layer leaves it as it is."""
+        """Return the merged update of a weight, [O, I]; an adapter without this layer counts as zeros."""
         shape = self.shapes[name]
         each: list[Update | None] = [of_one.get(name) for of_one in self._updates]
         deltas = [dense_or_zero(update, shape) for update in each]
@@ -62,24 +63,24 @@ class AdapterUpdates:
 
 
 def merge_into_base(recipe: MergeRecipe, parents: Parents, folder: Path, advanced: Advanced) -> int:
-    """Write the base with the merged update as a model; return its number of parameters.
+    """Write the base model with the merged update added; return its number of parameters.
 
     Args:
-        recipe: What to do.
-        parents: Adapters, and their base.
-        folder: Of the checkpoint; replaced if it is there.
-        advanced: Is told of each tensor.
+        recipe: Merge method and its settings.
+        parents: Adapters and their base.
+        folder: Checkpoint folder; replaced if it exists.
+        advanced: Callback for progress, called after each tensor.
 
     Raises:
-        UserError: An adapter cannot be read or is of another architecture, or a merged number is not finite.
+        UserError: An adapter cannot be read or has another architecture, or a merged value is not finite.
     """
-    assert parents.base is not None  # of adapters, `find_parents` sees to it
+    assert parents.base is not None  # `find_parents` ensures it for adapters
     of_adapters, path = AdapterUpdates(recipe, parents), parents.base.weights
     with open_tensors(path) as base:
         in_file = {file_name(name, base.config): name for name in of_adapters.shapes}
         shapes = {name: base.facts[name].shape if name in base.facts else None for name in in_file}
         if odd := [name for name, shape in shapes.items() if shape != of_adapters.shapes[in_file[name]]]:
-            raise UserError(f"the adapters have an update of {odd[0]}, which base {path} has not in that shape")
+            raise UserError(f"the adapters update {odd[0]}, but base {path} has no such tensor of that shape")
         planned = planned_like(base, recipe.dtype)
 
         def make(name: str) -> Tensor:
@@ -93,19 +94,20 @@ def merge_into_base(recipe: MergeRecipe, parents: Parents, folder: Path, advance
 def merge_into_adapter(
     recipe: MergeRecipe, parents: Parents, rank: int, out: Path, advanced: Advanced
 ) -> dict[str, Factors]:
-    """Write the merged update as an adapter, for peft and for llama.cpp; return the factors by weight.
+    """Write the merged update as an adapter for peft and llama.cpp; return the factors by weight name.
 
     Args:
-        recipe: What to do.
-        parents: Adapters, and their base.
-        rank: Of the new adapter.
+        recipe: Merge method and its settings.
+        parents: Adapters and their base.
+        rank: Rank of the new adapter.
         out: Folder of the stage.
-        advanced: Is told of each layer.
+        advanced: Callback for progress, called after each layer.
 
     Raises:
-        UserError: An adapter cannot be read, the rank is larger than a layer, or llama.cpp has no such layer.
+        UserError: An adapter cannot be read, the rank exceeds the size of a layer, or llama.cpp does not support
+            adapters on a layer.
     """
-    assert parents.base is not None  # of adapters, `find_parents` sees to it
+    assert parents.base is not None  # `find_parents` ensures it for adapters
     of_adapters, base = AdapterUpdates(recipe, parents), parents.base
     config = LoraConfig(rank=rank, alpha=float(rank), targets=_targets(of_adapters.adapters))
     model = _bare(base.weights, config)
@@ -120,7 +122,7 @@ def merge_into_adapter(
 
 
 def _folder(start: StartingPoint) -> Path:
-    assert start.stage is not None  # an adapter is always one of a stage
+    assert start.stage is not None  # adapters exist only as stages
     return start.stage.path / ADAPTER
 
 
@@ -130,7 +132,7 @@ def _targets(adapters: list[Adapter]) -> tuple[str, ...]:
 
 
 def _bare(base: Path, config: LoraConfig) -> CausalLM:
-    """Return a model with adapters and without numbers: it has the names, and which layers there are."""
+    """Return a model with adapters on the meta device; only names and shapes of its layers are used."""
     of_base: ModelConfig = load_gguf(base).config if base.is_file() else load_config(base)
     with torch.device("meta"):
         model = CausalLM(of_base)
@@ -141,7 +143,7 @@ def _bare(base: Path, config: LoraConfig) -> CausalLM:
 def _put(model: CausalLM, factors: Mapping[str, Factors]) -> None:
     layers = dict(lora_layers(model))
     if odd := sorted({f"{name}.weight" for name in layers} ^ factors.keys()):
-        raise UserError(f"{odd[0]} is a layer that only the adapters' configs or only their files have")
+        raise UserError(f"{odd[0]} is in the adapters' configs or in their files, but not in both")
     for name, layer in layers.items():
         found = factors[f"{name}.weight"]
         layer.lora_A, layer.lora_B = nn.Parameter(found.a), nn.Parameter(found.b)

@@ -1,6 +1,6 @@
-"""Weighted sums of models: soups, and how every method treats norms and embeddings.
+"""Weighted averages of models (model soups), used by every method for norms and embeddings.
 
-Model soups: Wortsman et al., arXiv 2203.05482. Task arithmetic is such a sum too, with the base as one of the
+Model soups: Wortsman et al., arXiv 2203.05482. Task arithmetic is also such a sum, with the base as one of the
 models (`task_vectors`).
 """
 
@@ -14,30 +14,30 @@ from torch import Tensor
 from modelstack.errors import UserError
 
 NO_WEIGHT = 1e-8
-"""A sum of weights that cannot be divided by."""
+"""Smallest absolute sum of weights that is used as a divisor."""
 
 
 def linear(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return sum(w_i t_i) / sum(w_i).
 
     Args:
-        tensors: One of each parent, shapes the same.
-        weights: Of the parents.
+        tensors: One tensor per parent, all of the same shape.
+        weights: One weight per parent.
 
     Raises:
-        UserError: The weights add up to 0.
+        UserError: The weights sum to 0.
     """
     total = sum(weights)
     if abs(total) < NO_WEIGHT:
-        raise UserError(f"weights {list(weights)} add up to 0, and a mean divides by their sum: change one")
+        raise UserError(f"weights {list(weights)} sum to 0, but the mean divides by their sum: change one")
     return weighted_sum(tensors, [weight / total for weight in weights])
 
 
 def weighted_sum(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
     """Return sum(c_i t_i).
 
-    What has coefficient 0 takes no part and 1 multiplies nothing, so that 1 and 0 give a tensor back bit for bit,
-    its negative zeros included.
+    Terms with coefficient 0 are skipped and coefficient 1 is not multiplied. With coefficients 1 and 0 the
+    result is therefore equal to a tensor bit for bit, negative zeros included.
     """
     parts = [(tensor, c) for tensor, c in zip(tensors, coefficients, strict=True) if c != 0]
     if not parts:

@@ -1,8 +1,8 @@
-"""LoRA updates as what they are, s B A, and back into two factors.
+"""LoRA updates as products s B A, and their factorisation back into two matrices.
 
-A and B on their own mean nothing: R A and B R^-1 are the same update for any invertible R, so a mean of two A
-times a mean of two B is the update of neither parent nor of anything between them. Updates are merged as products.
-The best two factors of a given rank for the result are its leading singular vectors (Eckart and Young, 1936).
+A and B cannot be averaged separately: R A and B R^-1 are the same update for any invertible R, so the mean of
+two A times the mean of two B is unrelated to either parent. Updates are therefore merged as products. The best
+two factors of a given rank are the leading singular vectors of the result (Eckart and Young, 1936).
 
 Letters: O outputs, I inputs, r rank.
 """
@@ -22,43 +22,43 @@ from modelstack.posttrain.lora.files import Adapter
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """An update B A of low rank."""
+    """Low-rank update B A."""
 
     a: Tensor
     """[r, I]"""
     b: Tensor
     """[O, r]"""
     squares: float
-    """Sum of the squares of the whole update, before it was cut to its rank."""
+    """Sum of squares of the full update, before truncation to the rank."""
     kept_squares: float
-    """Of B A."""
+    """Sum of squares of B A."""
 
     @property
     def kept(self) -> float:
-        """Return the share of the update's Frobenius norm that is left; of nothing, all."""
+        """Return the kept share of the update's Frobenius norm; 1 for an update of zeros."""
         return (self.kept_squares / self.squares) ** 0.5 if self.squares else 1.0
 
 
 def updates(adapter: Adapter, path: object) -> dict[str, Update]:
-    """Return an adapter's updates by the name of the weight that they are added to.
+    """Return an adapter's updates by the name of the base weight.
 
     Args:
-        adapter: As it was read.
-        path: Where from, for messages.
+        adapter: Adapter as read from its files.
+        path: Path of the adapter, for error messages.
 
     Raises:
-        UserError: The adapter is DoRA's, or has a tensor that belongs to no pair.
+        UserError: The adapter uses DoRA, or a tensor has no partner.
     """
     if adapter.config.dora:
         raise UserError(
-            f"{path} is a DoRA, whose update depends on the base's rows: merge it into its base first "
+            f"{path} uses DoRA, whose update depends on the base weights: merge it into its base first "
             f"(`modelstack stage merge STAGE OUT`), and merge the models"
         )
     leaf_a, leaf_b = (f".{PEFT_NAMES[part]}" for part in ("lora_A", "lora_B"))
     layers = sorted(name.removesuffix(leaf_a) for name in adapter.state if name.endswith(leaf_a))
     pairs = {layer: (f"{layer}{leaf_a}", f"{layer}{leaf_b}") for layer in layers}
     if adapter.state.keys() != {name for pair in pairs.values() for name in pair}:
-        raise UserError(f"{path}: an adapter has an A and a B for each layer and nothing else")
+        raise UserError(f"{path}: an adapter must have an A and a B for each layer, and no other tensors")
     return {
         f"{layer.removeprefix(PEFT_PREFIX)}.weight": Update(
             adapter.state[a].float(), adapter.state[b].float(), adapter.config.scale, f"{path}: {layer}"
@@ -68,22 +68,22 @@ def updates(adapter: Adapter, path: object) -> dict[str, Update]:
 
 
 class Update:
-    """One layer's s B A; the product is made when it is asked for."""
+    """Update s B A of one layer, with the product computed on demand."""
 
     def __init__(self, a: Tensor, b: Tensor, scale: float, where: str) -> None:
-        """Take the factors.
+        """Store the factors after checking their shapes.
 
         Args:
             a: [r, I], fp32.
             b: [O, r], fp32.
-            scale: s.
-            where: The layer, for messages.
+            scale: Factor s.
+            where: Path and layer, for error messages.
 
         Raises:
-            UserError: The factors do not fit each other.
+            UserError: The shapes do not match.
         """
         if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
-            raise UserError(f"{where} has A {list(a.shape)} and B {list(b.shape)}: not [r, I] and [O, r]")
+            raise UserError(f"{where} has A {list(a.shape)} and B {list(b.shape)}; expected [r, I] and [O, r]")
         self._a, self._b, self._scale = a, b, scale
         self.shape = (b.shape[0], a.shape[1])
 
@@ -93,21 +93,21 @@ class Update:
 
 
 def dense_or_zero(update: Update | None, shape: tuple[int, ...]) -> Tensor:
-    """Return an update, or that of an adapter that leaves the layer alone."""
+    """Return a dense update, or zeros for an adapter without this layer."""
     return torch.zeros(shape) if update is None else update.dense()
 
 
 def factorised(delta: Tensor, rank: int) -> Factors:
-    """Return the best factors of an update, singular values shared evenly between A and B.
+    """Return the best factors of an update, with singular values split evenly between A and B.
 
     Args:
-        delta: [O, I].
-        rank: At most min(O, I).
+        delta: Update, [O, I].
+        rank: Rank of the factors, at most min(O, I).
     """
     u, s, v = torch.linalg.svd(delta.double(), full_matrices=False)
     squares = s.square()
     root = s[:rank].sqrt()
-    # A pair of singular vectors has no sign of its own; the largest number in u's gets a plus.
+    # The sign of a pair of singular vectors is arbitrary; the largest entry of u is made positive.
     u, v = u[:, :rank], v[:rank]
     sign = u.gather(0, u.abs().argmax(0, keepdim=True)).sign().squeeze(0)
     a, b = v * (root * sign)[:, None], u * (root * sign)
@@ -115,7 +115,7 @@ def factorised(delta: Tensor, rank: int) -> Factors:
 
 
 def kept_share(factors: Mapping[str, Factors]) -> float:
-    """Return the share of all updates' Frobenius norm that is left."""
+    """Return the kept share of the Frobenius norm over all updates."""
     squares = sum(each.squares for each in factors.values())
     kept = sum(each.kept_squares for each in factors.values())
     return (kept / squares) ** 0.5 if squares else 1.0

@@ -1,4 +1,4 @@
-"""One tensor of every parent in, one tensor of the merged model out, by the recipe's method."""
+"""Applies the recipe's method to one tensor of every parent."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from modelstack.reasoning.merging.task_vectors import elected, summed, task_arit
 def merged(
     recipe: MergeRecipe, name: str, tensors: Sequence[Tensor], base: Tensor | None, ids: Sequence[str]
 ) -> Tensor:
-    """Return the merged tensor, in the parents' number type.
+    """Return the merged tensor, in the dtype of the parents.
 
     Args:
-        recipe: Method and numbers.
-        name: The tensor's; it decides on the linear rule, and with the seed on chances.
-        tensors: Of the parents, fp32 or fp64, shapes the same.
-        base: The base's; methods without a base do without it.
-        ids: What each parent is known by, wherever it stands in the recipe.
+        recipe: Method and its settings.
+        name: Name of the tensor. It selects the linear rule, and with the seed the random generator.
+        tensors: One tensor per parent, fp32 or fp64, all of the same shape.
+        base: Tensor of the base; None for methods without a base.
+        ids: Identifier of each parent, independent of its position in the recipe.
 
     Raises:
-        UserError: Weights of a mean add up to 0.
+        UserError: The weights of a mean sum to 0.
     """
     weights = recipe.weight_of_each
     is_plain = any(part in name for part in recipe.linear)
@@ -45,7 +45,7 @@ def merged(
         if is_plain:
             return linear(tensors, (1 - recipe.t, recipe.t))
         return slerp(first, second, recipe.t, over=recipe.arcs)
-    assert base is not None  # `parents` sees to it
+    assert base is not None  # `find_parents` ensures it
     if recipe.method == "model_stock":
         return linear(tensors, weights) if is_plain else model_stock(base, tensors)
     if is_plain or recipe.method == "task_arithmetic":
@@ -59,7 +59,7 @@ def merged(
 
 
 def _sparse(recipe: MergeRecipe, delta: Tensor, density: float, name: str, parent: str) -> Tensor:
-    """Return a task vector with the entries that the method keeps."""
+    """Return a task vector with only the entries that the method keeps."""
     draw = partial(generator_for, recipe.seed, name, parent)
     match recipe.method:
         case "ties":

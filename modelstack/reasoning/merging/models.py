@@ -1,4 +1,4 @@
-"""Models merged into a checkpoint folder, tensor by tensor: one of each parent is in memory, and nothing else."""
+"""Merges models into a checkpoint folder one tensor at a time, with only that tensor of each parent in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 
 Advanced = Callable[[int, int], object]
-"""Is told how many tensors are done, and of how many."""
+"""Callback for progress: number of finished tensors, total number."""
 
 
 def merge_models(
@@ -38,17 +38,17 @@ def merge_models(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> int:
-    """Write the merged model of models; return its number of parameters.
+    """Write the merged model; return its number of parameters.
 
     Args:
-        recipe: What to do.
-        parents: Models.
-        folder: Of the checkpoint; replaced if it is there.
-        advanced: Is told of each tensor.
-        max_shard_bytes: Where a file of weights ends and the next begins.
+        recipe: Merge method and its settings.
+        parents: Models to merge.
+        folder: Checkpoint folder; replaced if it exists.
+        advanced: Callback for progress, called after each tensor.
+        max_shard_bytes: Maximum size of a weights file in bytes.
 
     Raises:
-        UserError: The parents are of different architectures or tokenizers, or a merged number is not finite.
+        UserError: The parents have different architectures or tokenizers, or a merged value is not finite.
     """
     paths = [start.weights for start in parents.starts]
     base_path = None if parents.base is None else parents.base.weights
@@ -81,19 +81,19 @@ def write_model(
     advanced: Advanced,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder atomically.
 
     Args:
-        folder: Replaced if it is there.
-        config: Of the model.
-        tokenizer: Where it is from, and as it was read.
-        planned: Shape and type of each tensor.
+        folder: Checkpoint folder; replaced if it exists.
+        config: Configuration of the model.
+        tokenizer: Path of the tokenizer's model, and the loaded tokenizer.
+        planned: Shape and dtype of each tensor.
         make: Makes a tensor, in any floating-point type.
-        advanced: Is told of each tensor.
-        max_shard_bytes: Where a file of weights ends and the next begins.
+        advanced: Callback for progress, called after each tensor.
+        max_shard_bytes: Maximum size of a weights file in bytes.
 
     Raises:
-        UserError: A tensor has a number that is not finite, or is none in its type.
+        UserError: A tensor has a value that is not finite, also after conversion to its dtype.
     """
     n_done = 0
 
@@ -103,8 +103,8 @@ def write_model(
         tensor = make(name).to(planned[name].dtype)
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"the merged {name} has numbers that are not finite in {_dtype_name(tensor.dtype)}: a parent has "
-                f"such, or weights and scale are too large for the type"
+                f"the merged {name} has values that are not finite in {_dtype_name(tensor.dtype)}: a parent has "
+                f"such values, or weights and scale are too large for the type"
             )
         n_done += 1
         advanced(n_done, len(planned))
@@ -120,7 +120,7 @@ def write_model(
 
 
 def planned_like(model: ModelTensors, dtype: str | None) -> dict[str, TensorFacts]:
-    """Return what is written of a model like this one; buffers keep their type, as everywhere."""
+    """Return shape and dtype of each tensor to write; buffers keep their dtype."""
     if dtype is None:
         return dict(model.facts)
     with torch.device("meta"):
@@ -145,7 +145,7 @@ def _write_tokenizer(source: Path, tokenizer: TextTokenizer, folder: Path) -> No
 def _the_same(name: str, tensors: list[Tensor]) -> Tensor:
     if not all(torch.equal(tensors[0], tensor) for tensor in tensors):
         raise UserError(
-            f"{name} is a table of whole numbers and differs between the parents: there is no mean of it"
+            f"{name} is an integer tensor and differs between the parents: integers cannot be averaged"
         )
     return tensors[0]
 

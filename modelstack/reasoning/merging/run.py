@@ -1,4 +1,4 @@
-"""A merge from its recipe to a stage: killed and run again, it writes the same bytes."""
+"""Runs a merge from recipe to stage; a run that was killed and repeated writes the same bytes."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Metrics = dict[str, float | int | str]
 
 
 def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
-    """Merge what a recipe names, or open the stage if that is done already.
+    """Merge the parents of a recipe, or open the stage if it is already finished.
 
     Args:
-        recipe: What to do.
+        recipe: Merge method, parents and settings.
         out: Folder of the stage.
-        console: To show on.
+        console: Console for progress and results.
 
     Raises:
-        UserError: Parents do not fit together, or the folder holds another merge.
+        UserError: The parents are incompatible, or the folder holds another merge.
     """
     folder, display = RunFolder(out), Display(console)
     parents = find_parents(recipe)
@@ -59,9 +59,9 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
         base=None if parents.base is None else parents.base.parent,
     )
     if is_stage(out) and not folder.recipe.exists():
-        raise UserError(f"{out} is a stage already, and a stage never changes: give another --out")
+        raise UserError(f"{out} is already a stage, and stages are immutable: give another --out")
     with folder.held():
-        if folder.recipe.exists():  # of this merge, sealed or nearly; anything else is refused before it is harmed
+        if folder.recipe.exists():  # claimed before anything is changed: a folder of another merge is refused
             claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
         if is_stage(out):
             display.say(f"{out} is finished already")
@@ -69,7 +69,7 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
         _remove_leftovers(out)
         with _bar(console) as advanced:
             parts, metrics = _write(recipe, parents, out, advanced)
-        # Not before: a recipe that failed is to be corrected in the same folder, where nothing is gone on from.
+        # Claimed only now, so that a recipe that failed can be corrected in the same folder.
         claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
         stage = seal(out, _record(resolved, parents, metrics), parts)
     display.say(f"{out}: {stage.record.what}")
@@ -79,7 +79,7 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
 
 
 def _write(recipe: MergeRecipe, parents: Parents, out: Path, advanced: Advanced) -> tuple[list[str], Metrics]:
-    """Write the merged weights; return the parts of the stage and what is told of them."""
+    """Write the merged weights; return the parts of the stage and its metrics."""
     if recipe.rank is not None:
         factors = merge_into_adapter(recipe, parents, recipe.rank, out, advanced)
         return [ADAPTER, ADAPTER_GGUF], _kept(factors)
@@ -145,7 +145,7 @@ def _bar(console: Console) -> Iterator[Advanced]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what killed processes left: files and folders that never got their names."""
+    """Remove temporary files and folders left by killed processes."""
     for part in (MODEL, ADAPTER):
         for left in out.glob(f".{part}.*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -1,9 +1,10 @@
-"""Which entries of a task vector are kept, by size or by chance, and by how much they grow for it.
+"""Selection of a task vector's entries, by magnitude or at random, with rescaling of the kept ones.
 
-TIES keeps the largest (Yadav et al., arXiv 2306.01708, section 4). Breadcrumbs leaves out the very largest as well
-(Davari and Belilovsky, 2312.06795). DARE keeps each with the same probability p and divides by it, so that the
-expectation stays (Yu et al., 2311.03099). DELLA keeps larger ones with a larger probability and divides each by
-its own (Deep et al., 2406.11617).
+- TIES keeps the largest entries (Yadav et al., arXiv 2306.01708, section 4).
+- Breadcrumbs also drops the very largest (Davari and Belilovsky, 2312.06795).
+- DARE keeps each entry with the same probability p and divides by it, which preserves the expectation (Yu et
+  al., 2311.03099).
+- DELLA keeps larger entries with a larger probability and divides each by its own (Deep et al., 2406.11617).
 
 Letters: n entries, p probability of being kept, O rows, I columns.
 """
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 Rescale = Literal["probability", "l1", "none"]
-"""What makes up for dropped entries: 1 / p as in both papers, or as mergekit does the factor that restores the sum
-of magnitudes; or nothing."""
+"""Compensation for dropped entries. `probability`: divide by p, as in both papers. `l1`: restore the sum of
+magnitudes, as in mergekit. `none`: no compensation."""
 
 
 def keep_largest(delta: Tensor, density: float) -> Tensor:
@@ -30,9 +31,9 @@ def keep_largest(delta: Tensor, density: float) -> Tensor:
 
 
 def keep_band(delta: Tensor, density: float, gamma: float) -> Tensor:
-    """Return a tensor with int(density n) entries below the int(gamma n) largest, and 0 for the rest.
+    """Return a tensor with the int(density n) entries below the int(gamma n) largest, and 0 for the rest.
 
-    Where both do not fit, fewer of the largest are left out: the density is what counts, as in mergekit.
+    If both do not fit, fewer of the largest are dropped: the density takes precedence, as in mergekit.
     """
     if density >= 1:
         return delta
@@ -45,7 +46,7 @@ def keep_band(delta: Tensor, density: float, gamma: float) -> Tensor:
 
 
 def keep_at_random(delta: Tensor, density: float, generator: torch.Generator, rescale: Rescale) -> Tensor:
-    """Return a tensor of which each entry stays with probability `density`, rescaled."""
+    """Return a tensor whose entries are each kept with probability `density`, rescaled."""
     if density >= 1:
         return delta
     return _drawn(delta, torch.full((), density, dtype=delta.dtype), generator, rescale)
@@ -54,9 +55,10 @@ def keep_at_random(delta: Tensor, density: float, generator: torch.Generator, re
 def keep_by_rank(
     delta: Tensor, density: float, epsilon: float, generator: torch.Generator, rescale: Rescale
 ) -> Tensor:
-    """Return a tensor whose entries stay with a probability that grows with their rank in their row, rescaled.
+    """Return a tensor whose entries are kept with a probability that grows with their rank in the row, rescaled.
 
-    The smallest of a row stays with density - epsilon, the largest with density + epsilon; both within 0 and 1.
+    The probability runs from density - epsilon for a row's smallest entry to density + epsilon for its largest;
+    both must be within 0 to 1.
     """
     if density >= 1:
         return delta
@@ -64,7 +66,10 @@ def keep_by_rank(
 
 
 def rank_probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
-    """Return each entry's probability, of `delta`'s shape; a vector is one row, equal entries rank by place."""
+    """Return each entry's probability, in `delta`'s shape.
+
+    A vector counts as one row, and equal entries rank by position.
+    """
     rows = delta.abs().reshape(len(delta), -1) if delta.ndim > 1 else delta.abs().reshape(1, -1)
     n = rows.shape[1]
     if n < 2:
@@ -76,12 +81,12 @@ def rank_probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
 
 
 def generator_for(seed: int, name: str, parent: str) -> torch.Generator:
-    """Return the source of one tensor's chances: the same in any order of tensors, parents and runs.
+    """Return the random generator for one tensor of one parent, independent of the order of both.
 
     Args:
-        seed: The recipe's.
-        name: The tensor's.
-        parent: What the parent is known by, whatever place it has among others.
+        seed: Seed of the recipe.
+        name: Name of the tensor.
+        parent: Identifier of the parent, independent of its position in the recipe.
     """
     digest = hashlib.sha256(f"{seed}/{name}/{parent}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
@@ -98,7 +103,7 @@ def _drawn(delta: Tensor, p: Tensor, generator: torch.Generator, rescale: Rescal
 
 
 def _largest(magnitudes: Tensor, k: int) -> Tensor:
-    """Return which k of n are the largest, [n]; of equal ones the first."""
+    """Return the mask of the k largest of n magnitudes, [n]; among equal ones the first are taken."""
     n = len(magnitudes)
     if k <= 0 or k >= n:
         return torch.full((n,), k > 0, dtype=torch.bool)

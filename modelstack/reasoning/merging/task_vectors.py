@@ -1,8 +1,9 @@
-"""Task vectors, t_i = parent_i - base, added up and put back on the base.
+"""Task vectors t_i = parent_i - base: summed and added to the base.
 
-Task arithmetic: base + scale sum(w_i t_i) (Ilharco et al., arXiv 2212.04089). TIES: where the vectors disagree on
-a sign, the one with more weight behind it is elected, and only entries of that sign are added up (Yadav et al.,
-2306.01708, section 4). `normalize` divides by the weights that took part, which makes of the sum a mean.
+Task arithmetic: base + scale sum(w_i t_i) (Ilharco et al., arXiv 2212.04089). TIES: if the vectors disagree on
+the sign of an entry, the sign with the larger total weight is elected, and only entries of that sign are summed
+(Yadav et al., 2306.01708, section 4). `normalize` divides by the sum of the weights used, which turns the sum
+into a mean.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ def task_arithmetic(
     scale: float = 1.0,
     normalize: bool = False,
 ) -> Tensor:
-    """Return base + scale sum(w_i t_i), computed without a difference being made.
+    """Return base + scale sum(w_i t_i), computed without forming the differences.
 
-    It is (1 - sum(c_i)) base + sum(c_i parent_i): with one weight of 1 the base cancels, and the parent comes back
-    bit for bit.
+    The formula is (1 - sum(c_i)) base + sum(c_i parent_i). With a single weight of 1 the base cancels, and the
+    result equals the parent bit for bit.
 
     Args:
-        base: What the parents began as.
-        parents: Shapes as the base's.
-        weights: Of the parents.
-        scale: The papers' lambda.
-        normalize: Divide the sum by that of the weights.
+        base: Tensor of the common base.
+        parents: Tensors of the parents, in the base's shape.
+        weights: One weight per parent.
+        scale: Factor of the sum; lambda in the papers.
+        normalize: Whether to divide the sum by the sum of the weights.
     """
     factor = scale / _divisor(sum(weights)) if normalize else scale
     coefficients = [factor * weight for weight in weights]
@@ -41,15 +42,16 @@ def task_arithmetic(
 
 
 def summed(deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
-    """Return the weighted sum of task vectors, signs as they are."""
+    """Return the weighted sum of task vectors, whatever their signs."""
     total = weighted_sum(deltas, weights)
     return total.div_(_divisor(sum(weights))) if normalize else total
 
 
 def elected(deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
-    """Return the weighted sum of those entries that have the elected sign, that of the sum; 0 counts as plus.
+    """Return the weighted sum of the entries with the elected sign, which is that of the full sum.
 
-    Entries that are 0 have no sign: they do not take part, and their weight is not divided by.
+    A sum of 0 elects plus.
+    Entries equal to 0 have no sign: they are excluded, and so is their weight from the divisor.
     """
     positive = weighted_sum(deltas, weights) >= 0
     total = torch.zeros_like(deltas[0])
@@ -64,5 +66,5 @@ def elected(deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bo
 
 
 def _divisor(total: float) -> float:
-    """Return a sum of weights to divide by; weights that cancel each other are taken as they are."""
+    """Return the divisor for a sum of weights; 1 if the weights cancel."""
     return 1.0 if abs(total) < NO_WEIGHT else total

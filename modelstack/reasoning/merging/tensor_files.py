@@ -1,8 +1,9 @@
-"""Tensors of a model one at a time, out of files and into files, so that models larger than memory can be merged.
+"""Reads and writes a model's tensors one at a time, so that models larger than memory can be merged.
 
-Format of what is written: huggingface/safetensors, "Format" in its README: eight bytes of length, a JSON header
-with type, shape and place of each tensor, then the numbers. The header is known before a number is, so a file is
-written front to back. Names are the released ones (`checkpoint_names`), whatever names a parent's files have.
+Output format: huggingface/safetensors, section "Format" of its README: eight bytes with the length, a JSON
+header with dtype, shape and offsets of each tensor, then the data. The header is known in advance, so a file is
+written front to back. Names are those of released checkpoints (`checkpoint_names`), whatever the parents' files
+use.
 """
 
 from __future__ import annotations
@@ -34,45 +35,46 @@ DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-"""By safetensors' names."""
+"""Dtypes by safetensors' names."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _ALIGNMENT = 8
-"""Bytes: readers map the file and take numbers from where they lie."""
+"""Alignment of the data in bytes, for readers that map the file into memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """What is known of a tensor before it is read."""
+    """Shape and dtype of a tensor that has not been read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def n_bytes(self) -> int:
-        """Bytes in a file."""
+        """Size in a file, in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class ModelTensors:
-    """A model's tensors by their released names, none in memory until it is read."""
+    """Lazy tensors of a model by their released names; each is read on demand."""
 
     config: ModelConfig
     facts: Mapping[str, TensorFacts]
     readers: Mapping[str, Callable[[], Tensor]]
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor as it is stored."""
+        """Return a tensor in its stored dtype."""
         return self.readers[name]()
 
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[ModelTensors]:
-    """Open a checkpoint folder, or a GGUF file, whose tensors are then in memory, dequantised to fp32.
+    """Open a checkpoint folder, or a GGUF file, which is loaded into memory and dequantised to fp32.
 
     Raises:
-        UserError: A file is missing or broken, or holds numbers or experts that are not read one at a time.
+        UserError: A file is missing or damaged, or has an unsupported number type, or a GGUF file has packed
+            experts.
     """
     if path.is_file():
         yield _of_gguf(path)
@@ -94,7 +96,7 @@ def open_tensors(path: Path) -> Iterator[ModelTensors]:
                     facts[name] = TensorFacts(tuple(part.get_shape()), _dtype(part.get_dtype(), stored, file))
                     readers[name] = partial(opened.get_tensor, stored)
             except SafetensorError as error:
-                raise UserError(f"{file} is no sound safetensors file: {error}") from error
+                raise UserError(f"{file} is not a valid safetensors file: {error}") from error
         yield ModelTensors(config, facts, readers)
 
 
@@ -105,17 +107,18 @@ def write_tensors(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write tensors into a checkpoint folder, one in memory at a time; names of equal plans give equal files.
+    """Write tensors into a checkpoint folder, one in memory at a time; equal plans give equal files.
 
     Args:
-        folder: An empty one.
-        planned: Shape and type of each.
-        tensors: Makes the tensor of a name; called once for each, in the order of the files.
-        max_shard_bytes: Where a file ends and the next begins.
+        folder: Empty folder.
+        planned: Shape and dtype of each tensor.
+        tensors: Makes the tensor of a name; called once per tensor, in file order.
+        max_shard_bytes: Maximum size of a file in bytes.
     """
     shards: list[list[str]] = [[]]
     size = 0
-    # Wide numbers first: each lies at a multiple of its own size, without gaps, which the format forbids.
+    # Wide dtypes first: every offset is then a multiple of the item size, without gaps, which the format
+    # forbids.
     for name in sorted(planned, key=lambda name: (-planned[name].dtype.itemsize, name)):
         if size and size + planned[name].n_bytes > max_shard_bytes:
             shards.append([])
@@ -156,8 +159,8 @@ def _of_gguf(path: Path) -> ModelTensors:
         del state["lm_head.weight"]
     if any(".experts." in name for name in state):
         raise UserError(
-            f"{path} has experts, packed in other shapes than checkpoints have: make one of it first "
-            f"(`modelstack import gguf {path.name} FOLDER`) and name that"
+            f"{path} has experts, which GGUF packs in other shapes than checkpoints: convert it first "
+            f"(`modelstack import gguf {path.name} FOLDER`) and name the folder"
         )
     tensors = {file_name(name, config): tensor for name, tensor in state.items()}
     facts = {name: TensorFacts(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
@@ -169,7 +172,7 @@ def _given(tensor: Tensor) -> Tensor:
 
 
 def _released(name: str, config: ModelConfig) -> str | None:
-    """Return a file's tensor by its released name; None for a copy of another."""
+    """Return the released name of a stored tensor; None for a copy of another tensor."""
     place = place_of(name, config)
     if place.name is None:
         return None
@@ -184,16 +187,16 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if not (folder / _INDEX).is_file():
-        raise UserError(f"{folder} holds neither {_SINGLE} nor {_INDEX}; no other format of weights is read")
+        raise UserError(f"{folder} holds neither {_SINGLE} nor {_INDEX}; only safetensors weights can be read")
     weight_map = read_json_object(folder / _INDEX, MAX_JSON_BYTES).get("weight_map")
     names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder / _INDEX} names {name!r}, which is no file of this folder")
+            raise UserError(f"{folder / _INDEX} names {name!r}, which is not a file of this folder")
     return [folder / name for name in names]
 
 
 def _dtype(name: str, tensor: str, file: Path) -> torch.dtype:
     if name not in DTYPES:
-        raise UserError(f"{file}: {tensor} holds numbers of type {name}; merged are {', '.join(DTYPES)}")
+        raise UserError(f"{file}: {tensor} has number type {name}; supported are {', '.join(DTYPES)}")
     return DTYPES[name]

@@ -1,1 +1,1 @@
-"""Rejection sampling: a policy answers tasks several times, and its right replies become examples."""
+"""Rejection sampling: a policy answers tasks several times, and its correct replies become training examples."""

@@ -1,4 +1,4 @@
-"""What a rejection sampling is made of: a policy, tasks, a verifier, how often, and what is kept."""
+"""Recipe of rejection sampling: policy, tasks, verifier, number of replies and rules for keeping them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 
 
 class SampleRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is sampled, and what is kept of it."""
+    """Recipe of rejection sampling."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     model: str
-    """A GGUF file, a checkpoint folder, or the folder of a stage."""
+    """Policy: a GGUF file, a checkpoint folder, or the folder of a stage."""
     weights: str | None = None
-    """Of a stage that is an adapter: what it goes on; none: where its own run had it from."""
+    """Base weights of a stage that is an adapter; None: the path recorded by its run."""
     tasks: tuple[str, ...] = Field(min_length=1)
-    """Files of tasks (`reasoning.tasks.task`); no id comes twice in them."""
+    """Task files (`reasoning.tasks.task`); ids must be unique across all files."""
     verifier: VerifierChoice
-    """A name, or a table with a gate of form and more."""
+    """Name of a verifier, or a table with more settings such as a format gate."""
     threshold: float = Field(default=1.0, gt=0)
-    """The least reward of a right reply."""
+    """Minimum reward of a correct reply."""
     seed: int = Field(default=0, ge=0)
     replies: int = Field(default=4, ge=1)
-    """To each task."""
+    """Number of replies per task."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     keep: KeepRules = KeepRules()
     tasks_at_once: int = Field(default=16, ge=1)
-    """Sampled together, and written together."""
+    """Number of tasks that are sampled and written together."""
     precision: Precision = "fp32"
     device: Device = "auto"
     threads: int | None = Field(default=None, gt=0)
-    """On a CPU; none: torch's own choice. Sums differ with it."""
+    """CPU threads; None: torch's default. Rounding of sums depends on it."""
 
 
 class SampleResolved(BaseModel, frozen=True):
-    """A recipe with nothing open; a run is held to it."""
+    """Recipe with hashes of all inputs; a resumed run must match it."""
 
     recipe: SampleRecipe
     model: Origin
@@ -50,11 +50,11 @@ class SampleResolved(BaseModel, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the resolved recipe."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 FREE = {("recipe", name) for name in ("name", "model", "weights")}
-"""What may change between a stop and going on: the model is known by its hash."""
+"""Keys that may change when a run is resumed; the model is identified by its hash."""
 LAYOUT = {("recipe", name) for name in ("threads", "device", "tasks_at_once")}
-"""What moves sums by rounding."""
+"""Keys that change sums by rounding only."""

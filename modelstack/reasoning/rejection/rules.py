@@ -1,8 +1,8 @@
-"""Which of a policy's replies are fit to learn from, beside being right.
+"""Rules beyond correctness that a policy's reply must satisfy to become an example.
 
-DeepSeek-R1 (2501.12948, section 2.3.3) keeps right replies only and leaves out what is hard to read: thoughts in
-mixed languages, with long paragraphs, with code blocks. Languages are told apart by the scripts of their letters,
-which needs no model and no list of words; two languages of one script pass.
+DeepSeek-R1 (2501.12948, section 2.3.3) keeps only correct replies and drops those that are hard to read:
+thoughts in mixed languages, long paragraphs, code blocks. Languages are distinguished by the scripts of their
+letters, which needs no model and no word list; two languages with the same script pass.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item
 
 _FORMAT = ThinkFormat()
 _JOINT_SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HALFWIDTH": "CJK"}
-"""First words of letters' Unicode names that are written together: Japanese mixes three."""
+"""First words of Unicode names of letters that are written together: Japanese mixes three scripts."""
 
 
 class KeepRules(BaseModel, frozen=True, extra="forbid"):
-    """What a reply has to be; each rule is counted by its name."""
+    """Rules for keeping replies; drops are counted by the rule's name."""
 
     at_most: int = Field(default=4, ge=1)
-    """Replies of a task, the first of those that fit."""
+    """Maximum number of kept replies per task; the first suitable ones are taken."""
     max_pass_rate: float = Field(default=1.0, gt=0, le=1)
-    """Tasks that more than this share of the replies solve teach little, and are left out."""
+    """Tasks with a larger share of correct replies are dropped, since they teach little."""
     min_tokens: int = Field(default=1, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     thinking: bool = False
-    """Whether a reply has to be one block of thought, then an answer."""
+    """Whether a reply must be one block of thought followed by an answer."""
     one_script: bool = False
-    """Whether letters have to be of the scripts that the prompt is written in."""
+    """Whether all letters must be in the scripts of the prompt."""
     code_blocks: bool = True
-    """Whether fenced code may be in it."""
+    """Whether fenced code blocks are allowed."""
     max_paragraph_characters: int | None = Field(default=None, ge=1)
 
 
 def complaint(item: Item[object], completion: Completion, rules: KeepRules) -> str:
-    """Return the name of the first rule that a reply breaks; "" where it breaks none."""
+    """Return the name of the first rule that a reply breaks; "" if it breaks none."""
     text, n_tokens = completion.text, len(completion.token_ids)
     if completion.is_truncated:
         return "truncated"
@@ -62,7 +62,7 @@ def complaint(item: Item[object], completion: Completion, rules: KeepRules) -> s
 
 
 def scripts(text: str) -> frozenset[str]:
-    """Return the scripts of a text's letters, by the first word of their Unicode names: LATIN, CYRILLIC, CJK."""
+    """Return the scripts of a text's letters by the first word of the Unicode name: LATIN, CYRILLIC, CJK."""
     return frozenset(_of_letters(character for character in set(text) if character.isalpha()))
 
 

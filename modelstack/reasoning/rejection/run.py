@@ -1,12 +1,13 @@
-"""Rejection sampling: a policy answers tasks several times, a verifier keeps what is right, examples come out.
+"""Rejection sampling: a policy answers tasks several times, and replies that a verifier accepts become examples.
 
-The third step of DeepSeek-R1's recipe (2501.12948, section 2.3.3), and of STaR (2203.14465) and RFT (2308.01825)
-before it: what a policy found by reinforcement learning becomes data that a fresh base, or a smaller student, is
-fine-tuned on. Canaries guard the verifier as they do in training: what it wrongly pays for would be taught.
+This is the third step of DeepSeek-R1's recipe (2501.12948, section 2.3.3), and before it of STaR (2203.14465)
+and RFT (2308.01825). Results of reinforcement learning become data for fine-tuning a fresh base or a smaller
+student. Canaries guard the verifier as in training, since examples of wrongly rewarded replies would teach the
+error.
 
-A task is a line of `replies.jsonl` once it is done, with every reply, its reward and the rule that dropped it; a
-run that is killed loses the tasks in flight and goes on behind the last whole line. A task's replies depend on
-the weights, the seed and its id alone, so the files are the same however often a run was interrupted.
+A finished task is one line of `replies.jsonl` with every reply, its reward and the rule that dropped it. A
+killed run loses only the tasks in progress and resumes after the last complete line. A task's replies depend
+only on the weights, the seed and its id, so interruptions do not change the files.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from modelstack.train.run.stopping import stop_asked
 
 REPLIES_FILE, EXAMPLES_FILE, REPORT_FILE = "replies.jsonl", "examples.jsonl", "report.json"
 WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max_pass_rate", "unscorable"
-"""Why a reply is dropped, beside those of `rules`."""
+"""Reasons for dropping a reply, in addition to those in `rules`."""
 
 
 def sample(
@@ -48,15 +49,15 @@ def sample(
     path: Path,
     told: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any] | None:
-    """Sample, or go on with it; the report when all tasks are done, None when it was asked to stop.
+    """Sample all tasks, or resume; return the report, or None if a stop was requested.
 
     Args:
-        recipe: What to do.
-        path: Folder for the files.
-        told: Is told how far it is.
+        recipe: Sampling recipe.
+        path: Output folder.
+        told: Callback for progress messages.
 
     Raises:
-        UserError: A file is broken, the folder holds another sampling, or the verifier paid for a known hack.
+        UserError: A file is damaged, the folder holds another run, or the verifier rewarded a known hack.
     """
     set_up_process(recipe.threads)
     folder = RunFolder(path)
@@ -69,7 +70,7 @@ def sample(
             tasks_sha256=tuple(sha256_of(file) for file in _there(recipe.tasks)),
         )
         for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-            told(f"{changed} is another than at the start: replies agree to rounding only")
+            told(f"{changed} differs from the start of the run: replies agree only up to rounding")
         tasks = _tasks(recipe)
         done = _whole_lines(path / REPLIES_FILE)
         waiting = [task for task in tasks if task.item.id not in done]
@@ -79,7 +80,7 @@ def sample(
             try:
                 is_over = _sample(recipe, base, waiting, reward, path / REPLIES_FILE, len(done), told)
             except RewardHacked as error:
-                raise UserError(f"the sampling ends, as its examples would teach a hack: {error}") from error
+                raise UserError(f"sampling stopped, since its examples would teach a hack: {error}") from error
             if not is_over:
                 return None
         return _finish(resolved, tasks, path)
@@ -94,11 +95,11 @@ def _sample(
     n_done: int,
     told: Callable[[str], object],
 ) -> bool:
-    """Append the tasks' lines; False where it was asked to stop before the last."""
+    """Append the tasks' lines; return False if a stop was requested before the last one."""
     encoder = base.encoder
     sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), recipe.max_tokens, recipe.temperature)
     n_all = n_done + len(tasks)
-    # By length, so that prompts of one length meet; of equals in the order of the files.
+    # Sorted by length, so that prompts of equal length share a batch; equal ones stay in file order.
     prompts = {task.item.id: tuple(task.prompt_ids(encoder)) for task in tasks}
     ordered = sorted(tasks, key=lambda task: len(prompts[task.item.id]))
     with stop_asked() as stop, file.open("ab") as lines:
@@ -113,7 +114,7 @@ def _sample(
             os.fsync(lines.fileno())
             told(f"{n_done + start + len(several):,} of {n_all:,} tasks")
             if stop.asked and start + len(several) < len(ordered):
-                told("stopped; the same command goes on")
+                told("stopped; run the same command to resume")
                 return False
     return True
 
@@ -125,7 +126,7 @@ def _record(
     reward: GuardedReward,
     encoder: ChatEncoder,
 ) -> dict[str, Any]:
-    """Return a task's line: each reply with its reward, and the rule that it breaks."""
+    """Return a task's line: each reply with its reward and the rule that it breaks."""
     completions = [completion_of(reply, encoder) for reply in replies]
     rewards = reward.score_batch([(task.item, each) for each in completions])
     judged = [
@@ -143,12 +144,12 @@ def _record(
 
 
 def kept(record: dict[str, Any], recipe: SampleRecipe, dropped: Counter[str]) -> list[tuple[int, str]]:
-    """Return the replies of a task to learn from, with their numbers.
+    """Return the replies of a task to learn from, as (number, text).
 
     Args:
-        record: A line of `replies.jsonl`.
-        recipe: With the rules.
-        dropped: Is added, by rule, what was not kept.
+        record: Line of `replies.jsonl`.
+        recipe: Recipe with the rules.
+        dropped: Counter by rule, updated with the dropped replies.
     """
     replies = record["replies"]
     is_right = [reply["reward"] is not None and reply["reward"] >= recipe.threshold for reply in replies]
@@ -172,7 +173,7 @@ def kept(record: dict[str, Any], recipe: SampleRecipe, dropped: Counter[str]) ->
 
 
 def _finish(resolved: SampleResolved, tasks: Sequence[PolicyTask], path: Path) -> dict[str, Any]:
-    """Write examples and report, from the lines: done again at no cost where a process is killed meanwhile."""
+    """Write examples and report from the lines; cheap to repeat after an interruption."""
     recipe = resolved.recipe
     records = _whole_lines(path / REPLIES_FILE)
     dropped: Counter[str] = Counter()
@@ -223,7 +224,7 @@ def _share(pass_rates: Sequence[float], value: float) -> float | None:
 def _there(files: Sequence[str]) -> Iterator[str]:
     for file in files:
         if not Path(file).is_file():
-            raise UserError(f"tasks: {file} is not there")
+            raise UserError(f"tasks: file {file} does not exist")
         yield file
 
 
@@ -233,22 +234,22 @@ def _tasks(recipe: SampleRecipe) -> list[PolicyTask]:
         for task in read_tasks(file):
             if task.tools:
                 raise UserError(
-                    f"{file}: task {task.item.id!r} has tools; only replies in words become examples here: for "
+                    f"{file}: task {task.item.id!r} has tools, but only text replies become examples here: for "
                     f"calls use `modelstack data tools`"
                 )
             if task.item.id in found:
-                raise UserError(f"{file}: id {task.item.id!r} is in another file too; all files share their ids")
+                raise UserError(f"{file}: id {task.item.id!r} occurs twice; ids must be unique across all files")
             try:
                 found[task.item.id] = task.judged_by(recipe.verifier.name)
             except UserError as error:
                 raise UserError(f"{file}: {error}") from error
     if not found:
-        raise UserError(f"there is no task in {', '.join(recipe.tasks)}")
+        raise UserError(f"no task in {', '.join(recipe.tasks)}: name at least one file with tasks")
     return list(found.values())
 
 
 def _whole_lines(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of a file by their ids; what a killed process left of a last line is cut off."""
+    """Return the records of a file by id, after cutting off an incomplete last line left by a killed process."""
     if not file.exists():
         return {}
     content = file.read_bytes()
@@ -260,7 +261,7 @@ def _whole_lines(file: Path) -> dict[str, dict[str, Any]]:
         records = [json.loads(line) for line in whole.splitlines()]
         return {record["id"]: record for record in records}
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} was damaged ({error!r}): remove it, and its tasks are sampled anew") from error
+        raise UserError(f"{file} is damaged ({error!r}): remove it to sample its tasks again") from error
 
 
 def _seed_of(seed: int, task_id: str) -> int:

@@ -1,10 +1,10 @@
-"""Replies to many prompts at once, those of equal length together: no padding, so no mask and no wasted place.
+"""Samples replies to many prompts in batches of equal prompt length, which need no padding and no mask.
 
-For tasks from one template, whose prompts have few lengths; a group that shares one prompt is `group_sampler`'s.
-Every prompt has random numbers of its own, so its replies do not depend on which others are asked with it, but for
-the rounding of larger matrices.
+For tasks from one template, whose prompts have few different lengths; `group_sampler` serves groups that share
+one prompt. Each prompt has its own random stream, so its replies do not depend on the other prompts of the
+batch, except for rounding in larger matrices.
 
-Letters: R rows (a prompt's reply each), V vocabulary.
+Letters: R rows (one reply to one prompt each), V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from modelstack.train.evaluation import in_use
 
 @dataclass(frozen=True, slots=True)
 class EqualLengthSampler:
-    """The model as it is now."""
+    """Sampler that uses the current weights of a model."""
 
     model: CausalLM
     end_ids: frozenset[int]
     max_tokens: int
     temperature: float = 1.0
-    """0: the most probable token."""
+    """Divisor of the logits; 0: greedy decoding."""
     max_rows: int = 256
-    """Replies that are written together."""
+    """Maximum number of replies in a batch."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt, in order.
 
         Raises:
-            UserError: A prompt and its reply are longer than the model's context, or the temperature is negative.
+            UserError: A prompt and its reply exceed the model's context length, or the temperature is negative.
         """
         if self.temperature < 0:
-            raise UserError(f"temperature is {self.temperature}; it is 0 (greedy) or above")
+            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
         longest = max((len(each.prompt_ids) for each in asked), default=0)
         if longest + self.max_tokens > (room := self.model.config.max_position_embeddings):
             raise UserError(
-                f"a prompt of {longest} tokens and {self.max_tokens} more are over the context of {room}; lower "
+                f"a prompt of {longest} tokens and {self.max_tokens} more exceed the context of {room}; lower "
                 f"max_tokens or leave such prompts out"
             )
         rows = [(number, each, g) for number, each in enumerate(asked) for g in range(n_replies)]
@@ -58,7 +58,7 @@ class EqualLengthSampler:
         return found
 
     def _parts(self, rows: Sequence[tuple[int, Asked, int]]) -> Iterator[list[tuple[int, Asked, int]]]:
-        """Give rows of one length, at most so many."""
+        """Yield batches of rows with equal prompt length, at most `max_rows` each."""
         of_length: dict[int, list[tuple[int, Asked, int]]] = {}
         for row in rows:
             of_length.setdefault(len(row[1].prompt_ids), []).append(row)
@@ -83,7 +83,7 @@ class EqualLengthSampler:
                     is_open[r] = token not in self.end_ids
             if not any(is_open):
                 break
-            # A reply that has ended goes on unseen: rows of a batch have one length.
+            # A finished reply continues unrecorded, since all rows of a batch have one length.
             fed_RT = tokens_R[:, None].to(device)
         return [
             Sampled(tuple(written), tuple(of_tokens), unfinished)
@@ -91,14 +91,14 @@ class EqualLengthSampler:
         ]
 
     def _drawn(self, logits_RV: Tensor, streams: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Return a token of each row and its log-probability, [R]."""
+        """Return one token per row and its log-probability, [R]."""
         log_p_RV = torch.log_softmax(logits_RV / (self.temperature or 1.0), dim=-1)
         if self.temperature == 0:
             tokens_R = log_p_RV.argmax(-1)
         else:
             sums_RV = log_p_RV.double().exp().cumsum(-1)
             uniform_R1 = torch.cat([torch.rand(1, 1, generator=stream, dtype=torch.float64) for stream in streams])
-            # Right of the threshold, so a token without mass is never drawn.
+            # `right=True`, so that a token with probability 0 is never drawn.
             tokens_R = torch.searchsorted(sums_RV, uniform_R1 * sums_RV[:, -1:], right=True)[:, 0]
             tokens_R = tokens_R.clamp(max=logits_RV.shape[-1] - 1)
         return tokens_R, log_p_RV.gather(-1, tokens_R[:, None])[:, 0]

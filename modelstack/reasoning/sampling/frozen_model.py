@@ -1,4 +1,4 @@
-"""A model that is asked and not trained: a teacher, or the policy that replies are sampled from."""
+"""Loads a model for inference only: a teacher, or a policy whose replies are sampled."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def load_frozen(start: StartingPoint, *, precision: Precision, device: Device) -> Base:
-    """Return the model that a starting point names, a stage's adapter on its base included.
+    """Return the model of a starting point, with a stage's adapter applied to its base.
 
     Raises:
-        UserError: It cannot be read, or the adapter does not fit the base.
+        UserError: The model cannot be read, or the adapter does not fit the base.
     """
     base = load_base(start.weights, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     if start.stage is not None:

@@ -1,8 +1,8 @@
-"""Groups of replies under a grammar, by the model in training: what is drawn is what is learnt from.
+"""Samples groups of replies under a grammar from the model in training.
 
-Serving masks every token with the grammar of the live tools, so a policy that is trained without the mask spends
-its updates on replies that can never be given. Here each reply has its own grammar, is written as serving writes
-(`turn_writer`), and comes back with what was legal at each token: the training pass takes the same softmax
+Serving masks every token with the grammar of the available tools. A policy trained without the mask would spend
+its updates on replies that cannot occur. Here each reply has its own grammar and is written as in serving
+(`turn_writer`). The legal tokens at each position are returned, so that the training pass uses the same softmax
 (`losses.masked_log_probs`).
 
 Letters: G replies.
@@ -35,27 +35,27 @@ from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
 GrammarOf = Callable[[PolicyTask], Grammar | None]
-"""Returns a fresh grammar of a reply to a task; None: any text."""
+"""Makes a new grammar for a reply to a task; None as the result allows any text."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarSampler:
-    """The model in training samples itself under grammars; one prompt at a time."""
+    """Sampler under grammars that uses the current weights of a model, one prompt at a time."""
 
     model: CausalLM
     encoder: ChatEncoder
     grammar_of: GrammarOf
     max_tokens: int
-    """Of a reply; the grammar closes it in time, and such a reply counts as cut off."""
+    """Maximum number of tokens in a reply. A reply that the grammar closes for this limit counts as truncated."""
     temperature: float = 1.0
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt.
 
-        A reply to which its grammar lets nothing be added ends without an end token.
+        A reply that its grammar does not allow to continue ends without an end token.
 
         Raises:
-            UserError: A prompt and its reply are longer than the model's context, or a task's grammar cannot be
+            UserError: A prompt and its reply exceed the model's context length, or a task's grammar cannot be
                 enforced.
         """
         return [self._group(each, n_replies) for each in asked]
@@ -82,17 +82,18 @@ class _Row:
 
 
 def row_seed(seed: int, row: int) -> int:
-    """Return the seed of one row of a group, so that rows draw independently of each other."""
+    """Return the seed of one row in a group, so that rows draw independently of each other."""
     return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:7], "big")
 
 
 def gold_grammars(vocabulary: Vocabulary) -> GrammarOf:
-    """Return grammars by what tasks are judged by: calls of the tools of a gold, bare JSON of a schema.
+    """Return grammars chosen by the task's gold: calls of its tools, or bare JSON of its schema.
 
-    A canary, which no reply can do, may have no grammar: then any text is legal.
+    A canary has an impossible gold and may therefore have no grammar: then any text is legal.
 
     Raises:
-        UserError: Where a grammar is asked for: the task is of neither kind, or its grammar cannot be enforced.
+        UserError: Raised when a grammar is requested: the gold has another type, or its grammar cannot be
+            enforced.
     """
     calls = format_grammars(vocabulary, lambda task: task.item.gold.format)
     values = json_grammars(vocabulary, lambda task: task.item.gold)
@@ -101,7 +102,7 @@ def gold_grammars(vocabulary: Vocabulary) -> GrammarOf:
         gold = task.item.gold
         if not isinstance(gold, CallGold | EffectGold | Mapping):
             raise UserError(
-                f"task {task.item.id!r}: no grammar holds a reply that is judged by {type(gold).__name__}; "
+                f"task {task.item.id!r}: there is no grammar for a gold of type {type(gold).__name__}; "
                 f"grammars are for the verifiers calls, effects and json"
             )
         try:
@@ -115,13 +116,15 @@ def gold_grammars(vocabulary: Vocabulary) -> GrammarOf:
 
 
 def format_grammars(vocabulary: Vocabulary, format_of: Callable[[PolicyTask], ResponseFormat | None]) -> GrammarOf:
-    """Return grammars of calls and answers: replies in the convention of the tools that each task offers.
+    """Return grammars of calls and answers in the convention of the tools that each task shows.
 
-    The masks are serving's: keywords of a schema that none can hold are left to whoever validates the call.
+    The masks are the same as in serving: schema keywords that no mask can enforce are left to the validator of
+    the call.
 
     Args:
-        vocabulary: Of the model.
-        format_of: What a reply to a task may be, as golds of `verifiers.effects` and `verifiers.calls` have it.
+        vocabulary: Vocabulary of the model.
+        format_of: Returns the format of a reply to a task, as in the golds of `verifiers.effects` and
+            `verifiers.calls`.
     """
     compiler = GrammarCompiler(vocabulary, unsupported="check")
 
@@ -136,7 +139,7 @@ def format_grammars(vocabulary: Vocabulary, format_of: Callable[[PolicyTask], Re
 
 
 def json_grammars(vocabulary: Vocabulary, schema_of: Callable[[PolicyTask], Mapping[str, Any]]) -> GrammarOf:
-    """Return grammars of bare JSON: replies that are one value of a task's schema and nothing else."""
+    """Return grammars of bare JSON: replies consist of one value of the task's schema only."""
     compiler = JsonCompiler(vocabulary)
 
     def grammar_of(task: PolicyTask) -> Grammar:

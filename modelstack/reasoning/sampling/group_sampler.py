@@ -1,8 +1,8 @@
-"""Several replies to one prompt by a model in training: the prompt is read once, the replies are written together.
+"""Samples several replies to one prompt from a model in training; the prompt is evaluated only once.
 
-Tokens are drawn from the whole distribution at a temperature, without top-k or top-p: a policy gradient is of the
-distribution that was sampled from. Each token's log-probability is returned, so a trainer can tell how far its own
-figures are from the sampler's.
+Tokens are drawn from the full distribution at a temperature, without top-k or top-p, since the policy gradient
+assumes the distribution that was sampled from. The log-probability of each token is returned, so that a trainer
+can measure how far its own values are from the sampler's.
 
 Letters: G replies, T tokens, V vocabulary.
 """
@@ -26,7 +26,7 @@ from modelstack.train.evaluation import in_use
 
 @dataclass(frozen=True, slots=True)
 class TorchSampler:
-    """The model in training samples itself; one prompt at a time."""
+    """Sampler that uses the current weights of a model, one prompt at a time."""
 
     model: CausalLM
     end_ids: frozenset[int]
@@ -60,25 +60,25 @@ def sample_group(
     end_ids: frozenset[int],
     seed: int,
 ) -> list[Sampled]:
-    """Return G replies to a prompt; the model's mode and torch's random numbers are as before afterwards.
+    """Return G replies to a prompt; the model's mode and torch's random state are restored afterwards.
 
     Args:
-        model: On its own device.
-        prompt_ids: At least one token.
-        n_replies: G.
-        max_tokens: Of a reply.
-        temperature: What logits are divided by; 0: the most probable token, and all replies are the same.
+        model: Policy, on its own device.
+        prompt_ids: Token ids of the prompt, at least one.
+        n_replies: Number of replies G.
+        max_tokens: Maximum number of tokens in a reply.
+        temperature: Divisor of the logits; 0 selects greedy decoding, which makes all replies equal.
         end_ids: Tokens that end a reply.
-        seed: The same model, prompt and seed give the same replies.
+        seed: Random seed; the same model, prompt and seed give the same replies.
 
     Raises:
-        UserError: The temperature is negative, or prompt and reply are longer than the model's context.
+        UserError: The temperature is negative, or prompt and reply exceed the model's context length.
     """
     if temperature < 0:
-        raise UserError(f"temperature is {temperature}; it is 0 (greedy) or above")
+        raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
     if len(prompt_ids) + max_tokens > (longest := model.config.max_position_embeddings):
         raise UserError(
-            f"a prompt of {len(prompt_ids)} tokens and {max_tokens} more are over the context of {longest}; "
+            f"a prompt of {len(prompt_ids)} tokens and {max_tokens} more exceed the context of {longest}; "
             f"lower max_tokens or leave such prompts out"
         )
     device = next(model.parameters()).device
@@ -100,7 +100,7 @@ def sample_group(
                     is_open[g] = token not in end_ids
             if n_written == max_tokens or not any(is_open):
                 break
-            # A reply that has ended goes on unseen: rows of a batch have one length.
+            # A finished reply continues unrecorded, since all rows of a batch have one length.
             output = model(tokens_G[:, None].to(device), cache=cache, last_only=True)
             logits_GV = output.logits_BTV[:, -1].float().cpu()
     return [
@@ -110,7 +110,7 @@ def sample_group(
 
 
 def _drawn(logits_GV: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return a token of each row and its log-probability, [G]."""
+    """Return one token per row and its log-probability, [G]."""
     log_p_GV = torch.log_softmax(logits_GV / (temperature or 1.0), dim=-1)
     if temperature == 0:
         tokens_G1 = log_p_GV.argmax(-1, keepdim=True)
@@ -120,12 +120,12 @@ def _drawn(logits_GV: Tensor, temperature: float, generator: torch.Generator) ->
 
 
 def repeated(cache: Cache, n: int) -> Cache:
-    """Return a cache of one sequence as that of n equal ones, with memory of its own."""
+    """Return a copy of a cache for n equal sequences, made from a cache for one."""
     return Cache([_repeated(layer, n) for layer in cache.layers], cache.n_tokens)
 
 
 def _repeated(part: Any, n: int) -> Any:
-    """Return what a layer's cache holds with its first axis, of length 1, made n."""
+    """Return a part of a layer's cache with its first axis repeated from length 1 to n."""
     if isinstance(part, Tensor):
         return part.repeat_interleave(n, dim=0)
     if isinstance(part, list | tuple):

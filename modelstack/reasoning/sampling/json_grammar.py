@@ -1,8 +1,8 @@
-"""The grammar of a reply that is one JSON value, without the wrapping that the convention gives to answers.
+"""Grammar of a reply that is one JSON value, without the convention's wrapping of answers.
 
-For tasks whose verifier reads bare JSON (`verifiers.formats.StrictJson`). The parts are those of `toolcalls`:
-llguidance's masks, and the recogniser that knows how to close a value before the budget ends. Keywords that no
-mask can hold (`uniqueItems`, `not`, ...) are left to the verifier. This file needs no torch.
+For tasks whose verifier reads bare JSON (`verifiers.formats.StrictJson`). It combines parts of `toolcalls`:
+llguidance's masks, and the recogniser that closes a value before the token budget ends. Keywords that no mask
+can enforce (`uniqueItems`, `not`, ...) are left to the verifier. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from modelstack.toolcalls.grammar.validation import check_schema
 
 ENGINE = "llguidance"
 KEPT = 64
-"""Compiled schemas; one takes 0.1 to 3 MB."""
+"""Maximum number of cached schemas; a compiled schema takes 0.1 to 3 MB."""
 LONGEST_NUMBER = 300
-"""Digits: an answer may be a large factorial, and doubles end at 309."""
+"""Maximum number of digits: answers include large factorials, and doubles overflow at 309 digits."""
 
 
 class JsonCompiler:
-    """Compiles schemas for one vocabulary. Not thread-safe."""
+    """Compiler of schemas for one vocabulary; not thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Prepare the vocabulary."""
+        """Prepare the token tables of the vocabulary."""
         self._tokens = TokenTable(vocabulary)
         self._tokenizer = build_tokenizer(vocabulary)
         self._compiled: OrderedDict[str, tuple[LLGuidanceTemplate, Response, LargestSteps]] = OrderedDict()
 
     def start(self, schema: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of a new value: compact, its keys in the order of the schema, nothing unknown.
+        """Return a grammar for a new value: compact, keys in the schema's order, no unknown keys.
 
         Raises:
-            UnsupportedSchemaError: The schema is none, refers to what is not there, or cannot be compiled.
+            UnsupportedSchemaError: The schema is invalid, has an unresolved reference, or cannot be compiled.
         """
         key = json.dumps(schema)
         if key not in self._compiled:

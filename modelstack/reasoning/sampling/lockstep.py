@@ -1,13 +1,13 @@
-"""Continuations of one prompt that advance together in one batch, whatever each of them has to read.
+"""Advances several continuations of one prompt in a single batch, even if they read different numbers of tokens.
 
-A cache has one length for all rows, so no row may run ahead. Each has a queue of tokens that it has yet to read:
-one that it drew, a block that a grammar forced, the result of a tool. In each pass all rows read as many tokens
-as the shortest queue holds; a row whose queue is empty decides what comes next. So rows draw independently of each
-other, nothing is ever read twice, and there are at most as many passes as the longest row has tokens: while one
-reads a tool's result, the others write. (Serving engines keep a page table for each row instead; a training
-model's cache is one tensor.)
+A cache has one length for all rows, so no row can run ahead. Each row has a queue of tokens still to be read: a
+token that it drew, a block forced by a grammar, or the result of a tool. In each pass every row reads as many
+tokens as the shortest queue holds, and a row with an empty queue decides on its next tokens. Rows therefore draw
+independently, nothing is read twice, and there are at most as many passes as the longest row has tokens: while
+one row reads a tool result, the others write. Serving engines use a page table per row instead; the cache of a
+training model is a single tensor.
 
-Letters: G rows, K tokens of a pass, V vocabulary.
+Letters: G rows, K tokens in a pass, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from modelstack.train.evaluation import in_use
 
 
 class Continuation(Protocol):
-    """What one row writes and reads behind the prompt."""
+    """State of one row, which decides which tokens follow the prompt."""
 
     def next_ids(self, logits_V: NDArray[np.float32]) -> Sequence[int]:
-        """Decide how it goes on behind the last token read, whose logits are given.
+        """Return the next tokens, given the logits after the last token read.
 
         Returns:
-            Tokens to be read before it is asked again; none where it has ended.
+            Tokens to read before the next call; an empty sequence if the row has ended.
         """
         ...
 
@@ -41,20 +41,20 @@ class Continuation(Protocol):
 def continue_together(
     model: CausalLM, prompt_ids: Sequence[int], rows: Sequence[Continuation], max_tokens: int
 ) -> None:
-    """Let all rows go on until each has ended; the model's mode and torch's random numbers are as before after it.
+    """Advance all rows until each has ended; the model's mode and torch's random state are restored afterwards.
 
     Args:
-        model: On its own device.
-        prompt_ids: At least one token; read once.
-        rows: G continuations. Their decisions are asked for in order.
-        max_tokens: The most that any of them will read.
+        model: Policy, on its own device.
+        prompt_ids: Token ids of the prompt, at least one; evaluated once.
+        rows: G continuations, asked in this order.
+        max_tokens: Maximum number of tokens that a row reads.
 
     Raises:
-        UserError: Prompt and continuation are longer than the model's context.
+        UserError: Prompt and continuation exceed the model's context length.
     """
     if len(prompt_ids) + max_tokens > (longest := model.config.max_position_embeddings):
         raise UserError(
-            f"a prompt of {len(prompt_ids)} tokens and {max_tokens} more are over the context of {longest}; "
+            f"a prompt of {len(prompt_ids)} tokens and {max_tokens} more exceed the context of {longest}; "
             f"lower max_tokens or leave such prompts out"
         )
     device = next(model.parameters()).device
@@ -73,7 +73,7 @@ def continue_together(
             if not any(is_open):
                 return
             K = min(len(queue) for queue, still in zip(queues, is_open, strict=True) if still)
-            # A row that has ended goes on unseen: rows of a batch have one length.
+            # A finished row continues unrecorded, since all rows of a batch have one length.
             ids_GK = torch.tensor([queue[:K] or [0] * K for queue in queues], device=device)
             for queue in queues:
                 del queue[:K]

@@ -1,8 +1,8 @@
-"""What a sampler is asked, and the replies it gives: the border between rollouts and training.
+"""Requests to a sampler and its replies: the interface between rollouts and training.
 
-Any engine can sample: the model in training itself (`group_sampler`), llama.cpp with quantised weights, under a
-grammar, in turns with tools. Whatever it does to the distribution that tokens are drawn from stands in `Sampled`,
-so that the training pass can do the same.
+Any engine can sample: the model in training itself (`group_sampler`), llama.cpp with quantised weights, with a
+grammar, or in turns with tools. `Sampled` records every change to the distribution, so that the training pass
+can apply the same.
 """
 
 from __future__ import annotations
@@ -20,49 +20,53 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt to be answered."""
+    """Prompt to sample replies for."""
 
     task: PolicyTask
     prompt_ids: tuple[int, ...]
     seed: int
-    """The same weights, prompt and seed give the same replies."""
+    """Random seed; the same weights, prompt and seed give the same replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One reply."""
+    """Sampled reply with its log-probabilities."""
 
     ids: tuple[int, ...]
-    """With the token that ended it, if one did. Of an episode in turns: all that follows the prompt."""
+    """Token ids including the end token, if there is one. For an episode: all tokens after the prompt."""
     log_probs: tuple[float, ...]
-    """Of each, at the sampling temperature and among the tokens that were legal; 0 where the policy chose none."""
+    """Log-probability of each token at the sampling temperature, among the legal tokens; 0 for tokens not
+    chosen.
+    """
     is_truncated: bool
-    """Whether it was cut off at the limit."""
+    """Whether the reply was cut off at the token limit."""
     is_chosen: tuple[bool, ...] | None = None
-    """False for tokens that tools or templates wrote: they are read, and not learnt. None: all were chosen."""
+    """False for tokens written by tools or templates, which are read but not trained on. None: all were
+    chosen.
+    """
     legal: tuple[LegalTokens | None, ...] | None = None
-    """What a grammar allowed in each one's place; None: everything."""
+    """Legal tokens at each position under a grammar; None: all tokens."""
     outcome: Any = None
-    """What a verifier reads beside the text, as the world that an episode left behind."""
+    """Result that a verifier reads besides the text, such as the record of an episode."""
 
 
 class Sampler(Protocol):
-    """Samples from the policy as its weights are now."""
+    """Sampler that uses the policy's current weights."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt, in order.
 
         Raises:
-            UserError: A prompt and its reply are longer than the model's context.
+            UserError: A prompt and its reply exceed the model's context length.
         """
         ...
 
 
 def completion_of(sampled: Sampled, encoder: ChatEncoder) -> Completion:
-    """Return a reply as verifiers read it: without the token that ended it.
+    """Return a reply in the form that verifiers read, without the end token.
 
-    Of an episode, the text is the policy's last turn and the ids are those that it chose: what tools wrote is no
-    answer and has no length.
+    For an episode, the text is the policy's last turn and the ids are those that it chose. Text of tools is not
+    part of the answer and does not count for its length.
     """
     if isinstance(sampled.outcome, Episode):
         own = zip(sampled.ids, sampled.is_chosen or (True,) * len(sampled.ids), strict=True)

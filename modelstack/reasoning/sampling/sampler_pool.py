@@ -1,9 +1,9 @@
-"""Rollouts by several samplers at once, as actors of a Ray cluster, each with the trainer's newest weights.
+"""Rollouts by several samplers in parallel, as actors of a Ray cluster with the trainer's latest weights.
 
-The first request copies the trainer's model to the actors. Later requests send only the tensors that training
-moves, when they have moved. A prompt brings its own seed, so its replies do not depend on the actor that writes
-them; a sampler that writes prompts together may round differently (`equal_length_sampler`). Ray restarts a killed
-actor and repeats its part.
+The first request copies the trainer's model to the actors. Later requests send only the trained tensors, and
+only after a change. Each prompt has its own seed, so its replies do not depend on the actor that writes them; a
+sampler that batches prompts may round differently (`equal_length_sampler`). Ray restarts a killed actor and
+repeats its part.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 from modelstack.train.process import set_up_process
 
 COPIES = 3
-"""Sets of weights that a local object store has room for: the base, the newest weights, those before."""
+"""Sets of weights that fit into a local object store: the base, the latest weights and the previous ones."""
 
 
 class SamplerPool:
-    """A `Sampler` over Ray actors; give the machines back with `close` or a `with` block."""
+    """`Sampler` that distributes prompts over Ray actors; release them with `close` or a `with` block."""
 
     def __init__(
         self, base: Base, make: Callable[[Base], Sampler], n_samplers: int, *, threads: int = 1, gpus: float = 0
     ) -> None:
-        """Start nothing yet.
+        """Store the settings; actors start with the first request.
 
         Args:
             base: Base whose model is in training.
-            make: Makes an actor's sampler from its copy of the base. It runs in the actor.
+            make: Makes an actor's sampler from its copy of the base; called in the actor.
             n_samplers: Number of actors.
-            threads: CPUs and torch threads of an actor.
-            gpus: GPUs of an actor, whose copy then lies on the first; 0: its copy lies in the CPU's memory.
+            threads: CPUs and torch threads per actor.
+            gpus: GPUs per actor. Its copy is on the first GPU; 0: in CPU memory.
 
         Raises:
-            UserError: There is less than one sampler.
+            UserError: `n_samplers` is below 1.
         """
         if n_samplers < 1:
-            raise UserError(f"a pool of {n_samplers} samplers cannot sample; give 1 or more")
+            raise UserError(f"n_samplers is {n_samplers}; it must be 1 or more")
         self._base, self._make, self._n_samplers = base, make, n_samplers
         self._threads, self._gpus = threads, gpus
         self._cluster = ExitStack()
@@ -65,13 +65,16 @@ class SamplerPool:
         """Return the replies to each prompt, in order.
 
         Raises:
-            UserError: As the actors' samplers; Ray is missing; an actor was killed repeatedly.
-            Exception: Any other error of the actors' samplers.
+            UserError: An actor's sampler raised it, Ray is missing, or an actor was killed repeatedly.
+            Exception: Any other error of an actor's sampler.
         """
         if not self._actors:
             self._start()
         self._follow()
-        shared = [self._copy, self._weights]  # Ray resolves no references in a list: an actor fetches what is new
+        shared = [
+            self._copy,
+            self._weights,
+        ]  # Ray does not resolve references in a list, so an actor fetches only what changed
         parts = [part for part in _parts(asked, self._n_samplers) if part]
         replies = [
             actor.sample.remote(shared, self._digest, part, n_replies)
@@ -80,20 +83,20 @@ class SamplerPool:
         return list(itertools.chain.from_iterable(results(self._ray, replies)))
 
     def close(self) -> None:
-        """End the actors. May be called twice; a later `sample` starts them anew."""
+        """End the actors. Idempotent; a later `sample` starts new ones."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors, self._digest, self._copy, self._weights = [], None, None, None
         self._cluster.close()
 
     def __enter__(self) -> SamplerPool:
-        """Return self; leaving the block closes it."""
+        """Return self; leaving the block closes the pool."""
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the pool."""
         self.close()
 
     def _start(self) -> None:
@@ -112,7 +115,7 @@ class SamplerPool:
         self._actors = [actor.remote(self._make, self._threads) for _ in range(self._n_samplers)]
 
     def _follow(self) -> None:
-        """Store the moved weights for the actors, once for all."""
+        """Store the changed weights once for all actors."""
         digest = weights_digest(self._base.model)
         if digest != self._digest:
             self._weights = self._ray.put(_moved_weights(self._base.model))
@@ -120,10 +123,10 @@ class SamplerPool:
 
 
 class _PooledSampler:
-    """An actor: a copy of the base and the sampler made from it, both from the first request on."""
+    """Actor with a copy of the base and the sampler made from it, both created at the first request."""
 
     def __init__(self, make: Callable[[Base], Sampler], threads: int) -> None:
-        set_up_process(threads)  # as the trainer, so that products have the same bits
+        set_up_process(threads)  # same settings as the trainer, so that products have the same bits
         self._make = make
         self._base: Base | None = None
         self._digest: bytes | None = None
@@ -131,7 +134,7 @@ class _PooledSampler:
     def sample(
         self, copy_and_weights: list[Any], digest: bytes, asked: list[Asked], n: int
     ) -> list[list[Sampled]]:
-        """Return replies with the weights of a digest."""
+        """Return replies sampled with the weights of a digest."""
         if self._base is None:
             base: Base = _fetched(copy_and_weights[0])
             base.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -149,12 +152,12 @@ def _fetched(reference: Any) -> Any:
 
 
 def _moved_weights(model: CausalLM) -> dict[str, Tensor]:
-    """Return the tensors that training moves, buffers among them, in the CPU's memory."""
+    """Return the tensors that training changes, including buffers, in CPU memory."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: each.detach().cpu() for name, each in model.state_dict().items() if name not in frozen}
 
 
 def _parts(asked: Sequence[Asked], n: int) -> list[list[Asked]]:
-    """Return prompts cut into n parts whose lengths differ by at most one."""
+    """Return the prompts split into n parts whose lengths differ by at most 1."""
     bounds = [len(asked) * k // n for k in range(n + 1)]
     return [list(asked[start:end]) for start, end in itertools.pairwise(bounds)]

@@ -1,12 +1,12 @@
-"""One turn of a policy, token by token as serving writes it: drawn from what is legal, forced where one is left.
+"""Writes one turn of a policy token by token, as serving does: drawn among legal tokens, or forced.
 
-Tokens count as *chosen* where the policy had a choice. Forced ones (the only continuation of a grammar) have
-probability 1 whatever the weights are, so they teach nothing; they are also left out of lengths and means, or else
-a call whose braces and quotes are forced would have each of its decisions weighted by a fraction of what a word of
-prose counts for. Where the budget makes the grammar hurry (`Grammar.closing`), a token that was drawn and taken
-back for one that still fits is not chosen either: it was not drawn from what is recorded.
+A token is *chosen* if the policy had a choice. A forced token (the only continuation of a grammar) has
+probability 1 for any weights, so it has no gradient. Forced tokens are also excluded from lengths and means.
+Otherwise each decision in a call, with its forced braces and quotes, would weigh less than a word of prose. If
+the token budget requires the grammar to close (`Grammar.closing`), a drawn token may be replaced by one that
+still fits; the replacement does not count as chosen, as it was not drawn from a recorded distribution.
 
-This file needs no torch.
+This module does not import torch.
 
 Letters: V vocabulary.
 """
@@ -30,12 +30,13 @@ from modelstack.reasoning.sampling.sampled import Sampled
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 MASKS_KEPT = 256
-"""Unpacked masks, shared by tokens whose masks are equal; one has a byte a token of the vocabulary at most."""
+"""Maximum number of cached masks, shared by tokens with equal masks; each takes at most a byte per vocabulary
+entry."""
 
 
 @dataclass(slots=True)
 class Written:
-    """All that stands behind a prompt so far, token by token."""
+    """Tokens after the prompt so far, with their properties."""
 
     ids: list[int] = field(default_factory=list[int])
     log_probs: list[float] = field(default_factory=list[float])
@@ -50,52 +51,52 @@ class Written:
         self.legal.append(legal)
 
     def give(self, ids: Sequence[int]) -> None:
-        """Append tokens that had to come, or that somebody else wrote."""
+        """Append forced tokens, or tokens that the policy did not write."""
         self.ids.extend(ids)
         self.log_probs.extend([0.0] * len(ids))
         self.is_chosen.extend([False] * len(ids))
         self.legal.extend([None] * len(ids))
 
     def drop_last(self) -> None:
-        """Take the last token back."""
+        """Remove the last token."""
         for column in (self.ids, self.log_probs, self.is_chosen, self.legal):
             column.pop()
 
     def sampled(self, *, is_truncated: bool, outcome: Any = None) -> Sampled:
-        """Return it as training takes it."""
+        """Return the tokens in the form that training reads."""
         return Sampled(
             tuple(self.ids), tuple(self.log_probs), is_truncated, tuple(self.is_chosen), tuple(self.legal), outcome
         )
 
 
 class Draws:
-    """How one row draws: its random stream, the temperature, and what text may consist of without a grammar."""
+    """Token sampling of one row: random stream, temperature, and the legal tokens without a grammar."""
 
     def __init__(self, vocabulary: Vocabulary, end_ids: frozenset[int], temperature: float, seed: int) -> None:
-        """Begin a stream.
+        """Start a random stream.
 
         Args:
-            vocabulary: Of the model; rows of the head behind its end are never drawn.
+            vocabulary: Vocabulary of the model; padded rows of the head beyond it are never drawn.
             end_ids: Tokens that end a turn.
-            temperature: What logits are divided by; 0: the most probable token, and where a grammar lets a reply
-                be a call or an answer, that of the more probable side.
-            seed: Of the stream.
+            temperature: Divisor of the logits. 0: the most probable token; if a grammar allows both a call and
+                an answer, the most probable token of the more probable of the two.
+            seed: Seed of the random stream.
 
         Raises:
             UserError: The temperature is negative.
         """
         if temperature < 0:
-            raise UserError(f"temperature is {temperature}; it is 0 (greedy) or above")
+            raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
         self.end_ids, self.n_vocab = end_ids, len(vocabulary)
         self.text_tokens = LegalTokens.all_except(vocabulary.special_ids - end_ids, self.n_vocab)
-        """As serving has it: a policy cannot open somebody else's turn."""
+        """Tokens that are legal without a grammar; as in serving, a policy cannot open a turn of another role."""
         self._temperature = temperature
         self._sampler = Sampler(self.n_vocab, SamplingParams(temperature=temperature), np.random.default_rng(seed))
 
     def draw(
         self, logits_V: NDArray[np.float32], legal: LegalTokens, grammar: Grammar | None = None
     ) -> tuple[int, float]:
-        """Return a token and its log-probability among the legal ones, at the temperature."""
+        """Return a token and its log-probability among the legal tokens, at the temperature."""
         logits_V = logits_V[: self.n_vocab]
         decision = grammar.decision if grammar is not None and self._temperature == 0 else None
         token = self._sampler.draw(logits_V, legal, decision).token
@@ -103,7 +104,7 @@ class Draws:
 
 
 def log_share(token: int, logits_V: NDArray[np.float32], legal: LegalTokens, temperature: float) -> float:
-    """Return the log of a token's share of the softmax over the legal tokens."""
+    """Return the log-probability of a token in the softmax over the legal tokens."""
     if legal.count == 1:
         return 0.0
     values = logits_V[legal.to_ids()] / np.float32(temperature)
@@ -113,25 +114,25 @@ def log_share(token: int, logits_V: NDArray[np.float32], legal: LegalTokens, tem
 
 
 class TurnWriter:
-    """Writes one turn behind what is written already."""
+    """Writer of one turn, which appends to the tokens written so far."""
 
     def __init__(self, written: Written, draws: Draws, grammar: Grammar | None, max_tokens: int) -> None:
-        """Stand before the first token of a turn of at most `max_tokens`, at least 1."""
+        """Start a turn of at most `max_tokens` tokens, which must be at least 1."""
         self._written, self._draws, self._grammar = written, draws, grammar
         self._start, self._end = len(written.ids), len(written.ids) + max_tokens
         self.is_over = False
         self.is_cut = False
-        """Whether the limit ended it, or made the grammar end it."""
+        """Whether the token limit ended the turn, or made the grammar close it."""
         self.ended_by: int | None = None
-        """The end token that was drawn; None: the grammar left nothing to say, or the limit was there."""
+        """End token that was drawn; None: the grammar was complete, or the limit was reached."""
 
     @property
     def content_ids(self) -> list[int]:
-        """Return the turn's tokens without the one that ended it."""
+        """Token ids of the turn, without its end token."""
         return self._written.ids[self._start : len(self._written.ids) - (self.ended_by is not None)]
 
     def step(self, logits_V: NDArray[np.float32]) -> list[int]:
-        """Write the next token, and those that are forced behind it; return them."""
+        """Write the next token and any forced tokens after it; return them."""
         forced = self._forced()
         if forced or self.is_over:
             return forced
@@ -165,14 +166,14 @@ class TurnWriter:
         if not must_close and self._overruns(grammar, token):
             must_close = True
             token, _ = draws.draw(logits_V, self._legal(grammar, must_close))
-            legal = None  # it was not drawn from any one set
+            legal = None  # it was not drawn from a single set
         if token not in draws.end_ids:
             grammar.advance(token)
         self.is_cut |= must_close
         return self._take(token, log_prob, legal)
 
     def _overruns(self, grammar: Grammar, token: int) -> bool:
-        """Say whether behind a token even the shortest completion is over the limit."""
+        """Return whether the shortest completion after a token exceeds the limit."""
         if token in self._draws.end_ids:
             return False
         grammar.advance(token)
@@ -203,5 +204,5 @@ class TurnWriter:
 
 @lru_cache(maxsize=MASKS_KEPT)
 def _unpacked(mask: bytes, n_vocab: int) -> LegalTokens:
-    """Return a mask as it is cheapest to apply; inside of words and strings one after the other is the same."""
+    """Return a mask as a set of legal tokens; cached, as masks repeat within words and strings."""
     return LegalTokens.from_mask(np.frombuffer(mask, dtype=np.uint32), n_vocab)

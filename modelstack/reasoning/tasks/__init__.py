@@ -1,1 +1,1 @@
-"""Tasks whose answers can be checked: how files say them, what is right, and which verifier judges it."""
+"""Tasks with verifiable answers: their file format, their golds, and the choice of the verifier."""

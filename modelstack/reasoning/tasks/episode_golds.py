@@ -1,8 +1,8 @@
-"""What is right at the end of an episode, as a task file says it, for worlds that are not in this process.
+"""Golds of episodes in worlds outside this process, as written in a task file.
 
-`{"state": {...}}` is the whole state that the world is to be in; `{"calls": [{"name", "arguments"}]}` are calls
-that lead there, which are performed once, in a world of their own. With `n_changes`, no more calls than that may
-change the world (by default as many as the gold's calls do); with `answer`, the last turn has to say it.
+`{"state": {...}}` is the expected state of the world at the end. `{"calls": [{"name", "arguments"}]}` are calls
+that lead to it, executed once in a separate world. `n_changes` is the maximum number of calls that change the
+world (default: as many as the gold's calls). `answer` is the expected answer in the last turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class WorldGold(BaseModel):
-    """A gold as it is written."""
+    """Gold as written in a task file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -35,18 +35,18 @@ class WorldGold(BaseModel):
     @model_validator(mode="after")
     def _says_one(self) -> Self:
         if (self.state is None) == (self.calls is None):
-            raise ValueError("give state, what the world is to be, or calls that lead there; not both")
+            raise ValueError("give either state, the expected end state, or calls that lead to it")
         return self
 
     def made_in(self, world: AbstractContextManager[EpisodeTools], item_id: str) -> OutcomeGold:
-        """Return what a verifier takes.
+        """Return the gold in the form that the verifier reads.
 
         Args:
-            world: A fresh one; it is opened where there are calls to be performed.
-            item_id: For messages.
+            world: New world, opened only if there are calls to execute.
+            item_id: Id of the task, for error messages.
 
         Raises:
-            UserError: A gold call is refused or fails, or the world cannot be read.
+            UserError: A gold call is refused or fails, or the state of the world cannot be read.
         """
         if self.calls is None:
             return OutcomeGold(self.state, self.n_changes, self.answer)
@@ -67,4 +67,4 @@ def _performed(tools: EpisodeTools, calls: Sequence[Call], item_id: str) -> tupl
     try:
         return json.loads(run.end), run.n_changes
     except ValueError as error:
-        raise UserError(f"task {item_id!r}: the gold calls lead to a state that is {run.end}") from error
+        raise UserError(f"task {item_id!r}: the state after the gold calls is not JSON: {run.end}") from error

@@ -1,17 +1,17 @@
-"""What is right, as a task file says it: one form in JSON for each verifier, read into what the verifier takes.
+"""Golds in task files: one JSON form per verifier, and its conversion to the verifier's type.
 
 | verifier | gold |
 |---|---|
-| math | the answer, a text |
-| json | a JSON Schema (Draft 2020-12) that the whole reply fits; `const` holds values that the prompt asks for |
-| gym | `{"task": "chain_sum", "seed": 0, "size": 50, "index": 3}`, and `level`, `config`, `form` where wanted |
+| math | the answer as text |
+| json | a JSON Schema (Draft 2020-12) for the whole reply; `const` holds the values that the prompt asks for |
+| gym | `{"task": "chain_sum", "seed": 0, "size": 50, "index": 3}`, optionally `level`, `config`, `form` |
 | calls | a list of `{"name", "arguments"}` or `{"name", "acceptable": {parameter: [values]}, "may_omit": []}` |
 | effects | `{"world": "todo", "start": {...}, "calls": [{"name", "arguments"}]}`; the world is one of `worlds` |
-| outcome | as effects; of worlds beyond this process `{"state": {...}}` or `{"calls": [...]}` (`episode_golds`) |
-| code | `{"tests": ["assert f(1) == 2"], "names": ["f"]}`, with `setup` and `helpers` where wanted |
+| outcome | as effects; for worlds in other processes `{"state": {...}}` or `{"calls": [...]}` (`episode_golds`) |
+| code | `{"tests": ["assert f(1) == 2"], "names": ["f"]}`, optionally `setup`, `helpers` |
 
-A task file comes from anywhere: a gold by which nothing could be judged is refused when it is read, and not found
-out in the middle of a run.
+Task files are untrusted: a gold that can never be met or evaluated is rejected when it is read, not during a
+run.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Gym(_Form):
     @model_validator(mode="after")
     def _is_inside(self) -> Self:
         if self.index >= self.size:
-            raise ValueError(f"index {self.index} is not below size {self.size}")
+            raise ValueError(f"index {self.index} must be below size {self.size}")
         return self
 
 
@@ -69,13 +69,15 @@ class _Call(_Form):
     @model_validator(mode="after")
     def _says_one(self) -> Self:
         if (self.arguments is None) == (self.acceptable is None):
-            raise ValueError("give arguments, the only right ones, or acceptable, values by parameter; not both")
+            raise ValueError(
+                "give either arguments, the only correct ones, or acceptable, correct values by parameter"
+            )
         if self.may_omit and self.acceptable is None:
             raise ValueError("may_omit goes with acceptable: arguments that are given are all expected")
         return self
 
     def gold(self) -> GoldCall:
-        """Return what the verifier takes."""
+        """Return the gold call in the form that the verifier reads."""
         if self.arguments is not None:
             return GoldCall.exactly(self.name, self.arguments)
         return GoldCall(
@@ -105,18 +107,18 @@ _CALLS = TypeAdapter(list[_Call])
 
 
 def read_gold(name: VerifierName, written: Any, tools: Sequence[ToolSpec] = ()) -> Any:
-    """Return a task's gold as a verifier takes it.
+    """Return a task's gold in the form that its verifier reads.
 
     Args:
-        name: Of the verifier.
-        written: As it stands in the file.
-        tools: That the task shows.
+        name: Name of the verifier.
+        written: Gold as written in the file.
+        tools: Tools that the task shows.
 
     Raises:
-        ValueError: It is of another form, or nothing could be judged by it; the message says which and why.
+        ValueError: The gold has another form, or can never be met or evaluated; the message states the reason.
     """
     if name in WITH_TOOLS and not tools:
-        raise ValueError(f"{name} judges calls, and the task shows no tools: give tools")
+        raise ValueError(f"verifier {name} judges calls, but the task shows no tools: give tools")
     try:
         return _READERS[name](written, tools)
     except ValidationError as error:
@@ -126,7 +128,7 @@ def read_gold(name: VerifierName, written: Any, tools: Sequence[ToolSpec] = ()) 
 
 
 def response_format(tools: Sequence[ToolSpec]) -> ResponseFormat:
-    """Return what a reply may be where tools are shown; `[]` is among it, as the prompt says."""
+    """Return the format of a reply to a task that shows tools; it allows `[]`, as the prompt states."""
     return ResponseFormat(tuple(tools), abstain=True)
 
 
@@ -140,7 +142,7 @@ def _schema(written: Any, tools: Sequence[ToolSpec]) -> Mapping[str, Any]:
     if not isinstance(written, dict):
         raise ValueError(f"gold is {_shown(written)}; for json it is {_FORMS['json']}")
     if wrong := check_schema(written):
-        raise ValueError(f"gold is no JSON Schema, at {wrong[0] or 'the root'}: {wrong[1]}")
+        raise ValueError(f"gold is not a JSON Schema, at {wrong[0] or 'the root'}: {wrong[1]}")
     return written
 
 
@@ -153,7 +155,7 @@ def _gym(written: Any, tools: Sequence[ToolSpec]) -> FormedGold:
 def _calls(written: Any, tools: Sequence[ToolSpec]) -> CallGold:
     gold = CallGold(response_format(tools), tuple(call.gold() for call in _CALLS.validate_python(written)))
     if fault := gold_fault(gold, {tool.name: tool for tool in tools}):
-        raise ValueError(f"nothing can be judged by the gold: {fault}")
+        raise ValueError(f"the gold cannot be used: {fault}")
     return gold
 
 
@@ -170,7 +172,7 @@ def _outcome(written: Any, tools: Sequence[ToolSpec]) -> EffectGold | WorldGold:
     if not (isinstance(written, dict) and "world" in written):
         return WorldGold.model_validate(written)
     if not tools:
-        raise ValueError("a world of this process is acted on by tools, and the task shows none: give tools")
+        raise ValueError("this gold needs tools to act on its world, but the task shows none: give tools")
     return _effects(written, tools)
 
 
@@ -179,7 +181,7 @@ def _code(written: Any, tools: Sequence[ToolSpec]) -> ProgramTests:
     try:
         names = tested_names(form.tests, "") if form.names is None else form.names
     except SyntaxError as error:
-        raise ValueError(f"a test is no Python: {error}") from error
+        raise ValueError(f"a test is not valid Python: {error}") from error
     return ProgramTests(tuple(form.tests), tuple(names), form.setup, form.helpers)
 
 

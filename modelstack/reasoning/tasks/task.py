@@ -1,8 +1,8 @@
-"""Tasks that a policy is trained on: a conversation, and the item that a verifier judges replies by.
+"""Tasks for a policy: a conversation, and an item with the gold that a verifier judges replies by.
 
-One JSON object a line: `id`, `prompt` (a text) or `messages` (as in `sft.examples`), `tools` where the reply may
-call some, and `gold`, whose form is the verifier's (`golds`). `canary: true` marks a task that no reply can
-do.
+File format: one JSON object per line with `id`; `prompt` (a text) or `messages` (as in `sft.examples`); `tools`
+if the reply may call tools; and `gold` in the form of the verifier (`golds`). `canary: true` marks a task that
+cannot be solved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 
 class TaskLine(BaseModel):
-    """A task as it stands in a file."""
+    """Task as written in a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -40,11 +40,13 @@ class TaskLine(BaseModel):
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
         if (self.prompt is None) == (not self.messages):
-            raise ValueError("give prompt, a text, or messages, not both")
+            raise ValueError("give either prompt, a text, or messages")
         if self.messages and self.messages[-1].role == "assistant":
-            raise ValueError("the last message is the assistant's; it is the policy that replies")
+            raise ValueError("the last message is the assistant's, but the policy writes the reply: remove it")
         if any(message.train for message in self.messages):
-            raise ValueError("train is for examples to imitate: a policy learns from its own replies")
+            raise ValueError(
+                "train is for fine-tuning examples, but a policy learns from its own replies: leave it out"
+            )
         names = [tool.name for tool in self.tools]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"tool {twice!r} is given twice; names must be unique")
@@ -53,7 +55,7 @@ class TaskLine(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PolicyTask:
-    """What is asked, and what judges the answer."""
+    """Prompt, and the item that replies are judged by."""
 
     item: Item[Any]
     messages: tuple[Message, ...]
@@ -62,16 +64,17 @@ class PolicyTask:
 
     @property
     def asked(self) -> str:
-        """Return what makes two tasks the same question: all that the model is shown."""
+        """Return the text that identifies the question: everything that the model is shown."""
         return "\n".join(part.model_dump_json() for part in (*self.tools, *self.messages))
 
     def prompt_ids(self, encoder: ChatEncoder) -> list[int]:
-        """Return the conversation as the model reads it, up to where its reply begins.
+        """Return the token ids of the conversation up to the beginning of the reply.
 
-        The ids are those of an example of fine-tuning with the same conversation, and so of the runtime.
+        The ids equal those of a fine-tuning example with the same conversation, and therefore those of the
+        runtime.
 
         Raises:
-            UserError: The chat format has no such turn.
+            UserError: The chat format does not support a turn of the conversation.
         """
         example = Example(
             id=self.item.id,
@@ -86,10 +89,10 @@ class PolicyTask:
         return rendered.ids[: rendered.labels_at.index(True)]
 
     def judged_by(self, verifier: VerifierName) -> PolicyTask:
-        """Return the task with its gold as a verifier takes it.
+        """Return the task with its gold in the form that a verifier reads.
 
         Raises:
-            UserError: The gold is of another form, or nothing could be judged by it.
+            UserError: The gold has another form, or can never be met or evaluated.
         """
         try:
             gold = read_gold(verifier, self.item.gold, [tool.spec() for tool in self.tools])
@@ -99,10 +102,10 @@ class PolicyTask:
 
 
 def read_tasks(path: str | os.PathLike[str]) -> Iterator[PolicyTask]:
-    """Give the tasks of a file, one after the other, their golds as they are written.
+    """Yield the tasks of a file in order, with golds as written.
 
     Raises:
-        UserError: The file is not there, a line is no task, or an id comes twice.
+        UserError: The file is missing, a line is not a task, or an id is not unique.
     """
     path = Path(path)
     seen: set[str] = set()
@@ -114,7 +117,9 @@ def read_tasks(path: str | os.PathLike[str]) -> Iterator[PolicyTask]:
         except ValidationError as error:
             raise UserError(f"{path}, line {number}: {first_error(error)}") from error
         if line.id in seen:
-            raise UserError(f"{path}, line {number}: id {line.id!r} comes twice; ids of a file are unique")
+            raise UserError(
+                f"{path}, line {number}: id {line.id!r} occurs twice; ids must be unique within a file"
+            )
         seen.add(line.id)
         messages = line.messages or (Message(role="user", content=line.prompt or ""),)
         item = Item(line.id, line.gold, prompt=messages[-1].content, is_canary=line.canary)

@@ -1,7 +1,7 @@
-"""The verifier that a recipe names, with what stands around it: a gate of form, penalties of length.
+"""Builds the verifier of a recipe, with optional format gates and length penalties.
 
-A form is a gate, not a summand, and a penalty is small: what is easy to satisfy is farmed by a policy that cannot
-do the task (`composition`). So correctness is the only thing that pays.
+A format is a gate and not a summand, and penalties are small: a policy that cannot solve the task exploits any
+reward that is easier to get (`composition`). Only correctness is rewarded.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from modelstack.reasoning.verifiers.rewards import Verifier
 
 
 class VerifierPlan(BaseModel):
-    """What judges the tasks of a recipe: `verifier = "json"`, or a table with more."""
+    """Verifier of a recipe's tasks: `verifier = "json"`, or a table with more settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: VerifierName
     gate: Literal["think"] | None = None
-    """A form without which nothing counts: one block of `<think>`, then the answer."""
+    """Format that a reply must have to be rewarded: one block of `<think>`, then the answer."""
     gate_quotes: bool = False
-    """Whether a reply that quotes the grader is worth nothing (`quoting.MARKS`)."""
+    """Whether a reply that quotes the grader gets reward 0 (`quoting.MARKS`)."""
     overlong_tokens: int = Field(default=0, ge=0)
-    """Below the sampler's limit, over which a penalty grows to -1 (DAPO); 0: there is none."""
+    """Tokens before the sampling limit over which a penalty grows to -1 (DAPO); 0: no penalty."""
     repetition: float = Field(default=0.0, ge=0, le=0.2)
-    """Penalty where all 3-grams of a reply come again; a right reply is worth 1."""
+    """Penalty of a reply in which every 3-gram is repeated; a correct reply has reward 1."""
     score_truncated: bool = True
-    """Whether replies that were cut off are judged; else they are left out of their group."""
+    """Whether truncated replies are judged; otherwise they are excluded from their group."""
 
     def __str__(self) -> str:
-        """Return what a record calls it."""
+        """Return the name used in records."""
         return self.name
 
 
@@ -53,19 +53,19 @@ def _as_table(value: Any) -> Any:
 
 
 VerifierChoice = Annotated[VerifierPlan, BeforeValidator(_as_table)]
-"""The key `data.verifier` of a recipe: a name, or a table."""
+"""Type of the recipe key `data.verifier`: a name, or a table."""
 
 
 def verifier_of(plan: VerifierPlan | VerifierName, max_tokens: int | None = None) -> Verifier[Any]:
     """Return the verifier of a plan.
 
     Args:
-        plan: Or a name alone.
-        max_tokens: The sampler's limit, where the plan has a penalty below it.
+        plan: Plan, or only the name of a verifier.
+        max_tokens: Sampling limit in tokens; required by `overlong_tokens`.
 
     Raises:
-        UserError: A package is not installed, this machine cannot isolate programs, or the penalty for length has
-            no limit or reaches below 0 tokens.
+        UserError: A package is not installed, this machine cannot isolate programs, or the length penalty has no
+            limit or begins below 0 tokens.
     """
     plan = plan if isinstance(plan, VerifierPlan) else VerifierPlan(name=plan)
     correctness = _BY_NAME[plan.name]()
@@ -76,7 +76,7 @@ def verifier_of(plan: VerifierPlan | VerifierName, max_tokens: int | None = None
         around.append(Component("quotes", QuotesNoGrader(), "gate"))
     if plan.overlong_tokens:
         if max_tokens is None:
-            raise UserError("overlong_tokens is a distance below the sampler's limit: give max_tokens")
+            raise UserError("overlong_tokens is relative to the sampling limit: give max_tokens")
         overlong = SoftOverlong(max_tokens=max_tokens, cache_tokens=plan.overlong_tokens)
         around.append(Component("overlong", overlong, "shaping"))
     if plan.repetition:

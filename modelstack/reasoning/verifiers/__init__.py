@@ -1,6 +1,6 @@
-"""Rewards that can be checked: answers of mathematics, programs, tool calls, formats; and what watches over them.
+"""Verifiable rewards: mathematics, programs, tool calls, formats; and the checks that guard them.
 
-`rewards` has the vocabulary. `mathematics`, `code`, `calls`, `effects` and `gym` judge whether a completion is
-right; `formats`, `lengths` and `quoting` how it is written; `composition` puts them together; `canaries`
-raises an alarm when a reward can be had without the work. Torch-free.
+`rewards` has the shared types. `mathematics`, `code`, `calls`, `effects` and `gym` judge whether a completion is
+correct; `formats`, `lengths` and `quoting` judge how it is written; `composition` combines them; `canaries`
+raises an alarm when a completion gets a reward without doing the task. This package does not import torch.
 """

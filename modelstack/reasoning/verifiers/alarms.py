@@ -1,4 +1,4 @@
-"""What is raised where a reward can be had without the work."""
+"""Alarms for rewards given without the task being done."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A finding."""
+    """Finding of a canary."""
 
     kind: str
-    """`canary` or `canary prompt`."""
+    """Kind of the canary: `canary` or `canary prompt`."""
     what: str
-    """Which verifier, item and completion, with the numbers."""
+    """Verifier, item and completion, with the rewards."""
 
 
 class RewardHacked(RuntimeError):
-    """A verifier rewarded what cannot be right; training on would teach the hack."""
+    """Error for a verifier that rewarded an impossible completion; further training would teach the hack."""
 
     def __init__(self, alarm: Alarm) -> None:
-        """Keep the finding."""
+        """Store the finding."""
         super().__init__(f"{alarm.kind}: {alarm.what}")
         self.alarm = alarm
 
@@ -30,7 +30,7 @@ OnAlarm = Callable[[Alarm], None]
 
 
 def stop(alarm: Alarm) -> NoReturn:
-    """Raise the alarm; what is done where nothing else is asked for.
+    """Raise the alarm; the default handler.
 
     Raises:
         RewardHacked: Always.

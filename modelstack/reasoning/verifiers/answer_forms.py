@@ -1,8 +1,8 @@
-"""Answers of reasoning-gym without marks: a reply that is the answer and nothing else, or an equation.
+"""Answers to reasoning-gym tasks without marks: a reply that is only the answer, or an equation.
 
-`gym` looks for `<answer>...</answer>` or an answer marked as in mathematics, which a model of some hundred million
-parameters rarely writes. Short replies are as strict where the *whole* reply must have the form: nothing can be
-hidden in the words around an answer that has none.
+`gym` expects `<answer>...</answer>` or an answer marked as in mathematics, which a model with a few hundred
+million parameters rarely writes. Unmarked replies are as strict if the *whole* reply must have the form, since
+no other answer fits into it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from modelstack.reasoning.verifiers.gym import GymGold, GymVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, final_part
 
 AnswerForm = Literal["marked", "bare", "equation"]
-"""Behind a mark, see `gym`; the whole reply; what stands behind the only `=` of a reply of one line."""
+"""`marked`: an answer with a mark, see `gym`. `bare`: the whole reply. `equation`: a reply of one line with a
+single `=`; the answer follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormedGold:
-    """Where an entry comes from, and how its answer is to be written."""
+    """Origin of an entry, and the form of its answer."""
 
     entry: GymGold
     form: AnswerForm = "marked"
 
 
 class FormedGym:
-    """Grades answers of a given form."""
+    """Verifier of answers in a given form."""
 
     def __init__(self, gym: GymVerifier) -> None:
-        """Take what grades an answer once it is found."""
+        """Store the verifier that grades an extracted answer."""
         self._gym = gym
 
     def score(self, item: Item[FormedGold], completion: Completion) -> Reward:
-        """Return 1 or 0; None where the grader does not accept its own answer."""
+        """Return reward 1 or 0; None if the grader rejects its own answer."""
         entry = Item(item.id, item.gold.entry, item.prompt, item.is_canary)
         if item.gold.form == "marked":
             return self._gym.score(entry, completion)
@@ -50,7 +51,7 @@ class FormedGym:
 
 
 def answer_in_form(text: str, form: Literal["bare", "equation"]) -> str | None:
-    """Return the answer of a reply, None where the reply has not the form or an answer's mark stands in it."""
+    """Return the answer of a reply; None if the reply has another form or contains an answer mark."""
     said = (final_part(text) or "").strip()
     if not said or "\n" in said or "answer>" in said:
         return None

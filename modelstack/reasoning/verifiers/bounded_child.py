@@ -1,12 +1,12 @@
-"""A child process that answers questions about hostile text, each in a fork of its own that can be killed.
+"""A child process that evaluates untrusted text, each question in its own fork that can be killed.
 
-For libraries that cannot be trusted with time and memory, as sympy with `9**9**9`: the child imports once
-(math-verify takes seconds) and forks for each question, so that one which takes too long costs its own limits and
-nothing else. A fork has limits on CPU, memory and files, an empty environment, and no children. This keeps off
-harm by accident, not by
-intent: what a text could make a library *execute* must be kept from it before, or run in `modelstack.sandbox`.
+Some libraries take unbounded time and memory, for example sympy with `9**9**9`. The child imports the library
+once (math-verify takes seconds) and forks for each question, so that a slow question only costs its own limits.
+A fork has limits on CPU, memory and files, an empty environment, and no children. This protects against
+accidents, not against attacks: text that a library could *execute* must be filtered before, or run in
+`modelstack.sandbox`.
 
-Safe to use from several threads; after a fork each process starts a child of its own. POSIX only.
+Thread-safe; after a fork each process starts its own child. POSIX only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 START_S = 240.0
-"""For an interpreter and its imports on a busy machine."""
+"""Seconds for the interpreter and its imports on a busy machine."""
 GRACE_S = 30.0
-"""Beyond a question's own deadline, which the child keeps, until the child itself is taken for lost."""
+"""Seconds beyond a question's own deadline, which the child enforces, before the child itself counts as hung."""
 MAX_REPLY_BYTES = 1 << 16
 _REPOSITORY = str(Path(__file__).resolve().parents[3])
 _COMMAND = (
@@ -39,28 +39,28 @@ _COMMAND = (
 
 
 class ChildLimits(NamedTuple):
-    """What one question may take."""
+    """Limits of one question."""
 
     wall_s: float = 30.0
-    """Longer than the CPU limit, since a right answer must not fail where the machine is busy."""
+    """Seconds of wall time; more than the CPU limit, so that a correct answer does not fail on a busy machine."""
     cpu_s: int = 5
     memory_bytes: int = 2 << 30
-    """Address space of the process, libraries included."""
+    """Bytes of address space, libraries included."""
 
 
 class TookTooLong(Exception):
-    """The question was not answered within the limits."""
+    """Error for a question that was not answered within the limits."""
 
 
 class BoundedChild:
-    """A function of a module, called in a process of its own."""
+    """Function of a module, called in a separate process."""
 
     def __init__(self, function: str, limits: ChildLimits | None = None) -> None:
-        """Take what is to be called; the process starts with the first question.
+        """Store the function; the process starts at the first question.
 
         Args:
-            function: `module:name`; takes one JSON value and returns one.
-            limits: Of one question.
+            function: Function as `module:name`; it takes one JSON value and returns one.
+            limits: Limits of one question; None: the defaults.
         """
         self._function, self._limits = function, limits or ChildLimits()
         self._lock = threading.Lock()
@@ -71,8 +71,8 @@ class BoundedChild:
         """Return the answer to a question.
 
         Raises:
-            TookTooLong: The deadline passed, or the process died of the question.
-            RuntimeError: The function cannot be imported, or raised; the message is the child's.
+            TookTooLong: The deadline passed, or the process died while answering.
+            RuntimeError: The function cannot be imported, or raised an error; the message is that of the child.
         """
         with self._lock:
             process = self._started()
@@ -91,7 +91,7 @@ class BoundedChild:
         return reply["answer"]
 
     def close(self) -> None:
-        """End the process; a later question starts another."""
+        """End the process; a later question starts another one."""
         with self._lock:
             self._end()
 
@@ -143,7 +143,7 @@ class BoundedChild:
         process, self._process = self._process, None
         if process is None:
             return
-        if self._owner == os.getpid():  # a fork's copy is not its to end
+        if self._owner == os.getpid():  # a copy in a forked process must not end the child of its parent
             process.kill()
             process.wait()
         for pipe in (process.stdin, process.stdout):
@@ -153,11 +153,11 @@ class BoundedChild:
 
 
 def serve(job: Mapping[str, Any]) -> None:
-    """Be the child: import, then fork for each question until there are no more."""
+    """Run the child's loop: import the function, then fork for each question until the input ends."""
     limits = ChildLimits(**job["limits"])
     replies = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)  # what a library prints is no reply
+    os.dup2(null, 1)  # output printed by a library must not reach the replies
     try:
         module, _, name = job["function"].partition(":")
         function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
@@ -175,7 +175,7 @@ def serve(job: Mapping[str, Any]) -> None:
         os.close(read_end)
         os.kill(
             fork, signal.SIGKILL
-        )  # it may have ended by itself; it is not reaped yet, so the number is its own
+        )  # it may have ended already, but it is not reaped yet, so its process id is still valid
         os.waitpid(fork, 0)
         replies.write(line or b"{}\n")
         replies.flush()
@@ -184,7 +184,7 @@ def serve(job: Mapping[str, Any]) -> None:
 def _answer(
     function: Callable[[Any], Any], question: bytes, write_end: int, null: int, limits: ChildLimits
 ) -> NoReturn:
-    """Be the fork: what happens here must never reach the child's loop."""
+    """Answer one question in the fork and exit; control must never return to the child's loop."""
     try:
         os.dup2(null, 0)
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -196,7 +196,7 @@ def _answer(
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_NPROC, 0),
         ):
-            with suppress(OSError, ValueError):  # not every system has every limit; the deadline holds in any case
+            with suppress(OSError, ValueError):  # some systems lack some limits; the deadline always holds
                 resource.setrlimit(name, (value, value))
         try:
             message = {"answer": function(json.loads(question))}
@@ -209,7 +209,7 @@ def _answer(
 
 
 def _read_line(handle: int, seconds: float) -> bytes | None:
-    """Return what is written up to a line's end, None where it does not come in time or is too long."""
+    """Return the bytes up to the end of a line; None if it is late, incomplete or too long."""
     deadline, text = time.monotonic() + seconds, b""
     with selectors.DefaultSelector() as selector:
         selector.register(handle, selectors.EVENT_READ)

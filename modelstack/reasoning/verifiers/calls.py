@@ -1,13 +1,12 @@
-"""The reward of tool calls by their form: do the calls of a reply match the gold calls, in BFCL's manner.
+"""Reward of tool calls by comparison with gold calls, in the manner of BFCL.
 
-Names must be equal and arguments valid by the tool's closed schema (required, types, nothing unknown); each value
-is one of the gold's acceptable ones; an argument may be left out only where the gold says so. Several calls match
-in any order and one to one. Where the gold has no call, none is right.
+Names must be equal, and arguments valid under the tool's closed schema (required keys, types, no unknown keys).
+Each value must be one of the gold's acceptable values, and an argument may be omitted only if the gold permits
+it. Several calls are matched one to one in any order. If the gold has no calls, no call is correct.
 
-The rules are BFCL's (Patil et al. 2025, "The Berkeley Function Calling Leaderboard"; `ast_checker.py` of
-bfcl-eval) without the oddities that `evals.tool_use.bfcl` reproduces for comparable scores: there a name in the
-key does not count, matching is greedy, and an optional list accepts elements of any type. A reward with such holes
-is found out.
+The rules are those of BFCL (Patil et al. 2025, "The Berkeley Function Calling Leaderboard"; `ast_checker.py` of
+bfcl-eval) without three quirks, which `evals.tool_use.bfcl` reproduces for comparable scores: BFCL ignores a
+name in the key, matches greedily, and accepts any element type in an optional list. A policy would exploit them.
 """
 
 from __future__ import annotations
@@ -27,37 +26,38 @@ from modelstack.toolcalls.grammar.schemas import MergeError, normalise
 from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 
 Call = tuple[str, Mapping[str, Any]]
-"""Name and arguments."""
+"""Call as name and arguments."""
 TextRule = Literal["standardised", "exact"]
 MAX_OPTIONS = 256
-"""Acceptable objects that an answer key with options inside may stand for."""
+"""Maximum number of values that an object with options in an answer key may expand to."""
 _IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
 @dataclass(frozen=True, slots=True)
 class GoldCall:
-    """A call that is right."""
+    """Expected call with its acceptable arguments."""
 
     name: str
     acceptable: Mapping[str, Sequence[Any]]
-    """Values by parameter; parameters that are not named here may not be given."""
+    """Acceptable values by parameter; other parameters are not allowed."""
     may_omit: frozenset[str] = frozenset()
 
     @classmethod
     def exactly(cls, name: str, arguments: Mapping[str, Any]) -> GoldCall:
-        """Return the gold that accepts these arguments only."""
+        """Return the gold that accepts only these arguments."""
         return cls(name, {parameter: (value,) for parameter, value in arguments.items()})
 
     @classmethod
     def from_answer_key(cls, entry: Mapping[str, Mapping[str, Sequence[Any]]]) -> GoldCall:
-        """Return the gold of an entry of BFCL: `{name: {parameter: [values]}}`, `""` for "may be omitted".
+        """Return the gold of a BFCL entry: `{name: {parameter: [values]}}`, with `""` for "may be omitted".
 
         Raises:
-            ValueError: The entry has not one name, or objects with options inside stand for too many values.
+            ValueError: The entry does not have exactly one name, or an object with options expands to too many
+                values.
         """
         if len(entry) != 1:
             raise ValueError(
-                f"an entry of an answer key is {{name: {{parameter: [values]}}}}, got {sorted(entry)}"
+                f"an answer key entry must have one name, {{name: {{parameter: [values]}}}}, got {sorted(entry)}"
             )
         ((name, parameters),) = entry.items()
         acceptable = {
@@ -69,29 +69,29 @@ class GoldCall:
 
 @dataclass(frozen=True, slots=True)
 class CallGold:
-    """What a reply must call, and what it could have called."""
+    """Expected calls, and the format that the reply is parsed with."""
 
     format: ResponseFormat
     calls: tuple[GoldCall, ...]
-    """Empty: no call is right."""
+    """Expected calls. Empty: no call is correct."""
 
 
 class CallVerifier:
-    """Reads a reply by the convention and matches its calls with the gold ones."""
+    """Verifier that parses a reply by the convention and matches its calls with the gold."""
 
     def __init__(self, *, text: TextRule = "standardised") -> None:
-        """Take how text is compared.
+        """Store the rule for comparing text.
 
         Args:
-            text: `standardised`: without case, spaces and `,./-_*^`, as BFCL; `exact`: as it is, the one to hold
-                out against the other (`held_out`).
+            text: `standardised` ignores case, spaces and `,./-_*^`, as BFCL does; `exact` compares unchanged
+                text.
         """
         self._same_text: Callable[[str, str], bool] = _same_standardised if text == "standardised" else str.__eq__
 
     def score(self, item: Item[CallGold], completion: Completion) -> Reward:
-        """Return 1 where the calls match, else 0; None where a gold call is of no shown tool or schema.
+        """Return 1 if the calls match, else 0; None if a gold call has no shown tool or an unusable schema.
 
-        A reply that breaks the convention is wrong, also where no call is right.
+        A reply that breaks the convention is wrong, even if no call is expected.
         """
         gold, tools = item.gold, {tool.name: tool for tool in item.gold.format.tools}
         if fault := gold_fault(gold, tools):
@@ -112,7 +112,7 @@ class CallVerifier:
         return Reward(0.0, f"no call left for {wanted.name!r}: {'; '.join(filter(None, faults))}"[:300], answer)
 
     def _fault(self, call: Call, gold: GoldCall, tool: ToolSpec) -> str:
-        """Return what keeps a call from being a gold call, empty where nothing does."""
+        """Return why a call differs from a gold call; empty if it matches."""
         name, arguments = call
         if name != gold.name:
             return f"{name!r} is called"
@@ -130,7 +130,7 @@ class CallVerifier:
 
 
 def calls_of(text: str, response_format: ResponseFormat) -> list[Call]:
-    """Return the calls of a reply behind its reasoning; none where it abstains or answers in words.
+    """Return the calls of a reply after its reasoning; an empty list if it abstains or answers in words.
 
     Raises:
         ResponseParseError: The reply does not follow the convention.
@@ -143,7 +143,7 @@ def calls_of(text: str, response_format: ResponseFormat) -> list[Call]:
 
 
 def same_value(value: Any, option: Any, same_text: Callable[[str, str], bool]) -> bool:
-    """Whether two JSON values are the same: numbers by value, a boolean is no number, text by the rule given."""
+    """Return whether two JSON values match: numbers by value, booleans only booleans, text by the given rule."""
     if isinstance(value, bool) or isinstance(option, bool):
         return value is option
     if isinstance(value, str) and isinstance(option, str):
@@ -165,7 +165,7 @@ def standardised(text: str) -> str:
 
 
 def gold_fault(gold: CallGold, tools: Mapping[str, ToolSpec]) -> str:
-    """Return why nothing can be judged by a gold, empty where it can: no call could be right otherwise."""
+    """Return why a gold cannot be met; empty if it can."""
     for call in gold.calls:
         if call.name not in tools:
             return f"the gold calls {call.name!r}, which is no tool shown"
@@ -180,9 +180,9 @@ def gold_fault(gold: CallGold, tools: Mapping[str, ToolSpec]) -> str:
 
 
 def unmatched_row(fits: Sequence[Sequence[bool]]) -> int | None:
-    """Return a row that is left over when rows and columns are paired as far as they fit, None if none is.
+    """Return a row that stays unmatched when rows and columns are matched as far as possible; None if none does.
 
-    Augmenting paths (Kuhn 1955): unlike a greedy choice, finds a pairing wherever there is one.
+    Augmenting paths (Kuhn 1955) find a complete matching whenever there is one, unlike a greedy choice.
     """
     owner: dict[int, int] = {}
 
@@ -215,7 +215,7 @@ def _validator_of(parameters: str) -> SchemaValidator:
 
 
 def _expanded(value: Any) -> list[Any]:
-    """Return the values that an option stands for: an object of an answer key has options for each of its keys."""
+    """Return the values that an option stands for: objects in an answer key list options for each key."""
     if isinstance(value, list) and value and all(isinstance(element, Mapping) for element in value):
         return [list(each) for each in _product([_expanded(element) for element in value])]
     if not isinstance(value, Mapping):
@@ -236,6 +236,6 @@ def _product(options: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         n_options *= len(each)
     if n_options > MAX_OPTIONS:
         raise ValueError(
-            f"an object of the answer key stands for {n_options} values, at most {MAX_OPTIONS} are read"
+            f"an object of the answer key expands to {n_options} values; the maximum is {MAX_OPTIONS}"
         )
     return list(itertools.product(*options))

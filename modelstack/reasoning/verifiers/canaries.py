@@ -1,10 +1,10 @@
 """Canaries: completions that must not be rewarded, judged beside the training ones.
 
-Two kinds. A *probe* is an item together with a completion that is a known hack; each verifier has its own, and
-they show that the verifier still holds. A *canary prompt* is an impossible item among the training prompts; its
-completions are the policy's, so a reward there is a hack that the policy found: give items `is_canary`, with a
-gold that cannot be met (`assert f(1) == 1 and False`). Both are right at 0 or None; anything above raises the
-alarm (`alarms`), which stops the run unless told otherwise.
+A *probe* is an item with a completion that is a known hack. Each verifier has its own probes, which show that it
+still rejects them. A *canary prompt* is an impossible item among the training prompts; its completions are the
+policy's, so a reward is a hack that the policy found. Such an item has `is_canary` and a gold that cannot be met
+(`assert f(1) == 1 and False`). Both must get 0 or None. Any higher reward raises the alarm (`alarms`), which
+stops the run by default.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from modelstack.reasoning.verifiers.probes import PROBES, Probe
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier
 
 DEFAULT_EVERY = 50
-"""Batches between two runs of the probes; the slowest, of code, take some seconds."""
+"""Batches between two runs of the probes. The slowest probes, those of code, take some seconds."""
 
 
 class GuardedReward:
-    """The reward of training, with its canaries: use it in a verifier's place."""
+    """Verifier guarded by canaries, used in training in place of the plain one."""
 
     def __init__(
         self,
@@ -37,31 +37,31 @@ class GuardedReward:
         every: int = DEFAULT_EVERY,
         on_alarm: OnAlarm = stop,
     ) -> None:
-        """Take what is guarded.
+        """Store the verifier and its probes.
 
         Args:
-            verifier: Of training; of a `Composition` the components for correctness are probed.
-            probes: What is run, with the name of the verifier; the default ones (`default_probes`) if not given.
-            every: Batches between two runs; the first batch always has one.
-            on_alarm: What is done at a finding.
+            verifier: Verifier used in training; in a `Composition` the components for correctness are probed.
+            probes: Probes with the name and the verifier of each; None: `default_probes`.
+            every: Batches between two runs of the probes; the first batch always has one.
+            on_alarm: Handler of a finding; by default it raises.
 
         Raises:
-            UserError: `every` is below 1, or no probes are given and none are known.
+            UserError: `every` is below 1, or there are no probes.
         """
         if every < 1:
-            raise UserError(f"every={every}: probes run with each batch at most, so it is at least 1")
+            raise UserError(f"every is {every}; it counts batches, so it must be at least 1")
         self._verifier, self._every, self._on_alarm = verifier, every, on_alarm
         self._probes = default_probes(verifier) if probes is None else tuple(probes)
         if not self._probes:
             raise UserError(
-                f"no canaries are known for {type(verifier).__name__}; give some as probes: completions that it "
+                f"{type(verifier).__name__} has no default canaries; give probes: completions that it "
                 "must not reward"
             )
         self._n_batches = 0
         self._is_probed = False
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
-        """Return the verifier's reward; a canary prompt's is never paid out. The first call runs the probes."""
+        """Return the verifier's reward, or None for a canary prompt. The first call also runs the probes."""
         if not self._is_probed:
             self.run_probes()
         reward = self._verifier.score(item, completion)
@@ -73,14 +73,14 @@ class GuardedReward:
         return Reward(None, "a canary prompt", reward.answer, reward.parts)
 
     def score_batch(self, pairs: Sequence[tuple[Item[Any], Completion]]) -> list[Reward]:
-        """Return the rewards of a batch, after the probes where it is their turn."""
+        """Return the rewards of a batch, running the probes first if they are due."""
         if self._n_batches % self._every == 0:
             self.run_probes()
         self._n_batches += 1
         return [self.score(item, completion) for item, completion in pairs]
 
     def run_probes(self) -> int:
-        """Judge every probe, and return how many were rewarded, where the alarm did not stop it."""
+        """Judge every probe; return how many were rewarded, unless the alarm raised."""
         self._is_probed = True
         n_rewarded = 0
         for name, verifier, probe in self._probes:

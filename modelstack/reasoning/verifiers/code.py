@@ -1,12 +1,12 @@
-"""The reward of a program: its tests, in a process that it cannot reach (`modelstack.sandbox`).
+"""Reward of a program by its tests, which run in a process that the program cannot reach (`modelstack.sandbox`).
 
-The assertions are executed by a judge in another process and other namespaces, which calls the program over a pipe
-and alone writes the verdict. So there is no sentinel that a program could print, no frame or object of the tests
-in its memory, and nothing it patches, exits or overrides changes more than its own answers.
+A judge in another process and other namespaces executes the assertions. It calls the program over a pipe and
+alone writes the verdict. There is therefore no sentinel that a program could print, and no frame or object of
+the tests in its memory. Patching, exiting or overriding affects only the program's own answers.
 
-Half of the tests are held back from the prompt. Where one of the visible ones fails the reward is 0, else it is
-the share of the held-back ones that pass: a program that lists the visible answers gets nothing for it. All or
-nothing is `CodeVerifier(partial=False)`.
+Half of the tests are held back from the prompt. If a visible test fails the reward is 0; otherwise it is the
+share of held-back tests that pass. A program that only lists the visible answers therefore gets 0.
+`CodeVerifier(partial=False)` requires all tests to pass.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from modelstack.reasoning.verifiers.code_answers import fenced_code
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, final_part, unscorable
+from modelstack.sandbox.child import HELPERS_FAILED
 from modelstack.sandbox.limits import Limits
 from modelstack.sandbox.running import judge_program, require_sandbox
 
@@ -29,34 +30,35 @@ _VACUOUS = "a test must be Python and use a name of the program"
 
 @dataclass(frozen=True, slots=True)
 class ProgramTests:
-    """What a program must satisfy.
+    """Tests of a program.
 
-    Arguments and results cross between two processes as data, so a test about objects of a class of the program
-    fails even for the reference. Judge an item's reference first, and drop the item where it does not earn 1.
+    Arguments and results are passed between processes as data, so a test about objects of a class of the program
+    fails even for the reference solution. Judge an item's reference first, and drop the item if its reward is
+    below 1.
     """
 
     tests: tuple[str, ...]
-    """Assertions, each runs by itself."""
+    """Assertions; each is executed independently."""
     names: tuple[str, ...]
-    """Globals of the program that they use (`code_answers.tested_names`)."""
+    """Globals of the program that the tests use (`code_answers.tested_names`)."""
     setup: str = ""
-    """Code beside the program, in its process: values that the tests are about."""
+    """Code executed in the program's process, such as values that the tests refer to."""
     helpers: str = ""
-    """Code of the judge, before the tests."""
+    """Code executed by the judge before the tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Tests that the prompt may show, and those it may not."""
+    """Visible tests, which the prompt may show, and held-back tests."""
 
     visible: tuple[str, ...]
     held_back: tuple[str, ...]
 
 
 def split_tests(item: Item[ProgramTests], seed: int = 0) -> Split:
-    """Return which tests are shown: a half, rounded down, drawn by the seed and the item's id.
+    """Return which tests are visible: half of them, rounded down, drawn by the seed and the item's id.
 
-    Whoever writes the prompt and whoever judges call this with the same seed.
+    The writer of the prompt and the verifier must use the same seed.
     """
     tests = list(item.gold.tests)
     random.Random(f"{seed}/{item.id}").shuffle(tests)
@@ -65,24 +67,24 @@ def split_tests(item: Item[ProgramTests], seed: int = 0) -> Split:
 
 
 class CodeVerifier:
-    """Runs the program of a completion under its item's tests."""
+    """Verifier that runs the program of a completion under its item's tests."""
 
     def __init__(self, *, partial: bool = True, seed: int = 0, limits: Limits = DEFAULT_LIMITS) -> None:
-        """Take how tests are drawn and what a program may use.
+        """Store the settings.
 
         Args:
-            partial: Whether the share of held-back tests counts where the visible ones pass; else all must pass.
-            seed: Of `split_tests`.
-            limits: Of the program and of the judge.
+            partial: Whether the reward is the share of passed held-back tests; otherwise all tests must pass.
+            seed: Seed of `split_tests`.
+            limits: Limits of the program and of the judge.
 
         Raises:
-            UserError: This machine does not isolate processes.
+            UserError: This machine cannot isolate processes.
         """
         require_sandbox()
         self._partial, self._seed, self._limits = partial, seed, limits
 
     def score(self, item: Item[ProgramTests], completion: Completion) -> Reward:
-        """Return the share of held-back tests that pass, 0 where a visible one fails, None without tests."""
+        """Return the share of held-back tests that pass; 0 if a visible one fails; None for unusable tests."""
         gold = item.gold
         if not gold.tests or not all(_uses(test, gold.names) for test in gold.tests):
             return unscorable("no tests" if not gold.tests else _VACUOUS)
@@ -99,7 +101,7 @@ class CodeVerifier:
             limits=self._limits,
             every_test=True,
         )
-        if verdict.reason.startswith("what the tests need does not load"):
+        if verdict.reason.startswith(HELPERS_FAILED):
             return unscorable(verdict.reason)
         passed, n_visible = verdict.tests_passed, len(split.visible)
         if len(passed) != len(gold.tests) or not all(passed[:n_visible]):
@@ -109,7 +111,7 @@ class CodeVerifier:
 
 
 def code_of(text: str, names: Sequence[str] = ()) -> str | None:
-    """Return the program of a completion: a fenced block behind the reasoning, else all; None without any."""
+    """Return a completion's program: a fenced block after the reasoning, else all of it; None if empty."""
     said = final_part(text)
     if said is None or not said.strip():
         return None
@@ -118,10 +120,10 @@ def code_of(text: str, names: Sequence[str] = ()) -> str | None:
 
 
 def _uses(test: str, names: Sequence[str]) -> bool:
-    """Whether a test is Python, asserts or may raise, and is about the program."""
+    """Return whether a test is valid Python and uses a name of the program."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a data set writes
+            warnings.simplefilter("ignore")  # data sets contain code that triggers warnings
             tree = ast.parse(test)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False

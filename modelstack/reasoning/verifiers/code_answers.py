@@ -1,4 +1,4 @@
-"""The code in a reply, and which of its names the tests are about. Shared with the benchmarks of programs."""
+"""Extracts the code of a reply, and the names that tests use; shared with the program benchmarks."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ _FENCE = re.compile(r"```[ \t]*(?:[pP]ython3?|py)?[ \t]*\r?\n(.*?)(?:\n[ \t]*```
 
 
 def fenced_code(text: str, wanted: str = "") -> str | None:
-    """Return the first fenced block that defines `wanted`, else the first block; None without any."""
+    """Return the first fenced block that defines `wanted`, else the first block; None if there is none."""
     blocks = [match.group(1) for match in _FENCE.finditer(text)]
     defining = [block for block in blocks if wanted and defines(block, wanted)]
     return next(iter([*defining, *blocks]), None)
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether code defines a function or a class of that name at its outermost level."""
+    """Return whether code defines a function or class of that name at the top level."""
     return re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b", code, re.MULTILINE) is not None
 
 
 def tested_names(tests: Sequence[str], defining: str) -> list[str]:
-    """Return the globals of a program that its tests use: what a reference defines, and what nothing else does.
+    """Return the globals of a program that its tests use: names that the reference defines, or no builtins.
 
     Args:
         tests: Assertions.
-        defining: Code that is right, with what has to be there for it.
+        defining: Reference solution with everything that it needs.
 
     Raises:
-        SyntaxError: One of them is no Python.
+        SyntaxError: A test or the reference is not valid Python.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a data set's own "\w" in plain strings
+        warnings.simplefilter("ignore")  # data sets contain invalid escapes such as "\w" in plain strings
         used = _names_in(ast.parse("\n".join(tests)))
         defined = _names_in(ast.parse(defining), defined=True)
-    # A reference may define what is a builtin's name; the assertions then mean the reference's.
+    # A reference may redefine a builtin; the assertions then use the reference's definition.
     return sorted(name for name in used if name in defined or not hasattr(builtins, name))
 
 

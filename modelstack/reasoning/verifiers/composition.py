@@ -1,8 +1,8 @@
-"""Several rewards as one: gates first, then a weighted sum, each value kept for the log.
+"""Combines several rewards into one: gates first, then a weighted sum, with each value kept for the log.
 
-A *gate* must be 1, or the completion is worth what `closed` says, however right it is. A *correctness* component
-says whether the task was done: where one cannot tell (None), nothing can, and the whole is None. A *shaping*
-component (length, repetition) that cannot tell is left out.
+A *gate* must be 1, otherwise the completion gets the reward `closed`, even if it is correct. A *correctness*
+component judges whether the task was done: if one returns None, the whole reward is None. A *shaping* component
+(length, repetition) that returns None is ignored.
 """
 
 from __future__ import annotations
@@ -19,42 +19,44 @@ Role = Literal["gate", "correctness", "shaping"]
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A verifier and what it counts for."""
+    """Verifier with its role and weight."""
 
     name: str
     verifier: Verifier[Any]
     role: Role = "correctness"
     weight: float = 1.0
-    """Of its value in the sum; a gate's is not used."""
+    """Factor of its value in the sum; not used for gates."""
 
 
 class Composition:
-    """One reward out of components."""
+    """Verifier that combines the rewards of components."""
 
     def __init__(
         self, components: Sequence[Component], *, closed: float = 0.0, score_truncated: bool = True
     ) -> None:
-        """Take the components.
+        """Store the components.
 
         Args:
-            components: At least one for correctness; names are unique.
-            closed: The reward where a gate is shut.
-            score_truncated: Whether a completion that ended at the limit of tokens is judged; else it is
-                unscorable, which keeps it out of the loss instead of calling it wrong.
+            components: Components with unique names, at least one of them for correctness.
+            closed: Reward if a gate is closed.
+            score_truncated: Whether a completion that ended at the token limit is judged; otherwise it is
+                unscorable, which excludes it from the loss instead of calling it wrong.
 
         Raises:
-            UserError: A name comes twice or none is for correctness.
+            UserError: A name is not unique, or no component is for correctness.
         """
         names = [component.name for component in components]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"component {twice!r} is given twice; names must be unique, they are the log's")
+            raise UserError(f"component {twice!r} is given twice; names must be unique, as the log uses them")
         if not any(component.role == "correctness" for component in components):
-            raise UserError(f"components {names} have none for correctness; a policy learns what is rewarded only")
+            raise UserError(
+                f"components {names} include none for correctness; add one, or the policy does not learn the task"
+            )
         self.components = tuple(components)
         self._closed, self._score_truncated = closed, score_truncated
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
-        """Return the sum; `parts` has the value of each component that was asked, before its weight."""
+        """Return the weighted sum; `parts` has the unweighted value of each evaluated component."""
         if completion.is_truncated and not self._score_truncated:
             return unscorable("truncated")
         parts: dict[str, float | None] = {}
@@ -80,7 +82,7 @@ class Composition:
 
 
 def correctness_of(verifier: Verifier[Any]) -> list[tuple[str, Verifier[Any]]]:
-    """Return the verifiers that say whether a task was done: a composition's by name, else this one."""
+    """Return the verifiers for correctness with their names: those of a composition, else this one."""
     if isinstance(verifier, Composition):
         return [(part.name, part.verifier) for part in verifier.components if part.role == "correctness"]
     return [(type(verifier).__name__, verifier)]

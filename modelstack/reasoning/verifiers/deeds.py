@@ -1,7 +1,8 @@
-"""What an episode did: its calls, what each gave and whether it changed the world, and the state at both ends.
+"""Record of an episode: its calls, their results and effects on the world, and the state at both ends.
 
-An episode is a conversation in which a policy calls tools that really run. Its reward is not in its text, half of
-which tools wrote, but in what became of the world; this is the record that a sampler hands to a verifier.
+An episode is a conversation in which a policy calls tools that are really executed. Its reward depends on the
+final state of the world rather than on its text, part of which was written by tools. A sampler passes this
+record to a verifier.
 """
 
 from __future__ import annotations
@@ -16,43 +17,46 @@ from modelstack.reasoning.verifiers.effects import Environment, canonical
 from modelstack.toolcalls.convention import render_json
 
 Ending = Literal["answered", "abstained", "malformed", "turns", "tokens"]
-"""In words; by `[]`; by a reply that is neither call nor answer; at the limit of turns; at the limit of tokens."""
+"""End of an episode: an answer in words; `[]`; neither a call nor an answer; the turn limit; the token limit."""
 MAX_FAULT_CHARS = 300
 
 
 class ToolFailure(Exception):
-    """A tool says that a call has failed; the message is its result, and the model reads it as one."""
+    """Error of a failed call; its message is the result that the model reads."""
 
 
 class CallRefused(Exception):
-    """A call was not made, for its arguments cannot be; the model reads the message alone, as serving has it."""
+    """Error of a call that was not executed because of invalid arguments.
+
+    The model reads only the message, as in serving.
+    """
 
 
 class EpisodeTools(Protocol):
-    """The tools of one episode, and the world behind them. What a call raises is its result."""
+    """Tools of one episode, and the world behind them. An error raised by a call becomes its result."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Perform a call; return the result as the model reads it.
+        """Execute a call; return the result that the model reads.
 
         Raises:
-            ToolFailure: It failed.
-            CallRefused: It was not made.
+            ToolFailure: The call failed.
+            CallRefused: The call was not executed.
         """
         ...
 
     def state(self) -> Any:
-        """Return all that can change and that counts, as JSON data; None where nothing is judged by it."""
+        """Return the complete relevant state as JSON data; None if it is not judged."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentTools:
-    """A small world in this process as the tools of an episode."""
+    """Adapter from a small world in this process to the tools of an episode."""
 
     world: Environment
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Return the result: text as it is, data as JSON."""
+        """Return the result: text unchanged, other data as JSON."""
         result = self.world.call(name, arguments)
         return result if isinstance(result, str) else render_json(result)
 
@@ -63,65 +67,65 @@ class EnvironmentTools:
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """A call and what came of it."""
+    """Executed or refused call with its result."""
 
     name: str
     arguments: str
-    """As they were written, JSON."""
+    """Arguments as JSON text, as written by the policy."""
     text: str
-    """What the tool said."""
+    """Result of the tool, or the error message."""
     has_failed: bool = False
     is_refused: bool = False
     changed: bool = False
-    """Whether the world was another after it."""
+    """Whether the call changed the state of the world."""
 
     @property
     def shown(self) -> str:
-        """Return what the model reads, word for word what serving shows."""
+        """Return the text that the model reads, identical to that in serving."""
         return self.text if self.is_refused else f"{self.name}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What a verifier reads of an episode; `Completion.outcome`."""
+    """Record of an episode for verifiers; the type of `Completion.outcome`."""
 
     reply: str
-    """The policy's last turn: its answer, if it came to one."""
+    """Last turn of the policy: its answer, if it gave one."""
     ended: Ending
     calls: tuple[Performed, ...]
     start: str
-    """The state before, as canonical JSON."""
+    """State before the first call, as canonical JSON."""
     end: str
     n_turns: int
-    """Of the policy."""
+    """Number of turns that the policy wrote."""
     fault: str = ""
-    """Why the world cannot be judged, which is not the policy's doing; empty where it can."""
+    """Reason why the world cannot be judged, not caused by the policy; empty if it can."""
 
     @property
     def n_changes(self) -> int:
-        """Return how many calls changed the world."""
+        """Return the number of calls that changed the world."""
         return sum(call.changed for call in self.calls)
 
     @property
     def read(self) -> Counter[str]:
-        """Return the results of the calls that changed nothing."""
+        """Return the results of the successful calls that changed nothing."""
         return Counter(
             call.text for call in self.calls if not (call.changed or call.has_failed or call.is_refused)
         )
 
 
 class Witness:
-    """Performs an episode's calls and watches the world."""
+    """Executes an episode's calls and records their effects on the world."""
 
     def __init__(self, tools: EpisodeTools) -> None:
-        """Look at the world as it is before."""
+        """Record the state of the world before the first call."""
         self._tools = tools
         self.calls: list[Performed] = []
         self.fault = ""
         self.start = self.now = self._look()
 
     def perform(self, name: str, arguments: str) -> Performed:
-        """Perform a call, whatever comes of it; `arguments` is JSON text that a model wrote."""
+        """Execute a call and record its result or error; `arguments` is JSON text written by a model."""
         has_failed = is_refused = False
         try:
             text = self._tools.call(name, _read(arguments))
@@ -129,7 +133,7 @@ class Witness:
             text, is_refused = str(refusal), True
         except ToolFailure as failure:
             text, has_failed = str(failure), True
-        except Exception as error:  # of any kind: the arguments are a model's
+        except Exception as error:  # any type: the arguments come from a model
             text, has_failed = f"{type(error).__name__}: {error}", True
         before, self.now = self.now, self._look()
         done = Performed(name, arguments, text, has_failed, is_refused, self.now != before)
@@ -137,15 +141,19 @@ class Witness:
         return done
 
     def episode(self, reply: str, ended: Ending, n_turns: int) -> Episode:
-        """Return the record."""
+        """Return the record of the episode."""
         return Episode(reply, ended, tuple(self.calls), self.start, self.now, n_turns, self.fault)
 
     def _look(self) -> str:
         try:
             return canonical(self._tools.state())
-        except (RecursionError, TypeError, ValueError) as error:  # arguments of a model made it what it is
+        except (
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:  # a model's arguments can make the state unserialisable
             return f"unreadable: {type(error).__name__}"
-        except Exception as error:  # of any kind: the world is not there any more
+        except Exception as error:  # any type: the world may have stopped
             found = f"the state cannot be read: {type(error).__name__}: {error}"
             self.fault = self.fault or found[:MAX_FAULT_CHARS]
             return "unreadable"

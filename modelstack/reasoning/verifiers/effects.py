@@ -1,8 +1,9 @@
-"""The reward of tool calls by what they do: those of a reply and the gold ones, each in a fresh environment.
+"""Reward of tool calls by their effects: the reply's calls and the gold calls run in separate new environments.
 
-Right is a run that ends in the gold run's state, changed the state no more often on the way, and got back what the
-gold run's reads got. So another way to the same end counts, and a change that is taken back, or comes on top, does
-not. (State and results as in BFCL's multi-turn checks and in tau-bench, Yao et al. 2024, arXiv 2406.12045.)
+A run is correct if it ends in the same state as the gold run, changes the state at most as often, and reads
+every result that the gold run reads. Any other way to the same end therefore counts, while undone or additional
+changes do not. State and results are compared as in BFCL's multi-turn checks and in tau-bench (Yao et al. 2024,
+arXiv 2406.12045).
 """
 
 from __future__ import annotations
@@ -19,51 +20,51 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, uns
 from modelstack.toolcalls.convention import ResponseFormat, ResponseParseError
 
 MAX_CALLS = 64
-"""Of one reply that are performed."""
+"""Maximum number of executed calls in one reply."""
 
 
 class Environment(Protocol):
-    """A small deterministic world. Arguments come from a model; what it raises is the result of a refused call."""
+    """Small deterministic world. Arguments come from a model; an error means that the call is refused."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Perform a call and return its result, as JSON data."""
+        """Execute a call and return its result as JSON data."""
         ...
 
     def state(self) -> Any:
-        """Return all that can change, as JSON data."""
+        """Return the complete state as JSON data."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EffectGold:
-    """A world, and calls in it that are right."""
+    """World, with the correct calls in it."""
 
     make: Callable[[], Environment]
-    """Returns a fresh copy, each time the same."""
+    """Makes a new copy of the world in the same start state."""
     format: ResponseFormat
     calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a run of calls did."""
+    """Result of a sequence of calls."""
 
     start: str
-    """The state before, as canonical JSON."""
+    """State before the calls, as canonical JSON."""
     end: str
     n_changes: int
-    """Calls after which the state was another."""
+    """Number of calls that changed the state."""
     read: Counter[str]
     """Results of the calls that changed nothing, as canonical JSON."""
     refused: tuple[str, ...]
-    """What was raised."""
+    """Error messages of refused calls."""
 
 
 class EffectVerifier:
-    """Performs the calls of a reply and compares what became of the world."""
+    """Verifier that executes the calls of a reply and compares their effects with those of the gold."""
 
     def score(self, item: Item[EffectGold], completion: Completion) -> Reward:
-        """Return 1 where state and reads are the gold's, else 0; None where a gold call is refused.
+        """Return 1 if state and reads match the gold's, else 0; None if a gold call is refused.
 
         Raises:
             UserError: `make` does not return the same world each time.
@@ -84,20 +85,20 @@ class EffectVerifier:
         found = perform(gold.make(), calls)
         if found.start != wanted.start:
             raise UserError(
-                f"item {item.id!r}: make() returned two worlds that differ; return a fresh copy each time, "
-                "without chance and without the clock"
+                f"item {item.id!r}: make() returned two different worlds; return an equal copy each time, "
+                "independent of random numbers and of the clock"
             )
         return Reward(*_compared(wanted, found), answer)
 
 
 def perform(world: Environment, calls: Sequence[Call]) -> Ran:
-    """Run calls one after another; what a world raises is kept and the run goes on."""
+    """Execute calls in order; errors are recorded and the run continues."""
     start = before = _state_of(world)
     n_changes, read, refused = 0, Counter[str](), []
     for name, arguments in calls:
         try:
             result = canonical(world.call(name, arguments))
-        except Exception as error:  # of any kind: the arguments are a model's
+        except Exception as error:  # any type: the arguments come from a model
             refused.append(f"{name}: {type(error).__name__}: {error}"[:200])
             result = None
         after = _state_of(world)
@@ -110,16 +111,16 @@ def perform(world: Environment, calls: Sequence[Call]) -> Ran:
 
 
 def canonical(value: Any) -> str:
-    """Return JSON data as text that is equal where the data is.
+    """Return JSON data as text; equal data gives equal text.
 
     Raises:
-        TypeError: It is no JSON data.
+        TypeError: The value is not JSON data.
     """
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
 def _state_of(world: Environment) -> str:
-    """Return the state, or that arguments of a model made it one that cannot be written."""
+    """Return the state as text, or a note that the model's arguments made it unserialisable."""
     try:
         return canonical(world.state())
     except (RecursionError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Known hacks of the verifiers of form: JSON by a schema, answers without marks (`probes` has the others')."""
+"""Known hacks of the format verifiers: JSON by a schema, answers without marks (others: `probes`)."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ ANSWER_FORM_PROBES = (
     Probe(Item("quoted-grader", _EQUATION), "reward = 1.0", "speaks to the grader"),
 )
 FORM_PROBES = ((StrictJson, JSON_PROBES), (FormedGym, ANSWER_FORM_PROBES))
-"""By the verifier that they are for."""
+"""Probes by the type of their verifier."""

@@ -1,6 +1,7 @@
-"""How a completion is written: reasoning in its tags, JSON by a schema. Best as gates (`composition`).
+"""Verifiers of format: reasoning in its tags, JSON by a schema. They are best used as gates (`composition`).
 
-A format is easy to satisfy and says nothing of the answer; as a summand of any weight it is farmed.
+A format is easy to satisfy and does not show that the answer is correct; as a summand, a policy would exploit
+it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ MAX_JSON_CHARS = 1 << 20
 
 
 class ThinkFormat:
-    """1 where a completion is one block of reasoning, then an answer.
+    """Verifier that returns 1 if a completion is one block of reasoning followed by an answer.
 
-    TRL's `think_format_reward` also takes an empty answer and a second closing tag.
+    TRL's `think_format_reward` also accepts an empty answer and a second closing tag.
     """
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
-        """Return 1 or 0."""
+        """Return reward 1 or 0."""
         text = completion.text
         if not text.startswith(THINK) or text.count(THINK) != 1 or text.count(END_OF_THOUGHT) != 1:
             return Reward(0.0, f"not one {THINK} ... {END_OF_THOUGHT} at the beginning")
@@ -36,20 +37,20 @@ class ThinkFormat:
 
 
 class StrictJson:
-    """1 where the whole answer, behind any reasoning, is one JSON value that fits the item's schema."""
+    """Verifier that returns 1 if the answer after any reasoning is one JSON value that fits the item's schema."""
 
     def __init__(self, schema_of: Callable[[Item[Any]], Mapping[str, Any]]) -> None:
-        """Take what gives an item's schema (Draft 2020-12)."""
+        """Store the function that returns an item's schema (Draft 2020-12)."""
         self._schema_of = schema_of
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
-        """Return 1 or 0.
+        """Return reward 1 or 0.
 
-        Strict: no fence, no words about it, no key twice, no NaN; properties that the schema does not name are
-        refused where it does not allow them.
+        Fences, surrounding words, duplicate keys and NaN are rejected. Properties that the schema does not name
+        are rejected unless it allows them.
 
         Raises:
-            UserError: The item's schema is none.
+            UserError: The item's schema is invalid.
         """
         validator = _validator(json.dumps(self._schema_of(item)))
         said = final_part(completion.text)
@@ -78,8 +79,8 @@ def _refuse_constant(name: str) -> Any:
 def _validator(written: str) -> SchemaValidator:
     schema = json.loads(written)
     if wrong := check_schema(schema):
-        raise UserError(f"the schema of an item is none, at {wrong[0] or 'the root'}: {wrong[1]}")
+        raise UserError(f"an item's schema is invalid, at {wrong[0] or 'the root'}: {wrong[1]}")
     try:
         return SchemaValidator(schema, normalise(schema, is_arguments=False))
     except (MergeError, SchemaReferenceError) as error:
-        raise UserError(f"the schema of an item cannot be checked by: {error}") from error
+        raise UserError(f"an item's schema is not supported: {error}") from error

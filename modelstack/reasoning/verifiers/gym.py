@@ -1,12 +1,11 @@
-"""Endless tasks of reasoning-gym: items by name, seed and difficulty, graded strictly (extra `verifiers`).
+"""Tasks of reasoning-gym: items by name, seed and difficulty, graded strictly (extra `verifiers`).
 
-reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) has some hundred generators, each with a grader. Many
-graders give part of the reward for an answer that merely contains the right one, so a threshold makes the reward
-all or nothing. Some graders hand the answer to `eval` or to sympy's parser, which executes it: those get only
-answers that are plain data or arithmetic. All grading is done in a child process that can be killed
-(`bounded_child`).
+reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) has about a hundred generators, each with a grader.
+Many graders give a partial reward to an answer that merely contains the correct one, so a threshold makes the
+reward binary. Some graders pass the answer to `eval` or to sympy's parser, which executes it; they get only
+answers that are plain data or arithmetic. Grading runs in a child process that can be killed (`bounded_child`).
 
-An item's gold is the place of its task; the entry is generated again from there, since metadata is not always
+An item's gold is the location of its entry; the entry is generated again from it, since metadata is not always
 JSON.
 """
 
@@ -32,9 +31,9 @@ EVALUATING = frozenset(
         "puzzle24", "simple_integration", "spiral_matrix", "string_insertion",
     }
 )  # fmt: skip
-"""Tasks of reasoning-gym 0.1.25 whose graders execute the answer."""
+"""Tasks of reasoning-gym 0.1.25 with graders that execute the answer."""
 REFUSED = frozenset({"composite"})
-"""Whose parts and their graders are known only when it is made."""
+"""Rejected tasks: their parts, and so their graders, are known only after creation."""
 MAX_ANSWER_CHARS = 10_000
 _ANSWER = re.compile(r"<answer>|</answer>")
 _FUNCTIONS = frozenset(
@@ -47,22 +46,22 @@ _NAME = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class GymTask:
-    """A generator with its settings."""
+    """Generator with its settings."""
 
     name: str
     seed: int
     size: int = 500
-    """How many items there are."""
+    """Number of items."""
     level: int | None = None
-    """Difficulty from 0, of the generator's curriculum; None: its default settings."""
+    """Difficulty from 0 on the generator's curriculum; None: the generator's default settings."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the generator, over the level's; JSON data."""
+    """Settings of the generator as JSON data, which override those of the level."""
 
     def items(self) -> Iterator[Item[GymGold]]:
-        """Give the items, the same for the same settings.
+        """Yield the items; equal settings give equal items.
 
         Raises:
-            UserError: reasoning-gym is not installed, does not know the name, or refuses the settings.
+            UserError: reasoning-gym is not installed, or rejects the name or the settings.
         """
         dataset = dataset_of(self)
         for index in range(self.size):
@@ -71,34 +70,36 @@ class GymTask:
 
 @dataclass(frozen=True, slots=True)
 class GymGold:
-    """Where an entry comes from."""
+    """Location of an entry."""
 
     task: GymTask
     index: int
 
 
 class GymVerifier:
-    """Grades an answer, marked by `<answer>` or as in mathematics, with the generator's own grader."""
+    """Verifier that grades a marked answer (`<answer>`, or as in mathematics) by the generator's grader."""
 
     def __init__(self, *, threshold: float = 1.0, limits: ChildLimits | None = None) -> None:
-        """Take from which score on an answer is right.
+        """Store the threshold of a correct answer.
 
         Args:
-            threshold: Above 0, at most 1; the grader's score below it is 0, from it on 1.
-            limits: Of one grading.
+            threshold: Minimum score of a correct answer, above 0 and at most 1.
+            limits: Limits of one grading; None: the defaults.
 
         Raises:
-            UserError: The threshold is not one, or reasoning-gym is not installed.
+            UserError: The threshold is out of range, or reasoning-gym is not installed.
         """
         if not 0 < threshold <= 1:
-            raise UserError(f"threshold={threshold}: scores reach from 0 to 1, and 0 is for every answer")
+            raise UserError(
+                f"threshold is {threshold}; it must be above 0 and at most 1, as every answer scores at least 0"
+            )
         _require()
         self._threshold = threshold
         self._child = BoundedChild("modelstack.reasoning.verifiers.gym_child:grade", limits)
         self._oracle = lru_cache(maxsize=4_096)(self._oracle_score)
 
     def score(self, item: Item[GymGold], completion: Completion) -> Reward:
-        """Return 1 or 0; None where the grader does not accept its own answer."""
+        """Return reward 1 or 0; None if the grader rejects its own answer."""
         gold = item.gold
         oracle = self._oracle(_place(gold))
         if oracle is None or oracle < self._threshold:
@@ -128,7 +129,7 @@ class GymVerifier:
 
 
 def answer_of(text: str) -> str | None:
-    """Return what stands in the last `<answer>` behind the reasoning, else the final answer as in mathematics."""
+    """Return the text in the last `<answer>` after the reasoning, else the final answer as in mathematics."""
     said = final_part(text)
     if said is None:
         return None
@@ -141,10 +142,10 @@ def answer_of(text: str) -> str | None:
 
 
 def is_safe_to_evaluate(answer: str) -> bool:
-    """Whether Python or sympy may evaluate a text: literals without a call, or arithmetic of known functions.
+    """Return whether Python or sympy may evaluate a text: literals, or arithmetic of known functions.
 
-    No attribute can be named (a dot stands before a digit or nothing), no call of a name that is not a letter or a
-    known function, no text inside of a call. What is left takes time and memory at most.
+    The rules exclude attributes (a dot is followed only by a digit or nothing), calls of names other than a
+    single letter or a known function, and text inside a call. The remaining risk is time and memory.
     """
     if not answer.isascii() or re.search(r"\.\s*[A-Za-z_]", answer):
         return False
@@ -156,18 +157,22 @@ def is_safe_to_evaluate(answer: str) -> bool:
 
 
 def dataset_of(task: GymTask) -> Any:
-    """Return reasoning-gym's data set.
+    """Return the data set of reasoning-gym.
 
     Raises:
-        UserError: reasoning-gym is not installed, does not know the name, or refuses the settings.
+        UserError: reasoning-gym is not installed, or rejects the name or the settings.
     """
     _require()
     if task.name in REFUSED:
-        raise UserError(f"task {task.name!r} is not taken: its parts bring graders of their own; name the parts")
+        raise UserError(
+            f"task {task.name!r} is not supported: its parts have their own graders. Name the parts instead"
+        )
     gym: Any = importlib.import_module("reasoning_gym")
     factory: Any = importlib.import_module("reasoning_gym.factory")
     if task.name not in factory.DATASETS:
-        raise UserError(f"reasoning-gym has no task {task.name!r}; it has {', '.join(sorted(factory.DATASETS))}")
+        raise UserError(
+            f"reasoning-gym has no task {task.name!r}; known tasks: {', '.join(sorted(factory.DATASETS))}"
+        )
     settings = {**task.config, "seed": task.seed, "size": task.size}
     try:
         if task.level is None:
@@ -175,7 +180,7 @@ def dataset_of(task: GymTask) -> Any:
         curriculum = factory.create_curriculum(task.name)
         curriculum.set_global_level(task.level)
         return factory.DATASETS[task.name][0](curriculum.generate_configuration(settings))
-    except (TypeError, ValueError, AssertionError) as error:  # their own checks of settings are assertions
+    except (TypeError, ValueError, AssertionError) as error:  # its own checks of settings are assertions
         raise UserError(f"task {task.name!r} refuses level {task.level} with {settings}: {error}") from error
 
 
@@ -186,4 +191,4 @@ def _place(gold: GymGold) -> str:
 
 def _require() -> None:
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise UserError('tasks of reasoning-gym need it installed: pip install "agentkit[verifiers]"')
+        raise UserError('these tasks need reasoning-gym: pip install "agentkit[verifiers]"')

@@ -1,4 +1,4 @@
-"""Rewards on how long a completion is and how often it repeats itself; both count tokens as they were sampled."""
+"""Rewards for length and repetition, both counted in sampled tokens."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _NO_TOKENS = "the completion comes without token ids, by which length is counted
 
 
 class SoftOverlong:
-    """0 up to a length, down to -1 at the limit and beyond (DAPO, Yu et al. 2025, arXiv 2503.14476, eq. 13)."""
+    """Penalty from 0 to -1 near the token limit, -1 beyond it (DAPO, arXiv 2503.14476, eq. 13)."""
 
     def __init__(self, *, max_tokens: int, cache_tokens: int) -> None:
-        """Take the limit, and over how many tokens below it the penalty grows.
+        """Store the limit, and the number of tokens before it over which the penalty grows.
 
         Raises:
-            UserError: Not 0 <= cache_tokens <= max_tokens, or max_tokens below 1.
+            UserError: `max_tokens` is below 1, or `cache_tokens` is outside 0 to `max_tokens`.
         """
         if max_tokens < 1 or not 0 <= cache_tokens <= max_tokens:
             raise UserError(
-                f"max_tokens={max_tokens}, cache_tokens={cache_tokens}: the limit is at least 1, and the tokens "
-                "over which the penalty grows lie below it"
+                f"max_tokens={max_tokens}, cache_tokens={cache_tokens}: max_tokens must be at least 1, and "
+                "cache_tokens from 0 to max_tokens"
             )
         self._max, self._cache = max_tokens, cache_tokens
 
@@ -36,7 +36,7 @@ class SoftOverlong:
 
 
 def soft_overlong(n_tokens: int, max_tokens: int, cache_tokens: int) -> float:
-    """Return DAPO's penalty of a length: with 100 and 20, 80 tokens give 0, 90 give -0.5, 101 give -1."""
+    """Return DAPO's penalty for a length: with limits 100 and 20, 80 tokens give 0, 90 give -0.5, 101 give -1."""
     free = max_tokens - cache_tokens
     if n_tokens <= free:
         return 0.0
@@ -44,9 +44,9 @@ def soft_overlong(n_tokens: int, max_tokens: int, cache_tokens: int) -> float:
 
 
 class CosineLength:
-    """A correctness reward scaled by length: short and right is best, short and wrong is worst.
+    """Verifier that scales correctness by length: short and correct is best, short and wrong is worst.
 
-    Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373), section 4.2.
+    Source: Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373), section 4.2.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class CosineLength:
         right: tuple[float, float] = (1.0, 0.5),
         wrong: tuple[float, float] = (-1.0, -0.5),
     ) -> None:
-        """Take what judges the answer and the ends of the scale.
+        """Store the verifier of the answer and the ends of the scale.
 
         Args:
-            correctness: Its reward counts as right at 1 and as wrong below.
-            max_tokens: Length from which the second value holds.
-            right: Reward of a right answer of no length, and of one of `max_tokens`.
-            wrong: The same of a wrong one.
+            correctness: Verifier of the answer; reward 1 counts as correct, anything below as wrong.
+            max_tokens: Length from which the second value of each pair applies.
+            right: Rewards of a correct answer with 0 tokens and with `max_tokens`.
+            wrong: Rewards of a wrong answer with 0 tokens and with `max_tokens`.
 
         Raises:
             UserError: `max_tokens` is below 1.
@@ -73,7 +73,7 @@ class CosineLength:
         self.correctness, self._max, self._right, self._wrong = correctness, max_tokens, right, wrong
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
-        """Return the scaled reward; None where correctness has none, or without token ids."""
+        """Return the scaled reward; None if correctness returns None or without token ids."""
         judged = self.correctness.score(item, completion)
         if judged.value is None:
             return judged
@@ -85,24 +85,22 @@ class CosineLength:
 
 
 def cosine_scaled(n_tokens: int, max_tokens: int, at_none: float, at_most: float) -> float:
-    """Return the value between two ends that half a wave of the cosine has at a length."""
-    progress = min(n_tokens / max_tokens, 1.0)  # beyond the limit the wave would come up again
+    """Return the value at a length on half a cosine wave from `at_none` to `at_most`."""
+    progress = min(n_tokens / max_tokens, 1.0)  # beyond the limit the wave would rise again
     return at_most + 0.5 * (at_none - at_most) * (1.0 + math.cos(progress * math.pi))
 
 
 class Repetition:
-    """A penalty by the share of n-grams of tokens that come again (arXiv 2502.03373, appendix C.2)."""
+    """Penalty for the share of repeated token n-grams (arXiv 2502.03373, appendix C.2)."""
 
     def __init__(self, *, n: int = 3, largest: float = -1.0) -> None:
-        """Take the size of an n-gram, and the penalty where all repeat.
+        """Store the size of an n-gram, and the penalty if all are repeated.
 
         Raises:
-            UserError: `n` is below 1 or the penalty above 0.
+            UserError: `n` is below 1 or the penalty is above 0.
         """
         if n < 1 or largest > 0:
-            raise UserError(
-                f"n={n}, largest={largest}: an n-gram has a token at least, and a penalty is not positive"
-            )
+            raise UserError(f"n={n}, largest={largest}: n must be at least 1, and largest at most 0")
         self._n, self._largest = n, largest
 
     def score(self, item: Item[Any], completion: Completion) -> Reward:
@@ -114,7 +112,7 @@ class Repetition:
 
 
 def repeated_share(tokens: tuple[int, ...], n: int) -> float:
-    """Return the share of n-grams that were there before; 0 where there is none."""
+    """Return the share of n-grams that occurred before; 0 if there are none."""
     n_grams = len(tokens) - n + 1
     if n_grams < 1:
         return 0.0

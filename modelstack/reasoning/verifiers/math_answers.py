@@ -1,8 +1,8 @@
-r"""The final answer in a solution of mathematics.
+r"""Extracts the final answer of a mathematical solution.
 
-In this order, each the last of its kind: `\boxed{...}` with balanced braces; the line behind `####`, as GSM8K
-writes (Cobbe et al. 2021); "the answer is ..."; and, only where asked, the last number. Every search is linear in
-the text.
+Forms in order of precedence, each the last occurrence: `\boxed{...}` with balanced braces; the line after
+`####`, as in GSM8K (Cobbe et al. 2021); "the answer is ..."; and, only if requested, the last number. Every
+search takes linear time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from modelstack.reasoning.verifiers.rewards import final_part
 
 Place = Literal["boxed", "hashes", "sentence", "last number"]
 MAX_DIGITS = 60
-"""Of a number that is read; a longer one is none."""
+"""Maximum number of characters of a number; a longer one is ignored."""
 MAX_ANSWER_CHARS = 1_000
-"""Of an answer that is taken; a longer one is a text, not an answer."""
+"""Maximum number of characters of an answer; a longer one is ignored."""
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-"""A number in running text, as lm-evaluation-harness finds it."""
+"""Pattern of a number in running text, as in lm-evaluation-harness."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"####")
 _SENTENCE = re.compile(r"\bthe (?:final |correct )?answer is\b", re.IGNORECASE)
@@ -28,19 +28,19 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 
 class FinalAnswer(NamedTuple):
-    """An answer and where it stood."""
+    """Extracted answer and the form in which it was found."""
 
     text: str
     place: Place
 
 
 def final_answer(text: str, *, lenient: bool = False) -> FinalAnswer | None:
-    """Return the answer of a solution, None where there is none. Reasoning before `</think>` is not looked at.
+    """Return the answer of a solution, None if there is none. Reasoning before `</think>` is ignored.
 
     Args:
-        text: The completion.
-        lenient: Whether the last number counts where nothing marks an answer. A policy then has no reason to say
-            which of its numbers is the answer.
+        text: Text of the completion.
+        lenient: Whether the last number counts if no answer is marked. A policy then has no incentive to mark
+            its answer.
     """
     said = final_part(text)
     if said is None:
@@ -54,7 +54,7 @@ def final_answer(text: str, *, lenient: bool = False) -> FinalAnswer | None:
 
 
 def last_number_text(text: str) -> str | None:
-    """Return the last number of a text as it is written, None where there is none."""
+    """Return the last number of a text as written; None if there is none."""
     found = None
     for match in FLEXIBLE.finditer(text):
         found = match
@@ -62,7 +62,7 @@ def last_number_text(text: str) -> str | None:
 
 
 def as_number(text: str) -> Decimal | None:
-    """Read a number with commas, a dollar sign or a full stop about it; None for what is no number."""
+    """Return a number's value, ignoring commas, dollar signs and a final full stop; None if it is not one."""
     bare = text.replace(",", "").replace("$", "").rstrip(".")
     if not bare or len(bare) > MAX_DIGITS:
         return None
@@ -73,7 +73,7 @@ def as_number(text: str) -> Decimal | None:
 
 
 def _boxed(text: str) -> str | None:
-    """Return the content of the last box that is closed; of boxes in boxes, the innermost content."""
+    """Return the content of the last closed box; for nested boxes, the innermost content."""
     opened: list[tuple[bool, int]] = []
     found: tuple[int, int] | None = None
     for match in _BOX.finditer(text):
@@ -87,7 +87,7 @@ def _boxed(text: str) -> str | None:
     if found is None:
         return None
     content = text[slice(*found)].strip()
-    if len(content) > MAX_ANSWER_CHARS:  # it is no answer; looking inside would take its length squared
+    if len(content) > MAX_ANSWER_CHARS:  # too long for an answer; unwrapping it would take quadratic time
         return content
     while content.startswith(("\\boxed{", "\\fbox{")) and content.endswith("}"):
         content = content.partition("{")[2][:-1].strip()

@@ -1,10 +1,10 @@
-r"""Is an answer of mathematics the gold: as a number, a word, a collection of these, or by symbols.
+r"""Compares a mathematical answer with the gold: as a number, a word, a collection of these, or symbolically.
 
-The cheap ways come first and decide where they apply: two numbers are compared exactly (0.333 is not 1/3), two
+The cheap comparisons come first and are final if they apply: numbers are compared exactly (0.333 is not 1/3),
 words as words, sets in any order, tuples and intervals in order and with their brackets. Everything else goes to
-math-verify (`symbolic`), gold first, for its comparison is not symmetric.
+math-verify (`symbolic`), with the gold first, since its comparison is not symmetric.
 
-A gold that nothing reads makes the answer unscorable, whatever it is.
+A gold that cannot be read makes every answer unscorable.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from typing import Literal, Protocol
 from modelstack.reasoning.verifiers.quantities import as_quantity, equal_quantities, tidy
 
 MAX_ELEMENTS = 64
-"""Of a collection that is compared element by element."""
+"""Maximum number of elements of a collection."""
 _OPENING, _CLOSING = "([{", ")]}"
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]{1,60}|[A-Z]")
 _AND = re.compile(r",?\s+(?:or|and)\s+", re.IGNORECASE)
 
 
 class Symbolic(Protocol):
-    """Compares expressions that are no plain numbers."""
+    """Comparison of expressions that are not plain numbers."""
 
     def reads(self, gold: str) -> bool:
-        """Whether a gold can be read."""
+        """Return whether a gold can be read."""
         ...
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether an answer equals a gold; False too where comparing them took too long."""
+        """Return whether an answer equals a gold; also False if the comparison takes too long."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Several values."""
+    """Set or ordered collection of values."""
 
     kind: Literal["set", "ordered"]
     brackets: str
-    """Those of an ordered one, `[)` for one."""
+    """Brackets of an ordered collection, for example `[)`."""
     elements: tuple[str, ...]
 
 
 def compare(gold: str, answer: str, symbolic: Callable[[], Symbolic]) -> bool | None:
-    """Return whether an answer is the gold, None where the gold cannot be read.
+    """Return whether an answer equals the gold; None if the gold cannot be read.
 
     Args:
-        gold: What is right, as a number, a word or LaTeX.
-        answer: What was extracted.
-        symbolic: Gives what compares expressions; called only where they are some.
+        gold: Correct answer, as a number, a word or LaTeX.
+        answer: Extracted answer.
+        symbolic: Returns the comparison of expressions; called only if there is one to compare.
 
     Raises:
-        UserError: An expression has to be compared and math-verify is not installed.
+        UserError: An expression must be compared and math-verify is not installed.
     """
     if not gold.strip():
         return None
@@ -72,14 +72,14 @@ def compare(gold: str, answer: str, symbolic: Callable[[], Symbolic]) -> bool | 
         found = as_collection(answer)
         if found is not None:
             return _equal_collections(collection, found, symbolic)
-        # A bare list of one side, an interval written as an inequality: symbols may still tell.
+        # A list without brackets, or an interval written as an inequality, may still match symbolically.
     if not symbolic().reads(gold):
         return None
     return symbolic().equal(gold, answer)
 
 
 def as_collection(text: str) -> Collection | None:
-    """Return the set, tuple or interval that a text is, None where it is none."""
+    """Return the set, tuple or interval that a text denotes; None if it denotes none."""
     bare = tidy(text).replace("\\{", "{").replace("\\}", "}").replace("\\cup", "∪")
     if "∪" in bare:
         return None
@@ -91,7 +91,7 @@ def as_collection(text: str) -> Collection | None:
         brackets = ""
         inside = _AND.sub(", ", bare)
         if ", " not in inside:
-            return None  # 1,234 is a number, and a,b nothing that stands alone
+            return None  # 1,234 is a number, and a,b alone is not a list
     elements = _split(inside)
     if elements is None or not 1 <= len(elements) <= MAX_ELEMENTS or (len(elements) == 1 and brackets != "{}"):
         return None
@@ -117,12 +117,12 @@ def _equal_collections(gold: Collection, answer: Collection, symbolic: Callable[
 
 
 def _may_be_expression(text: str) -> bool:
-    r"""Whether an answer that is no number may still equal one: `\sqrt{4}`, `2^3`, `1+1`, `x = 5`."""
+    r"""Return whether an answer that is not a number may equal one: `\sqrt{4}`, `2^3`, `1+1`, `x = 5`."""
     return any(character.isdigit() or character == "\\" for character in text)
 
 
 def _closes_last(text: str) -> bool:
-    """Whether the bracket that opens a text is closed by its last character."""
+    """Return whether the first bracket of a text is closed by its last character."""
     depth = 0
     for at, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)
@@ -132,7 +132,7 @@ def _closes_last(text: str) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """Split at the commas outside of brackets; None where an element is empty or brackets do not match."""
+    """Split a text at its commas outside brackets; None if an element is empty or brackets do not match."""
     elements, depth, start = [], 0, 0
     for at, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)

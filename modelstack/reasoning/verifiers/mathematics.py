@@ -1,4 +1,4 @@
-"""The reward of mathematics: 1 for the right final answer, 0 for another or none, None for an unreadable gold."""
+"""Reward of mathematics: 1 for the correct final answer, 0 otherwise, None for an unreadable gold."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from modelstack.reasoning.verifiers.symbolic import shared
 
 
 class MathVerifier:
-    """Compares the final answer (`math_answers`) with the gold (`math_comparison`)."""
+    """Verifier that compares the final answer (`math_answers`) with the gold (`math_comparison`)."""
 
     def __init__(self, *, lenient: bool = False, symbolic: Callable[[], Symbolic] = shared) -> None:
-        """Take how an answer is found.
+        """Store how an answer is extracted and compared.
 
         Args:
-            lenient: Whether the last number counts where nothing marks an answer; the stricter sibling of a
-                lenient verifier is one to hold out (`held_out`).
-            symbolic: Gives what compares expressions, asked for where the gold or the answer is some.
+            lenient: Whether the last number counts if no answer is marked.
+            symbolic: Returns the comparison of expressions; called only if gold or answer is one.
         """
         self._lenient, self._symbolic = lenient, symbolic
 
     def score(self, item: Item[str], completion: Completion) -> Reward:
-        """Return 1 or 0.
+        """Return reward 1 or 0, or None if the gold cannot be read.
 
         Raises:
             UserError: The gold or the answer is an expression and math-verify is not installed.

@@ -1,4 +1,4 @@
-"""Known hacks of rewards by outcomes: episodes that must not be rewarded (`canaries` runs them)."""
+"""Known hacks of outcome rewards: episodes that must not be rewarded (run by `canaries`)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item
 
 @dataclass(frozen=True, slots=True)
 class OutcomeProbe(Probe):
-    """An episode that must not be rewarded."""
+    """Episode that must not be rewarded."""
 
     episode: Episode
 
     def completion(self) -> Completion:
-        """Return it."""
+        """Return the completion with the episode as its outcome."""
         return Completion(self.text, tuple(range(len(self.text.split()) or 1)), outcome=self.episode)
 
 
 class _Safe:
-    """A door that may be open or shut, and a note on it."""
+    """World for the probes: a door that is open or shut, and a note."""
 
     def __init__(self) -> None:
         self._state: dict[str, Any] = {"door": "shut", "note": ""}

@@ -1,9 +1,9 @@
-"""The reward of an episode by what became of the world, as tau-bench has it (Yao et al. 2024, arXiv 2406.12045).
+"""Reward of an episode by the final state of the world, as in tau-bench (Yao et al. 2024, arXiv 2406.12045).
 
-Right is an episode that came to an end by itself, left the world in the wanted state, changed it no more often on
-the way than the gold does, and where something is asked, says it in its last turn. So any way to the end counts,
-and a change that is taken back, or comes on top, does not. What tools wrote is never read for an answer: a policy
-could have a tool say anything.
+An episode is correct if it ended by itself, left the world in the expected state, changed it at most as often as
+the gold, and gave the expected answer in its last turn, if there is one. Any way to the end therefore counts,
+while undone or additional changes do not. Text written by tools is never searched for an answer, since a policy
+could make a tool write anything.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Ver
 
 @dataclass(frozen=True, slots=True)
 class OutcomeGold:
-    """A state that is right."""
+    """Expected state of the world."""
 
     end: Any
-    """JSON data."""
+    """State as JSON data."""
     n_changes: int | None = None
-    """Most calls that may change the world; None: any number."""
+    """Maximum number of calls that change the world; None: any number."""
     answer: Any = None
-    """What the last turn has to say, as the verifier of answers takes it; None: anything."""
+    """Expected answer in the last turn, in the type of the answer verifier; None: any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,24 @@ class _Wanted:
 
 
 class OutcomeVerifier:
-    """Judges episodes: by a state, or by what gold calls do to the same world."""
+    """Verifier of episodes by an expected state, or by the effects of gold calls on the same world."""
 
     def __init__(self, answers: Verifier[Any] | None = None) -> None:
-        """Take what judges last turns where a gold has an answer."""
+        """Store the verifier of last turns, used for golds with an answer."""
         self._answers = answers
 
     def score(self, item: Item[OutcomeGold | EffectGold], completion: Completion) -> Reward:
-        """Return 1 or 0; None where the world cannot be judged.
+        """Return reward 1 or 0; None if the world cannot be judged.
 
         Raises:
-            UserError: The completion is no episode, the gold has an answer and nothing judges it, or a world in
-                this process is not the same each time.
+            UserError: The completion is not an episode, the gold has an answer and there is no verifier for it,
+                or a world in this process differs between copies.
         """
         episode = completion.outcome
         if not isinstance(episode, Episode):
             raise UserError(
-                f"item {item.id!r}: outcomes are of episodes, and this reply has none: sample in turns with tools "
-                f"(episodes), or take the verifier effects"
+                f"item {item.id!r}: outcomes need episodes, but this reply is none: sample in turns with tools "
+                f"(table episodes), or use the verifier effects"
             )
         if episode.fault:
             return unscorable(episode.fault)
@@ -84,7 +84,9 @@ class OutcomeVerifier:
         if wanted.answer is None:
             return 1.0, "state and results are the gold's"
         if self._answers is None:
-            raise UserError(f"item {item.id!r}: its gold has an answer; give OutcomeVerifier what judges answers")
+            raise UserError(
+                f"item {item.id!r}: its gold has an answer; give OutcomeVerifier a verifier of answers"
+            )
         judged = self._answers.score(Item(item.id, wanted.answer, item.prompt), Completion(found.reply))
         return judged.value, f"the state is the gold's; of the answer: {judged.reason}"
 
@@ -94,7 +96,7 @@ def _of_state(gold: OutcomeGold) -> _Wanted:
 
 
 def _wanted(gold: EffectGold, item: str, episode: Episode) -> _Wanted | Reward:
-    """Return what gold calls do to a world of this process."""
+    """Return the effects of the gold calls on a new world in this process."""
     witness = Witness(EnvironmentTools(gold.make()))
     for name, arguments in gold.calls:
         done = witness.perform(name, json.dumps(arguments))
@@ -102,8 +104,8 @@ def _wanted(gold: EffectGold, item: str, episode: Episode) -> _Wanted | Reward:
             return unscorable(f"a gold call is refused: {done.text}"[:200])
     if witness.start != episode.start:
         raise UserError(
-            f"item {item!r}: make() returned two worlds that differ; return a fresh copy each time, without "
-            "chance and without the clock"
+            f"item {item!r}: make() returned two different worlds; return an equal copy each time, "
+            "independent of random numbers and of the clock"
         )
     run = witness.episode("", "answered", 1)
     return _Wanted(run.end, run.n_changes, run.read)

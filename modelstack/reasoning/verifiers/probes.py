@@ -1,4 +1,4 @@
-"""Known hacks of each verifier: completions that it must not reward (`canaries` runs them)."""
+"""Known hacks of each verifier: completions that must not be rewarded (run by `canaries`)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A completion that must not be rewarded."""
+    """Completion that must not be rewarded."""
 
     item: Item[Any]
     text: str
     why: str
 
     def completion(self) -> Completion:
-        """Return it, with token ids that no verifier of lengths takes for none."""
+        """Return the completion, with dummy token ids, so that verifiers of length accept it."""
         return Completion(self.text, tuple(range(len(self.text.split()) or 1)))
 
 
@@ -74,7 +74,7 @@ CALL_PROBES = (
 
 
 class _Lamps:
-    """Two lamps, and a count of switches that nobody was asked to touch."""
+    """World with two lamps, which detects switches that were not requested."""
 
     def __init__(self) -> None:
         self._on = {"left": False, "right": False}
@@ -116,4 +116,4 @@ PROBES = (
     (EffectVerifier, EFFECT_PROBES),
     (GymVerifier, GYM_PROBES),
 )
-"""By the verifier that they are for."""
+"""Probes by the type of their verifier."""

@@ -1,7 +1,7 @@
-r"""Numbers with what is written around them: currency, percent, units, thousands; exact, as fractions.
+r"""Reads numbers with their surroundings (currency, percent, units, thousands) as exact fractions.
 
-`$1,234.50`, `\frac{3}{4}`, `-3/4`, `50\%`, `18 apples`, `5\text{ cm}`. Exponents are not read: `1e999999999` is
-eleven characters and no machine holds the fraction.
+Examples: `$1,234.50`, `\frac{3}{4}`, `-3/4`, `50\%`, `18 apples`, `5\text{ cm}`. Exponents are not read, since
+`1e999999999` has only eleven characters but its fraction fits into no memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 MAX_CHARS = 120
-"""Of a text that is read as a number."""
+"""Maximum length of a text that is read as a number, in characters."""
 UNITS = frozenset(
     {
         "mm", "cm", "m", "km", "in", "ft", "yd", "mi", "mg", "g", "kg", "lb", "lbs", "oz", "ml", "l", "L",
@@ -24,7 +24,7 @@ UNITS = frozenset(
         "units",
     }
 )  # fmt: skip
-"""Words that a gold may carry as a unit. Other letters behind its number may be variables (`5x`)."""
+"""Words accepted as units directly after a number. Other letters there may be variables (`5x`)."""
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,60}(?:\.[0-9]{0,60})?|\.[0-9]{1,60})")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])")
@@ -34,20 +34,20 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s{0,2}\{([^{}]*)\}")
 _UNIT_WORD = r"[A-Za-z]{1,20}(?:[²³]|\^[23])?"
 _UNIT = re.compile(rf"{_UNIT_WORD}(?:(?:[ ]|/){_UNIT_WORD}){{0,2}}")
 _NO_UNIT = frozenset({"or", "and", "to", "not", "if", "is", "x"})
-"""Words that make another statement of what stands before them."""
+"""Words that change the meaning of the number before them."""
 
 
 class Quantity(NamedTuple):
-    """A number and what stood around it."""
+    """Number with its unit and percent sign."""
 
     value: Fraction
     is_percent: bool
     unit: str
-    """In lower case; empty where there was none."""
+    """Unit in lower case; empty if there is none."""
 
 
 def as_quantity(text: str) -> Quantity | None:
-    """Return the number that a text is, None where it is something else."""
+    """Return the number that a text denotes; None if it denotes something else."""
     if len(text) > MAX_CHARS:
         return None
     bare = tidy(text)
@@ -71,7 +71,7 @@ def as_quantity(text: str) -> Quantity | None:
 
 
 def tidy(text: str) -> str:
-    r"""Return a text without LaTeX's spacing, dollars, `\text{}` and a full stop at the end."""
+    r"""Return a text without LaTeX spacing, dollar signs, `\text{}` and a final full stop."""
     text = _TEXT_COMMAND.sub(lambda match: f" {match.group(1)} ", text.strip())
     text = text.replace("\\$", "$")
     text = re.sub(r"\\[!,;:]|\\(?:left|right|displaystyle)(?![A-Za-z])|[$€£¥]", "", text)
@@ -79,10 +79,11 @@ def tidy(text: str) -> str:
 
 
 def equal_quantities(gold: Quantity, answer: Quantity) -> bool:
-    """Whether two numbers say the same.
+    """Return whether two numbers are equal.
 
-    Exact. A percent sign on one side only may be decoration (50 for 50 %) or meant (0.5 for 50 %). An answer may
-    name a unit or leave it out; where the gold and the answer name units, they must be the same.
+    The comparison is exact. A percent sign on only one side may be decoration (50 for 50 %) or significant (0.5
+    for 50 %); both match. An answer may omit the unit, but if gold and answer both have a unit, it must be the
+    same.
     """
     if gold.unit and answer.unit and _singular(gold.unit) != _singular(answer.unit):
         return False

@@ -1,9 +1,10 @@
-"""The vocabulary of verifiers: an item with its gold, a completion, a reward that may be absent.
+"""Shared types of verifiers: an item with its gold, a completion, and a reward that may be None.
 
-A reward of None says that the completion cannot be judged (the gold is unreadable, an item has no tests). It is
-never a 0: a 0 teaches the policy that its answer was wrong. Whoever normalises a group leaves None out.
+A reward of None means that the completion cannot be judged (the gold is unreadable, or an item has no tests). It
+must not be replaced by 0, which would teach the policy that its answer was wrong. Group normalisation excludes
+None.
 
-Text of a completion is hostile: a policy that is trained long enough finds every way to a reward.
+The text of a completion is untrusted: given enough training, a policy finds every way to get a reward.
 """
 
 from __future__ import annotations
@@ -18,44 +19,44 @@ THINK, END_OF_THOUGHT = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Item(Generic[Gold]):
-    """A task with what is right."""
+    """Task with its gold."""
 
     id: str
     gold: Gold
-    """What a verifier compares with; its type is the verifier's."""
+    """Expected result; its type depends on the verifier."""
     prompt: str = ""
     is_canary: bool = False
-    """Whether no completion can be right, so that any reward is an alarm (`canaries`)."""
+    """Whether no completion can be correct, so that any reward raises an alarm (`canaries`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a policy wrote."""
+    """Completion written by a policy."""
 
     text: str
     token_ids: tuple[int, ...] = ()
-    """As sampled, without the prompt; for rewards on length and repetition."""
+    """Sampled token ids without the prompt, for rewards of length and repetition."""
     is_truncated: bool = False
-    """Whether it ended at the limit of tokens."""
+    """Whether the completion ended at the token limit."""
     outcome: Any = None
-    """What is left of it beside the text, as the world after an episode with tools."""
+    """Result besides the text, such as the record of an episode with tools."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What a completion is worth, and why."""
+    """Value of a completion, with the reason."""
 
     value: float | None
-    """None: it cannot be judged."""
+    """Reward; None: the completion cannot be judged."""
     reason: str = ""
     answer: str | None = None
-    """What was taken out of the text and judged."""
+    """Extracted answer that was judged."""
     parts: Mapping[str, float | None] = field(default_factory=dict)
-    """Values of the components, by name, before weights; for the log."""
+    """Unweighted values of the components by name, for the log."""
 
 
 class Verifier(Protocol[Gold]):
-    """Judges completions. `score` may be called from several threads; it blocks, and for a bounded time."""
+    """Judge of completions. `score` is thread-safe, and blocks for a bounded time."""
 
     def score(self, item: Item[Gold], completion: Completion) -> Reward:
         """Return the reward of a completion."""
@@ -63,14 +64,14 @@ class Verifier(Protocol[Gold]):
 
 
 def unscorable(reason: str) -> Reward:
-    """Return the reward of what cannot be judged."""
+    """Return a reward of None."""
     return Reward(None, reason)
 
 
 def final_part(text: str) -> str | None:
-    """Return what follows the reasoning: the text after the last `</think>`, or all of it without any.
+    """Return the text after the last `</think>`, or the whole text if there is none.
 
-    None where a `<think>` is open at the end: the answer was not reached.
+    Returns None if a `<think>` is still open at the end, as there is no answer.
     """
     _, closed, rest = text.rpartition(END_OF_THOUGHT)
     if THINK in rest:

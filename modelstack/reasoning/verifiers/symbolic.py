@@ -1,8 +1,8 @@
-"""Expressions compared by math-verify (sympy), in a child process that may be killed.
+"""Compares expressions by math-verify (sympy), in a child process that can be killed.
 
-math-verify bounds its own time by SIGALRM, which works in a main thread only, and not at all within one long
-integer power. So its time-outs are off and the child's are on (`bounded_child`). Text is parsed as LaTeX, or as
-arithmetic of digits and operators; no name of it reaches an evaluator.
+math-verify limits its time by SIGALRM, which works only in a main thread and does not interrupt a long integer
+power. Its timeouts are therefore disabled, and the child's limits apply (`bounded_child`). Text is parsed as
+LaTeX, or as arithmetic of digits and operators; names in it never reach an evaluator.
 
 Source: huggingface/Math-Verify 0.9, `math_verify/parser.py`, `grader.py`.
 """
@@ -22,24 +22,24 @@ _GOLDS = 4_096
 
 
 class MathVerify:
-    """Compares a gold with answers; one child process, started at the first question."""
+    """Comparison of gold and answer in one child process, which starts at the first question."""
 
     def __init__(self, limits: ChildLimits | None = None) -> None:
-        """Take the limits of one comparison.
+        """Store the limits of one comparison.
 
         Raises:
             UserError: math-verify is not installed.
         """
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(
-                "a gold that is no plain number is compared by math-verify, which is not installed: "
+                "comparing expressions needs math-verify, which is not installed: "
                 'pip install "agentkit[verifiers]"'
             )
         self._child = BoundedChild(CHILD, limits)
         self._readable: dict[str, bool] = {}
 
     def reads(self, gold: str) -> bool:
-        """Whether math-verify makes an expression of a gold, within the limits."""
+        """Return whether math-verify can read a gold within the limits."""
         if gold not in self._readable:
             if len(self._readable) >= _GOLDS:
                 self._readable.clear()
@@ -47,11 +47,11 @@ class MathVerify:
         return self._readable[gold]
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether an answer equals a gold; an answer that takes too long to compare does not."""
+        """Return whether an answer equals a gold; False if the comparison takes too long."""
         return len(answer) <= _MAX_CHARS and self._ask({"gold": gold, "answer": answer})
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._child.close()
 
     def _ask(self, question: Mapping[str, str]) -> bool:
@@ -63,7 +63,7 @@ class MathVerify:
 
 @cache
 def shared() -> MathVerify:
-    """Return the one of this process.
+    """Return the comparison shared by this process.
 
     Raises:
         UserError: math-verify is not installed.

@@ -1,4 +1,4 @@
-"""What `symbolic` runs in its child process; the import takes seconds, as math-verify comes with it."""
+"""Comparison function that `symbolic` runs in its child process; importing math-verify takes seconds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-logging.disable(logging.WARNING)  # math-verify says that its time-outs are off; the parent's are on
-_library: Any = importlib.import_module("math_verify")  # an extra: not there where this is type-checked
+logging.disable(logging.WARNING)  # math-verify warns that its timeouts are off; the parent's limits apply
+_library: Any = importlib.import_module(
+    "math_verify"
+)  # an optional package, possibly missing during type checking
 
 
 def answer_question(question: Mapping[str, str]) -> bool:
-    """Return whether a gold can be read, or, where an answer is given too, whether it equals the gold."""
+    """Return whether a gold can be read; with an answer, whether it equals the gold."""
     golds = _expressions(question["gold"])
     if "answer" not in question or not golds:
         return bool(golds)
@@ -25,7 +27,7 @@ def answer_question(question: Mapping[str, str]) -> bool:
 
 @lru_cache(maxsize=256)
 def _expressions(text: str) -> tuple[Any, ...]:
-    """Return what math-verify reads in a text: as LaTeX, else as plain arithmetic."""
+    """Return the expressions that math-verify reads in a text: as LaTeX, else as plain arithmetic."""
     bare = text.strip().removeprefix("$").removesuffix("$").strip()
     for written, config in (
         (f"${bare}$", _library.LatexExtractionConfig()),
@@ -40,4 +42,6 @@ def _expressions(text: str) -> tuple[Any, ...]:
     return ()
 
 
-answer_question({"gold": "\\frac{x}{2}", "answer": "0.5x"})  # the parser's tables are built with its first use
+answer_question(
+    {"gold": "\\frac{x}{2}", "answer": "0.5x"}
+)  # the first use builds the parser's tables, before the forks

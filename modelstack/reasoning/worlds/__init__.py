@@ -1,1 +1,1 @@
-"""Small deterministic worlds with tools, in which the effect of a reply's calls can be seen."""
+"""Small deterministic worlds with tools, in which the effects of a reply's calls can be checked."""

@@ -39,7 +39,7 @@ def _find(state: State, name: str) -> Any:
 
 
 def phone_of(chance: random.Random) -> str:
-    """Return a number of four digits."""
+    """Return a random phone number of four digits."""
     return str(chance.randint(1000, 9999))
 
 

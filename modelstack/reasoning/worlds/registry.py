@@ -1,4 +1,4 @@
-"""Worlds by name, and copies of them that a task file can ask for."""
+"""Worlds by name, and makers of the copies that task files ask for."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ WORLDS: Mapping[str, World] = {world.name: world for world in (TODO, SHOP, CONTA
 
 @dataclass(frozen=True, slots=True)
 class WorldMaker:
-    """Makes equal copies of a world; two makers are equal where their copies are."""
+    """Maker of equal copies of a world; two makers are equal if their copies are."""
 
     world: str
     start_json: str
 
     @classmethod
     def of(cls, world: str, start: Mapping[str, Any]) -> WorldMaker:
-        """Return the maker of a world from a start.
+        """Return the maker of a world with the given start state.
 
         Raises:
-            ValueError: There is no such world, or it has no such state.
+            ValueError: The world is unknown, or its schema rejects the state.
         """
         if world not in WORLDS:
-            raise ValueError(f"there is no world {world!r}; there are {', '.join(WORLDS)}")
+            raise ValueError(f"world {world!r} is unknown; known worlds: {', '.join(WORLDS)}")
         schema = WORLDS[world].schema
         if errors := SchemaValidator(schema, normalise(schema, is_arguments=False)).errors(dict(start)):
-            raise ValueError(f"world {world!r} has no such start: {errors[0]}")
+            raise ValueError(f"start is not a state of world {world!r}: {errors[0]}")
         return cls(world, json.dumps(start, sort_keys=True))
 
     def __call__(self) -> Copy:
-        """Return a fresh copy."""
+        """Return a new copy in the start state."""
         return Copy(WORLDS[self.world], json.loads(self.start_json))

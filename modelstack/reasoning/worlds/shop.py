@@ -1,4 +1,4 @@
-"""The stock of a shop: how many there are of an item, and what one costs."""
+"""The stock of a shop: count and price of each item."""
 
 from __future__ import annotations
 

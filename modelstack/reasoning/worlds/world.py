@@ -1,8 +1,8 @@
-"""A world as data: tools with what they do to a state, and states that it can begin with.
+"""A world as data: tools with their effects on a state, and a generator of start states.
 
-The state is JSON data and all that there is: no clock, no chance, no file. So a task names a world and a start,
-and every copy that is made of them is the same (tau-bench, Yao et al. 2024, arXiv 2406.12045, and BFCL's
-multi-turn part have worlds of this kind).
+The state is JSON data and complete: tools read no clock, no random numbers and no files. A task therefore only
+names a world and a start state, and all copies made from them are equal. tau-bench (Yao et al. 2024, arXiv
+2406.12045) and BFCL's multi-turn part have worlds of this kind.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from modelstack.toolcalls.grammar.validation import SchemaValidator
 
 State = dict[str, Any]
 DONE = "done"
-"""The result of a call that changes something."""
+"""Result of a call that changes something."""
 
 
 class Refused(ValueError):
-    """A call that cannot be performed as the world is now."""
+    """Error for a call that cannot be performed in the current state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """A tool, and what it does: takes the state, which it may change, and the arguments by name."""
+    """Tool with its effect: a function of the state, which it may change, and the arguments by name."""
 
     spec: ToolSpec
     do: Callable[..., Any]
@@ -43,20 +43,20 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A kind of world."""
+    """Definition of a world."""
 
     name: str
     deeds: tuple[Deed, ...]
     schema: Mapping[str, Any]
     """JSON Schema of its states."""
     start: Callable[[random.Random], State]
-    """Returns a state to begin with."""
+    """Returns a random start state."""
 
     def tool(self, name: str) -> ToolSpec:
-        """Return a tool.
+        """Return the specification of a tool.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: The world has no tool of that name.
         """
         return self._deed(name).spec
 
@@ -64,7 +64,8 @@ class World:
         """Perform a call on a state and return its result.
 
         Raises:
-            Refused: There is no such tool, its schema does not take the arguments, or the state does not.
+            Refused: The tool is unknown, its schema rejects the arguments, or the state does not permit the
+                call.
         """
         try:
             deed = self._deed(name)
@@ -82,34 +83,34 @@ class World:
 
 
 class Copy:
-    """One copy of a world; an `Environment` of `verifiers.effects`."""
+    """Copy of a world with its own state; implements `Environment` of `verifiers.effects`."""
 
     def __init__(self, world: World, start: Mapping[str, Any]) -> None:
-        """Begin with a state, which stays as it is."""
+        """Copy the start state, which is not modified."""
         self._world, self._state = world, copy.deepcopy(dict(start))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Perform a call; one that is refused changes nothing.
+        """Perform a call; a refused call changes nothing.
 
         Raises:
-            Refused: It cannot be performed.
+            Refused: The call cannot be performed.
         """
         return self._world.perform(self._state, name, arguments)
 
     def state(self) -> Any:
-        """Return the state."""
+        """Return the current state."""
         return self._state
 
 
 def tool(name: str, description: str, do: Callable[..., Any], /, **parameters: Any) -> Deed:
-    """Return a tool whose parameters are all required: `title="string"` or a schema of its own."""
+    """Return a tool whose parameters are all required: `title="string"`, or a schema as the value."""
     properties = {key: {"type": value} if isinstance(value, str) else value for key, value in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return Deed(ToolSpec(name, description, schema), do)
 
 
 def table_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of rows by name, each an object with the given required properties."""
+    """Return the schema of a table: rows by name, each an object with the given required properties."""
     one = {
         "type": "object",
         "properties": dict(row),
@@ -120,10 +121,10 @@ def table_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_of(table: Mapping[str, Any], name: str) -> Any:
-    """Return what a table has under a name.
+    """Return the row of a table with the given name.
 
     Raises:
-        Refused: Nothing.
+        Refused: The table has no such row.
     """
     if name not in table:
         raise Refused(f"there is no {name!r}")
@@ -131,7 +132,7 @@ def row_of(table: Mapping[str, Any], name: str) -> Any:
 
 
 def put_new(table: dict[str, Any], name: str, row: Any) -> str:
-    """Put a row under a new name.
+    """Add a row under a new name.
 
     Raises:
         Refused: The name is taken.

@@ -1,9 +1,9 @@
-"""Runs of several sizes at several compute budgets, to fit a scaling law of one's own (IsoFLOP; Hoffmann et al.).
+"""Trains several sizes at several compute budgets, to fit a scaling law (IsoFLOP; Hoffmann et al.).
 
-Every run has its own schedule, decayed to its end: a loss taken on the way of a longer run is no loss of a shorter
-one, which is what misled the laws before Chinchilla (arXiv 2203.15556, section 3). All share one tokenizer, one
-order of data and one held-out text. A finished run is a line of `runs.jsonl`; a sweep that was stopped goes on
-with the runs that are not there.
+Every run has its own schedule with a complete decay: the loss midway through a longer run is not the loss of a
+shorter one, an error of the scaling laws before Chinchilla (arXiv 2203.15556, section 3). All runs share
+tokenizer, data order and held-out text. A finished run is a line of `runs.jsonl`; a resumed sweep continues with
+the missing runs.
 
 Letters: N parameters, D tokens, C = 6 N D.
 """
@@ -30,54 +30,54 @@ from modelstack.train.run.short_run import train_and_score
 
 RUNS_FILE = "runs.jsonl"
 FEWEST_STEPS = 20
-"""A shorter run is warm-up and decay alone."""
+"""Minimum number of steps; a shorter run consists only of warm-up and decay."""
 
 
 class SweepRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is varied, and what all runs have in common."""
+    """Recipe of a sweep: budgets, sizes and the shared settings."""
 
     budgets: tuple[float, ...] = Field(min_length=1)
     """FLOPs of a run, 6 N D."""
     sizes: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """Of each size the keys that differ from `run.model`'s, as `model.config` takes them."""
+    """Model config keys of each size, which override those of `run.model`."""
     warmup_share: float = Field(default=0.02, ge=0, lt=0.5)
     decay_share: float = Field(default=0.4, gt=0, lt=0.95)
     workers: int = Field(default=1, ge=1)
-    """Runs at once, each with `run.threads` threads."""
+    """Concurrent runs, each with `run.threads` threads."""
     run: RunRecipe
-    """The rest; its `steps` are not looked at."""
+    """Shared settings; `steps` is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One run of a sweep."""
+    """Planned run of a sweep."""
 
     size: int
     budget: float
     n_parameters: int
-    """As the laws count them."""
+    """Number of parameters as counted by the scaling laws."""
     resolved: Resolved
 
     @property
     def n_tokens(self) -> int:
-        """Return what it trains on."""
+        """Return the number of training tokens."""
         return self.resolved.steps * self.resolved.rows * self.resolved.row_tokens
 
     @property
     def key(self) -> str:
-        """Return what a finished run is known by."""
+        """Return the identifier of the run in `runs.jsonl`."""
         return self.resolved.fingerprint
 
 
 def planned_runs(recipe: SweepRecipe, vocab_size: int) -> list[Planned]:
-    """Return the runs of a sweep, the dearest first, so that workers end together.
+    """Return the runs of a sweep, the most expensive first, so that workers finish at about the same time.
 
     Args:
         recipe: The sweep.
-        vocab_size: Of the tokenizer that all share.
+        vocab_size: Vocabulary size of the shared tokenizer.
 
     Raises:
-        UserError: A size cannot be, or a run would have too few steps.
+        UserError: A size is not a valid model, or a run would have too few steps.
     """
     runs = [
         _planned(recipe, number, changes, budget, vocab_size)
@@ -89,7 +89,7 @@ def planned_runs(recipe: SweepRecipe, vocab_size: int) -> list[Planned]:
 
 def _planned(recipe: SweepRecipe, number: int, changes: dict[str, Any], budget: float, vocab_size: int) -> Planned:
     run = recipe.run
-    assert run.model and run.rows  # the recipe's own check: a sweep obeys no plan
+    assert run.model and run.rows  # the recipe's validator ensures it, as a sweep has no plan
     model = run.model.model_copy(update={"config": run.model.config | changes})
     shaped = resolve(run.model_copy(update={"model": model}))
     n_parameters = law_parameters(shaped.model.with_(vocab_size=vocab_size))
@@ -97,7 +97,7 @@ def _planned(recipe: SweepRecipe, number: int, changes: dict[str, Any], budget: 
     if steps < FEWEST_STEPS:
         raise UserError(
             f"size {number} ({n_parameters:,} parameters) has {steps} steps of {run.rows * shaped.row_tokens:,} "
-            f"tokens in a budget of {budget:.3g}; at least {FEWEST_STEPS} make a run: lower run.rows"
+            f"tokens in a budget of {budget:.3g}; the minimum is {FEWEST_STEPS}: lower run.rows"
         )
     schedule = ScheduleRecipe(
         warmup_steps=round(recipe.warmup_share * steps), decay_steps=max(1, round(recipe.decay_share * steps))
@@ -109,16 +109,16 @@ def _planned(recipe: SweepRecipe, number: int, changes: dict[str, Any], budget: 
 def sweep(
     recipe: SweepRecipe, path: Path, told: Callable[[str], object] = lambda text: None, *, on: Place = "local"
 ) -> Path:
-    """Take the runs that are not there yet; return the file of all.
+    """Train the missing runs; return the file of all runs.
 
     Args:
         recipe: The sweep.
-        path: Folder of the sweep; on Ray, all machines see it.
-        told: Receives lines of progress.
-        on: Where the runs are taken.
+        path: Folder of the sweep; on Ray, it must be visible on all machines.
+        told: Callback for progress messages.
+        on: Location of the runs.
 
     Raises:
-        UserError: A run cannot be, the folder holds another sweep's text, or the process of a run was killed.
+        UserError: A run is not valid, the folder holds another sweep's text, or the process of a run was killed.
     """
     path = path.resolve()
     folder = RunFolder(path)
@@ -138,13 +138,13 @@ def sweep(
         _append(file, record)
         told(
             f"{record['n_parameters']:,} parameters, {record['n_tokens']:,} tokens: loss "
-            f"{record['loss']:.4f}, {record['bits_per_byte']:.4f} bits a byte, {record['seconds']:.0f} s"
+            f"{record['loss']:.4f}, {record['bits_per_byte']:.4f} bits per byte, {record['seconds']:.0f} s"
         )
     return file
 
 
 def _take(run: Planned, path: Path) -> dict[str, Any]:
-    """Train and measure one run; in a process of its own."""
+    """Train and evaluate one run, in a separate process."""
     measured = train_and_score(run.resolved, RunFolder(path))
     score = measured.score
     return {
@@ -160,7 +160,7 @@ def _take(run: Planned, path: Path) -> dict[str, Any]:
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
-    """Give the finished runs."""
+    """Yield the records of finished runs."""
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)

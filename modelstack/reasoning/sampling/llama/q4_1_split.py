@@ -1,10 +1,10 @@
-"""A Q4_1 model as a Q4_0 one and a low-rank part: the same numbers, and llama.cpp computes batches twice as fast.
+"""Splits a Q4_1 model into a Q4_0 model and a low-rank part, since llama.cpp runs batches of Q4_0 twice as fast.
 
-A block of 32 numbers is d q + m in Q4_1 and d (q - 8) in Q4_0, with the same q in the same nibbles. So a Q4_1
-matrix is the Q4_0 one of its d and q plus C S: S [I/32, I] sums up each block of the input, C [O, I/32] holds each
-block's m + 8 d. llama.cpp has kernels for batches of Q4_0 (weights rearranged at load, 8 rows at a time) and none
-for Q4_1, and C S is just what a LoRA adapter is: it rides on the one that is trained (`rollout_adapter`). Only
-matrices to which llama.cpp applies adapters in every family are split; others stay as they are.
+A block of 32 numbers is d q + m in Q4_1 and d (q - 8) in Q4_0, with the same q in the same nibbles. A Q4_1
+matrix is therefore the Q4_0 matrix of its d and q, plus C S: S [I/32, I] sums each block of the input, and C [O,
+I/32] holds m + 8 d of each block. llama.cpp has batched kernels for Q4_0 (weights rearranged at load, 8 rows at
+a time) but not for Q4_1. C S has the form of a LoRA adapter and is stored in the adapter in training
+(`rollout_adapter`). Only matrices to which llama.cpp applies adapters in every model family are split.
 
 Layouts: `block_q4_0` and `block_q4_1` of ggml-common.h.
 
@@ -25,36 +25,36 @@ from modelstack.gguf_file import GGUFFile, StoredTensor, open_gguf
 Q4_0, Q4_1 = 2, 3
 """`enum ggml_type`."""
 BLOCK = 32
-"""Numbers of a block."""
+"""Numbers per block."""
 _BYTES = 20
-"""Of a Q4_1 block: d and m as F16, 32 nibbles."""
+"""Bytes of a Q4_1 block: d and m as F16, 32 nibbles."""
 _ZERO = 8
-"""What Q4_0 subtracts from q."""
+"""Offset that Q4_0 subtracts from q."""
 SPLIT = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-"""Matrices of a block that are multiplied with nothing between them and their adapter."""
+"""Matrices of a layer to which llama.cpp applies adapters directly."""
 
 
 def has_q4_1(path: Path) -> bool:
-    """Say whether `write_split` would split anything.
+    """Return whether `write_split` would split any matrix.
 
     Raises:
-        UserError: The file is no GGUF or damaged.
+        UserError: The file is not a GGUF file or is damaged.
     """
     with open_gguf(path) as file:
         return any(_is_split(tensor) for tensor in file.tensors.values())
 
 
 def write_split(path: Path, target: Path) -> dict[str, NDArray[np.float32]]:
-    """Write a GGUF model with its Q4_1 matrices as Q4_0; return what is missing of each, C [O, K], by its name.
+    """Write a GGUF model with Q4_1 matrices stored as Q4_0; return the missing part C [O, K] of each, by name.
 
-    The tokenizer is left out, which takes longer to read than the weights.
+    The tokenizer is left out, as it takes longer to read than the weights.
 
     Args:
-        path: A model.
-        target: The file to write.
+        path: GGUF file of a model.
+        target: Path of the file to write.
 
     Raises:
-        UserError: The file is no GGUF or damaged.
+        UserError: The file is not a GGUF file or is damaged.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.gguf_writer import GGUFWriter
@@ -63,7 +63,7 @@ def write_split(path: Path, target: Path) -> dict[str, NDArray[np.float32]]:
     with open_gguf(path) as file, closing(GGUFWriter(target, file.fields["general.architecture"])) as writer:
         _copy_fields(file, writer)
         for name, tensor in file.tensors.items():
-            # The writer takes bytes for what they are, and a shape in bytes with them.
+            # The writer stores bytes unchanged, and expects the shape in bytes.
             data, kind = file.raw(name).reshape(*tensor.shape[:-1], -1), tensor.ggml_type
             if _is_split(tensor):
                 (data, missing[name]), kind = split_blocks(data), Q4_0
@@ -75,7 +75,7 @@ def write_split(path: Path, target: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def split_blocks(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a Q4_1 matrix's rows of bytes as those of Q4_0, and what is to be added for each block, [O, K]."""
+    """Return a Q4_1 matrix's rows of bytes as Q4_0, and the value to add for each block, [O, K]."""
     blocks_OKb = rows.reshape(len(rows), -1, _BYTES)
     scales_OK2 = np.ascontiguousarray(blocks_OKb[..., :4]).view(np.float16).astype(np.float32)
     q4_0 = np.concatenate([blocks_OKb[..., :2], blocks_OKb[..., 4:]], axis=-1)
@@ -83,7 +83,7 @@ def split_blocks(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def block_sums(n_blocks: int) -> NDArray[np.float32]:
-    """Return S [K, I]: 1 where an input is of a block."""
+    """Return S [K, I]: 1 where an input belongs to a block."""
     return np.repeat(np.eye(n_blocks, dtype=np.float32), BLOCK, axis=1)
 
 
@@ -94,7 +94,7 @@ def _is_split(tensor: StoredTensor) -> bool:
 
 
 def _copy_fields(file: GGUFFile, writer: Any) -> None:
-    """Copy what is said of the model, with a vocabulary that is a number of tokens only."""
+    """Copy the metadata of the model, with the vocabulary reduced to its size."""
     from gguf.constants import GGUFValueType as Type
 
     kinds = {bool: Type.BOOL, int: Type.UINT32, float: Type.FLOAT32, str: Type.STRING}
@@ -102,7 +102,7 @@ def _copy_fields(file: GGUFFile, writer: Any) -> None:
     fields = {key: value for key, value in file.fields.items() if not key.startswith("tokenizer.")}
     fields["tokenizer.ggml.model"] = "none"
     fields[f"{architecture}.vocab_size"] = file.tensors["token_embd.weight"].shape[0]
-    del fields["general.architecture"]  # the writer has put it there
+    del fields["general.architecture"]  # already written by the constructor of the writer
     for key, value in fields.items():
         if not isinstance(value, list):
             writer.add_key_value(key, value, kinds[type(value)])

@@ -1,11 +1,11 @@
-"""The adapter of the moment as llama.cpp multiplies it fastest, for a file that lives for one reading.
+"""Writes the current adapter in the form that llama.cpp multiplies fastest, for a temporary file.
 
-`sft.gguf_adapter` writes what is served: small, in 16 bits. Here every reply that is sampled waits for the
-product: ggml multiplies F32 rows of 64 numbers at a time and the rest of a row one by one (F16: all of a row of 16
-one by one), so ranks are filled up with zeros to a multiple of that, and factors stay exact. Where the base was
-split (`q4_1_split`), what it lacks stands in the first ranks.
+`sft.gguf_adapter` writes the adapter for serving: small, in 16 bits. Here the speed of every sampled reply
+depends on the product. ggml multiplies F32 rows in steps of 64 numbers and the rest of a row one by one (F16: a
+row of 16 entirely one by one). Ranks are therefore padded with zeros to a multiple of 64, and factors stay
+exact. If the base was split (`q4_1_split`), its missing part takes the first ranks.
 
-Letters: O outputs, I inputs, r rank, K blocks of a row, R rank in the file.
+Letters: O outputs, I inputs, r rank, K blocks per row, R rank in the file.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from modelstack.posttrain.lora.adapters import lora_layers
 from modelstack.reasoning.sampling.llama.q4_1_split import block_sums
 
 RANK_STEP = 64
-"""`GGML_F32_STEP` with AVX-512, a multiple of every other machine's."""
+"""`GGML_F32_STEP` with AVX-512, a multiple of the step on every other machine."""
 
 Array = NDArray[np.float32]
 
 
 def write_rollout_adapter(model: CausalLM, missing: Mapping[str, Array], path: Path) -> None:
-    """Write a model's adapter, and what its base's file lacks.
+    """Write a model's adapter together with the missing part of its base's file.
 
     Args:
-        model: With adapters, or without where something is missing.
-        missing: By the stored name of a weight, C [O, K].
-        path: The file.
+        model: Model with adapters; without any, some matrices must have a missing part.
+        missing: Missing part C [O, K] by the stored name of the weight.
+        path: Path of the file to write.
 
     Raises:
-        UserError: llama.cpp cannot put an adapter on such a layer.
+        UserError: llama.cpp does not support an adapter on a layer.
     """
     from gguf.gguf_writer import GGUFWriter
 
@@ -46,7 +46,7 @@ def write_rollout_adapter(model: CausalLM, missing: Mapping[str, Array], path: P
     with closing(GGUFWriter(path, family_of(model.config.model_type).arch)) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", 0.0)  # factors are multiplied by nothing
+        writer.add_float32("adapter.lora.alpha", 0.0)  # disables the scaling of the factors
         for name in sorted(trained.keys() | missing.keys()):
             a_RI, b_OR = _filled_up(missing.get(name), trained.get(name))
             writer.add_tensor(f"{name}.lora_a", a_RI)
@@ -57,13 +57,13 @@ def write_rollout_adapter(model: CausalLM, missing: Mapping[str, Array], path: P
 
 
 def _trained(model: CausalLM) -> Iterator[tuple[str, tuple[Array, Array]]]:
-    """Yield A [r, I] and s B [O, r], its rows as they are stored, by the stored name of the weight."""
+    """Yield A [r, I] and s B [O, r], in the stored row order, by the stored name of the weight."""
     rules = {rule.name: rule for rule in family_of(model.config.model_type).rules(model.config)}
     for layer_name, layer in lora_layers(model):
         rule = rules.get(f"{layer_name}.weight")
         if rule is None or len(rule.stored) != 1:
             raise UserError(
-                f"llama.cpp has no weight of its own for {layer_name}: leave it out of lora.targets, or sample "
+                f"llama.cpp has no separate weight for {layer_name}: leave it out of lora.targets, or sample "
                 f"with the model itself"
             )
         a, b = (factor.detach().float().cpu().numpy() for factor in (layer.lora_A, layer.lora_B))
@@ -71,7 +71,7 @@ def _trained(model: CausalLM) -> Iterator[tuple[str, tuple[Array, Array]]]:
 
 
 def _filled_up(missing_OK: Array | None, factors: tuple[Array, Array] | None) -> tuple[Array, Array]:
-    """Return A [R, I] and B [O, R]: what is missing, what is trained, zeros."""
+    """Return A [R, I] and B [O, R]: the missing part, the trained part, zero padding."""
     parts = [] if missing_OK is None else [(block_sums(missing_OK.shape[1]), missing_OK)]
     parts += [] if factors is None else [factors]
     n_ranks = sum(len(a) for a, _ in parts)

@@ -1,11 +1,11 @@
-"""Rollouts by llama.cpp, on the quantised weights that will be served, for a model that trains in torch.
+"""Rollouts by llama.cpp with the quantised weights used in serving, for a model trained in torch.
 
-The idea is that of every engine that samples for a trainer (vLLM in TRL and open-instruct; FlashRL with quantised
-weights): another program, other number types and other kernels are several times faster, and say almost the same
-of each token. What is left between the two is in `Sampled.log_probs`, which are llama.cpp's own, and
-`losses.sampler_correction` weights by it.
+As in every engine that samples for a trainer (vLLM in TRL and open-instruct; FlashRL with quantised weights), a
+separate program with other number types and kernels is several times faster and assigns almost the same
+probabilities. `Sampled.log_probs` are llama.cpp's own, and `losses.sampler_correction` corrects for the
+difference.
 
-Tokens are drawn from the whole distribution, as `sampling.group_sampler` draws them.
+Tokens are drawn from the full distribution, as in `sampling.group_sampler`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modelstack.reasoning.sampling.sampled import Asked, Sampled
 
 
 class LlamaSampler:
-    """Samples from a base's model as its weights are now; give the memory back with `close` or a `with` block."""
+    """Sampler that uses the current weights of a base's model; free its memory with `close` or a `with` block."""
 
     def __init__(
         self,
@@ -33,21 +33,21 @@ class LlamaSampler:
         plan: LlamaSampling | None = None,
         prefix: Sequence[int] = (),
     ) -> None:
-        """Load nothing yet.
+        """Store the settings; the model is loaded at the first request.
 
         Args:
-            base: Whose model is in training.
+            base: Base whose model is in training.
             end_ids: Tokens that end a reply.
-            max_tokens: Of a reply.
-            temperature: What logits are divided by; 0: the most probable token.
-            plan: How llama.cpp samples; None: by default.
-            prefix: What prompts begin with (`shared_prefix`): read once for as long as the weights stay.
+            max_tokens: Maximum number of tokens in a reply.
+            temperature: Divisor of the logits; 0: greedy decoding.
+            plan: Settings of llama.cpp; None: the defaults.
+            prefix: Common beginning of the prompts (`shared_prefix`), evaluated once per set of weights.
 
         Raises:
             UserError: The temperature is negative.
         """
         if temperature < 0:
-            raise UserError(f"temperature is {temperature}; it is 0 (greedy) or above")
+            raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
         self._base = base
         self._prefix = tuple(prefix)
         self._plan = plan or LlamaSampling()
@@ -58,12 +58,12 @@ class LlamaSampler:
         """Return the replies to each prompt, in order; the same weights and the same call give the same replies.
 
         Raises:
-            UserError: A prompt and its reply are longer than the model's context, there are more replies than
-                llama.cpp has sequences for, or the model has no form that it knows.
+            UserError: A prompt and its reply exceed the model's context length, `n_replies` exceeds llama.cpp's
+                number of sequences, or llama.cpp does not support the model.
             EngineError: llama.cpp failed.
         """
         if not 1 <= n_replies <= MAX_ROWS:
-            raise UserError(f"{n_replies} replies to a prompt: llama.cpp writes 1 to {MAX_ROWS} of them together")
+            raise UserError(f"{n_replies} replies to a prompt: llama.cpp supports 1 to {MAX_ROWS} in a batch")
         if not asked:
             return []
         self._check(asked)
@@ -76,17 +76,17 @@ class LlamaSampler:
         return [[_sampled(reply) for reply in group] for group in groups]
 
     def close(self) -> None:
-        """Give llama.cpp's memory back. May be called twice; a later `sample` loads anew."""
+        """Free llama.cpp's memory. Idempotent; a later `sample` loads the model again."""
         self._served.close()
 
     def __enter__(self) -> LlamaSampler:
-        """Return self; leaving the block closes it."""
+        """Return self; leaving the block closes the sampler."""
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the sampler."""
         self.close()
 
     def _n_shared(self, ids: Sequence[int]) -> int:
@@ -98,23 +98,23 @@ class LlamaSampler:
         limit = self._base.config.max_position_embeddings
         if longest + self._limits.max_tokens > limit:
             raise UserError(
-                f"a prompt of {longest} tokens and {self._limits.max_tokens} more are over the context of "
+                f"a prompt of {longest} tokens and {self._limits.max_tokens} more exceed the context of "
                 f"{limit}; lower max_tokens or leave such prompts out"
             )
         vocab_size = self._base.config.vocab_size
         for each in asked:
             if not each.prompt_ids:
-                raise UserError(f"the prompt of task {each.task.item.id!r} is empty; a model continues something")
+                raise UserError(f"the prompt of task {each.task.item.id!r} is empty; give at least one token")
             if not 0 <= min(each.prompt_ids) <= max(each.prompt_ids) < vocab_size:
                 raise UserError(f"task {each.task.item.id!r} has token ids outside the vocabulary of {vocab_size}")
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Return what all prompts begin with, leaving each at least one token of its own."""
+    """Return the common beginning of all prompts, leaving each prompt at least one further token."""
     if not prompts:
         return ()
     ordered = sorted(tuple(prompt) for prompt in prompts)
-    first, last = ordered[0], ordered[-1]  # the two that are furthest apart in order share least
+    first, last = ordered[0], ordered[-1]  # the first and the last in sorted order share the least
     n = 0
     for one, other in zip(first, last, strict=False):
         if one != other:

@@ -1,12 +1,12 @@
-"""The weights in training as llama.cpp has them, brought up to date whenever they have moved.
+"""Keeps llama.cpp's copy of the weights in training up to date.
 
-Where an adapter is trained on a GGUF base, the base that will be served stays loaded, and only the adapter is
-written and swapped: a tenth of a second for a model of 135 million weights. Where all weights are trained, or the
-adapter is DoRA's, which llama.cpp does not know, the whole model is written and loaded. Whether weights have moved
-is told by a digest of their contents, so it does not matter who moved them: an optimizer, a checkpoint that was
-loaded, a hook.
+If an adapter is trained on a GGUF base, the base stays loaded as it will be served, and only the adapter is
+written and swapped: a tenth of a second for a model with 135 million parameters. If all weights are trained, or
+the adapter uses DoRA, which llama.cpp does not support, the whole model is written and loaded. Changes are
+detected by a digest of the weights, so it does not matter what changed them: an optimizer, a loaded checkpoint
+or a hook.
 
-Files live for one reading, in a temporary folder.
+Files are written to a temporary folder and read once.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ RolloutType = Literal[
 ]
 """Names in `architecture.gguf.numbers`."""
 MAX_ROWS = 255
-"""`LLAMA_MAX_SEQ` of llama.cpp, less one for the shared prefix."""
+"""`LLAMA_MAX_SEQ` of llama.cpp, minus one for the shared prefix."""
 N_BATCH = 512
-"""Tokens of a prompt that are evaluated at once."""
+"""Prompt tokens per evaluation."""
 
 
 class LlamaSampling(BaseModel, frozen=True, extra="forbid"):
-    """How llama.cpp samples for a model in training."""
+    """Settings of llama.cpp as the sampler of a model in training."""
 
     type_name: RolloutType = "q8_0"
-    """Of weights that are no GGUF file yet: all of them in full training, the base of a checkpoint folder. An
-    adapter on a GGUF base is sampled with that file's own numbers."""
+    """Number type of weights that are not yet in a GGUF file: all weights in full training, or the base in a
+    checkpoint folder. An adapter on a GGUF base is sampled with the types of that file."""
     max_rows: int = Field(default=16, ge=1, le=MAX_ROWS)
-    """Replies that are written together, of one prompt or several."""
+    """Maximum number of replies in a batch, from one prompt or several."""
     kv_type: KVType = "f16"
-    """Of the cache. Behind f16 and q8_0 rows attend by flash attention, which passes over the cells of other
-    replies: 1.1 times the speed with 8 replies, 1.7 times with 16 of 256 tokens (SmolLM2-135M, behind 438 tokens).
-    It computes in f16, so f32 goes without it."""
+    """Number type of the KV cache. With f16 and q8_0, flash attention is used, which skips the cells of other
+    replies: 1.1 times the speed with 8 replies, 1.7 times with 16 replies of 256 tokens (SmolLM2-135M, after 438
+    tokens). Flash attention computes in f16, so f32 does without it."""
     threads: int | None = Field(default=None, ge=1)
-    """None: as many as torch has."""
+    """CPU threads; None: as many as torch uses."""
 
 
 class ServedPolicy:
-    """One model in llama.cpp; see the module."""
+    """Copy of one model in llama.cpp; see the module."""
 
     def __init__(self, base: Base, plan: LlamaSampling) -> None:
-        """Load nothing yet.
+        """Store the settings without loading anything.
 
         Args:
-            base: Whose model is in training; where it is a GGUF file under an adapter, that file is served.
-            plan: How.
+            base: Base whose model is in training; if it is a GGUF file under an adapter, that file is served.
+            plan: Settings of llama.cpp.
         """
         self._base, self._plan = base, plan
         self._digest: bytes | None = None
@@ -80,11 +80,11 @@ class ServedPolicy:
         self._prefix: tuple[int, ...] = ()
 
     def follow(self) -> bool:
-        """Bring llama.cpp's weights up to date; return whether they had moved.
+        """Update llama.cpp's weights; return whether they had changed.
 
         Raises:
-            UserError: The model has no form that llama.cpp knows.
-            EngineError: llama.cpp does not take it.
+            UserError: llama.cpp does not support the model.
+            EngineError: llama.cpp cannot load it.
         """
         digest = weights_digest(self._base.model)
         if digest == self._digest:
@@ -101,12 +101,12 @@ class ServedPolicy:
         return True
 
     def writer(self, n_cells: int, n_rows: int, prefix: Sequence[int]) -> RolloutWriter:
-        """Return what writes replies with the weights as they were last followed; `follow` comes first.
+        """Return a writer of replies with the weights of the last `follow`, which must be called first.
 
         Args:
-            n_cells: KV entries that it needs.
-            n_rows: Replies that it writes together.
-            prefix: That it keeps between calls.
+            n_cells: Required number of KV cells.
+            n_rows: Number of replies in a batch.
+            prefix: Token ids that stay cached between calls.
 
         Raises:
             EngineError: There is not enough memory.
@@ -134,7 +134,7 @@ class ServedPolicy:
         return self._writer
 
     def close(self) -> None:
-        """Give the memory back. May be called twice."""
+        """Free the memory. Idempotent."""
         self._drop_context()
         if self._weights is not None:
             self._weights.free()
@@ -146,7 +146,7 @@ class ServedPolicy:
         self._context = self._writer = None
 
     def _load_base(self, folder: Path) -> None:
-        """Load what the adapter stands on: the base's own file, or one made of a checkpoint's tensors."""
+        """Load the base of the adapter: its own GGUF file, or one exported from a checkpoint."""
         model, file = self._base.model, self._base.path
         if self._base.kind == "checkpoint":
             file = self._exported(model, _without_adapters(model), folder)
@@ -190,7 +190,7 @@ def weights_digest(model: CausalLM) -> bytes:
 
 
 def _is_swapped(model: CausalLM) -> bool:
-    """Say whether what moves is an adapter that llama.cpp can put on."""
+    """Return whether only an adapter changes that llama.cpp can apply."""
     layers = [layer for _, layer in lora_layers(model)]
     return bool(layers) and all(layer.lora_magnitude is None for layer in layers)
 

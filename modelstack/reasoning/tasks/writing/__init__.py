@@ -1,1 +1,1 @@
-"""Files of verifiable tasks, made by seed: arithmetic and puzzles, strict JSON, calls with effects."""
+"""Generates files of verifiable tasks from a seed: arithmetic and puzzles, strict JSON, calls with effects."""

@@ -1,8 +1,9 @@
-"""Requests to a world of tools, judged by what becomes of the world.
+"""Requests to a world of tools, judged by the state of the world afterwards.
 
-Each task shows the tool that does it beside others of the world, near-duplicates among them (add stock, remove
-stock; a task, a note). In one of eight no tool fits: the tool is not shown, or nobody could do it. On the side
-that is measured, half of the tasks are of worlds that are never trained on, the others in words that are not.
+Each task shows the required tool beside other tools of the world, some of them similar (add stock, remove stock;
+a task, a note). In one of eight tasks no tool fits: the required tool is not shown, or no tool could do it. On
+the held-back side, half of the tasks use worlds that are never trained on; the others use phrasings that are
+never trained on.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from modelstack.toolcalls.convention import DEFAULT_MAX_CALLS
 
 P_NO_TOOL_FITS = 1 / 8
 _P_FOREIGN = 0.5
-"""Of a task that no tool fits to be one of another field; else its tool is not shown."""
+"""Probability that a task without a fitting tool is about another subject; otherwise its tool is not shown."""
 _P_TWO = 0.15
-"""Of a request to ask for two things."""
+"""Probability that a request asks for two things."""
 _N_SHOWN = (2, 3, 4)
 _DONE = canonical(DONE)
 
 
 def effects_source() -> Source:
-    """Return what makes tasks with effects."""
+    """Return the source of tasks with effects."""
     return Source("effects", _make, _as_canary)
 
 
@@ -44,18 +45,18 @@ def _make(chance: random.Random, side: Side, number: int) -> TaskLine | None:
     asked = [(wish, wish.draw(chance, state)) for wish in wishes]
     rows = [str(next(iter(arguments.values()), wish.tool)) for wish, arguments in asked]
     if len(set(rows)) < len(rows):
-        return None  # two wishes about one thing may undo each other
+        return None  # two requests about the same row may undo each other
     text = " ".join(_said(chance, side, is_new, wish, arguments) for wish, arguments in asked)
     calls = [{"name": wish.tool, "arguments": arguments} for wish, arguments in asked]
     ran = perform(Copy(world, state), [(call["name"], call["arguments"]) for call in calls])
     if ran.refused or _DONE in ran.read:
-        return None  # what is so already cannot be told from what was done
+        return None  # the world would not change, so the effect could not be checked
     shown = _shown(chance, world, {wish.tool for wish in wishes})
     return _task(world, state, shown, text, calls)
 
 
 def _without(chance: random.Random, side: Side, world: World, state: State) -> TaskLine:
-    """Return a task that no tool fits."""
+    """Return a task that no shown tool fits."""
     if chance.random() < _P_FOREIGN:
         return _task(world, state, _shown(chance, world, set()), foreign(chance), [])
     wish = chance.choice(WISHES[world.name])
@@ -66,7 +67,7 @@ def _without(chance: random.Random, side: Side, world: World, state: State) -> T
 
 
 def _said(chance: random.Random, side: Side, is_new: bool, wish: Wish, arguments: dict[str, Any]) -> str:
-    """Return a wish in words of its side; all words of a world that is never trained on are new."""
+    """Return a request in a phrasing of its side; all phrasings of a held-out world are allowed."""
     *trained, last = wish.phrasings
     phrasing = chance.choice(wish.phrasings if is_new else trained) if side == "train" or is_new else last
     said = phrasing.format(**arguments)
@@ -96,7 +97,7 @@ def _task(world: World, state: State, shown: list[str], text: str, calls: list[d
 
 
 def _as_canary(task: TaskLine) -> TaskLine:
-    """Return a task whose gold changes the world more often than one reply may call."""
+    """Return the task with a gold that changes the world more often than one reply can."""
     start = WORLDS["todo"].start(random.Random(task.id))
     calls = [
         {"name": "add_note", "arguments": {"text": f"{n} of {task.id}"}} for n in range(DEFAULT_MAX_CALLS + 1)

@@ -1,6 +1,6 @@
-"""What is asked of each world, in words, and the call that does it.
+"""Requests to each world, as phrasings, with the call that fulfils them.
 
-The last phrasing of each wish is never trained on.
+The last phrasing of each request is never trained on.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One thing that can be asked of a world."""
+    """Kind of request to a world."""
 
     tool: str
     phrasings: tuple[str, ...]
-    """With the arguments' names in braces."""
+    """Templates with the names of arguments in braces."""
     draw: Callable[[random.Random, State], Arguments]
 
 
 def _known(table: str, key: str, **more: Callable[[random.Random], Any]) -> Callable[..., Arguments]:
-    """Return what draws a row that is there, with values beside it."""
+    """Return a generator of arguments for an existing row, with further random values."""
 
     def draw(chance: random.Random, state: State) -> Arguments:
         return {key: chance.choice(sorted(state[table])), **{name: make(chance) for name, make in more.items()}}
@@ -38,7 +38,7 @@ def _known(table: str, key: str, **more: Callable[[random.Random], Any]) -> Call
 def _new(
     table: str, key: str, values: tuple[str, ...], **more: Callable[[random.Random], Any]
 ) -> Callable[..., Arguments]:
-    """Return what draws a row that is not there yet."""
+    """Return a generator of arguments for a new row, with further random values."""
 
     def draw(chance: random.Random, state: State) -> Arguments:
         free = [value for value in values if value not in state[table]]
@@ -256,11 +256,11 @@ FOREIGN = (
     "Send {name} an e-mail.",
     "Order a pizza for {name}.",
 )
-"""What no tool of any world does."""
+"""Requests that no tool of any world can fulfil."""
 HELD_OUT = ("calendar", "lamps")
-"""Worlds that are measured only."""
+"""Worlds for evaluation only."""
 
 
 def foreign(chance: random.Random) -> str:
-    """Return a request that no world can do anything for."""
+    """Return a random request that no world can fulfil."""
     return chance.choice(FOREIGN).format(town=chance.choice(contacts.TOWNS), name=chance.choice(contacts.NAMES))

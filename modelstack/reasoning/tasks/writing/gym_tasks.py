@@ -1,4 +1,4 @@
-"""Tasks of reasoning-gym as a small model can answer them: short instructions, examples as earlier turns."""
+"""Tasks of reasoning-gym for small models: short instructions, and examples as earlier turns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ INSTRUCTIONS: Mapping[AnswerForm, str] = {
     "equation": "Write the equation with its result.",
 }
 _ENTRIES = 100_000
-"""That a generator is asked for; each is made when it is read."""
+"""Size of a generator's data set; entries are generated on access."""
 _SHOTS_SEED = 1_000_003
-"""Of the entries that are shown as examples, whatever the file's seed: a prompt's length is then one."""
+"""Seed of the entries shown as examples. It is independent of the file's seed, so that prompts keep their
+length.
+"""
 _IMPOSSIBLE = {
     "task": "chain_sum",
     "seed": 0,
@@ -31,31 +33,31 @@ _IMPOSSIBLE = {
     "index": 0,
     "config": {"min_terms": 6, "max_terms": 6, "min_digits": 9, "max_digits": 9},
 }
-"""A sum of six numbers of nine digits: the right answer to no prompt of a file."""
+"""Sum of six numbers with nine digits: not the correct answer to any prompt of a file."""
 
 
 @dataclass(frozen=True)
 class GymSettings:
-    """Which generator, how hard, how it is asked."""
+    """Generator, its difficulty, and the form of the prompt."""
 
     task: str = "chain_sum"
     level: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     form: AnswerForm = "marked"
     shots: int = 1
-    """Examples before the question."""
+    """Number of examples before the question."""
     system: str | None = None
-    """None: the form's own instruction."""
+    """System message; None: the instruction of the form."""
 
 
 def gym_source(settings: GymSettings, seed: int) -> Source:
-    """Return what makes tasks of a generator.
+    """Return the source of a generator's tasks.
 
     Raises:
-        UserError: reasoning-gym is not installed, or does not know the name or the settings.
+        UserError: reasoning-gym is not installed, or rejects the name or the settings.
     """
     maker = _Maker(settings, seed)
-    _ = maker.shown  # wrong settings are an error now, not at the first task
+    _ = maker.shown  # raises for wrong settings now rather than at the first task
     return Source("gym", maker.make, _as_canary)
 
 
@@ -66,7 +68,7 @@ class _Maker:
 
     @cached_property
     def shown(self) -> tuple[Message, ...]:
-        """The turns before the question."""
+        """Turns before the question."""
         settings = self.settings
         turns = [Message(role="system", content=settings.system or INSTRUCTIONS[settings.form])]
         examples = dataset_of(
@@ -80,12 +82,12 @@ class _Maker:
 
     @cached_property
     def entries(self) -> Any:
-        """The generator's entries."""
+        """Entries of the generator."""
         settings = self.settings
         return dataset_of(GymTask(settings.task, self.seed, _ENTRIES, settings.level, settings.config))
 
     def make(self, chance: random.Random, side: Side, number: int) -> TaskLine | None:
-        """Return the task of the entry of a number."""
+        """Return the task of the entry with a number."""
         if number >= _ENTRIES:
             return None
         asked = self._asked(str(self.entries[number]["question"]))

@@ -1,4 +1,4 @@
-"""What JSON is asked about: things with properties, and how a property is said."""
+"""Subjects of JSON tasks: things with properties, and the phrases for them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ Chance = random.Random
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A key with its values, and the words for one."""
+    """Property of a thing: its key, its values, and the phrase for a value."""
 
     key: str
     kind: str
-    """As the prompt says it: text, whole number, true or false; of a choice its values."""
+    """Type as named in the prompt: text, whole number, true or false; for a choice its values."""
     draw: Callable[[Chance], Any]
     said: Callable[[Any], str]
     group: str = ""
-    """The key of the object that it may be put into."""
+    """Key of the object in which the property may be nested; empty: never nested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Things of one sort."""
+    """Category of things with their properties."""
 
     name: str
     lead: Property
-    """Named first: what the sentence is about."""
+    """Property that names the thing; it begins the sentence."""
     properties: tuple[Property, ...]
 
 
@@ -105,7 +105,7 @@ DOMAINS = (
         ),
     ),
 )
-"""That are trained on, and measured."""
+"""Domains for training and evaluation."""
 HELD_OUT_DOMAINS = (
     Domain(
         "car",
@@ -128,4 +128,4 @@ HELD_OUT_DOMAINS = (
         ),
     ),
 )
-"""That are measured only."""
+"""Domains for evaluation only."""

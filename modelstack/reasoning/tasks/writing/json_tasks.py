@@ -1,7 +1,7 @@
-"""Strict JSON: a sentence, the keys that are wanted, and a schema whose constants are what the sentence says.
+"""Strict JSON tasks: a sentence, the required keys, and a schema whose constants are the values of the sentence.
 
-The schema checks values too, so `{}` or made-up ones earn nothing. On the side that is measured, half of the tasks
-are about things that are never trained on.
+The schema also checks values, so `{}` or invented values get no reward. On the held-back side, half of the tasks
+use domains that are never trained on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from modelstack.reasoning.tasks.writing.json_domains import DOMAINS, HELD_OUT_DO
 from modelstack.reasoning.tasks.writing.written import LICENSE, Side, Source
 
 _P_GROUPED = 0.3
-"""Of a property that may stand in an object of its own to do so."""
+"""Probability that a property with a group is nested in its own object."""
 _P_UNASKED = 0.25
-"""Of a sentence to say one thing more than is asked for."""
+"""Probability that a sentence states one more thing than is asked for."""
 _N_SAID = (1, 1, 2, 2, 2, 3)
-"""Things that a sentence says, beside what it is about."""
+"""Numbers of properties stated in a sentence besides the lead; drawn uniformly."""
 _IMPOSSIBLE = {"not": {}}
 _SHOWN = (
     Message(role="system", content="You turn sentences into JSON."),
@@ -32,11 +32,11 @@ _SHOWN = (
     ),
     Message(role="assistant", content='{"color": "green", "price": 40}'),
 )
-"""What stands before each request: a model of this size writes fences and words without an example."""
+"""Turns before each request; without an example, models of this size add fences and words."""
 
 
 def json_source() -> Source:
-    """Return what makes tasks of strict JSON."""
+    """Return the source of strict JSON tasks."""
     return Source("json", _make, lambda task: task.model_copy(update={"gold": _IMPOSSIBLE}))
 
 

@@ -1,8 +1,8 @@
-"""Tasks into a file: two sides that never share a prompt, a share of canaries, the same bytes for the same seed.
+"""Writes task files: two sides that never share a prompt, a share of canaries, and equal bytes for equal seeds.
 
-Which side a prompt is on depends on its hash alone, so files of any seeds and sizes can be trained on and measured
-with together. A canary is a task of the common sort whose gold nothing can meet: a policy that is paid for it has
-found a hole in the verifier.
+A prompt's side depends only on its hash, so training and evaluation files with any seeds and sizes can be
+combined. A canary is an ordinary task with a gold that cannot be met: a policy that is rewarded for it has found
+a hole in the verifier.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from modelstack.reasoning.tasks.task import TaskLine
 
 Side = Literal["train", "held-back"]
 HELD_BACK_OF_256 = 64
-"""Of prompts: a quarter."""
+"""Held-back hash values of 256: a quarter of all prompts."""
 CANARY_SHARE = 0.02
 LICENSE = "CC0-1.0"
 _TRIES_A_TASK = 200
-"""Until no more different prompts are believed to be there."""
+"""Attempts per task before the source counts as exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What makes tasks of one kind."""
+    """Generator of one kind of task."""
 
     name: str
     make: Callable[[random.Random, Side, int], TaskLine | None]
-    """From a task's own chance, the side and a number that no other try has; None: nothing came of it."""
+    """Makes a task from its random generator, the side and a unique attempt number; None: this attempt failed."""
     make_canary: Callable[[TaskLine], TaskLine]
-    """Gives a task a gold that nothing meets."""
+    """Gives a task a gold that cannot be met."""
 
 
 def tasks_of(source: Source, side: Side, n: int, seed: int, canaries: float = CANARY_SHARE) -> Iterator[TaskLine]:
-    """Give `n` tasks with different prompts, canaries among them on the side that is trained on.
+    """Yield `n` tasks with different prompts, with canaries on the training side.
 
     Raises:
-        UserError: There are not so many, or a number is out of its range.
+        UserError: The source has fewer different prompts, or an argument is out of range.
     """
     if n < 1 or not 0 <= canaries < 1:
-        raise UserError(f"n = {n}, canaries = {canaries}: n is at least 1, and canaries are a share below 1")
+        raise UserError(
+            f"n = {n}, canaries = {canaries}: n must be at least 1, and canaries a share from 0 to below 1"
+        )
     seen: set[str] = set()
     n_canaries = round(canaries * n) if side == "train" else 0
     is_canary = set(random.Random(f"canaries {seed}").sample(range(n), n_canaries))
@@ -58,7 +60,7 @@ def tasks_of(source: Source, side: Side, n: int, seed: int, canaries: float = CA
         if n_tries > _TRIES_A_TASK:
             raise UserError(
                 f"{source.name} has {len(seen)} different prompts for the side {side!r} with these settings, and "
-                f"{n} are wanted: ask for fewer, or widen the settings"
+                f"{n} were requested: request fewer, or widen the settings"
             )
         task = source.make(random.Random(f"{source.name} {side} {seed} {number}"), side, number)
         if task is None or side_of(task) != side or _asked(task) in seen:
@@ -70,7 +72,7 @@ def tasks_of(source: Source, side: Side, n: int, seed: int, canaries: float = CA
 
 
 def write_tasks(path: Path, tasks: Iterator[TaskLine]) -> int:
-    """Write a file of tasks, whole or not at all, and return how many there are."""
+    """Write a file of tasks atomically; return the number of tasks."""
     lines = [task.model_dump_json(exclude_defaults=True) + "\n" for task in tasks]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -79,7 +81,7 @@ def write_tasks(path: Path, tasks: Iterator[TaskLine]) -> int:
 
 
 def side_of(task: TaskLine) -> Side:
-    """Return the side of a task by what it asks last, whatever stands before and whichever tools it shows."""
+    """Return the side of a task by its last message, independent of earlier messages and tools."""
     is_held_back = hashlib.sha256(_asked(task).encode()).digest()[0] < HELD_BACK_OF_256
     return "held-back" if is_held_back else "train"
 

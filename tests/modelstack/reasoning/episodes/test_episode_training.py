@@ -229,8 +229,8 @@ class _Counted:
 @pytest.mark.parametrize(
     ("task", "complaint"),
     [
-        (replace(TASK, tools=()), "shows no tools"),
-        (replace(TASK, item=Item("a", "42")), "has no world of its own: its gold is str"),
+        (replace(TASK, tools=()), "has no tools"),
+        (replace(TASK, item=Item("a", "42")), "has no world: its gold is str"),
     ],
     ids=["tools", "world"],
 )

@@ -44,9 +44,9 @@ def test_worlds_of_golds_need_nothing() -> None:
     with opened_worlds(EpisodeRecipe()) as worlds:
         task = house_task(("look", {}))
         assert worlds.prepared(task) is task
-        with pytest.raises(UserError, match="shows no tools"):
+        with pytest.raises(UserError, match="has no tools"):
             worlds.prepared(replace(task, tools=()))
-        with pytest.raises(UserError, match="has no world of its own: its gold is str"):
+        with pytest.raises(UserError, match="has no world: its gold is str"):
             worlds.prepared(replace(task, item=Item("a", "42")))
 
 
@@ -60,8 +60,8 @@ def test_worlds_of_a_package_are_opened_with_the_recipes_options_and_left() -> N
 @pytest.mark.parametrize(
     ("recipe", "complaint"),
     [
-        (EpisodeRecipe(worlds="mars"), "episodes.worlds is 'mars'; there are golds, toys"),
-        (EpisodeRecipe(options={"size": 3}), r"episodes.options are \['size'\]; worlds of golds have none"),
+        (EpisodeRecipe(worlds="mars"), "episodes.worlds is 'mars'; known names: golds, toys"),
+        (EpisodeRecipe(options={"size": 3}), r"episodes.options are \['size'\]; worlds = 'golds' takes none"),
     ],
     ids=["unknown", "options"],
 )

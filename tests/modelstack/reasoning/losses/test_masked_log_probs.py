@@ -158,7 +158,7 @@ def test_labels_that_were_not_legal_are_refused(form: str) -> None:
     )
     fifth = (case.labels_BT != IGNORED).nonzero()[4]
     case.labels_BT[tuple(fifth)] = V - 1
-    with pytest.raises(UserError, match="label 49, number 5 of 16, is none of the 2 tokens"):
+    with pytest.raises(UserError, match="label 49, number 5 of 16, is not among the 2 tokens"):
         masked_label_log_probs(case.hidden_BTD, case.labels_BT, case.head, case.legal_P)
     with pytest.raises(UserError, match="2 sets of legal tokens for 16 labels"):
         masked_label_log_probs(case.hidden_BTD, case.labels_BT, case.head, case.legal_P[:2])

@@ -205,7 +205,7 @@ def test_a_kl_term_needs_a_reference() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"kl": {"estimator": "k1"}}, "zero mean"),
+        ({"kl": {"estimator": "k1"}}, "mean zero"),
         ({"kl": {"place": "reward"}}, "set estimator = 'k1'"),
         ({"surrogate": {"name": "clip", "delta": 1.1}}, "inside the clip"),
         ({"surrogate": {"name": "vespo"}, "ratio": "sequence_mean"}, "token ratios"),

@@ -121,7 +121,7 @@ def test_adapters_that_do_not_go_together_are_refused(base: Path, tmp_path: Path
     adapter_stage(tmp_path / "other", checkpoint, 1)
     model_stage(tmp_path / "model", checkpoint, 1)
     refused = [
-        ([here / "a", tmp_path / "dora"], base, {}, "dora/adapter is a DoRA.*merge it into its base first"),
+        ([here / "a", tmp_path / "dora"], base, {}, "dora/adapter uses DoRA.*merge it into its base first"),
         ([here / "a", tmp_path / "other"], base, {}, "an adapter only fits the weights it was trained on"),
         (
             [here / "a", tmp_path / "model"],
@@ -129,8 +129,13 @@ def test_adapters_that_do_not_go_together_are_refused(base: Path, tmp_path: Path
             {},
             "a is an adapter and .*model a model: merge the adapter into",
         ),
-        ([here / "a", here / "b"], None, {}, "'base' is missing: what the adapters go on"),
-        ([here / "a", here / "b"], here / "a", {}, "is an adapter: name a model|does not say where its base lies"),
+        ([here / "a", here / "b"], None, {}, "'base' is missing, but merged adapters need it"),
+        (
+            [here / "a", here / "b"],
+            here / "a",
+            {},
+            "is an adapter, but a base must be a model|does not say where its base lies",
+        ),
         ([here / "a", here / "b"], base, {"rank": 65}, "LoRA rank 65 is more than"),
         ([here / "a", here / "b"], base, {"unrecorded": True}, "'unrecorded' is for models"),
     ]

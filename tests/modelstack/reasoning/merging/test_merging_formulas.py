@@ -224,14 +224,14 @@ def test_norms_and_embeddings_are_plain_sums(method: Method) -> None:
     ("keys", "told"),
     [
         ({"method": "ties"}, "needs density"),
-        ({"method": "linear", "density": 0.5}, "density has no meaning for method 'linear', which reads weights"),
+        ({"method": "linear", "density": 0.5}, "density is not read by method 'linear', which reads weights"),
         ({"method": "model_stock", "t": 0.5}, "reads nothing but parents and base"),
-        ({"method": "slerp", "parents": ["a", "b", "c"]}, "3 are named: name two"),
+        ({"method": "slerp", "parents": ["a", "b", "c"]}, "3 parents are named, but slerp takes exactly two"),
         ({"method": "model_stock", "parents": ["a"]}, "name two or more"),
         ({"method": "linear", "parents": ["a", "a"]}, "named twice"),
         ({"method": "linear", "weights": [1.0]}, "1 weights for 2 parents"),
         ({"method": "ties", "density": [0.5, 0.5, 0.5]}, "3 densities for 2 parents"),
-        ({"method": "ties", "density": 1.5}, "density 1.5 is no share"),
+        ({"method": "ties", "density": 1.5}, "density is 1.5; it must be above 0"),
         ({"method": "della", "density": 0.9}, "make epsilon smaller than 0.1"),
         ({"method": "linear", "rank": 4, "dtype": "float32"}, "rank makes an adapter"),
     ],
@@ -242,5 +242,5 @@ def test_a_recipe_that_says_something_without_effect_is_refused(keys: dict[str, 
 
 
 def test_weights_that_cancel_have_no_mean() -> None:
-    with pytest.raises(UserError, match="add up to 0"):
+    with pytest.raises(UserError, match="sum to 0"):
         merge(recipe("linear", weights=(1.0, -1.0)), [A, B], BASE)

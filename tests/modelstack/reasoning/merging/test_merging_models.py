@@ -208,11 +208,13 @@ def test_parents_of_another_base_are_refused_unless_the_user_answers_for_them(
     other = tmp_path / "other"
     save_checkpoint(toy_model(load_checkpoint(world.base).config, seed=5), other, tokenizer=world.base)
     model_stage(tmp_path / "c", other, 0)
-    with pytest.raises(UserError, match=r"no ancestor in common, .*/a is of checkpoint .*; .*/c is of other"):
+    with pytest.raises(
+        UserError, match=r"no common ancestor, .*/a descends from checkpoint .*; .*/c descends from other"
+    ):
         toy_merge(tmp_path / "m", "linear", [world.a, tmp_path / "c"])
-    with pytest.raises(UserError, match=r"base .* is not what all are of: .*/c is of other"):
+    with pytest.raises(UserError, match=r"base .* is not an ancestor of all parents: .*/c descends from other"):
         toy_merge(tmp_path / "m", "task_arithmetic", [world.a, tmp_path / "c"], world.base)
-    with pytest.raises(UserError, match="other is no stage, and nothing says what it was trained from"):
+    with pytest.raises(UserError, match="other is not a stage, so its ancestors are unknown"):
         toy_merge(tmp_path / "m", "linear", [world.a, other])
     assert not (tmp_path / "m").exists()
     made = toy_merge(tmp_path / "m", "linear", [world.a, other], unrecorded=True)
@@ -227,23 +229,23 @@ def test_a_parent_and_its_own_child_are_of_one_base(world: World, tmp_path: Path
 def test_other_architectures_and_tokenizers_are_told_apart(world: World, tmp_path: Path) -> None:
     config = load_checkpoint(world.base).config
     save_checkpoint(toy_model(config.with_(rms_norm_eps=1e-4)), tmp_path / "eps", tokenizer=world.base)
-    with pytest.raises(UserError, match="not of one architecture: rms_norm_eps is .* and 0.0001"):
+    with pytest.raises(UserError, match="have different architectures: rms_norm_eps is .* and 0.0001"):
         toy_merge(tmp_path / "m", "linear", [world.a, tmp_path / "eps"], unrecorded=True)
     shutil.copytree(world.base, tmp_path / "words")
     words = json.loads((tmp_path / "words" / "tokenizer.json").read_text())
     vocab = words["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(words))
-    with pytest.raises(UserError, match=r"do not have one tokenizer: id \d+ is b'a' and b'b'"):
+    with pytest.raises(UserError, match=r"have different tokenizers: id \d+ is b'a' and b'b'"):
         toy_merge(tmp_path / "m", "linear", [world.a, tmp_path / "words"], unrecorded=True)
 
 
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"method": "ties", "density": 0.5}, "'base' is missing: what method 'ties' takes differences from"),
-        ({"rank": 4}, "'rank' is for parents that are adapters"),
-        ({"weights": (1.0, -0.9999999), "dtype": "float16"}, "numbers that are not finite in float16"),
+        ({"method": "ties", "density": 0.5}, "'base' is missing, but method 'ties' needs it"),
+        ({"rank": 4}, "'rank' is for adapters"),
+        ({"weights": (1.0, -0.9999999), "dtype": "float16"}, "values that are not finite in float16"),
     ],
 )
 def test_what_cannot_be_merged_leaves_no_stage(

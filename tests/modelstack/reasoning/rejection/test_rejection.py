@@ -213,14 +213,14 @@ def test_tasks_that_cannot_be_sampled_are_refused(world: World, tmp_path: Path) 
     write_tasks(tmp_path / "gold.jsonl", 1, gold=7)
     for number, (file, complaint_) in enumerate(
         (
-            (tmp_path / "tools.jsonl", "task '0' has tools; only replies in words"),
+            (tmp_path / "tools.jsonl", "task '0' has tools, but only text replies"),
             (tmp_path / "gold.jsonl", "task '0'"),
-            (tmp_path / "none.jsonl", "none.jsonl is not there"),
+            (tmp_path / "none.jsonl", "none.jsonl does not exist"),
         )
     ):
         with pytest.raises(UserError, match=complaint_):
             sample(recipe_of(world, tasks=[str(file)]), tmp_path / str(number))
-    with pytest.raises(UserError, match="id '0' is in another file too"):
+    with pytest.raises(UserError, match="id '0' occurs twice; ids must be unique across all files"):
         write_tasks(tmp_path / "more.jsonl", 1)
         sample(recipe_of(world, tasks=[str(world.tasks), str(tmp_path / "more.jsonl")]), tmp_path / "run2")
 

@@ -76,7 +76,7 @@ def test_the_models_mode_and_torchs_random_numbers_stay(model: CausalLM) -> None
 
 def test_what_cannot_be_is_refused(model: CausalLM) -> None:
     room = model.config.max_position_embeddings
-    with pytest.raises(UserError, match=f"a prompt of 2 tokens and {room} more are over the context of {room}"):
+    with pytest.raises(UserError, match=f"a prompt of 2 tokens and {room} more exceed the context of {room}"):
         EqualLengthSampler(model, ENDS, room).sample(asked((1, 2)), 1)
     with pytest.raises(UserError, match="temperature is -1"):
         EqualLengthSampler(model, ENDS, 3, -1.0).sample(asked((1, 2)), 1)

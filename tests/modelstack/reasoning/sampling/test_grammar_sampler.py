@@ -199,11 +199,11 @@ def test_golds_say_which_grammar_a_reply_has() -> None:
     assert begins(impossible, is_canary=True) == "anything"
     with pytest.raises(UserError, match="task 'a': llguidance cannot enforce"):
         begins(impossible)
-    with pytest.raises(UserError, match="task 'a': no grammar holds a reply that is judged by str"):
+    with pytest.raises(UserError, match="task 'a': there is no grammar for a gold of type str"):
         begins("42")
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
     sampler = GrammarSampler(toy_policy(), toy_encoder(), GRAMMARS["json"], 5000)
-    with pytest.raises(UserError, match="are over the context of"):
+    with pytest.raises(UserError, match="exceed the context of"):
         sampler.sample([asked()], 2)

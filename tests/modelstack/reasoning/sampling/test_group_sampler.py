@@ -79,5 +79,5 @@ def test_greedy_is_the_most_probable_token(model: CausalLM) -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused(model: CausalLM) -> None:
-    with pytest.raises(UserError, match="are over the context of 64"):
+    with pytest.raises(UserError, match="exceed the context of 64"):
         sample_group(model, PROMPT, 2, max_tokens=61, end_ids=frozenset(), seed=0)

@@ -275,11 +275,11 @@ def test_broken_weights_end_in_an_error_and_sound_ones_sample_again(folder: Path
 @pytest.mark.parametrize(
     ("prompts", "n_replies", "options", "complaint"),
     [
-        (PROMPTS, 2, {"max_tokens": 1020}, "11 tokens and 1020 more are over the context of 1024"),
+        (PROMPTS, 2, {"max_tokens": 1020}, "11 tokens and 1020 more exceed the context of 1024"),
         ([()], 2, {}, "the prompt of task '0' is empty"),
         ([(1, VOCAB_SIZE)], 2, {}, "outside the vocabulary of 288"),
         ([(1, -1)], 2, {}, "outside the vocabulary of 288"),
-        (PROMPTS, 256, {}, "256 replies to a prompt: llama.cpp writes 1 to 255"),
+        (PROMPTS, 256, {}, "256 replies to a prompt: llama.cpp supports 1 to 255"),
         (PROMPTS, 2, {"temperature": -1.0}, "temperature is -1.0"),
     ],
     ids=["long", "empty", "beyond", "negative", "many", "temperature"],
@@ -296,7 +296,7 @@ def test_layers_that_llama_cpp_has_not_are_refused_with_the_way_out(folder: Path
     monkeypatch.setattr(
         "modelstack.reasoning.sampling.llama.rollout_adapter.lora_layers", lambda _: [("model.other", None)]
     )
-    with pytest.raises(UserError, match=r"no weight of its own for model\.other: leave it out of lora\.targets"):
+    with pytest.raises(UserError, match=r"no separate weight for model\.other: leave it out of lora\.targets"):
         sampler(base).sample(asked(), 2)
 
 

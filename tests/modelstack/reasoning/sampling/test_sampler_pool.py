@@ -74,7 +74,7 @@ def test_the_part_of_a_killed_actor_is_sampled_again_with_the_newest_weights(bas
 
 def test_an_actors_error_is_the_samplers(base: Base) -> None:
     too_long = replace(ASKED[0], prompt_ids=tuple(range(3, 13)) * 200)
-    with SamplerPool(base, one_by_one, 1) as pool, pytest.raises(UserError, match="are over the context"):
+    with SamplerPool(base, one_by_one, 1) as pool, pytest.raises(UserError, match="exceed the context"):
         pool.sample([too_long], 1)
     with pytest.raises(UserError, match="a pool of 0 samplers"):
         SamplerPool(base, one_by_one, 0)

@@ -85,9 +85,12 @@ def test_the_same_words_with_other_tools_are_another_question(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({}, "give prompt, a text, or messages, not both"),
-        ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "not both"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "it is the policy that replies"),
+        ({}, "give either prompt, a text, or messages"),
+        (
+            {"prompt": "a", "messages": [{"role": "user", "content": "a"}]},
+            "give either prompt, a text, or messages",
+        ),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "but the policy writes the reply: remove it"),
         (
             {
                 "messages": [

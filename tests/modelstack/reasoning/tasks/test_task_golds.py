@@ -111,11 +111,11 @@ def test_answers_of_reasoning_gym_are_read_in_the_form_of_the_task(
     [
         ("math", 7, (), "gold is 7; for math it is the answer as a text"),
         ("json", [], (), r"gold is \[\]; for json it is a JSON Schema"),
-        ("json", {"type": "objet"}, (), "gold is no JSON Schema, at /type"),
-        ("gym", {"task": "chain_sum", "seed": 0, "size": 2, "index": 2}, (), "index 2 is not below size 2"),
+        ("json", {"type": "objet"}, (), "gold is not a JSON Schema, at /type"),
+        ("gym", {"task": "chain_sum", "seed": 0, "size": 2, "index": 2}, (), "index 2 must be below size 2"),
         ("gym", SUM | {"form": "spoken"}, (), "form: Input should be 'marked', 'bare' or 'equation'"),
-        ("calls", [], (), "calls judges calls, and the task shows no tools"),
-        ("calls", [{"name": "lamp_on"}], (LAMP,), "give arguments, the only right ones, or acceptable"),
+        ("calls", [], (), "verifier calls judges calls, but the task shows no tools"),
+        ("calls", [{"name": "lamp_on"}], (LAMP,), "give either arguments, the only correct ones, or acceptable"),
         (
             "calls",
             [{"name": "lamp_on", "arguments": {}, "may_omit": ["room"]}],
@@ -124,8 +124,8 @@ def test_answers_of_reasoning_gym_are_read_in_the_form_of_the_task(
         ),
         ("calls", [{"name": "fan", "arguments": {}}], (LAMP,), "the gold calls 'fan', which is no tool shown"),
         ("calls", [{"name": "lamp_on", "arguments": {"room": 3}}], (LAMP,), "breaks its schema"),
-        ("effects", {"world": "moon", "calls": []}, (LAMP,), "there is no world 'moon'; there are todo, shop"),
-        ("effects", {"world": "lamps", "calls": []}, (LAMP,), "world 'lamps' has no such start"),
+        ("effects", {"world": "moon", "calls": []}, (LAMP,), "world 'moon' is unknown; known worlds: todo, shop"),
+        ("effects", {"world": "lamps", "calls": []}, (LAMP,), "start is not a state of world 'lamps'"),
         (
             "effects",
             EFFECT | {"calls": [{"name": "lamp_on", "arguments": {"room": "attic"}}]},
@@ -133,7 +133,7 @@ def test_answers_of_reasoning_gym_are_read_in_the_form_of_the_task(
             "refuses a gold call: lamp_on: Refused: there is no 'attic'",
         ),
         ("code", {"tests": []}, (), "tests"),
-        ("code", {"tests": ["assert ("]}, (), "a test is no Python"),
+        ("code", {"tests": ["assert ("]}, (), "a test is not valid Python"),
     ],
 )
 def test_golds_by_which_nothing_can_be_judged_are_refused(
