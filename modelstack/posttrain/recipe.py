@@ -20,7 +20,7 @@ from modelstack.train.schedules import ScheduleConfig
 
 
 class TrainingFile(BaseModel, frozen=True, extra="forbid"):
-    """One file of training examples."""
+    """File of training examples."""
 
     path: str
     share: float | None = Field(default=None, gt=0, le=1)

@@ -50,7 +50,7 @@ class TuningLoader(Loader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Resolved]):
-    """One run, before its data and model are read."""
+    """Run whose data and model are not read yet."""
 
     resolved: Resolved
     start: StartingPoint
@@ -65,7 +65,7 @@ class Report:
     """Result of a training, for its card."""
 
     what: str
-    """One sentence: how the stage was trained."""
+    """Sentence that describes how the stage was trained."""
     after: tuple[Measurement, ...] = ()
     """Measurements named in `Training.before`, repeated on the trained model."""
     parts: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Report:
 
 
 class Training(ABC, Generic[Resolved]):
-    """One training by one method.
+    """Training by one method.
 
     The driver calls `resolve`, creates an object of the class, and calls `optimizer`, `parts` and `hooks`. At the
     end it calls `write` and `report`.

@@ -38,7 +38,7 @@ DIVERGENCE_FREE: frozenset[DirectName] = frozenset(
 
 
 class DirectTerm(BaseModel):
-    """One loss of the sum and its weight; frozen, an unknown key is an error."""
+    """Loss of the sum and its weight; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

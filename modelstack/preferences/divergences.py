@@ -17,9 +17,7 @@ from modelstack.preferences.direct_config import Divergence
 LARGEST_EXPONENT = 80.0
 """Largest exponent, so that e^80 is still finite in fp32."""
 _IS_REVERSE_KL = 1e-6
-"""Distance of alpha from 1 below which the reverse KL is used: the formula of the alpha divergence becomes 0 /
-0.
-"""
+"""Distance of alpha from 1 below which the reverse KL is used, because the alpha formula becomes 0 / 0."""
 
 
 def divergence_scores(log_ratio: Tensor, divergence: Divergence, alpha: float = 0.5) -> Tensor:

@@ -32,9 +32,7 @@ class LabelLogProbs:
     entropy_BT: Tensor | None = None
     """Entropy -sum p log p over the vocabulary, in nats, fp32, without gradient; None: not requested."""
     log_collision_BT: Tensor | None = None
-    """Log-probability of collision, log sum p^2 over the vocabulary, fp32, without gradient; None: not
-    requested.
-    """
+    """Value of log sum p^2 over the vocabulary, fp32, without gradient; None: not requested."""
 
 
 def completion_labels(token_ids_BT: Tensor, is_completion_BT: Tensor) -> Tensor:

@@ -15,9 +15,7 @@ class PreferenceData(TuningFiles, frozen=True, extra="forbid"):
     row_tokens: int = Field(default=1024, ge=16)
     """Maximum tokens of a conversation, at most the base's context; longer ones are left out and counted."""
     skip_empty: bool = False
-    """Whether lines with an empty reply or two equal replies are left out and counted; otherwise they are an
-    error.
-    """
+    """Whether lines with an empty reply or equal replies are left out and counted; otherwise they are errors."""
     abstain: bool = True
     """Whether conversations with tools tell the model that it may abstain."""
 

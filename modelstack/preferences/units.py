@@ -39,9 +39,7 @@ class Units:
     offsets: NDArray[np.int64]
     """Start of each document in `ids`, and the end of the last one, [D + 1]."""
     is_desirable: NDArray[np.bool_]
-    """Whether each single completion is desirable, [U]; all True for pairs, whose first document is the chosen
-    one.
-    """
+    """Whether each single completion is desirable, [U]; True for pairs, whose first document is the chosen one."""
     source_of: NDArray[np.int64]
     """Number of each unit's source, [U]."""
     sources: tuple[str, ...]

@@ -56,7 +56,7 @@ class DataManifest(BaseModel, frozen=True, extra="forbid"):
 
 
 class Measurement(BaseModel, frozen=True, extra="forbid"):
-    """One measured figure."""
+    """Measured figure."""
 
     name: str
     value: FiniteFloat
@@ -82,7 +82,7 @@ class StageRecord(BaseModel, frozen=True, extra="forbid"):
     kind: Kind
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     what: str
-    """One sentence: how the stage was trained."""
+    """Sentence that describes how the stage was trained."""
     parents: tuple[Origin, ...] = ()
     base_sha256: str = Field(pattern=SHA256)
     """Hash of the base of an adapter, or of the weights that full training started from."""
