@@ -25,7 +25,9 @@ ALLOWED_REPEATS = {"agentkit": 0, "modelstack": 17, "mcp_servers": 1, "evals": 1
 """Groups of places that share a run of MAX_REPEATED_LINES + 1 lines; a longer run counts once a further line."""
 
 CLEAN_ROOMS = (
-    "align", "architecture", "decide", "inference", "sandbox", "stability", "tokenizer", "toolcalls", "train",
+    "align", "architecture", "decide", "inference", "posttrain", "preferences/reward", "reasoning/distil",
+    "reasoning/policy", "reasoning/ppo", "reasoning/rollouts", "sandbox", "sft", "stability", "tokenizer",
+    "toolcalls", "train",
 )  # fmt: skip
 CLEAN_PACKAGES = ("agentkit", "mcp_servers", "evals", "tools", *(f"modelstack/{room}" for room in CLEAN_ROOMS))
 """Folders in which every docstring opens with a verb or the noun that it describes."""

@@ -19,7 +19,7 @@ class SftData(TuningFiles, frozen=True, extra="forbid"):
     row_tokens: int = Field(default=1024, ge=16)
     """Maximum tokens of a row, at most the base's context; longer examples are left out and counted."""
     layout: Literal["packed", "padded"] = "packed"
-    """Either packed: several examples share a row without attending to each other; or padded: one example a row."""
+    """Packed: several examples share a row without attending to each other. Padded: one example a row."""
     render: RenderOptions = RenderOptions()
     augment: AugmentConfig = AugmentConfig()
     """Changes of training examples; held-back examples stay unchanged."""

@@ -78,7 +78,7 @@ class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
     def _knows_its_teacher(self) -> Self:
         if self.top_k is not None and self.on_policy is not None:
             raise ValueError(
-                "top_k stores the teacher's output for given replies, on_policy samples new ones: remove one of them"
+                "top_k stores the teacher's output for given replies, on_policy samples new ones: remove one"
             )
         if self.loss.name == "classic" and (self.top_k is not None or self.on_policy is not None):
             raise ValueError(

@@ -82,8 +82,8 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     def _fits_rollouts(self) -> Self:
         if self.micro_batches != self.rows:
             raise ValueError(
-                f"rows = {self.rows}, micro_batches = {self.micro_batches}: each prompt is a separate pass, so set "
-                f"both to the same number"
+                f"rows = {self.rows}, micro_batches = {self.micro_batches}: each prompt is a separate pass, so "
+                f"set both to the same number"
             )
         if (self.episodes is not None) != (self.data.verifier.name == "outcome"):
             there = "no episodes" if self.episodes is None else "episodes"
