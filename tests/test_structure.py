@@ -24,29 +24,7 @@ ALLOWED_IN_CIRCLES = {"agentkit": 0, "modelstack": 0, "mcp_servers": 0, "evals":
 ALLOWED_REPEATS = {"agentkit": 0, "modelstack": 7, "mcp_servers": 1, "evals": 8}
 """Groups of places that share a run of MAX_REPEATED_LINES + 1 lines; a longer run counts once a further line."""
 
-CLEAN_ROOMS = (
-    "align",
-    "architecture",
-    "commands",
-    "data",
-    "decide",
-    "inference",
-    "preferences/constitution",
-    "reasoning/episodes",
-    "reasoning/losses",
-    "reasoning/merging",
-    "reasoning/rejection",
-    "reasoning/sampling",
-    "reasoning/tasks",
-    "reasoning/verifiers",
-    "reasoning/worlds",
-    "sandbox",
-    "stability",
-    "tokenizer",
-    "toolcalls",
-    "train",
-)
-CLEAN_PACKAGES = ("agentkit", "mcp_servers", "evals", "tools", *(f"modelstack/{room}" for room in CLEAN_ROOMS))
+CLEAN_PACKAGES = ("agentkit", "mcp_servers", "modelstack", "evals", "tools")
 """Folders in which every docstring opens with a verb or the noun that it describes."""
 UNCLEAR_OPENINGS = "Of|What|That|Those|Whose|Where|As|So|Such|When|Which|If|Let|One|Another"
 

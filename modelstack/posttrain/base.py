@@ -1,8 +1,9 @@
-"""Base of a training: a GGUF file or a checkpoint folder, as a model with its tokenizer and its hash.
+"""Base of a training: a GGUF file or a checkpoint folder, loaded as a model with its tokenizer and hash.
 
-A GGUF file's weights are dequantised to the numbers that llama.cpp multiplies by. An adapter is so trained on the
-weights that it will be served with: QLoRA's idea (arXiv 2305.14314) with the server's number type instead of NF4.
-The hash is written beside every adapter, because an adapter fits no other weights.
+The weights of a GGUF file are dequantised to the numbers that llama.cpp multiplies by. An adapter is therefore
+trained on the weights that it will be served with. This is QLoRA's idea (arXiv 2305.14314) with the server's
+number type instead of NF4. The hash of the base is stored with every adapter, because an adapter fits only these
+weights.
 """
 
 from __future__ import annotations
@@ -92,10 +93,12 @@ def base_sha256(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
     if not path.is_dir():
-        raise UserError(f"base {str(path)!r} is not there: name a GGUF file or a checkpoint folder")
+        raise UserError(f"base {str(path)!r} is missing: name a GGUF file or a checkpoint folder")
     files = sorted(file for pattern in _HASHED for file in path.glob(pattern))
     if not any(file.suffix == ".safetensors" for file in files):
-        raise UserError(f"base {str(path)!r} holds no .safetensors: a checkpoint folder has its weights in them")
+        raise UserError(
+            f"base {str(path)!r} holds no .safetensors file: a checkpoint folder stores its weights there"
+        )
     lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -108,6 +111,6 @@ def require_same_base(expected: str, found: str) -> None:
     """
     if expected != found:
         raise UserError(
-            f"the base has SHA-256 {found[:16]}..., and {expected[:16]}... is expected: an adapter only fits the "
-            f"weights it was trained on. Name that base, or train on this one"
+            f"the base has SHA-256 {found[:16]}..., the expected one is {expected[:16]}...: an adapter only fits "
+            f"the weights it was trained on. Name that base, or train a new adapter on this one"
         )

@@ -1,8 +1,8 @@
-"""Limit of the training time: the schedule follows the clock where that is ahead of the steps.
+"""Limit of the training time: the schedule follows the clock when the clock is ahead of the steps.
 
 A run that is cut off would end at a high learning rate, which costs more than the missing steps. A run that is too
-slow for its steps moves through its schedule faster and is at its end when the time is over. The time of earlier
-processes counts; steps that were lost with a killed process do not.
+slow for its steps therefore moves faster through its schedule, and reaches the end of the schedule at the limit.
+The time of earlier processes counts. Steps that were lost with a killed process do not count.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from modelstack.train.step import StepReport
 
 
 class Clock:
-    """Hook that counts the seconds of a run, and the schedule that follows them."""
+    """Hook that measures the seconds of a run, and the schedule that follows them."""
 
     def __init__(
         self, factor: Factor, n_steps: int, minutes: float, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin to count.
+        """Start the clock.
 
         Args:
             factor: The schedule over all steps.
             n_steps: Steps of the schedule.
             minutes: The limit.
-            now: Seconds.
+            now: Returns a monotonic time in seconds.
 
         Raises:
             UserError: The limit is not positive.
         """
         if minutes <= 0:
-            raise UserError(f"minutes = {minutes}: a run needs some time; leave the limit out for none")
+            raise UserError(f"minutes = {minutes}: the limit must be positive; leave it out to train without one")
         self._factor = factor
         self._n_steps = n_steps
         self._limit = 60 * minutes
@@ -51,22 +51,22 @@ class Clock:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Whether the limit is reached."""
         return self.seconds >= self._limit
 
     def factor(self, step: int) -> float:
-        """Return the share of the learning rates at a step, now."""
+        """Return the factor on the learning rates at a step, given the time so far."""
         by_time = int(min(1.0, self.seconds / self._limit) * self._n_steps)
         return self._factor(max(step, min(by_time, self._n_steps - 1)))
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Do nothing: the time passes by itself."""
+        """Do nothing: the clock needs no update."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds that count."""
+        """Return the seconds so far."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume counting at a checkpoint."""
+        """Continue from the seconds of a checkpoint."""
         self._before = float(state["seconds"])
         self._began = self._now()

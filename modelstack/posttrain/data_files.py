@@ -1,4 +1,4 @@
-"""Files of training and held-back rows: what a stage records of them, and what is measured on."""
+"""Files of training and held-back rows: their records in a stage, and the check that they do not overlap."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def data_file(
     sources: Sequence[str] = (),
     share: float | None = None,
 ) -> DataFile:
-    """Return a stage's record of a file.
+    """Return the record of a file for a stage.
 
     Args:
-        path: The file.
-        role: Side of the file.
+        path: Path of the file.
+        role: Whether the file is trained on or measured on.
         kinds: Kind of each example.
         licences: Licence of each example.
         sources: Source of each example; empty if unknown.
@@ -47,7 +47,7 @@ def data_file(
 
 
 def refuse_both_sides(noun: str, trained: Collection[str], held_back: Iterable[tuple[str, str]]) -> None:
-    """Refuse rows that are both trained and measured on.
+    """Refuse held-back rows that are also training rows.
 
     Args:
         noun: Plural name of the rows in the error.
@@ -60,13 +60,16 @@ def refuse_both_sides(noun: str, trained: Collection[str], held_back: Iterable[t
     both = [name for name, key in held_back if key in trained]
     if both:
         raise UserError(
-            f"{len(both)} {noun} are in training and in validation files, the first is {both[0]!r}: what is "
-            f"trained on cannot be measured on; take them out of one of them"
+            f"{len(both)} {noun} are in training and in validation files, the first is {both[0]!r}: a row is "
+            f"either trained on or measured on; remove these from one side"
         )
 
 
 def drawn(items: Iterable[Item], n_most: int, seed: int, id_of: Callable[[Item], str]) -> list[Item]:
-    """Return at most `n_most` items, those with the smallest hash of seed and id: independent of the others."""
+    """Return at most `n_most` items, those with the smallest hash of seed and id.
+
+    Whether an item is ahead of another depends on these two alone.
+    """
 
     def place(item: Item) -> bytes:
         return hashlib.sha256(f"{seed} {id_of(item)}".encode()).digest()

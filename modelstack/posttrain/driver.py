@@ -1,9 +1,9 @@
-"""Driver of all post-training: from a recipe to a stage, for every method alike.
+"""Driver of all post-training: runs any method from a recipe to a sealed stage.
 
-It owns the folder and its lock, the resolved recipe, the starting point, optimizer and schedule, guard,
-checkpoints, resume, faults, metrics, curves, processes, the steps and the sealed stage. A method (`training`)
-brings its rows, its loader, its loss and its report. A run can be stopped or killed at any time; the same command
-resumes it and ends with the same bits. The stage's record is written last, so a folder with a record is finished.
+The driver owns the folder and its lock, the resolved recipe, the starting point, optimizer, schedule, guard,
+checkpoints, resume, faults, metrics, curves, processes, steps and the sealed stage. A method (`training`) adds its
+rows, its loader, its loss and its report. A run can be stopped or killed at any time; the same command resumes it
+and produces the same bits. The stage's record is written last, so a folder with a record is finished.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ CURVES_EVERY = 50
 
 
 def run_training(method: type[Training[Any]], recipe: TuningRecipe, path: Path, console: Console) -> Stage | None:
-    """Run a recipe, or resume it; return its stage, or None if it was asked to stop before the end.
+    """Run a recipe, or resume it; return its stage, or None if a stop was requested before the end.
 
     Args:
         method: Method of the recipe.
         recipe: The recipe.
-        path: Folder of the run, which becomes the stage's.
+        path: Folder of the run, which becomes the folder of the stage.
         console: Console for progress.
 
     Raises:
-        UserError: Parts do not fit together, or the folder holds another run.
+        UserError: The recipe's parts contradict each other or its files, or the folder holds another run.
         TrainingStopped: The guard ended the run.
     """
     set_up_process(recipe.threads)
@@ -85,34 +85,34 @@ def run_training(method: type[Training[Any]], recipe: TuningRecipe, path: Path, 
 
 
 def _check_spread(method: type[Training[Any]], recipe: TuningRecipe, processes: Processes) -> None:
-    """Refuse what several processes cannot do.
+    """Refuse a recipe that cannot run in several processes.
 
     Raises:
-        UserError: The method trains in one process, or the recipe has a limit of time, which no two processes
+        UserError: The method trains in one process, or the recipe has a time limit, which two processes would not
             reach in the same step.
     """
     if processes.mesh is None:
         return
     if not method.is_spread:
-        raise UserError(f"recipe {recipe.name!r}: its method trains in one process, start it without torchrun")
+        raise UserError(f"recipe {recipe.name!r}: its method trains in one process; start it without torchrun")
     if recipe.minutes is not None:
         raise UserError(
-            f"minutes = {recipe.minutes} is a limit for one process: leave it out, set steps or epochs"
+            f"minutes = {recipe.minutes} is a limit for one process: leave it out and set steps or epochs"
         )
 
 
 def _claimed(resolved: TuningResolved[Any], folder: RunFolder, display: Display, held: ExitStack) -> Stage | None:
-    """Lock the folder and take it for a run, or check that it is the run's; return the stage of a finished run.
+    """Lock the folder and claim it for this run; return the stage if the run is finished.
 
     Raises:
         UserError: Another process works in the folder, or it holds another run or a damaged stage.
     """
     held.enter_context(folder.held())
     for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=resolved.free, layout=LAYOUT):
-        display.say(f"{changed} is another than at the start: results agree to rounding only")
+        display.say(f"{changed} changed since the start of the run: results agree up to rounding only")
     if not is_stage(folder.path):
         return None
-    display.say(f"{folder.path} is finished already")
+    display.say(f"{folder.path} is already finished")
     return open_stage(folder.path)
 
 
@@ -126,19 +126,19 @@ def _metrics(folder: RunFolder, processes: Processes) -> Iterator[Metrics]:
 
 
 class Assembled:
-    """A training with everything around it."""
+    """Training with its loop, guard, checkpoints, metrics and display."""
 
     def __init__(self, training: Training[Any], folder: RunFolder, metrics: Metrics, display: Display) -> None:
-        """Make the run, at its beginning.
+        """Build the run at step 0.
 
         Args:
-            training: The method's part; its rows and its model were read.
+            training: The method's part, with its rows and its model loaded.
             folder: Folder of the run.
             metrics: Record of the steps.
             display: Shows progress and events.
 
         Raises:
-            UserError: Parts do not fit together.
+            UserError: The recipe's parts contradict each other.
         """
         self._training, self._folder, self._metrics, self._display = training, folder, metrics, display
         recipe, self._processes = training.resolved.recipe, training.job.processes
@@ -166,7 +166,7 @@ class Assembled:
         self._display.say(text)
 
     def _hooks(self, state: TrainState) -> dict[str, Hook]:
-        """Return the observers of the run, in the order of a step."""
+        """Return the hooks of the run, in the order in which they are called after a step."""
         training, folder = self._training, self._folder
         hooks: dict[str, Hook] = {"metrics": self._metrics}
         if self._clock is not None:
@@ -180,15 +180,15 @@ class Assembled:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are taken, or the time is over; one step is always taken."""
+        """Whether all steps are done or the time limit is reached; false before the first step."""
         step = self._run.state.step
         return step >= self._run.config.n_steps or (step > 0 and self._clock is not None and self._clock.is_over)
 
     def take_steps(self) -> bool:
-        """Take the remaining steps from the last checkpoint on; False if asked to stop before the end."""
+        """Take the remaining steps from the last checkpoint on; return False if a stop was requested earlier."""
         run, display = self._run, self._display
         if self._supervisor.resume(run):
-            display.say(f"going on from step {run.state.step} of {run.config.n_steps}")
+            display.say(f"resumed at step {run.state.step} of {run.config.n_steps}")
         with stop_asked() as stop, display.training(run):
             for report in train(run) if not self.is_over else ():
                 display.after_step(run, report)
@@ -197,11 +197,14 @@ class Assembled:
         self._supervisor.close(run)
         if self.is_over:
             return True
-        display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; the same command goes on")
+        display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; run the same command to resume")
         return False
 
     def seal(self) -> Stage:
-        """Write, measure and seal in the first process; after a kill, again from the last checkpoint."""
+        """Write, measure and seal the stage in the first process.
+
+        A killed run repeats this from its last checkpoint.
+        """
         if self._processes.mesh is not None:
             unshard(self._training)
         return self._processes.on_first(self._sealed) or open_stage(self._folder.path)
@@ -209,7 +212,7 @@ class Assembled:
     def _sealed(self) -> Stage:
         training, run = self._training, self._run
         with self._display.preparing() as told:
-            told("writing what was trained")
+            told("writing the trained weights")
             parts = training.write()
             report = training.report(run.state.step, told)
         if isinstance(run.state.passes, TuningPasses):
@@ -230,7 +233,7 @@ class Assembled:
 
 
 def _state(training: Training[Any]) -> tuple[TrainState, TuningLoader]:
-    """Return what training changes, and the batches that it reads; a checkpoint holds what is trained alone."""
+    """Return the state that training changes and the loader; checkpoints of adapters hold trained weights only."""
     resolved, model = training.resolved, training.model
     is_spread = training.job.processes.mesh is not None  # FSDP2 keeps fp32 masters itself
     if resolved.lora is not None or resolved.recipe.precision == "fp32" or is_spread:
@@ -251,7 +254,7 @@ def _supervisor(
     processes: Processes,
     on_event: Callable[[str], None],
 ) -> GuardedRun:
-    """Return guard, checkpoints and roll-back of a run; every process calls this."""
+    """Return the guard of a run, with its checkpoints and roll-back; every process calls this."""
     newest = checkpoints(folder.checkpoints)[:1]
     is_sharded = processes.mesh is not None or any(kind_of(path) == "sharded" for _, path in newest)
 

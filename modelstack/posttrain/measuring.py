@@ -1,4 +1,4 @@
-"""Measurements of held-back rows, and results that are kept beside a run for its later processes."""
+"""Measurements on held-back rows, and results that a run stores for a later resume."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BEFORE_FILE = "before.json"
 
 class _Before(BaseModel, frozen=True, extra="forbid"):
     asked: str
-    """Fingerprint of the questions."""
+    """Fingerprint of the questions that were measured."""
     measured: Measurement
 
 
 def ratio(name: str, above: NDArray[Any], below: NDArray[Any], note: str = "") -> Measurement:
-    """Return sum over sum with its 95 % interval, a bootstrap over the rows.
+    """Return the ratio of two sums with its 95 % interval, by bootstrap over the rows.
 
     Args:
         name: Name of the figure.
@@ -33,25 +33,25 @@ def ratio(name: str, above: NDArray[Any], below: NDArray[Any], note: str = "") -
         note: Unit of the figure.
     """
     interval = ratio_interval(above, below)
-    assert interval is not None  # callers have rows to measure on
+    assert interval is not None  # callers have at least one row
     low, high = interval.low, interval.high
     return Measurement(name=name, value=interval.value, low=low, high=high, n=len(above), note=note)
 
 
 def measured_once(folder: Path, asked: str, measure: Callable[[], Measurement]) -> Measurement:
-    """Return the figure of the model that training begins with, measured by the first process of the run.
+    """Return the measurement of the model before training; measured once per run and stored.
 
     Args:
         folder: Folder of the run.
-        asked: Fingerprint of the questions; other questions are measured again.
-        measure: Measures.
+        asked: Fingerprint of the questions; the stored result is used for the same fingerprint only.
+        measure: Performs the measurement.
     """
     file = folder / BEFORE_FILE
     if file.exists():
         try:
             known = _Before.model_validate_json(file.read_bytes())
         except ValidationError:
-            known = None  # cut off by a full disk
+            known = None  # truncated, for example by a full disk
         if known is not None and known.asked == asked:
             return known.measured
     found = _Before(asked=asked, measured=measure())
@@ -61,7 +61,7 @@ def measured_once(folder: Path, asked: str, measure: Callable[[], Measurement]) 
 
 
 def kept_tensors(file: Path, fingerprint: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return tensors from a file with the same fingerprint; else make them and write the file."""
+    """Return the tensors of a file if its fingerprint matches; otherwise compute them and write the file."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
@@ -71,7 +71,7 @@ def kept_tensors(file: Path, fingerprint: str, make: Callable[[], Mapping[str, T
                 if (stored.metadata() or {}).get("fingerprint") == fingerprint:
                     return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except SafetensorError:
-            pass  # cut off by a full disk: it is made again
+            pass  # truncated, for example by a full disk: compute the tensors again
     made = dict(make())
     with replacing(file) as temporary:
         save_file(made, temporary, metadata={"fingerprint": fingerprint})

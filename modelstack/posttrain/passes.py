@@ -1,6 +1,6 @@
-"""Passes of post-training: a method computes the loss of a micro-batch, the rest of a step is here.
+"""Forward and backward passes of post-training: a method computes the loss of a micro-batch, this module the rest.
 
-The loss of a step is one sum over the micro-batches of all processes, so each micro-batch's loss is its share of
+The loss of a step is one sum over the micro-batches of all processes, so the loss of a micro-batch is its share of
 that sum. FSDP2 sums the gradients.
 """
 
@@ -19,7 +19,7 @@ from modelstack.posttrain.processes import ALONE, Processes
 from modelstack.train.parallel.spread_passes import clip_gradients
 
 EXTREMES = {"/min": min, "/max": max}
-"""Combination of metrics whose name ends so; all others are averaged."""
+"""Function that combines metrics with this name ending; all other metrics are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,16 @@ class BatchLoss:
     """Losses of one micro-batch."""
 
     losses: Mapping[str, Tensor]
-    """By part, scalars: shares of the step's losses. Those without gradient only count in the report."""
+    """Scalars by name: shares of the step's losses. A loss without gradient is only reported."""
     weight: float
-    """Share of the micro-batch in the step's metrics."""
+    """Weight of the micro-batch in the averages of the step's metrics."""
     metrics: Mapping[str, Tensor | float]
-    """Scalars; NaN where the micro-batch has none."""
+    """Scalars by name; NaN if the micro-batch has no such value."""
 
 
 @dataclass
 class TuningPasses(ABC):
-    """A model on one device, or sharded over processes."""
+    """Passes of a model on one device, or sharded over processes."""
 
     processes: Processes = field(default=ALONE, init=False)
     metrics: dict[str, float] = field(default_factory=dict[str, float], init=False)
@@ -58,7 +58,7 @@ class TuningPasses(ABC):
         """
 
     def metrics_of(self, batches: Sequence[Any]) -> dict[str, float]:
-        """Return metrics of a step's micro-batches that no loss has."""
+        """Return metrics that need all micro-batches of a step at once."""
         return {}
 
     def total(self, n: float) -> float:
@@ -66,7 +66,7 @@ class TuningPasses(ABC):
         return self.processes.total(n)
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of this process's micro-batches; return the losses of all processes by part."""
+        """Accumulate the gradients of this process's micro-batches; return the losses of all processes by name."""
         n_rows = self.total(sum(len(batch.ids_BT) for batch in batches))
         sums: dict[str, float] = {}
         parts: list[tuple[float, dict[str, float]]] = []
@@ -81,19 +81,19 @@ class TuningPasses(ABC):
         return {name: self.total(loss) for name, loss in sums.items()}
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients of each module down; return the norm of all of them before."""
+        """Clip the gradients of each module; return the total norm before clipping."""
         clip = clip_gradients if self.processes.mesh else nn.utils.clip_grad_norm_
         return math.hypot(*(float(clip(module.parameters(), max_norm)) for module in self.modules))
 
     def settle(self, taken: bool) -> None:  # noqa: B027
-        """Do nothing: balancing biases of experts stay as they were."""
+        """Do nothing: balancing biases of experts stay fixed in post-training."""
 
 
 def combined_metrics(parts: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
-    """Return weighted means, and the extremes of `*/min` and `*/max`.
+    """Return the weighted mean of each metric, or the extreme for names that end in `/min` or `/max`.
 
     Args:
-        parts: Weight and metrics of each micro-batch. NaN values, and metrics without weight, are left out.
+        parts: Weight and metrics of each micro-batch. NaN values and metrics with weight 0 are left out.
     """
     found: dict[str, float] = {}
     weights: dict[str, float] = {}

@@ -1,6 +1,7 @@
-"""Processes that share a training, started by torchrun: rows by rank, weights sharded by FSDP2.
+"""Processes that share a training, started by torchrun: rows are split by rank, weights are sharded by FSDP2.
 
-The first process takes the folder, prepares, and writes the stage. A mistake that it finds ends all of them.
+The first process claims the folder, prepares the data and writes the stage. If it raises a UserError, every
+process raises it.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from modelstack.stability.agreement import Ranks
 from modelstack.train.parallel.mesh import Mesh, join_processes, make_mesh
 
 PREPARING = timedelta(hours=12)
-"""Time that other processes wait for the first one to prepare or to measure."""
+"""Maximum time that other processes wait while the first one prepares or measures."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run, this one among them."""
+    """Processes of a run and this process's place among them."""
 
     ranks: Ranks
     mesh: Mesh | None
-    """None: this process is the only one."""
+    """Mesh of the processes; None: there is only one."""
 
     @property
     def rank(self) -> int:
-        """Own number."""
+        """Number of this process, from 0."""
         return self.ranks.rank
 
     @property
@@ -46,17 +47,21 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes."""
+        """Whether this is rank 0, the only process that writes files."""
         return self.rank == 0
 
     def own(self, n: int, what: str) -> int:
-        """Return this process's part of `n` equal things.
+        """Return this process's part of `n` equal items.
+
+        Args:
+            n: Number of items of all processes.
+            what: Name of `n` in the error.
 
         Raises:
-            UserError: The processes do not divide them.
+            UserError: `n` is not a multiple of the number of processes.
         """
         if n % self.world:
-            raise UserError(f"{what} is {n}, no multiple of the {self.world} processes: change one of them")
+            raise UserError(f"{what} is {n}, not a multiple of the {self.world} processes: change one of them")
         return n // self.world
 
     def total(self, n: float) -> float:
@@ -66,7 +71,7 @@ class Processes:
         return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
 
     def gathered(self, own: Iterable[Any]) -> list[Any]:
-        """Return the items of all processes by rank; each item is JSON."""
+        """Return the items of all processes in the order of ranks; each item must be JSON-serialisable."""
         if self.mesh is None:
             return list(own)
         return [item for text in self.ranks.texts(json.dumps(list(own))) for item in json.loads(text)]
@@ -90,7 +95,7 @@ class Processes:
         return result
 
     def first_then_others(self, make: Callable[[], Result]) -> Result:
-        """Call `make` in the first process, whose kept files the others find, and then in the others.
+        """Call `make` in the first process, then in the others, which can read files that the first one wrote.
 
         Raises:
             UserError: A process raised it.
@@ -104,7 +109,11 @@ ALONE = Processes(Ranks(None), None)
 
 @contextmanager
 def joined_processes(kind: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started on devices of a kind; `ALONE` without torchrun."""
+    """Join the processes that torchrun started; yield `ALONE` without torchrun.
+
+    Args:
+        kind: Kind of device, "cpu" or "cuda".
+    """
     is_joined = dist.is_available() and dist.is_initialized()
     is_launched = dist.is_available() and dist.is_torchelastic_launched()
     world = dist.get_world_size() if is_joined else int(os.environ["WORLD_SIZE"]) if is_launched else 1

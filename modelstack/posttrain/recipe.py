@@ -20,11 +20,13 @@ from modelstack.train.schedules import ScheduleConfig
 
 
 class TrainingFile(BaseModel, frozen=True, extra="forbid"):
-    """One file of training examples."""
+    """File of training examples."""
 
     path: str
     share: float | None = Field(default=None, gt=0, le=1)
-    """Share of the tokens. Every file has one, or none has and each example comes once in an epoch."""
+    """Share of the training tokens. Either every file has one, or no file has one and each example occurs once an
+    epoch.
+    """
 
 
 def _as_table(value: Any) -> Any:
@@ -54,7 +56,7 @@ class TuningFiles(BaseModel, frozen=True, extra="forbid"):
 
 
 class TuningOptimizer(OptimizerConfig):
-    """AdamW at a rate for adapters; training all weights needs about a tenth of it."""
+    """Optimizer of post-training, with a rate for adapters; training all weights needs about a tenth of it."""
 
     name: Literal["muon", "adamw"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
@@ -63,19 +65,19 @@ class TuningOptimizer(OptimizerConfig):
 
 
 class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
-    """Learning-rate schedule in shares of the run, whose number of steps follows from the data."""
+    """Learning-rate schedule in shares of the run, because the number of steps follows from the data."""
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1)
     decay: float = Field(default=0.2, gt=0, le=1)
-    """Share of the run that `wsd` decays in."""
+    """Share of the run in which `wsd` decays."""
     final_factor: float = Field(default=0.1, ge=0, le=1)
 
     def over(self, n_steps: int) -> ScheduleConfig:
-        """Return the schedule of `n_steps` steps.
+        """Return the schedule for a run of `n_steps` steps.
 
         Raises:
-            UserError: Warm-up and decay are more than the run.
+            UserError: Warm-up and decay together are longer than the run.
         """
         n_warmup = min(math.ceil(self.warmup * n_steps), n_steps - 1)
         values: dict[str, Any] = {"kind": self.kind, "warmup_steps": n_warmup}
@@ -90,37 +92,39 @@ class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
 
 
 class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
-    """Model, data, length and manner of a training."""
+    """Recipe keys of every post-training: model, data, length, optimizer and checkpoints."""
 
     free: ClassVar[frozenset[str]] = frozenset(
         {"base", "name", "weights", "minutes", "max_validation", "checkpoints", "guard", "faults"}
     )
-    """Keys that may change between a stop and a resume: a hash identifies the base, the others move no weight."""
+    """Keys that may change on resume: the base is identified by its hash, the others change no weight."""
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     base: str
-    """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained on."""
+    """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained further."""
     weights: str | None = None
     """Base weights of a stage that is an adapter; None: the path recorded by its run."""
     seed: int = Field(default=0, ge=0)
     data: TuningFiles
     train: Literal["lora", "full"] = "lora"
     lora: LoraConfig | None = None
-    """None: the adapter's own form when continuing one, else the defaults."""
+    """Form of the adapter; None: the form of the continued adapter, or the defaults for a new one."""
     epochs: float = Field(default=1.0, gt=0)
     steps: int | None = Field(default=None, gt=0)
-    """Instead of epochs."""
+    """Number of optimizer steps, instead of epochs."""
     minutes: float | None = Field(default=None, gt=0)
-    """Limit of the training time: the schedule follows the clock where that is ahead of the steps, and ends with
-    it. Such a run depends on the machine's speed and cannot be repeated bit for bit."""
+    """Limit of the training time in minutes. The schedule follows the clock when the clock is ahead of the steps.
+
+    A run with a limit depends on the speed of the machine and cannot be repeated bit for bit.
+    """
     rows: int = Field(default=4, gt=0)
-    """Rows of a step."""
+    """Rows of an optimizer step."""
     micro_batches: int = Field(default=4, gt=0)
-    """Passes whose gradients make a step."""
+    """Micro-batches of an optimizer step."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number type of the computation; adapters, masters and moments are fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, gt=0)
-    """Threads on a CPU; None: torch's choice. Sums depend on it, so a resumed run keeps it."""
+    """Number of CPU threads; None: torch's choice. Sums depend on it, so a change on resume is reported."""
     max_norm: float = Field(default=1.0, gt=0)
     optimizer: TuningOptimizer = TuningOptimizer()
     schedule: TuningSchedule = TuningSchedule()
@@ -135,34 +139,34 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("train = 'full' moves all weights: leave the table lora out")
         if self.train == "lora" and self.optimizer.name == "muon":
             raise ValueError(
-                "optimizer.name = 'muon' is for train = 'full': adapters are no matrices of their own"
+                "optimizer.name = 'muon' is for train = 'full': Muon updates whole matrices, not adapters"
             )
         if "epochs" in self.model_fields_set and self.steps:
-            raise ValueError("epochs and steps both say how long: give one of them")
+            raise ValueError("epochs and steps both set the length of the run: give one of them")
         if self.rows % self.micro_batches:
-            raise ValueError(f"rows = {self.rows} is no multiple of micro_batches = {self.micro_batches}")
+            raise ValueError(f"rows = {self.rows} is not a multiple of micro_batches = {self.micro_batches}")
         return self
 
 
 LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device", "pool")}
-"""Keys that may change between a stop and a resume, and change the order of sums."""
+"""Keys that may change on resume but change the order of sums."""
 Recipe = TypeVar("Recipe", bound=TuningRecipe)
 
 
 class TuningResolved(BaseModel, Generic[Recipe], frozen=True):
-    """A recipe with every default and hash filled in; a run keeps it to its end."""
+    """Recipe with every default and hash filled in; it stays the same until the run ends."""
 
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
-    """Fields that hold a path whose content a hash identifies."""
+    """Fields that hold a path; a hash identifies its content."""
     recipe: Recipe
     weights: str
     """Path of the weights when the run began."""
     base_sha256: str
-    """Hash of the weights that are frozen, or that all weights begin with."""
+    """Hash of the base weights: those that stay frozen, or those that full training starts from."""
     parent: Origin
-    """The base, or the stage that is trained on."""
+    """Base or stage that is trained further."""
     lora: LoraConfig | None
-    """None: all weights are trained."""
+    """Form of the adapter; None: all weights are trained."""
     data_sha256: tuple[str, ...]
     """Hashes of the training files."""
 
@@ -173,12 +177,12 @@ class TuningResolved(BaseModel, Generic[Recipe], frozen=True):
 
     @property
     def free(self) -> Places:
-        """Keys that may change between a stop and a resume."""
+        """Keys that may change on resume."""
         return {*((name,) for name in self.places), *(("recipe", name) for name in self.recipe.free)}
 
     @property
     def portable(self) -> dict[str, Any]:
-        """The recipe with file names in place of paths: a card does not show the folders of one machine."""
+        """The recipe with file names instead of paths, so that a card does not show the folders of a machine."""
         content = self.recipe.model_dump(mode="json", exclude={"faults"})
         content["base"] = Path(self.recipe.base).name
         content["weights"] = None if self.recipe.weights is None else Path(self.recipe.weights).name
@@ -189,6 +193,6 @@ class TuningResolved(BaseModel, Generic[Recipe], frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it, file names in place of paths."""
+        """SHA-256 of all fields, with file names instead of paths."""
         content = self.model_dump(mode="json", exclude=set(self.places)) | {"recipe": self.portable}
         return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Values that a recipe leaves open: path and hash of its base, hashes of its files, form of its adapter."""
+"""Values that a recipe leaves open: path and hash of the base, hashes of the data files, form of the adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resolved_parts(recipe: TuningRecipe, start: StartingPoint) -> dict[str, Any]
     """Return the fields of a `TuningResolved` for a recipe.
 
     Raises:
-        UserError: A continued adapter would get another form, or a training file is missing.
+        UserError: The recipe asks for another form of a continued adapter, or a training file is missing.
     """
     lora = resolved_lora(recipe, start)
     return {
@@ -39,15 +39,15 @@ def hashes_of(key: str, files: TuningFiles) -> tuple[str, ...]:
     """
     paths = [file.path for file in files.training]
     if missing := [path for path in paths if not Path(path).is_file()]:
-        raise UserError(f"{key}: {missing[0]} is not there")
+        raise UserError(f"{key}: file {missing[0]} is missing")
     return tuple(map(sha256_of, paths))
 
 
 def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | None:
-    """Return the form of the trained adapter; None: all weights are trained.
+    """Return the form of the trained adapter, or None if all weights are trained.
 
     Raises:
-        UserError: A continued adapter would get another form, or all weights would move under it.
+        UserError: The base is an adapter, and the recipe asks for another form of it or for training all weights.
     """
     if start.stage is None:
         return None if recipe.train == "full" else recipe.lora or LoraConfig()
@@ -57,12 +57,15 @@ def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | No
     if recipe.lora not in (None, own):
         raise UserError(
             f"base {recipe.base} is an adapter with {own!r}, the recipe's lora is {recipe.lora!r}: leave the "
-            f"table out to go on with it, or merge the stage and train a new adapter on that"
+            f"table out to continue this adapter, or merge the stage and train a new adapter on the result"
         )
     return own
 
 
 def _lora_of(stage: Stage) -> LoraConfig:
-    """Return the form of a stage's adapter, from its recipe if possible, which knows more than peft's file."""
+    """Return the form of a stage's adapter.
+
+    The recipe is preferred because it holds more than peft's file.
+    """
     told = stage.record.recipe.get("lora")
     return LoraConfig.model_validate(told) if told else read_adapter(stage.path / ADAPTER).config

@@ -1,11 +1,15 @@
-"""Rows of whole examples with an exact cursor: the base of the loaders that read examples.
+"""Rows of whole examples with an exact position: the base class of loaders that read examples.
 
-Packed: several examples share a row of T tokens, found by best fit, and attention does not cross examples. No
-example is cut; longer ones were dropped. Padded: one example a row, rows of similar length together, each batch as
-long as its longest row. Attention then needs no mask, which is faster for short rows.
+Two layouts:
+
+- Packed: several examples share a row of T tokens, chosen by best fit. Attention does not cross examples. No
+  example is cut; longer ones were dropped earlier.
+- Padded: one example a row. Rows of similar length form a batch, which is as long as its longest row. Attention
+  then needs no mask, which is faster for short rows.
 
 Order, shares and epochs are those of pre-training (`data.mixture`, `data.rows`): a seeded permutation in each
-epoch, sources by the largest deficit. The state belongs to the whole run and names no rank.
+epoch, and the source with the largest deficit first. The state is that of the whole run and does not depend on the
+rank.
 
 Letters: B rows of a batch, T tokens of a row, W rows of a window, G rows of similar length.
 """
@@ -35,29 +39,29 @@ from modelstack.posttrain.recipe import TuningFiles
 WINDOW_ROWS = 256
 """Approximate number of rows that are packed, or sorted by length, together."""
 PADDING = 0
-"""Token id of padding; it has no label, and no labelled place sees it."""
+"""Token id of padding. Padding has no label, and no labelled position attends to it."""
 Layout = Literal["packed", "padded"]
 
 
 class RowOrder(BaseModel):
-    """Order of the rows, for given data."""
+    """Configuration of the order of rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     row_tokens: int = Field(ge=2)
-    """T: the maximum of a row."""
+    """T: maximum number of tokens in a row."""
     layout: Layout = "packed"
     window_rows: int = Field(default=256, ge=1)
-    """W: rows that are packed, or sorted by length, together."""
+    """W: number of rows that are packed, or sorted by length, together."""
     group_rows: int = Field(default=8, ge=1)
-    """G of the padded layout: rows of similar length, for example those of one optimizer step."""
+    """G, for the padded layout: rows of similar length, for example those of one optimizer step."""
     seed: int = 0
     shares: dict[str, float] | None = None
-    """Share of the tokens by source; None: each example once in an epoch."""
+    """Share of the tokens by source; None: each example occurs once an epoch."""
 
 
 class _Rows(Protocol):
-    """A sequence of rows that can be stopped and continued."""
+    """Sequence of rows with a position that can be saved and restored."""
 
     n_given: int
     n_given_tokens: int
@@ -70,7 +74,7 @@ class _Rows(Protocol):
 
 
 class RowData(Protocol):
-    """Facts about examples from which rows are planned."""
+    """Lengths and sources of examples, from which rows are planned."""
 
     @property
     def source_of(self) -> NDArray[np.int64]:
@@ -89,33 +93,42 @@ class RowData(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Places in a row: of all examples' first variants, then of the second."""
+        """Tokens of each example in a row: first variants of all examples, then their second variants."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over everything."""
+        """Return the SHA-256 of all content."""
         ...
 
 
 class RowLoader(ABC):
-    """A `Loader` that plans rows of examples; a subclass makes tensors of them."""
+    """`Loader` that plans rows of examples; a subclass builds the tensors."""
 
     def __init__(
         self, data: RowData, config: RowOrder, *, rows_per_batch: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Initialise before the first batch of `rows_per_batch` rows of this rank.
+        """Initialise before the first batch.
+
+        Args:
+            data: Lengths and sources of the examples.
+            config: Order of the rows.
+            rows_per_batch: Rows of a batch on this rank.
+            rank: This process's number, from 0.
+            world: Number of processes.
 
         Raises:
-            UserError: The shares do not fit the sources, the rank not the world, or an example not a row.
+            UserError: The shares do not match the sources, the rank is not below `world`, or an example is longer
+                than a row.
         """
         if rows_per_batch < 1 or not 0 <= rank < world:
             raise UserError(
-                f"rank {rank} of {world} with {rows_per_batch} rows; ranks are 0 to world - 1, rows from 1"
+                f"rank {rank} of {world} with {rows_per_batch} rows: ranks are 0 to world - 1, and a batch has at "
+                f"least 1 row"
             )
         longest = int(data.lengths.max())
         if longest > config.row_tokens:
             raise UserError(
-                f"an example takes {longest} places, a row has {config.row_tokens}: tokenise with these row_tokens"
+                f"an example has {longest} tokens, a row has {config.row_tokens}: tokenise with that limit"
             )
         self._config = config
         self._rows_per_batch = rows_per_batch
@@ -127,7 +140,7 @@ class RowLoader(ABC):
         self.mixture = mixture = Mixture(
             self._lengths, data.source_of, data.sources, config.shares, config.seed, data.n_variants
         )
-        """Each source's share of the tokens and its epochs so far."""
+        """Share of the tokens and number of epochs so far of each source."""
         self._stream: _Rows = (
             PaddedRows(mixture, self._lengths, config)
             if config.layout == "padded"
@@ -146,7 +159,7 @@ class RowLoader(ABC):
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch of this rank; rows of other ranks are skipped."""
+        """Return the next batch of this rank, skipping the rows of other ranks."""
         position = self._stream.n_given
         rows = [self._stream.take() for _ in range(self._world * self._rows_per_batch)]
         return self._batch(rows[self._rank * self._rows_per_batch :][: self._rows_per_batch], position)
@@ -167,7 +180,7 @@ class RowLoader(ABC):
         return self._stream.n_given_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next batch depends on."""
+        """Return everything that determines the next batch."""
         return {
             "data": self._fingerprint,
             "config": self._config.model_dump(mode="json"),
@@ -175,15 +188,15 @@ class RowLoader(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state, of whatever rank, world size and rows per batch.
+        """Restore a state, which may come from another rank, world size or number of rows per batch.
 
         Raises:
-            UserError: It is of other data or another configuration.
+            UserError: The state belongs to other data or another configuration.
         """
         if state["data"] != self._fingerprint:
             raise UserError(
-                "the state is of other examples, or of the same ones rendered in another way; "
-                "a run keeps its data and its rendering to its end"
+                "the state belongs to other examples, or to the same examples rendered differently; "
+                "a run keeps its data and its rendering until its end"
             )
         ours = self._config.model_dump(mode="json")
         changed = [key for key in ours if state["config"].get(key) != ours[key]]
@@ -191,17 +204,17 @@ class RowLoader(ABC):
             key = changed[0]
             raise UserError(
                 f"{key} is {ours[key]!r}, the state has {state['config'].get(key)!r}; "
-                f"a run keeps its rows to its end"
+                f"a run keeps the order of its rows until its end"
             )
         self._stream.load_state_dict(state["stream"])
 
     @abstractmethod
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
-        """Return the tensors of planned rows; `position` is how many were given before."""
+        """Return the tensors of planned rows; `position` is the number of rows given before them."""
 
 
 def row_order(files: TuningFiles, *, rows: int, seed: int, row_tokens: int, layout: Layout = "padded") -> RowOrder:
-    """Return the order of the files' rows: seeded, the `rows` of a step together, the files' shares kept."""
+    """Return the seeded order of the files' rows, with the files' shares; a group is the `rows` of a step."""
     shares = {file.path: file.share for file in files.training if file.share is not None}
     return RowOrder(
         row_tokens=row_tokens,
@@ -216,13 +229,12 @@ def row_order(files: TuningFiles, *, rows: int, seed: int, row_tokens: int, layo
 def padded_rows(
     rows: Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids, labels and documents [B, T] of one example a row.
+    """Return token ids, labels and document numbers, each [B, T], with one example a row.
 
-    Padding stands behind an example and counts to it: no place of the example sees it.
+    Padding follows the example and has the same document number; causal attention hides it from the example.
 
     Args:
-        rows: Token ids of each example, and which of them are targets. The last token of an example is only a
-            label.
+        rows: Token ids of each example, and a mask of the targets. The last token of an example is only a label.
     """
     T = max(len(ids) for ids, _ in rows) - 1
     ids_BT = np.full((len(rows), T), PADDING, np.int64)
@@ -234,18 +246,18 @@ def padded_rows(
 
 
 class PaddedRows:
-    """An example a row; a window's rows by length, in groups of similar length, the groups in a seeded order."""
+    """Rows of one example: sorted by length within a window, then taken in groups in a seeded order."""
 
     def __init__(self, mixture: Mixture, lengths: Any, config: RowOrder) -> None:
-        """Stand before the first row.
+        """Initialise before the first row.
 
         Raises:
-            UserError: A window is not of whole groups.
+            UserError: A window is not a multiple of a group.
         """
         if config.window_rows % config.group_rows:
             raise UserError(
-                f"window_rows is {config.window_rows} and group_rows {config.group_rows}; "
-                f"a window is of whole groups: make it a multiple"
+                f"window_rows is {config.window_rows} and group_rows is {config.group_rows}; "
+                f"make window_rows a multiple of group_rows"
             )
         self.mixture = mixture
         self.n_given = 0
@@ -253,7 +265,7 @@ class PaddedRows:
         self._lengths = lengths
         self._config = config
         self._begin = mixture.state_dict()
-        """Of the mixture, before the window's first draw."""
+        """State of the mixture before the first draw of the current window."""
         self._documents: list[int] = []
 
     def take(self) -> Row:
@@ -271,11 +283,11 @@ class PaddedRows:
         return [piece]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor."""
+        """Return the position."""
         return {"n_given": self.n_given, "n_given_tokens": self.n_given_tokens, "window": self._begin}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state of the same data and configuration."""
+        """Restore a state of the same data and configuration."""
         self.n_given, self.n_given_tokens = state["n_given"], state["n_given_tokens"]
         self._begin = dict(state["window"])
         self.mixture.load_state_dict(self._begin)

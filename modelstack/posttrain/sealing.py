@@ -1,6 +1,6 @@
-"""The end of every training: its weights in all their forms, and its sealed record.
+"""End of every training: writes the weights in all formats and the sealed record.
 
-A method gives a sentence, its data and its measurements; the rest of the record follows from the run.
+A method supplies a sentence, its data and its measurements; the rest of the record is derived from the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from modelstack.train.metrics import METRICS_FILE, read_metrics
 from modelstack.train.run.report import machine_facts
 
 PACKAGES = ("agentkit", "torch", "safetensors", "llama-cpp-python", "llguidance")
-"""Packages on whose versions bits and replies depend."""
+"""Packages whose versions influence the bits of weights and replies."""
 
 
 def seal_training(
@@ -45,19 +45,19 @@ def seal_training(
     parts: Iterable[str],
     say: Callable[[str], object],
 ) -> Stage:
-    """Turn the folder of a finished training into its stage, and say what was measured.
+    """Turn the folder of a finished training into a stage, and show its measurements.
 
     Args:
         resolved: The recipe.
-        run: At its end.
+        run: The run after its last step.
         model: Model whose parameters the card counts.
-        folder: Folder of the run, which becomes the stage's.
+        folder: Folder of the run, which becomes the folder of the stage.
         kind: Kind of the stage.
         what: One sentence: how the stage was trained.
         data: Files that were read.
         evaluation: Measurements before and after.
         n_tokens: Tokens read, without padding.
-        parts: Files and folders of the stage; those that all trainings have are added.
+        parts: Files and folders of the stage, besides those that all trainings have.
         say: Receives the lines to show.
     """
     write_curves(folder.metrics, folder.path)
@@ -87,7 +87,7 @@ def seal_training(
 def write_trained(
     model: CausalLM, tokenizer: TextTokenizer, resolved: TuningResolved[Any], folder: Path
 ) -> list[str]:
-    """Write the adapter or the model in all its forms; return the names in the folder.
+    """Write the adapter or the model in all its formats; return the names in the folder.
 
     Raises:
         UserError: The weights have no file format.
@@ -97,14 +97,14 @@ def write_trained(
         write_merged_folder(Merged(model, tokenizer), folder / MODEL, dtype=model.lm_head.weight.dtype)
         return [MODEL]
     save_adapter(model, lora, folder / ADAPTER, base_sha256=base_sha256)
-    if lora.dora:  # llama.cpp knows no such adapter: it is served merged
+    if lora.dora:  # llama.cpp cannot apply DoRA adapters: the merged model is served
         return [ADAPTER]
     write_gguf_adapter(model, lora, folder / ADAPTER_GGUF, name=resolved.recipe.name, base_sha256=base_sha256)
     return [ADAPTER, ADAPTER_GGUF]
 
 
 def moved_weights(lora: LoraConfig | None) -> str:
-    """Return the trained weights in words."""
+    """Return a description of the trained weights."""
     if lora is None:
         return "all weights"
     kind = ("DoRA" if lora.dora else "LoRA") + (
@@ -114,7 +114,7 @@ def moved_weights(lora: LoraConfig | None) -> str:
 
 
 def _metrics(run: Run, model: CausalLM, n_tokens: int, folder: RunFolder) -> dict[str, float | int | str]:
-    """Return the card's figures of the training: steps, tokens, parameters, speed, the last loss."""
+    """Return the training figures of the card: steps, tokens, parameters, speed, last loss."""
     state, n_steps = run.state, run.config.n_steps
     steps = [record for record in read_metrics(folder.metrics).steps if not record.rejected]
     metrics: dict[str, float | int | str] = {
@@ -129,7 +129,7 @@ def _metrics(run: Run, model: CausalLM, n_tokens: int, folder: RunFolder) -> dic
         metrics["tokens per second, median"] = round(statistics.median(r.tokens_per_second for r in steps), 1)
         if (loss := steps[-1].losses["total"]) is not None:
             metrics["loss of the last step, weighted"] = loss
-    if state.step < n_steps:  # only the clock ends a run early and lets it be sealed
+    if state.step < n_steps:  # only a time limit ends a run early and still seals it
         metrics["ended by"] = f"the clock, at step {state.step} of {n_steps}"
     return metrics
 
@@ -141,5 +141,5 @@ def _versions() -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            continue  # an extra that is not installed
+            continue  # an optional package that is not installed
     return found

@@ -1,4 +1,4 @@
-"""Model of a training over several processes: sharded by FSDP2 while it trains, whole again for its stage."""
+"""Model of a training over several processes: sharded by FSDP2 during training, whole again for its stage."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from modelstack.train.parallel.parallelize import parallelize
 
 
 def shard(training: Training[Any], mesh: Mesh) -> None:
-    """Shard the model of a training; a method that samples keeps the base's model whole beside it."""
+    """Shard the model of a training, in place; a method that samples also keeps the whole base model."""
     recipe, whole = training.resolved.recipe, training.base.model
-    # Adapters are fp32 beside a base of the compute type already; all weights are fp32 masters of it.
+    # Adapters are fp32 on a base that already has the compute type. In full training all weights are fp32 masters.
     is_cast = training.resolved.lora is None and recipe.precision == "bf16"
     model = copy.deepcopy(whole) if training.samples else whole
     parallelize(model, mesh, ParallelConfig(layout=mesh.layout, precision="bf16" if is_cast else "fp32"))
@@ -28,7 +28,7 @@ def shard(training: Training[Any], mesh: Mesh) -> None:
 
 
 def unshard(training: Training[Any]) -> None:
-    """Put the trained weights into a whole model in the first process; every process calls this."""
+    """Copy the trained weights into a whole model in the first process; every process calls this."""
     resolved, job = training.resolved, training.job
     sharded = training.model
     if not training.samples and job.processes.is_first:
@@ -41,15 +41,15 @@ def unshard(training: Training[Any]) -> None:
 
 @torch.no_grad()
 def copy_trained(sharded: nn.Module, whole: nn.Module | None) -> None:
-    """Gather the trained weights of a sharded model, and copy them into a whole one; every process calls this.
+    """Gather the trained weights of a sharded model and copy them into a whole one; every process calls this.
 
     Args:
-        sharded: After FSDP2.
-        whole: The same model unsharded, of any number type; None: this process only takes part.
+        sharded: Model sharded by FSDP2.
+        whole: The same model unsharded, of any number type; None: this process only takes part in the gathering.
     """
     targets = {} if whole is None else dict(whole.named_parameters())
     trained = {name for name, parameter in sharded.named_parameters() if parameter.requires_grad}
-    for name, value in sharded.state_dict().items():  # a state dict has the shards, whatever is gathered now
+    for name, value in sharded.state_dict().items():  # a state dict holds shards even while weights are gathered
         if name in trained:
             full = value.full_tensor() if isinstance(value, DTensor) else value
             if name in targets:

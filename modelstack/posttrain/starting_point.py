@@ -1,8 +1,8 @@
 """Starting point of a training: the weights, the parent of the new stage, and the adapter to continue, if any.
 
-A base is a GGUF file, a checkpoint folder, or a stage. A stage with a model is trained as any checkpoint is. A
-stage with an adapter is continued: the adapter keeps its rank and targets, on the weights that it was trained on,
-which are identified by their hash wherever they lie.
+A base is a GGUF file, a checkpoint folder or a stage. A stage with a model is trained like any checkpoint. A stage
+with an adapter is continued: the adapter keeps its rank and targets and the base weights that it was trained on.
+These are identified by their hash, so their path may change.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from modelstack.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """Weights that a training begins with."""
+    """Weights that a training starts from."""
 
     weights: Path
-    """A GGUF file or a checkpoint folder."""
+    """Path of a GGUF file or a checkpoint folder."""
     sha256: str
     parent: Origin
     stage: Stage | None = None
-    """Stage with the adapter to continue; None: a new adapter, or all weights."""
+    """Stage with the adapter to continue; None: train a new adapter, or all weights."""
 
 
 def starting_point(base: str | Path, weights: str | Path | None = None) -> StartingPoint:
-    """Find the weights, and the adapter, that a base names.
+    """Return the weights, and the adapter if there is one, of a base.
 
     Args:
         base: A GGUF file, a checkpoint folder or the folder of a stage.
         weights: Base weights of a stage that is an adapter; None: the path recorded by its run.
 
     Raises:
-        UserError: The base is not there, a stage is damaged, or its base is not to be found or is another.
+        UserError: The base is missing, the stage is damaged, or the stage's base weights are missing or have
+            another hash.
     """
     path = Path(base)
     stage = open_stage(path) if is_stage(path) else None
     if (stage is None or not (path / ADAPTER).is_dir()) and weights is not None:
-        raise UserError(f"weights = {str(weights)!r} is for a base that is a stage with an adapter: leave it out")
+        raise UserError(
+            f"weights = {str(weights)!r} is only for a base that is a stage with an adapter: leave it out"
+        )
     if stage is None:
         sha256 = base_sha256(path)
         return StartingPoint(path, sha256, Origin(kind="base", name=_name(path), sha256=sha256))
@@ -69,28 +72,30 @@ def _weights_of(stage: Path) -> Path:
         weights = Path(json.loads(file.read_text(encoding="utf-8"))["resolved"]["weights"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"stage {stage} is an adapter and does not say where its base lies ({file.name}: {error!r}): name the "
-            f"GGUF file or checkpoint folder with weights=PATH"
+            f"stage {stage} is an adapter and does not record the path of its base ({file.name}: {error!r}): name "
+            f"the GGUF file or checkpoint folder with weights=PATH"
         ) from error
     if not weights.exists():
-        raise UserError(f"stage {stage} was trained on {weights}, which is not there: name it with weights=PATH")
+        raise UserError(
+            f"stage {stage} was trained on {weights}, which is missing: name its new path with weights=PATH"
+        )
     return weights
 
 
 def _name(path: Path) -> str:
-    """Return the name of a base without a record: of the run's folder, not of `model` in it."""
+    """Return the name of a base without a record; for a folder `model`, the name of the run's folder around it."""
     resolved = path.resolve()
     return resolved.parent.name if resolved.name == MODEL and path.is_dir() else resolved.name
 
 
 def load_start(recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoint) -> Base:
-    """Return the base with what is trained on it: a new adapter, the stage's adapter, or all weights.
+    """Load the base and prepare the trained part: a new adapter, the stage's adapter, or all weights.
 
     Raises:
         UserError: The base cannot be read, or the adapter does not fit it.
     """
-    torch.manual_seed(recipe.seed)  # of dropout; all other randomness has generators of its own
-    # Weights that are trained stay fp32 until the optimizer has its masters of them.
+    torch.manual_seed(recipe.seed)  # for dropout; all other randomness has its own generators
+    # Trained weights stay fp32 until the optimizer has copied them as its masters.
     dtype = torch.bfloat16 if lora is not None and recipe.precision == "bf16" else torch.float32
     base = load_base(start.weights, dtype=dtype)
     if lora is not None:

@@ -1,6 +1,7 @@
-"""Contract between the driver and the six methods of post-training.
+"""Interface between the driver and the methods of post-training.
 
-A method brings its rows, its loader, its passes with their loss, and its report. Everything else is the driver's.
+A method supplies its rows, its loader, its passes with their loss, and its report. The driver does everything
+else.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.passes import Passes
 
 Told = Callable[[str], object]
-"""Receives a line about what is being done."""
+"""Receives a progress message."""
 Resolved = TypeVar("Resolved", bound=TuningResolved[Any])
 
 
 class TuningLoader(Loader, Protocol):
-    """A `Loader` that counts what it gave."""
+    """`Loader` that counts its tokens."""
 
     @property
     def n_tokens(self) -> int:
@@ -49,14 +50,14 @@ class TuningLoader(Loader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Resolved]):
-    """One run, before anything of it was read."""
+    """Run whose data and model are not read yet."""
 
     resolved: Resolved
     start: StartingPoint
     folder: Path
     processes: Processes
     held: ExitStack
-    """Closed at the end: child processes and engines of the method."""
+    """Closes child processes and engines of the method at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +65,39 @@ class Report:
     """Result of a training, for its card."""
 
     what: str
-    """One sentence: how the stage was trained."""
+    """Sentence that describes how the stage was trained."""
     after: tuple[Measurement, ...] = ()
-    """The questions of `Training.before`, answered by the trained model."""
+    """Measurements named in `Training.before`, repeated on the trained model."""
     parts: tuple[str, ...] = ()
-    """Files of the method in the stage, beside those of every stage."""
+    """Files that this method adds to the stage."""
 
 
 class Training(ABC, Generic[Resolved]):
-    """One training by a method.
+    """Training by one method.
 
-    The driver calls `resolve`, makes an object of the class, and calls `optimizer`, `parts`, `hooks`, and at the
-    end `write` and `report`.
+    The driver calls `resolve`, creates an object of the class, and calls `optimizer`, `parts` and `hooks`. At the
+    end it calls `write` and `report`.
     """
 
     kind: ClassVar[Kind]
     """Kind of the stage."""
     is_spread: ClassVar[bool] = False
-    """Whether the method trains in several processes."""
+    """Whether the method supports several processes."""
     samples: ClassVar[bool] = False
-    """Whether the base's model samples between steps, and so stays whole in every process."""
+    """Whether the base model samples between steps, so that every process keeps it whole."""
     values_file: ClassVar[str] = REWARDS_FILE
-    """File of the metrics of `TuningPasses`, a line for each step."""
+    """File of the metrics of `TuningPasses`, one line a step."""
 
     base: Base
     """Model on its device, with the adapter to train, and its tokenizer."""
     model: nn.Module
-    """Module that the optimizer moves: the base's model, one around it, or a sharded copy of it."""
+    """Module that the optimizer updates: the base model, a wrapper of it, or a sharded copy of it."""
     data: DataManifest
-    """Files that are read."""
+    """Files that were read."""
     n_rows: int
     """Rows, or prompts, of an epoch."""
     before: tuple[Measurement, ...] = ()
-    """Held-back measurements of the model that training begins with."""
+    """Held-back measurements before training."""
 
     def __init__(self, job: Job[Resolved], told: Told) -> None:
         """Read rows and model, and measure the model on held-back rows.
@@ -106,7 +107,7 @@ class Training(ABC, Generic[Resolved]):
             told: Receives progress.
 
         Raises:
-            UserError: A file is broken, or a row is both trained and measured on.
+            UserError: A file is broken, or a row is both trained on and measured on.
         """
         self.job = job
         self.resolved = job.resolved
@@ -128,16 +129,16 @@ class Training(ABC, Generic[Resolved]):
 
     @property
     def rows_per_batch(self) -> int:
-        """Rows of a micro-batch of this process.
+        """Rows of a micro-batch in this process.
 
         Raises:
-            UserError: The processes do not divide the rows of a micro-batch.
+            UserError: The rows of a micro-batch are not a multiple of the number of processes.
         """
         recipe = self.resolved.recipe
         return self.job.processes.own(recipe.rows // recipe.micro_batches, "rows / micro_batches")
 
     def row_order(self, layout: Layout = "padded") -> RowOrder:
-        """Return the order of the training rows; the recipe's data has `row_tokens`."""
+        """Return the order of the training rows; the recipe's data must have `row_tokens`."""
         recipe = self.resolved.recipe
         data = recipe.data
         return row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout=layout)
@@ -149,24 +150,24 @@ class Training(ABC, Generic[Resolved]):
 
     @abstractmethod
     def parts(self) -> tuple[TuningLoader, Passes]:
-        """Return the batches and the passes; called after the optimizer was made, which may cast the model."""
+        """Return the loader and the passes; called after `optimizer`, which may cast the model."""
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer of the adapter, or of all weights."""
+        """Return the optimizer of the trained weights, those of the adapter or all."""
         recipe, lora = self.resolved.recipe, self.resolved.lora
         if lora is None:
             return build_optimizer(model, recipe.optimizer)
         return lora_optimizer(cast(CausalLM, model), lora, recipe.optimizer)
 
     def hooks(self, metrics: Metrics) -> dict[str, Hook]:
-        """Return hooks of the method."""
+        """Return the method's own hooks by name."""
         return {}
 
     def after_roll_back(self) -> None:
-        """Drop what belongs to weights that a roll-back took away."""
+        """Discard state that belongs to the weights before a roll-back."""
 
     def write(self) -> list[str]:
-        """Write the trained weights into the run's folder; return the names there."""
+        """Write the trained weights into the run's folder; return their names in it."""
         return write_trained(self.base.model, self.base.tokenizer, self.resolved, self.job.folder)
 
     @abstractmethod
@@ -180,5 +181,5 @@ class Training(ABC, Generic[Resolved]):
 
     @property
     def trained(self) -> str:
-        """The parent's name and the weights that moved, for the report's sentence."""
+        """Name of the parent and description of the trained weights, for the sentence of the report."""
         return f"{self.resolved.parent.name}, {moved_weights(self.resolved.lora)}"

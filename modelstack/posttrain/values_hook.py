@@ -1,4 +1,4 @@
-"""Hook that writes the metrics of a method's passes, a line for each step."""
+"""Hook that writes the metrics of a method's passes, one line a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REWARDS_FILE = "rewards.jsonl"
 
 
 class HasMetrics(Protocol):
-    """Passes with metrics beside the losses."""
+    """Passes that have metrics in addition to losses."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -24,17 +24,17 @@ class HasMetrics(Protocol):
 
 
 class ValuesHook:
-    """Writes the passes' metrics of each step: rewards, margins, lengths."""
+    """Hook that writes the passes' metrics of each step: rewards, margins, lengths."""
 
     def __init__(self, path: Path, passes: HasMetrics) -> None:
-        """Append to a file of JSON lines, which is read once, at the first step."""
+        """Append to a file of JSON lines; lines of an earlier process are read at the first step."""
         self._path = path
         self._passes = passes
         self._last_step: int | None = None
-        """Step of the last line; None: the file has not been read."""
+        """Step of the last line; None: the file has not been read yet."""
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Write the line of a step, in place of lines that a killed process wrote of it and of later steps."""
+        """Write the line of a step, replacing lines of this and later steps that a killed process left."""
         if self._last_step is None or self._last_step >= report.step:
             self._drop_from(report.step)
         record = {"step": report.step} | {name: round(value, 6) for name, value in self._passes.metrics.items()}
@@ -43,7 +43,7 @@ class ValuesHook:
         self._last_step = report.step
 
     def _drop_from(self, step: int) -> None:
-        """Remove the lines of a step and of later ones, and lines that were cut off."""
+        """Remove the lines of a step and of later steps, and truncated lines."""
         lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
         kept = [line for line in lines if _step_of(line) < step]
         if len(kept) < len(lines):
@@ -51,15 +51,15 @@ class ValuesHook:
                 temporary.write_bytes(b"".join(kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the file is the state."""
+        """Return an empty state: the file itself is the state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing."""
+        """Do nothing: the state is empty."""
 
 
 def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 1 << 62  # cut off: it is written again
+        return 1 << 62  # truncated: treat as a later step, so that it is removed

@@ -1,4 +1,4 @@
-"""Preferences of a recipe: both sides read, rendered and recorded."""
+"""Preference files of a recipe: training and held-back side, read, rendered and recorded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Sides:
     training: Side
     validation: Side
     n_empty: int
-    """Training lines that were left out because a reply is empty or both are equal."""
+    """Training lines that were left out because a reply is empty or both replies are equal."""
 
     def units(self, data: PreferenceData, form: Form, base: Base) -> Units:
         """Render the training side.
 
         Raises:
-            UserError: A conversation cannot be rendered, or no unit of a file is left.
+            UserError: A conversation cannot be rendered, or a file has no usable preference.
         """
         return _rendered(self.training, data, form, base)
 
@@ -49,7 +49,7 @@ class Sides:
         return _rendered(pairs, data, "pairs", base)
 
     def manifest(self, data: PreferenceData, units: Units) -> DataManifest:
-        """Return the stage's record of the files, with the number of examples left out."""
+        """Return the record of the files for the stage, with the number of examples left out."""
         shares = {file.path: file.share for file in data.training}
         roles: tuple[tuple[Literal["training", "validation"], Side], ...] = (
             ("training", self.training),

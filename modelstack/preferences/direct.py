@@ -1,15 +1,16 @@
-"""DPO and its relatives: pairs, against a reference model.
+"""DPO and its relatives: losses on pairs with a reference model.
 
-With c = log p(chosen) - log p_ref(chosen), j the same of the rejected completion, and margin d = c - j (all of
-them passed through f' of the divergence, see `divergences`), each formula gives a loss per pair, [B].
+Definitions: c = log p(chosen) - log p_ref(chosen), j is the same for the rejected completion, and the margin is d
+= c - j. With another divergence than the reverse KL, d is the difference of f'(c) and f'(j), see `divergences`.
+N_c and N_r are the numbers of tokens, e is the label smoothing. Each formula gives one loss per pair, [B].
 
 | name | source |
 |---|---|
 | sigmoid | DPO, Rafailov et al., 2305.18290 |
-| cdpo | conservative DPO, Mitchell 2023: a share of labels is wrong |
-| robust | 2403.00409: the same, unbiased |
+| cdpo | conservative DPO, Mitchell 2023: assumes that a share of labels is wrong |
+| robust | 2403.00409: unbiased form of cdpo |
 | hinge | SLiC, 2305.10425 |
-| ipo, ipo_sum | IPO, 2310.12036: on token means, as its authors did; on sums, as the paper writes |
+| ipo, ipo_sum | IPO, 2310.12036: on token means, as in its authors' code; on sums, as in the paper |
 | sigmoid_norm | Tulu 3, 2411.15124: DPO on token means |
 | exo_pair | EXO, 2402.00856 equation 16 |
 | nca_pair | NCA, 2402.05369 |
@@ -36,29 +37,29 @@ from modelstack.preferences.divergences import divergence_scores
 from modelstack.preferences.pairs import Pairs, PreferenceLoss, logistic_loss, pair_metrics
 
 NOT_BY_PAIR: frozenset[DirectName] = frozenset(("aot", "aot_unpaired", "sft"))
-"""Losses of the batch: no value of theirs belongs to a pair that could be weighted."""
+"""Losses of the whole batch, which have no value per pair and so cannot be weighted by pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogRatios:
-    """What formulas read; every tensor is [B]."""
+    """Inputs of the formulas; every tensor is [B]."""
 
     policy: Pairs
     reference: Pairs
     c: Tensor
     j: Tensor
     chosen_score: Tensor
-    """f'(c); c for the reverse KL."""
+    """Score f'(c) of the chosen completion; equal to c for the reverse KL."""
     rejected_score: Tensor
 
     @property
     def d(self) -> Tensor:
-        """Return the margin."""
+        """Margin d, [B]."""
         return self.chosen_score - self.rejected_score
 
     @property
     def d_per_token(self) -> Tensor:
-        """Return the margin of scores per token."""
+        """Margin of the scores per token, [B]."""
         n_chosen, n_rejected = self.policy.n_chosen.clamp(min=1), self.policy.n_rejected.clamp(min=1)
         return self.chosen_score / n_chosen - self.rejected_score / n_rejected
 
@@ -69,18 +70,18 @@ def direct_loss(
     """Return the weighted sum of the configured losses, each a mean over the pairs.
 
     Args:
-        policy: With gradient.
-        reference: Of the frozen model on the same completions.
-        config: None: plain DPO.
-        weights_B: How much each pair counts, e.g. `wpo_weights`; None: 1.
+        policy: Log-probabilities of the trained model, with gradient.
+        reference: Log-probabilities of the frozen model on the same completions.
+        config: Losses; None: DPO.
+        weights_B: Weight of each pair, for example `wpo_weights`; None: 1.
 
     Raises:
-        UserError: Weights were given to a loss that has no value per pair.
+        UserError: Weights were given for a loss that has no value per pair.
     """
     config = config or DirectLossConfig()
     if weights_B is not None and (unfit := [term.name for term in config.losses if term.name in NOT_BY_PAIR]):
         raise UserError(
-            f"{', '.join(unfit)} has no value per pair that could be weighted: leave weights or it out"
+            f"{', '.join(unfit)} has no loss per pair, so pairs cannot be weighted: remove the weights or the loss"
         )
     ratios = _log_ratios(policy, reference, config)
     loss = policy.chosen.new_zeros(())
@@ -162,12 +163,12 @@ def aot_unpaired(x: LogRatios, config: DirectLossConfig) -> Tensor:
 
 
 def apo_zero(x: LogRatios, config: DirectLossConfig) -> Tensor:
-    """Return 1 - sigmoid(beta c) + sigmoid(beta j): the chosen one is better than what the model says now."""
+    """Return 1 - sigmoid(beta c) + sigmoid(beta j): for chosen replies better than the model's current ones."""
     return 1 - torch.sigmoid(config.beta * x.c) + torch.sigmoid(config.beta * x.j)
 
 
 def apo_down(x: LogRatios, config: DirectLossConfig) -> Tensor:
-    """Return sigmoid(beta c) + 1 - sigmoid(beta d): the chosen one is worse than what the model says now."""
+    """Return sigmoid(beta c) + 1 - sigmoid(beta d): for chosen replies worse than the model's current ones."""
     return torch.sigmoid(config.beta * x.c) + 1 - torch.sigmoid(config.beta * x.d)
 
 
@@ -202,7 +203,7 @@ DIRECT_LOSSES: dict[DirectName, Callable[[LogRatios, DirectLossConfig], Tensor]]
     "discopop": discopop,
     "sft": sft,
 }
-"""A new loss is one function above and one line here and in `DirectName`."""
+"""Formula of each name. A new loss needs one function above, one line here and its name in `DirectName`."""
 
 
 def _log_ratios(policy: Pairs, reference: Pairs, config: DirectLossConfig) -> LogRatios:

@@ -1,4 +1,4 @@
-"""What a recipe says of losses against a reference model, and what published recipes say.
+"""Configuration of losses with a reference model, and published configurations.
 
 A list of losses with weights is minimised as their weighted sum: mixed preference optimisation, MPO (2411.10442).
 """
@@ -28,17 +28,17 @@ DirectName = Literal[
     "discopop",
     "sft",
 ]
-"""Formulas of `direct`."""
+"""Names of the formulas in `direct`."""
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 DIVERGENCE_FREE: frozenset[DirectName] = frozenset(
     ("sigmoid", "cdpo", "robust", "hinge", "ipo", "ipo_sum", "sigmoid_norm", "exo_pair", "discopop", "sft")
 )
-"""Losses of the margin alone, in which the partition function cancels: others mean the reverse KL only."""
+"""Losses that allow any divergence: in a margin the partition function cancels. Others need the reverse KL."""
 
 
 class DirectTerm(BaseModel):
-    """One loss of the sum; frozen, an unknown key is an error."""
+    """Loss of the sum and its weight; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,23 +47,28 @@ class DirectTerm(BaseModel):
 
 
 class DirectLossConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Losses with a reference; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     losses: tuple[DirectTerm, ...] = Field(default=(DirectTerm(name="sigmoid"),), min_length=1)
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to the reference; DPO's 0.1. For `ipo` the paper's tau. Losses of token
-    means (`sigmoid_norm`) want about as many times more as completions have tokens."""
+    """Strength of the pull towards the reference; DPO's 0.1. For `ipo` it is the paper's tau.
+
+    Losses of token means (`sigmoid_norm`) need a beta that is larger by about the number of tokens of a
+    completion.
+    """
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs thought to be labelled the wrong way round, for `cdpo`, `robust`, `exo_pair`, `aot` and
-    `aot_unpaired`; EXO's 1e-3."""
+    """Assumed share of pairs with swapped labels, for `cdpo`, `robust`, `exo_pair`, `aot` and `aot_unpaired`.
+
+    EXO uses 1e-3.
+    """
     divergence: Divergence = "reverse_kl"
-    """What holds the policy to the reference."""
+    """Divergence between policy and reference."""
     divergence_alpha: float = Field(default=0.5, gt=0)
-    """Of `alpha_divergence`; near 1 it is the reverse KL."""
+    """Parameter of `alpha_divergence`; close to 1 it is the reverse KL."""
     discopop_tau: float = Field(default=0.05, gt=0)
-    """The temperature of DiscoPOP's mixture, the paper's."""
+    """Temperature of DiscoPOP's mixture, from the paper."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -71,7 +76,7 @@ class DirectLossConfig(BaseModel):
         if self.divergence != "reverse_kl" and (others := sorted(names - DIVERGENCE_FREE)):
             raise ValueError(
                 f"{', '.join(others)} is defined for the reverse KL only: set divergence = 'reverse_kl', "
-                f"or choose of {', '.join(sorted(DIVERGENCE_FREE))}"
+                f"or choose from {', '.join(sorted(DIVERGENCE_FREE))}"
             )
         if "exo_pair" in names and self.label_smoothing == 0:
             raise ValueError(
@@ -98,5 +103,10 @@ PUBLISHED: dict[str, DirectLossConfig] = {
         )
     ),
 }
-"""Of recipes: DPO (2305.18290); Zephyr-7B, SmolLM2-360M and SmolLM3 (alignment-handbook); Tulu 3 (open-instruct,
-docs/tulu3.md); InternVL's MPO (2411.10442)."""
+"""Losses of published recipes.
+
+- DPO: 2305.18290.
+- Zephyr-7B, SmolLM2-360M, SmolLM3: alignment-handbook.
+- Tulu 3: open-instruct, docs/tulu3.md.
+- MPO: InternVL, 2411.10442.
+"""

@@ -1,15 +1,15 @@
-"""Preferences as people have them: a conversation, and a reply that was chosen, one that was rejected, or both.
+"""Files of preferences: a conversation with a chosen reply, a rejected reply, or both.
 
-One JSON object a line (zstd where the name ends in `.zst`), in one of three forms:
+One JSON object a line (zstd if the name ends in `.zst`), in one of three forms:
 
-- ours: `messages` and `tools` as in `sft.examples`, `chosen` and `rejected` each `{"reply": ...}` or
-  `{"calls": [...]}`; one of the two may be missing, for losses on single completions;
-- pairs as TRL and most published sets have them: `prompt` (or `conversations`; a text or messages), `chosen`,
-  `rejected` (texts, or the message that follows the prompt); without `prompt`, the messages that both sides begin
-  with are it, which HH-RLHF writes as one text with `Human:` and `Assistant:` in it;
-- thumbs: `prompt`, `completion`, `label` (true: it is desirable).
+- own form: `messages` and `tools` as in `sft.examples`; `chosen` and `rejected` are each `{"reply": ...}` or
+  `{"calls": [...]}`. One of the two may be missing, for losses on single completions.
+- pairs, as in TRL and most published sets: `prompt` (or `conversations`; a text or messages), `chosen`, `rejected`
+  (texts, or the message after the prompt). Without `prompt`, the prompt is the common beginning of both sides.
+  HH-RLHF writes it as one text with `Human:` and `Assistant:`.
+- thumbs: `prompt`, `completion`, `label` (true: desirable).
 
-This file needs no torch.
+This file does not need torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Data(BaseModel):
 
 
 class Reply(_Data):
-    """What a model may answer: words, calls, or with neither an abstention."""
+    """Reply of a model: a text, calls, or neither, which is an abstention."""
 
     calls: tuple[Call, ...] = ()
     reply: str | None = Field(default=None, min_length=1)
@@ -44,12 +44,12 @@ class Reply(_Data):
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
         if self.calls and self.reply is not None:
-            raise ValueError("both calls and a reply are given; an answer is one of them")
+            raise ValueError("both calls and a reply are given; a reply is either calls or a text")
         return self
 
 
 class Preference(_Data):
-    """One conversation and what was thought of replies to it."""
+    """A conversation with a chosen reply, a rejected reply, or both."""
 
     id: str = Field(min_length=1)
     source: str = Field(min_length=1)
@@ -65,18 +65,18 @@ class Preference(_Data):
         if self.chosen is None and self.rejected is None:
             raise ValueError("neither chosen nor rejected is given; at least one reply is needed")
         if any(message.train for message in self.messages):
-            raise ValueError("a message with train is for fine-tuning: a preference is about the last reply")
+            raise ValueError("a message has train, which is for fine-tuning: a preference compares last replies")
         if self.chosen == self.rejected:
-            raise ValueError("chosen and rejected are the same reply; nothing is preferred")
+            raise ValueError("chosen and rejected are the same reply: a preference needs different replies")
         return self
 
     @property
     def is_pair(self) -> bool:
-        """Whether both replies are there."""
+        """Whether both replies are given."""
         return self.chosen is not None and self.rejected is not None
 
     def example(self, reply: Reply) -> Example:
-        """Return the conversation with a reply to it, as fine-tuning would learn it."""
+        """Return the conversation with one of its replies, as an example for fine-tuning."""
         kind = "call" if reply.calls else "irrelevant" if reply.reply is None else "answer"
         return Example(
             id=self.id,
@@ -93,15 +93,15 @@ class Preference(_Data):
 def read_preferences(
     path: str | os.PathLike[str], on_empty: Callable[[int], object] | None = None
 ) -> Iterator[Preference]:
-    """Give the preferences of a file, one after the other.
+    """Yield the preferences of a file.
 
     Args:
-        path: Of the file.
-        on_empty: Is told the number of a line whose reply is empty, or whose two replies are the same, which then
-            is left out: published sets have some. None: such a line is an error.
+        path: Path of the file.
+        on_empty: Receives the line number of a preference with an empty reply or with two equal replies, which is
+            then skipped; published sets have some. None: such a line is an error.
 
     Raises:
-        UserError: The file is not there or cut short, a line is in none of the forms, or an id comes twice.
+        UserError: The file is missing or truncated, a line has none of the forms, or an id occurs twice.
     """
     path = Path(path)
     seen: set[str] = set()
@@ -122,16 +122,16 @@ def read_preferences(
         except (UserError, ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         if preference.id in seen:
-            raise UserError(f"{path}, line {number}: id {preference.id!r} comes twice; ids of a file are unique")
+            raise UserError(f"{path}, line {number}: id {preference.id!r} occurs twice; ids of a file are unique")
         seen.add(preference.id)
         yield preference
 
 
 def _ours(record: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
-    """Return a record of any form in ours.
+    """Return a record of any form in the own form.
 
     Raises:
-        UserError: It is in none of the forms.
+        UserError: The record has none of the forms.
     """
     stem = path.name.split(".")[0]
     origin = {key: record[key] for key in ("id", "source", "license", "split") if key in record}
@@ -140,13 +140,13 @@ def _ours(record: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
         return dict(record) | origin
     if "label" in record and "completion" in record:
         if not isinstance(record["label"], bool):
-            raise UserError(f"label is {record['label']!r}; it is true (desirable) or false")
+            raise UserError(f"label is {record['label']!r}: it must be true (desirable) or false")
         side = "chosen" if record["label"] else "rejected"
         return origin | {"messages": _turns(record.get("prompt")), side: _reply(record["completion"])}
     if "chosen" not in record or "rejected" not in record:
         raise UserError(
-            f"keys are {sorted(record)[:8]}: a preference has messages with chosen or rejected, or prompt, chosen "
-            f"and rejected, or prompt, completion and label"
+            f"keys are {sorted(record)[:8]}: a preference needs messages with chosen or rejected, or prompt, "
+            f"chosen and rejected, or prompt, completion and label"
         )
     chosen, rejected = record["chosen"], record["rejected"]
     prompt = record.get("prompt", record.get("conversations"))
@@ -154,7 +154,7 @@ def _ours(record: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
         return origin | {"messages": _turns(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)}
     sides = [_turns(_marked_turns(side) if isinstance(side, str) else side) for side in (chosen, rejected)]
     if min(map(len, sides)) < 2 or sides[0][:-1] != sides[1][:-1]:
-        raise UserError("without a prompt, chosen and rejected are messages that differ in the last one alone")
+        raise UserError("without a prompt, chosen and rejected must be messages that differ in the last one only")
     return origin | {"messages": sides[0][:-1], "chosen": _reply(sides[0][-1:]), "rejected": _reply(sides[1][-1:])}
 
 
@@ -164,20 +164,20 @@ def _prefers_nothing(ours: Mapping[str, Any]) -> bool:
 
 
 def _turns(value: Any) -> list[dict[str, str]]:
-    """Return messages of a text (a user's) or of a list of messages, by either of the usual names of keys."""
+    """Return messages from a text, which is a user's, or from a list of messages with either set of usual keys."""
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise UserError(f"a prompt is a text or a list of messages; this one is {str(value)[:60]!r}")
+        raise UserError(f"a prompt must be a text or a list of messages; this one is {str(value)[:60]!r}")
     return [_turn(message) for message in value]
 
 
 def _marked_turns(text: str) -> list[dict[str, str]]:
-    """Return the messages of a conversation in one text, as HH-RLHF has it."""
+    """Return the messages of a conversation that is one text, as in HH-RLHF."""
     parts = _MARK.split(text)
     if len(parts) < 3 or parts[0].strip():
         raise UserError(
-            "chosen and rejected are texts without a prompt, and do not begin with '\\n\\nHuman:': give a prompt"
+            "chosen and rejected are texts without a prompt and do not begin with '\\n\\nHuman:': add a prompt"
         )
     roles = ("human" if who == "Human" else "gpt" for who in parts[1::2])
     return [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[2::2], strict=True)]
@@ -185,18 +185,20 @@ def _marked_turns(text: str) -> list[dict[str, str]]:
 
 def _turn(message: Any) -> dict[str, str]:
     if not isinstance(message, dict):
-        raise UserError(f"a message is an object with role and content; this one is {str(message)[:60]!r}")
+        raise UserError(f"a message must be an object with role and content; this one is {str(message)[:60]!r}")
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if role not in _ROLES or not isinstance(content, str):
-        raise UserError(f"a message has a role of {sorted(set(_ROLES.values()))} and a text; here {role!r}")
+        raise UserError(
+            f"a message needs a role of {sorted(set(_ROLES.values()))} and a text; its role is {role!r}"
+        )
     return {"role": _ROLES[role], "content": content}
 
 
 def _reply(value: Any) -> dict[str, str]:
-    """Return the one message of the assistant that a side consists of."""
+    """Return the single assistant message of a side."""
     if isinstance(value, str):
         return {"reply": value}
     turns = _turns([value] if isinstance(value, dict) else value)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
-        raise UserError("a side is a text or one message of the assistant, after the prompt")
+        raise UserError("a side must be a text or one assistant message after the prompt")
     return {"reply": turns[0]["content"]}

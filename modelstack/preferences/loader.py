@@ -1,4 +1,4 @@
-"""Batches of units: their first documents, then their second, one document a row.
+"""Batches of units: the first documents of all units, then the second documents, one document a row.
 
 Letters: B units of a batch, 2B rows, T tokens of a row.
 """
@@ -19,10 +19,10 @@ from modelstack.preferences.units import Units
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitBatch(Batch):
-    """2B rows of B units; labels are the replies' tokens, at the places that predict them."""
+    """Batch of 2B rows of B units; labels are tokens of replies, at the positions that predict them."""
 
     units_B: Tensor = field(kw_only=True)
-    """Numbers of the units, int64, the index into the reference's log-probabilities; stays on the CPU."""
+    """Numbers of the units, int64, stays on the CPU; indexes the reference's log-probabilities."""
 
     def to(self, device: torch.device) -> UnitBatch:
         """Return the batch on a device."""
@@ -33,15 +33,23 @@ class UnitBatch(Batch):
 
 
 class UnitLoader(RowLoader):
-    """The `Loader` of units, those of similar length together."""
+    """`Loader` of units; units of similar length form a batch."""
 
     def __init__(
         self, units: Units, config: RowOrder, *, rows_per_batch: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Initialise before the first batch of `rows_per_batch` units of this rank.
+        """Initialise before the first batch.
+
+        Args:
+            units: Units to load.
+            config: Order of the units.
+            rows_per_batch: Units of a batch on this rank.
+            rank: This process's number, from 0.
+            world: Number of processes.
 
         Raises:
-            UserError: The shares do not fit the sources, the rank not the world, or a document not a row.
+            UserError: The shares do not match the sources, the rank is not below `world`, or a document is longer
+                than a row.
         """
         super().__init__(units, config, rows_per_batch=rows_per_batch, rank=rank, world=world)
         self._units = units
@@ -51,6 +59,6 @@ class UnitLoader(RowLoader):
 
 
 def unit_batch(units: Units, numbers: Sequence[int], position: int = 0) -> UnitBatch:
-    """Return the tensors of some units."""
+    """Return the batch of the units with these numbers."""
     documents = [units.document(number, second) for second in (False, True) for number in numbers]
     return UnitBatch(*padded_rows(documents), position, units_B=torch.tensor(numbers, dtype=torch.int64))

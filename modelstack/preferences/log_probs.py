@@ -1,11 +1,11 @@
-"""Log-probabilities of labelled tokens, from hidden states: what every loss of post-training starts from.
+"""Log-probabilities of labelled tokens, from hidden states: the input of every loss of post-training.
 
-As in `architecture.losses` the head is asked for labelled tokens alone, some at a time, and makes the logits anew
-for the gradient where they are many. Labels are aligned there and here: `labels_BT[b, t]` is the token that the
-model should name at position t, so nothing is shifted behind `completion_labels`. Sums over a completion are fp32
-at least: of 500 tokens in bf16 a preference margin does not survive.
+As in `architecture.losses`, the head computes logits for labelled tokens only, in chunks. With several chunks the
+logits are recomputed for the gradient. Labels are already aligned: `labels_BT[b, t]` is the token to predict at
+position t, so nothing is shifted after `completion_labels`. Sums over a completion are at least fp32, because a
+preference margin is lost in a bf16 sum of 500 tokens.
 
-Letters: B rows, T tokens, P labelled places, D model width, V vocabulary.
+Letters: B rows, T tokens, P labelled positions, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from modelstack.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class LabelLogProbs:
-    """What a model says of labelled tokens; every tensor is [B, T] and 0 where there is no label."""
+    """Log-probabilities and statistics at labelled tokens; every tensor is [B, T], 0 where there is no label."""
 
     log_probs_BT: Tensor
     """log p(label), fp32, with gradient."""
     is_label_BT: Tensor
-    """bool."""
+    """Mask of labelled positions, bool."""
     entropy_BT: Tensor | None = None
-    """-sum p log p over the vocabulary, nats, fp32, without gradient; None: not asked for."""
+    """Entropy -sum p log p over the vocabulary, in nats, fp32, without gradient; None: not requested."""
     log_collision_BT: Tensor | None = None
-    """log sum p^2 over the vocabulary, fp32, without gradient; None: not asked for."""
+    """Value of log sum p^2 over the vocabulary, fp32, without gradient; None: not requested."""
 
 
 def completion_labels(token_ids_BT: Tensor, is_completion_BT: Tensor) -> Tensor:
-    """Return aligned labels [B, T]: each position's next token where that is of the completion, else `IGNORED`.
+    """Return aligned labels [B, T]: the next token of each position if it is of the completion, else `IGNORED`.
 
     Args:
         token_ids_BT: Prompt, completion, padding; int64.
-        is_completion_BT: bool, True for the tokens to be scored; of tool calls and replies, not of tool output.
+        is_completion_BT: Mask of the tokens to score, bool: tool calls and replies, not tool output.
     """
     labels = next_token_labels(token_ids_BT)
     labels[:, :-1].masked_fill_(~is_completion_BT[:, 1:].bool(), IGNORED)
@@ -56,24 +56,23 @@ def label_log_probs(
     with_statistics: bool = False,
     tokens_per_chunk: int = TOKENS_PER_CHUNK,
 ) -> LabelLogProbs:
-    """Return log-probabilities at the labels; the head makes logits there alone.
+    """Return log-probabilities at the labels; logits are computed only there.
 
     Args:
-        hidden_BTD: What the head reads.
-        labels_BT: The token to name at each position, or `IGNORED`.
-        head: Makes logits, `CausalLM.logits`.
-        temperature: What logits are divided by: that of the sampler, where tokens were sampled, in policy, old
-        policy
-            and reference alike.
-        with_statistics: Also return entropies and collision probabilities.
-        tokens_per_chunk: How many tokens' logits exist at once.
+        hidden_BTD: Input of the head.
+        labels_BT: Token to predict at each position, or `IGNORED`.
+        head: Computes logits, for example `CausalLM.logits`.
+        temperature: Divisor of the logits. For sampled tokens it is the sampler's temperature, the same in policy,
+            old policy and reference.
+        with_statistics: Whether to return entropies and collision probabilities too.
+        tokens_per_chunk: Maximum number of tokens whose logits are in memory at once.
 
     Raises:
         UserError: The temperature is not above 0.
     """
     if temperature <= 0:
         raise UserError(
-            f"temperature is {temperature}; it divides logits: give one above 0, 1 for the model's own"
+            f"temperature is {temperature}: it divides logits, so it must be above 0; 1 leaves them unchanged"
         )
     is_label_BT = labels_BT != IGNORED
     places_P = is_label_BT.flatten().nonzero()[:, 0]
@@ -99,7 +98,7 @@ def label_log_probs(
 
 
 def summed(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return the sums over the masked tokens of each row, [B], fp32 at least; what lies elsewhere may be NaN."""
+    """Return the sums over the masked tokens of each row, [B], at least fp32; other values may be NaN."""
     return values_BT.where(mask_BT.bool(), 0).sum(-1, dtype=torch.promote_types(values_BT.dtype, torch.float32))
 
 

@@ -1,6 +1,6 @@
-"""The losses that a recipe can name, and what each needs: pairs or single completions, a reference or none.
+"""Losses that a recipe can name, the data that each needs, and whether it needs a reference.
 
-| kind | of | reference |
+| kind | data | reference |
 |---|---|---|
 | direct: DPO and its relatives (`direct`) | pairs | yes |
 | simpo, cpo (`reference_free`) | pairs | no |
@@ -29,39 +29,39 @@ from modelstack.preferences.unpaired import UnpairedConfig, kl_baseline, unpaire
 
 
 class Direct(BaseModel, frozen=True, extra="forbid"):
-    """Pairs against the model that training began with."""
+    """Losses on pairs, with the model before training as the reference."""
 
     name: Literal["direct"] = "direct"
     loss: DirectLossConfig = DirectLossConfig()
     wpo: bool = False
-    """Pairs count by how likely the policy is to say them itself."""
+    """Whether pairs are weighted by the probability that the policy itself generates them."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
-    """LD-DPO: what tokens past the shorter reply count."""
+    """LD-DPO: weight of tokens beyond the length of the shorter reply; None: 1."""
 
 
 Method = Annotated[Direct | SimpoConfig | CpoConfig | OrpoConfig | UnpairedConfig, Field(discriminator="name")]
 
 
 def form_of(method: Method) -> Form:
-    """Return what units the method is trained on."""
+    """Return the form of the units that the method needs."""
     return "single" if isinstance(method, UnpairedConfig) else "pairs"
 
 
 def has_reference(method: Method) -> bool:
-    """Return whether the method compares with the model that training began with."""
+    """Return whether the method needs the model before training as a reference."""
     return isinstance(method, Direct | UnpairedConfig)
 
 
 def loss_of(
     method: Method, log_probs: LabelLogProbs, reference_2B: Tensor | None, is_desirable_B: Tensor
 ) -> PreferenceLoss:
-    """Return a batch's loss, a mean over its units.
+    """Return the loss of a batch, a mean over its units.
 
     Args:
-        method: Which.
-        log_probs: Of 2B rows, the units' first documents, then their second.
-        reference_2B: The reference's sums over the same replies; None for a method without.
-        is_desirable_B: Of single completions.
+        method: The method.
+        log_probs: Log-probabilities of 2B rows, the first documents of all units, then the second.
+        reference_2B: Sums of the reference over the same replies; None for a method without a reference.
+        is_desirable_B: Whether each single completion is desirable; ignored for pairs.
     """
     ld_alpha = method.ld_alpha if isinstance(method, Direct) else None
     policy = pairs_of(log_probs, ld_alpha)
@@ -81,5 +81,5 @@ def loss_of(
 
 
 def needs_statistics(method: Method) -> bool:
-    """Return whether the loss reads more of a distribution than the label's probability."""
+    """Return whether the loss needs entropies and collision probabilities."""
     return isinstance(method, Direct) and method.wpo

@@ -1,8 +1,8 @@
-"""ORPO: fine-tuning and preference in one, by the odds of two completions (Hong et al., 2403.07691).
+"""ORPO: fine-tuning and preference training in one loss, by the odds of two completions (Hong et al., 2403.07691).
 
-With p the geometric mean of a completion's token probabilities, odds(p) = p / (1 - p); the loss is cross-entropy
-of the chosen text and -log sigmoid of the log of the odds' ratio (the paper's equations 6 and 7). No reference
-model.
+With p the geometric mean of a completion's token probabilities, odds(p) = p / (1 - p). The loss is the
+cross-entropy of the chosen text plus -log sigmoid of the log odds ratio (the paper's equations 6 and 7). There is
+no reference.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from modelstack.preferences.pairs import Pairs, PreferenceLoss, pair_metrics
 
 
 class OrpoConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of ORPO; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["orpo"] = "orpo"
     ratio_coefficient: float = Field(default=0.1, ge=0)
-    """The paper's lambda, which TRL calls beta: 0.1 there, 0.1 to 0.25 in the paper's runs."""
+    """Lambda of the paper, which TRL calls beta; TRL's default is 0.1, the paper's runs have 0.1 to 0.25."""
 
 
 def orpo_loss(policy: Pairs, chosen_nll: Tensor, config: OrpoConfig | None = None) -> PreferenceLoss:
-    """Return cross-entropy - lambda log sigmoid(log odds ratio), the latter as a mean over the pairs.
+    """Return cross-entropy - lambda log sigmoid(log odds ratio), the second term as a mean over the pairs.
 
     Args:
-        policy: Of completions alone.
-        chosen_nll: Cross-entropy of the chosen texts, a scalar: a token mean over prompt and completion in the
-        paper's
-            code and in TRL, or `policy.chosen_nll` for completions alone.
-        config: None: by default.
+        policy: Log-probabilities of the completions.
+        chosen_nll: Cross-entropy of the chosen texts, a scalar. In the paper's code and in TRL it is a token mean
+            over prompt and completion; `policy.chosen_nll` is that of the completions.
+        config: Configuration; None: the defaults.
     """
     config = config or OrpoConfig()
     log_odds = log_odds_ratio(policy)
@@ -58,9 +57,10 @@ def log_odds_ratio(policy: Pairs) -> Tensor:
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """Return log(1 - e^x) for x <= 0; at 0 that of the nearest smaller number, so that gradients stay finite.
+    """Return log(1 - e^x) for x <= 0; x = 0 is replaced by the next smaller number, so that gradients stay finite.
 
-    Each of two forms is exact on its side of log(1/2) (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012).
+    Two formulas are used, each accurate on its side of log(1/2) (Maechler, "Accurately computing log(1 -
+    exp(-|a|))", 2012).
     """
     x = x.clamp(max=-torch.finfo(x.dtype).eps)
     return torch.where(x < -math.log(2), torch.log1p(-x.exp()), torch.log(-torch.expm1(x)))

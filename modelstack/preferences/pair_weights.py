@@ -1,8 +1,8 @@
-"""WPO: pairs count by how likely the policy is to say them itself (Zhou et al., 2406.11827).
+"""WPO: pairs are weighted by the probability that the policy itself generates them (Zhou et al., 2406.11827).
 
-Pairs that another model wrote are far from what the policy samples; weighted by its own probability they are as if
-it had sampled them. Aligned to the model's own confidence (the paper's equation 2, TRL's form), a token that is
-sampled as likely as one expects under the model, log sum p^2, has weight 1.
+Pairs that another model wrote are far from the policy's own samples; the weights make up for that. Weights are
+aligned to the model's own confidence (the paper's equation 2, as in TRL): a token with the model's expected
+log-probability, log sum p^2, has weight 1.
 
 Letters: B pairs, T tokens; 2B rows, the chosen completions first.
 """
@@ -18,14 +18,15 @@ from modelstack.preferences.log_probs import LabelLogProbs, summed
 
 @torch.no_grad()
 def wpo_weights(log_probs: LabelLogProbs, *, aligned: bool = True) -> Tensor:
-    """Return e^(mean over the chosen tokens + mean over the rejected tokens) of what tokens weigh, [B].
+    """Return the weight of each pair, [B]: e^(mean over chosen tokens + mean over rejected tokens).
 
     Args:
-        log_probs: Of 2B rows.
-        aligned: A token weighs log p - log sum p^2, else log p, as in open-instruct; those weights are below 1.
+        log_probs: Log-probabilities of 2B rows.
+        aligned: True: the means are of log p - log sum p^2. False: of log p, as in open-instruct, with weights
+            below 1.
 
     Raises:
-        UserError: Aligned weights were asked for without statistics.
+        UserError: Aligned weights need statistics, which `log_probs` lacks.
     """
     values_BT, mask_BT = log_probs.log_probs_BT, log_probs.is_label_BT
     if aligned:

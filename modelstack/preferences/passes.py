@@ -1,6 +1,6 @@
 """Forward and backward passes of a preference loss.
 
-Letters: U units, B of a batch, 2B rows, T tokens.
+Letters: U units of the data, B units of a batch, 2B rows, T tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from modelstack.preferences.methods import Method, loss_of, needs_statistics
 
 
 def log_probs_of(model: CausalLM, batch: UnitBatch, *, with_statistics: bool = False) -> LabelLogProbs:
-    """Return the model's log-probabilities of a batch's replies; the batch lies on the model's device."""
-    # Each row is one document with padding behind it: attention needs no mask but the causal one.
+    """Return the model's log-probabilities of a batch's replies; the batch must be on the model's device."""
+    # Each row is one document followed by padding, so the causal mask is enough.
     hidden_BTD = model(batch.ids_BT, with_logits=False).hidden_BTD
     return label_log_probs(hidden_BTD, batch.labels_BT, model.logits, with_statistics=with_statistics)
 
@@ -30,9 +30,9 @@ class PreferencePasses(TuningPasses):
     model: CausalLM
     method: Method
     is_desirable: Tensor
-    """Thumbs of the units, bool [U]."""
+    """Whether the chosen or single completion of each unit is desirable, bool [U]."""
     reference: Tensor | None
-    """Sums of the reference over the units' replies, fp32 [U, 2]."""
+    """Sums of the reference over the units' two replies, fp32 [U, 2]; None: no reference."""
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -1,12 +1,13 @@
-"""Pairs without a reference model: CPO, SimPO, AlphaPO.
+"""Losses on pairs without a reference model: CPO, SimPO, AlphaPO.
 
 | name | reward of a completion | source |
 |---|---|---|
-| cpo | its log-probability; plus cross-entropy of the chosen one | Xu et al., 2401.08417 |
-| simpo | mean log-probability of its tokens; a target margin gamma | Meng et al., 2405.14734 |
-| alpha != 0 | (1 - p^-alpha) / alpha instead of log p; tends to it for alpha to 0 | AlphaPO, 2501.03884 |
+| cpo | its log-probability; the loss also has the cross-entropy of the chosen one | Xu et al., 2401.08417 |
+| simpo | mean log-probability of its tokens; the loss has a target margin gamma | Meng et al., 2405.14734 |
+| alpha != 0 | (1 - p^-alpha) / alpha instead of log p, its limit for alpha to 0 | AlphaPO, 2501.03884 |
 
-One model in memory instead of two, but nothing that holds the policy to where it came from: low learning rates.
+There is only one model in memory, but no term that keeps the policy near its starting point: use low learning
+rates.
 """
 
 from __future__ import annotations
@@ -23,41 +24,41 @@ from modelstack.preferences.pairs import Pairs, PreferenceLoss, logistic_loss, p
 
 
 class SimpoConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of SimPO; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["simpo"] = "simpo"
     beta: float = Field(default=2.0, gt=0)
-    """The paper's runs have 2.0 to 2.5 (10 for Llama 3 v0.2)."""
+    """Factor on the rewards; the paper's runs have 2.0 to 2.5 (10 for Llama 3 v0.2)."""
     gamma: float = Field(default=1.0, ge=0)
-    """Target margin, after multiplication with beta; the paper's gamma / beta is 0.3 to 0.55 there."""
+    """Target margin, in units of beta times reward; the paper's gamma / beta is 0.3 to 0.55."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     alpha: float = 0.0
-    """AlphaPO; 0: log-probabilities."""
+    """Exponent of AlphaPO; 0: rewards are log-probabilities."""
     nll_coefficient: float = Field(default=0.0, ge=0)
-    """Of cross-entropy of the chosen completions; the paper has none."""
+    """Coefficient of the chosen completions' cross-entropy; the paper has none."""
 
 
 class CpoConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of CPO; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["cpo"] = "cpo"
     form: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    """Of the margin; `ipo` is of token means."""
+    """Function of the margin; `ipo` uses token means."""
     beta: float = Field(default=0.1, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Of `sigmoid`."""
+    """Label smoothing, for `sigmoid`."""
     alpha: float = 0.0
-    """AlphaPO; 0: log-probabilities."""
+    """Exponent of AlphaPO; 0: rewards are log-probabilities."""
     nll_coefficient: float = Field(default=1.0, ge=0)
-    """Of cross-entropy of the chosen completions."""
+    """Coefficient of the chosen completions' cross-entropy."""
 
 
 def simpo_loss(policy: Pairs, config: SimpoConfig | None = None) -> PreferenceLoss:
-    """Return -log sigmoid(beta (r_c - r_r) - gamma), r by token, as a mean over the pairs."""
+    """Return the mean over the pairs of -log sigmoid(beta (r_c - r_r) - gamma), with rewards r per token."""
     config = config or SimpoConfig()
     chosen, rejected = (_reward(x, config.alpha) for x in (policy.chosen_per_token, policy.rejected_per_token))
     per_pair = logistic_loss(config.beta * (chosen - rejected) - config.gamma, config.label_smoothing)
@@ -65,7 +66,10 @@ def simpo_loss(policy: Pairs, config: SimpoConfig | None = None) -> PreferenceLo
 
 
 def cpo_loss(policy: Pairs, config: CpoConfig | None = None) -> PreferenceLoss:
-    """Return -log sigmoid(beta (r_c - r_r)), a mean over the pairs, plus the chosen completions' cross-entropy."""
+    """Return the mean over the pairs of the loss of `form`, plus the cross-entropy of the chosen completions.
+
+    For `sigmoid` the loss of a pair is -log sigmoid(beta (r_c - r_r)).
+    """
     config = config or CpoConfig()
     by_token = config.form == "ipo"
     values = (policy.chosen_per_token, policy.rejected_per_token) if by_token else (policy.chosen, policy.rejected)

@@ -1,7 +1,7 @@
 """Preference training: DPO and its relatives on pairs or on single completions.
 
-The reference is the model that training begins with. Its log-probabilities are computed before the first step and
-kept beside the run, so a resumed run does not compute them again.
+The reference is the model before training. Its log-probabilities are computed before the first step and stored in
+the run's folder, so that a resumed run does not compute them again.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def prefer(recipe: PreferenceRecipe, path: Path, console: Console) -> Stage | No
 
 
 class PreferenceTraining(Training[PreferenceResolved]):
-    """A training on preferences."""
+    """Training on preferences."""
 
     kind: ClassVar[Kind] = "preference"
     is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[PreferenceResolved], told: Told) -> None:
-        """Render the preferences, and score them by the reference."""
+        """Render the preferences, and score them by the reference if the method has one."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         told("reading preferences")
@@ -69,7 +69,7 @@ class PreferenceTraining(Training[PreferenceResolved]):
         self.n_rows = len(units)
 
     def parts(self) -> tuple[UnitLoader, PreferencePasses]:
-        """Return units of similar length together, and the passes of the method's loss."""
+        """Return the loader of units and the passes of the method's loss."""
         recipe, units = self.resolved.recipe, self._units
         rank, world = self.job.processes.rank, self.job.processes.world
         loader = UnitLoader(units, self.row_order(), rows_per_batch=self.rows_per_batch, rank=rank, world=world)
@@ -78,7 +78,7 @@ class PreferenceTraining(Training[PreferenceResolved]):
         return loader, PreferencePasses(model, recipe.method, is_desirable, self._reference)
 
     def report(self, n_steps: int, told: Told) -> Report:
-        """Measure held-back pairs against the model that training began with."""
+        """Measure held-back pairs, relative to the model before training."""
         recipe = self.resolved.recipe
         rows = "pairs" if self._units.form == "pairs" else "replies"
         what = (
@@ -97,7 +97,7 @@ class PreferenceTraining(Training[PreferenceResolved]):
         content = [resolved.base_sha256, resolved.parent.sha256, resolved.recipe.precision, units.fingerprint()]
 
         def asked(n: int) -> None:
-            told(f"asking the reference: {n:,} of {len(units):,}")
+            told(f"scoring by the reference: {n:,} of {len(units):,}")
 
         return kept_tensors(
             self.job.folder / REFERENCE_FILE,

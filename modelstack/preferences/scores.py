@@ -1,7 +1,7 @@
-"""Log-probabilities of units' replies by a model that does not move: the reference's, and those of an evaluation.
+"""Log-probabilities of units' replies by a frozen model, for the reference and for evaluations.
 
-The reference is the model that training begins with. Its sums are computed once, before the first step, so no
-second model is held in memory.
+The reference is the model before training. Its sums are computed once, before the first step, so that no second
+model stays in memory.
 
 Letters: U units.
 """
@@ -37,23 +37,23 @@ class Sums:
     """Log-probabilities of replies, summed over their tokens."""
 
     log_probs: NDArray[np.float32]
-    """Sums of each unit's first and second reply, [U, 2]."""
+    """Sums over each unit's first and second reply, [U, 2]."""
     n_tokens: NDArray[np.int64]
-    """[U, 2]."""
+    """Number of tokens of these replies, [U, 2]."""
 
 
 @torch.no_grad()
 def score(model: CausalLM, units: Units, told: Callable[[int], object] = lambda n: None) -> Sums:
-    """Score all units; the model's mode and the random numbers stay as they were.
+    """Score all units; the model's mode and the random state are unchanged.
 
     Args:
-        model: Gives the log-probabilities.
+        model: Model that computes the log-probabilities.
         units: Units to score.
         told: Receives the number of scored units.
     """
     device = next(model.parameters()).device
     sums, counts = np.empty((len(units), 2), np.float32), np.empty((len(units), 2), np.int64)
-    order = np.argsort(units.lengths, kind="stable")  # rows of similar length together: little padding
+    order = np.argsort(units.lengths, kind="stable")  # rows of similar length together need little padding
     with in_use(model):
         for start in range(0, len(units), UNITS_AT_ONCE):
             numbers = order[start : start + UNITS_AT_ONCE]
@@ -65,12 +65,12 @@ def score(model: CausalLM, units: Units, told: Callable[[int], object] = lambda 
 
 
 def rewards_of(method: Method, policy: Sums, reference: Sums) -> NDArray[np.float64]:
-    """Return the rewards of replies that a method's loss compares, [U, 2].
+    """Return the rewards that a method's loss compares, [U, 2].
 
     Args:
         method: Method of the training.
         policy: Sums of the trained model.
-        reference: Sums of the model that training began with; ignored by a method without a reference.
+        reference: Sums of the model before training; ignored by a method without a reference.
     """
     sums = policy.log_probs.astype(np.float64)
     if isinstance(method, Direct):
@@ -84,7 +84,7 @@ def rewards_of(method: Method, policy: Sums, reference: Sums) -> NDArray[np.floa
 
 
 def standing(sums: Sums) -> tuple[Measurement, ...]:
-    """Return a model's own figures on pairs: which reply is likelier, and how likely the chosen one is."""
+    """Return a model's figures on pairs without a reference: accuracy, and log-probability of the chosen reply."""
     likelier = (sums.log_probs[:, 0] > sums.log_probs[:, 1]).astype(np.float64)
     chosen = sums.log_probs[:, 0].astype(np.float64)
     return (

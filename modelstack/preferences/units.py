@@ -1,11 +1,12 @@
-"""What a preference loss is trained on as arrays of tokens: units of two documents each.
+"""Preferences as arrays of tokens: units of two documents each.
 
-A unit of a loss on pairs is a prompt with the chosen and with the rejected reply. A unit of a loss on single
-completions is a prompt with its own reply, desirable or not, and with the reply of another one, by which KTO
-estimates how far the policy has gone anyway: the one before it among those of its kind, so it is the same in each
-epoch and the reference's log-probability of it can be computed once (as TRL does; the paper draws within a batch).
+For losses on pairs, a unit is a prompt with its chosen reply and the same prompt with its rejected reply. For
+losses on single completions, a unit is a prompt with its own reply, and the same prompt with the reply of another
+unit. KTO uses the second document to estimate the divergence of the policy from the reference. The other unit is
+the previous one with the same label, so it is the same in each epoch, and the reference scores it once. TRL does
+the same; the paper draws the other unit within a batch.
 
-Letters: U units, D = 2 U documents: the first of all units, then the second of all.
+Letters: U units, D = 2 U documents: the first documents of all units, then the second documents of all units.
 """
 
 from __future__ import annotations
@@ -28,45 +29,45 @@ Form = Literal["pairs", "single"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Units:
-    """U units."""
+    """U units of two documents."""
 
     form: Form
     ids: NDArray[np.int32]
-    """Of all documents, one behind the other."""
+    """Token ids of all documents, concatenated."""
     is_target: NDArray[np.bool_]
-    """Which of the ids belong to a reply."""
+    """Mask of the token ids that belong to a reply."""
     offsets: NDArray[np.int64]
-    """Where each document begins in those, [D + 1]."""
+    """Start of each document in `ids`, and the end of the last one, [D + 1]."""
     is_desirable: NDArray[np.bool_]
-    """Of single completions, [U]; of pairs all True: the first is the chosen one."""
+    """Whether each single completion is desirable, [U]; True for pairs, whose first document is the chosen one."""
     source_of: NDArray[np.int64]
-    """[U]."""
+    """Number of each unit's source, [U]."""
     sources: tuple[str, ...]
     n_dropped: Mapping[str, int]
-    """By source, preferences that were longer than a row, or not of the form."""
+    """Number of preferences by source that were longer than a row or of the other form."""
 
     def __len__(self) -> int:
-        """Return U."""
+        """Return the number of units, U."""
         return len(self.is_desirable)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Return the tokens of each unit's longer document, [U]: what its two rows are as long as."""
+        """Number of tokens of each unit's longer document, [U]."""
         return np.diff(self.offsets).reshape(2, -1).max(0)
 
     @property
     def n_variants(self) -> int:
-        """Return 1: a unit is the same in every epoch."""
+        """Number of variants of a unit: 1, because a unit is the same in every epoch."""
         return 1
 
     def document(self, unit: int, second: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return ids of one of a unit's documents, and which of them belong to the reply."""
+        """Return the token ids of one of a unit's documents, and the mask of its reply."""
         number = unit + second * len(self)
         place = slice(self.offsets[number], self.offsets[number + 1])
         return self.ids[place], self.is_target[place]
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over everything."""
+        """Return the SHA-256 of all content."""
         digest = hashlib.sha256(repr((self.form, self.sources, sorted(self.n_dropped.items()))).encode())
         for array in (self.ids, self.is_target, self.offsets, self.is_desirable, self.source_of):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -90,14 +91,14 @@ def units_of(
     """Render all preferences.
 
     Args:
-        preferences: By source.
-        form: Pairs, or single completions: of a pair both sides, each with its thumb.
-        encoder: The model's.
-        row_tokens: Units with a longer document are dropped, and counted.
-        options: Of rendering; what tokens weigh does not count here.
+        preferences: Preferences by source.
+        form: Form of the units. For single completions, each side of a pair becomes a unit.
+        encoder: Encoder of the model's chat format.
+        row_tokens: Maximum tokens of a document; units with a longer one are dropped and counted.
+        options: Options of rendering; weights of tokens are ignored.
 
     Raises:
-        UserError: A conversation cannot be rendered, or no unit of a source is left.
+        UserError: A conversation cannot be rendered, or a source has no usable preference.
     """
     firsts: list[_Document] = []
     seconds: list[_Document] = []
@@ -111,7 +112,7 @@ def units_of(
             found, n_dropped[source] = _singles(several, encoder, row_tokens, options)
         if not found:
             raise UserError(
-                f"{source}: none of {n_dropped[source]} preferences is of the form {form!r} and fits a row of "
+                f"{source}: none of {n_dropped[source]} preferences has the form {form!r} and fits a row of "
                 f"{row_tokens} tokens; raise row_tokens, choose another loss, or leave the file out"
             )
         for first, second, desirable in found:
@@ -177,7 +178,7 @@ def _singles(
     for desirable in (True, False):
         of_kind = [document for document, each in own if each == desirable]
         for i, document in enumerate(of_kind):
-            other = of_kind[i - 1]  # of the first one the last; of an only one itself
+            other = of_kind[i - 1]  # the last reply for the first unit; a single unit gets its own reply
             ids = [*document.ids[: document.n_prompt], *other.ids[other.n_prompt :]]
             found.append((document, _Document(ids[:row_tokens], document.n_prompt), desirable))
     return found, n_dropped
@@ -187,6 +188,6 @@ def _rendered(
     preference: Preference, reply: Reply, encoder: ChatEncoder, options: RenderOptions | None
 ) -> _Document:
     rendered = render(preference.example(reply), encoder, options)
-    n = len(rendered.ids) - rendered.labels_at[::-1].index(True)  # nothing is learnt from what stands behind
+    n = len(rendered.ids) - rendered.labels_at[::-1].index(True)  # tokens after the last label are not learnt
     labels = rendered.labels_at[:n]
     return _Document(rendered.ids[:n], labels.index(True))

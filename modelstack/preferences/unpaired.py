@@ -1,10 +1,13 @@
-"""Single completions with a thumb up or down: KTO, and APO-zero without pairs.
+"""Losses on single completions with a label, desirable or not: KTO, and APO-zero without pairs.
 
-KTO (Ethayarajh et al., 2402.01306): with d = log p - log p_ref of a completion, a desirable one costs
-lambda_D (1 - sigmoid(beta (d - z0))), an undesirable one lambda_U (1 - sigmoid(beta (z0 - d))). z0 is how far the
-policy has gone from the reference anyway, estimated on completions of other prompts: each prompt with the
-completion of the one before it in its batch. On one or two rows that is noise: at least 8 in a micro-batch.
-APO-zero (2408.06266 equation 7) has z0 = 0.
+KTO (Ethayarajh et al., 2402.01306), with d = log p - log p_ref of a completion:
+
+- a desirable completion costs lambda_D (1 - sigmoid(beta (d - z0)));
+- an undesirable completion costs lambda_U (1 - sigmoid(beta (z0 - d))).
+
+The baseline z0 estimates the divergence of the policy from the reference, on prompts with completions of other
+prompts (see `units`). With one or two rows the estimate is noise: use at least 8 rows in a micro-batch. APO-zero
+(2408.06266 equation 7) has z0 = 0.
 
 Letters: B completions.
 """
@@ -22,23 +25,26 @@ from modelstack.preferences.pairs import PreferenceLoss
 
 
 class UnpairedConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of the loss; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["kto", "apo_zero_unpaired"] = "kto"
     beta: float = Field(default=0.1, gt=0)
     desirable_weight: float = Field(default=1.0, ge=0)
-    """lambda_D. KTO's paper: lambda_D n_D / (lambda_U n_U) from 1 to 4/3, by the numbers of rows of each kind."""
+    """Weight lambda_D of desirable completions.
+
+    The KTO paper recommends lambda_D n_D / (lambda_U n_U) from 1 to 4/3, with the numbers n of rows of each kind.
+    """
     undesirable_weight: float = Field(default=1.0, ge=0)
 
 
 def kl_baseline(policy_B: Tensor, reference_B: Tensor) -> Tensor:
-    """Return z0: the mean over mismatched completions of log p - log p_ref, at least 0, without gradient.
+    """Return z0, a scalar without gradient: the mean of log p - log p_ref over mismatched completions, at least 0.
 
     Args:
-        policy_B: Summed log-probabilities of each prompt with another prompt's completion.
-        reference_B: Of the frozen model.
+        policy_B: Summed log-probabilities by the policy of each prompt's completion from another prompt.
+        reference_B: Summed log-probabilities of the same by the frozen model.
     """
     return (policy_B - reference_B).detach().mean().clamp(min=0)
 
@@ -50,14 +56,14 @@ def unpaired_loss(
     config: UnpairedConfig | None = None,
     z0: Tensor | None = None,
 ) -> PreferenceLoss:
-    """Return the mean over all completions. Metrics of a kind that the batch lacks are NaN.
+    """Return the loss, a mean over all completions. Metrics of a label that the batch lacks are NaN.
 
     Args:
         policy_B: Summed log-probabilities, with gradient.
-        reference_B: Of the frozen model.
-        is_desirable_B: bool.
-        config: None: KTO.
-        z0: Of `kl_baseline`, over all ranks; APO-zero has none.
+        reference_B: Summed log-probabilities of the frozen model.
+        is_desirable_B: Whether each completion is desirable, bool.
+        config: Configuration; None: KTO.
+        z0: Baseline from `kl_baseline`, over all ranks; None for APO-zero.
 
     Raises:
         UserError: KTO without z0, or APO-zero with one.

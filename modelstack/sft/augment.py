@@ -1,9 +1,15 @@
-"""Examples made anew each time they are seen, so that a model learns to read tools instead of knowing them.
+"""Augmentation of examples: each variant differs, so that a model learns to read tools instead of memorising them.
 
-Tools and their parameters come in another order; names are random strings (Hammer, arXiv 2410.04587, masks two
-thirds; a tiny model has little else to go by than names, so fewer here); optional parameters that no call uses are
-left out; values are exchanged in request and call together (`swap_values`). A change is made everywhere: in the
-tools, in earlier calls, in the target. It follows from the seed, the example's id and the variant alone.
+A variant has these changes:
+
+- the order of tools and of their parameters;
+- random strings as names. Hammer (arXiv 2410.04587) masks two thirds; fewer are masked here, because names are
+  most of what a tiny model can use;
+- optional parameters that no call uses are left out;
+- values are exchanged in request and call together (`swap_values`).
+
+A change is applied everywhere: in the tools, in earlier calls and in the target. It depends only on the seed, the
+example's id and the variant.
 """
 
 from __future__ import annotations
@@ -19,41 +25,41 @@ from modelstack.data.examples import Call, Example, Message, Tool
 from modelstack.sft.swap_values import swap_values
 
 _PLAIN = frozenset({"type", "properties", "required", "additionalProperties", "description", "title", "$schema"})
-"""Keywords beside which a parameter's name stands in `properties` and `required` alone."""
+"""Keywords of a schema that refer to a parameter's name only in `properties` and `required`."""
 _FIRST, _OTHERS = "abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789_"
 _LENGTHS = range(4, 11)
-"""Characters of a random name."""
+"""Possible numbers of characters of a random name."""
 
 
 class AugmentConfig(BaseModel):
-    """What is changed, and how often."""
+    """Kinds of changes and their probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shuffle_tools: bool = True
     shuffle_parameters: bool = True
     mask_names: float = Field(default=0.3, ge=0, le=1)
-    """Probability that all names of an example's tools and parameters are random."""
+    """Probability that all tools and parameters of an example get random names."""
     drop_optional: float = Field(default=0.2, ge=0, le=1)
-    """Probability of each optional parameter that no call uses to be left out."""
+    """Probability that an optional parameter is left out, for each one that no call uses."""
     swap_values: float = Field(default=0.3, ge=0, le=1)
-    """Probability of each value that stands in request and call, and whose kind is known, to be exchanged."""
+    """Probability that a value is exchanged, for each value of a known kind that is in request and call."""
 
 
 NOTHING = AugmentConfig(
     shuffle_tools=False, shuffle_parameters=False, mask_names=0, drop_optional=0, swap_values=0
 )
-"""Examples as they are."""
+"""No augmentation."""
 
 
 def augment(example: Example, config: AugmentConfig, seed: int, variant: int = 0) -> Example:
-    """Return what an example becomes; each kind of change has random numbers of its own.
+    """Return the augmented example; each kind of change has its own random generator.
 
     Args:
-        example: Is not changed.
-        config: What is changed.
-        seed: Of the run.
-        variant: Which time the example is seen.
+        example: Example; stays unchanged.
+        config: Changes to make.
+        seed: Seed of the run.
+        variant: Number of the variant.
     """
 
     def random(purpose: str) -> Random:
@@ -91,13 +97,13 @@ def _drop_optional(example: Example, rng: Random, probability: float) -> Example
 
 @dataclass(slots=True)
 class _Names:
-    """Random names given so far."""
+    """Generator of distinct random names."""
 
     rng: Random
     taken: set[str] = field(default_factory=set[str])
 
     def new(self) -> str:
-        """Return a name that nothing has."""
+        """Return an unused name."""
         while True:
             length = self.rng.choice(_LENGTHS)
             name = self.rng.choice(_FIRST) + "".join(self.rng.choice(_OTHERS) for _ in range(length - 1))
@@ -107,11 +113,11 @@ class _Names:
 
 
 def _mask_names(example: Example, rng: Random) -> Example:
-    """Give each tool, and each parameter of a tool whose schema is plain, a random name."""
+    """Give random names to all tools, and to the parameters of each tool with a plain schema."""
     names = _Names(rng)
     of_tool: dict[str, str] = {}
     of_parameter: dict[str, dict[str, str]] = {}
-    """By the tool's old name."""
+    """New name of each parameter, by the old name of its tool."""
     tools: list[Tool] = []
     for tool in example.tools:
         of_tool[tool.name] = names.new()
@@ -143,7 +149,7 @@ def _mask_names(example: Example, rng: Random) -> Example:
 
 
 def _shuffled(tool: Tool, rng: Random) -> Tool:
-    """Return a tool with its parameters in another order; calls are written in the order of the schema."""
+    """Return a tool with shuffled parameters; calls follow the order of the schema."""
     properties = tool.parameters.get("properties")
     if not isinstance(properties, Mapping) or len(properties) < 2:
         return tool
@@ -151,7 +157,7 @@ def _shuffled(tool: Tool, rng: Random) -> Tool:
 
 
 def _properties(tool: Tool) -> dict[str, Any]:
-    """Return the parameters of a tool whose schema says nothing of them elsewhere, else none."""
+    """Return the parameters of a tool; empty if its schema may refer to their names elsewhere."""
     properties = tool.parameters.get("properties", {})
     is_plain = _PLAIN.issuperset(tool.parameters) and isinstance(properties, dict)
     return properties if is_plain else {}

@@ -1,14 +1,15 @@
-"""What each character of written calls is for a model that a grammar guides.
+"""Roles of characters in written calls, for a model that is guided by a grammar.
 
-- forced: braces, quotes, `"name":` and the like, where there is one way to go on;
-- choice: a call or an abstention, one more call or the end of the list;
-- name: of a tool;
-- key: of an argument; with it the comma, brace or quote where an optional argument is given or left out;
-- value: of an argument; with it what ends one: a quote, the character behind a number, a list's comma or bracket.
+- forced: the grammar allows one continuation: braces, quotes, `"name":` and similar;
+- choice: a call or an abstention, another call or the end of the list;
+- name: name of a tool;
+- key: name of an argument, and the comma, brace or quote at which an optional argument is given or left out;
+- value: value of an argument, and the character that ends it: a quote, the one after a number, a list's comma or
+  bracket.
 
-The text is the convention's own (`toolcalls.convention`): its form is known, and only its inside is looked at.
-Keys and names count as such even where a grammar leaves one way (a required key, the only tool): a model should
-write those without one too.
+The text is written by `toolcalls.convention`, so its outer form is known and only the contents are analysed. Keys
+and names have their roles even if the grammar forces them (a required key, the only tool), because a model should
+also write them correctly without a grammar.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from modelstack.toolcalls.grammar.pointers import resolve
 
 TokenRole = Literal["forced", "choice", "key", "name", "value", "text"]
 ROLES: tuple[TokenRole, ...] = ("forced", "choice", "key", "name", "value", "text")
-"""In the order of their numbers."""
+"""Roles in the order of their numbers."""
 FORCED, CHOICE, KEY, NAME, VALUE, TEXT = range(len(ROLES))
 _SCALAR = re.compile(r"true|false|null|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _DECODER = JSONDecoder()
 _MORE = ("anyOf", "oneOf", "allOf", "patternProperties")
-"""Beside these a node's own properties are not all that it has."""
+"""Keywords with which a node may have properties besides its own."""
 _TYPE_OF = {"{": "object", "[": "array", '"': "string"}
-"""Which type a value's first character means."""
+"""Type of a value by its first character."""
 
 
 def call_roles(text: str, tools: Sequence[ToolSpec] = ()) -> bytes:
-    """Return for each character of written calls the number of its role.
+    """Return the number of the role of each character of written calls.
 
     Args:
-        text: As `render_calls` writes it.
-        tools: Their schemas tell where an argument can be left out; without one, everywhere.
+        text: Calls as written by `render_calls`.
+        tools: Tools, whose schemas determine which arguments are optional; all arguments of an unknown tool are.
 
     Raises:
-        ValueError: The text is no such list.
+        ValueError: The text is not a list of calls.
     """
     if text == "[]":
         return bytes([CHOICE, CHOICE])
@@ -51,7 +52,7 @@ def call_roles(text: str, tools: Sequence[ToolSpec] = ()) -> bytes:
 
 
 class _Scanner:
-    """Walks over the text once; what is not marked is forced."""
+    """Scanner that walks over the text once; unmarked characters are forced."""
 
     def __init__(self, text: str, schemas: Mapping[str, Any]) -> None:
         self.text = text
@@ -61,17 +62,17 @@ class _Scanner:
         self.roles = bytearray(len(text))  # FORCED is 0
 
     def calls(self) -> None:
-        """Read the list."""
+        """Read the list of calls."""
         self.take("[", CHOICE)
         while True:
             start = self.at
             self.take(CALL_PREFIX, FORCED)
             self.roles[start] = CHOICE
-            end = self.text.index('"', self.at)  # names hold no quote and no backslash
+            end = self.text.index('"', self.at)  # names contain no quote and no backslash
             name = self.text[self.at : end]
             self.mark(end, NAME)
             self.take(ARGUMENTS_PREFIX, FORCED)
-            # Arguments are closed, also those that declare no property.
+            # No other argument is allowed, even if a tool declares no property.
             self.root = {"properties": {}, **self.schemas[name]} if name in self.schemas else {}
             self.value(self.root)
             self.take("}", FORCED)
@@ -82,7 +83,7 @@ class _Scanner:
             raise ValueError(f"text after the calls at character {self.at}: {self.text[self.at :][:20]!r}")
 
     def value(self, schema: Any) -> None:
-        """Read a value of a schema."""
+        """Read a value with a schema."""
         schema = resolve(schema, self.root)
         schema = schema if isinstance(schema, Mapping) else {}
         first = self.text[self.at : self.at + 1]
@@ -101,10 +102,10 @@ class _Scanner:
             if found is None:
                 raise ValueError(f"no JSON value at character {self.at}: {self.text[self.at :][:20]!r}")
             self.mark(found.end(), VALUE)
-            self.roles[self.at] = VALUE  # what follows says that a number is at its end
+            self.roles[self.at] = VALUE  # the character after a number decides that it ends
 
     def object(self, schema: Mapping[str, Any], opening: int) -> None:
-        """Read an object; where its end and another key are both possible, what comes is a choice of keys."""
+        """Read an object. If both the end and another key are possible, the character that decides is a key."""
         properties = schema.get("properties", {})
         is_open = any(key in schema for key in _MORE)
         is_open = is_open or bool(schema.get("additionalProperties", "properties" not in schema))
@@ -128,7 +129,7 @@ class _Scanner:
             left = left[left.index(key) + 1 :] if key in left else left
 
     def array(self, schema: Mapping[str, Any], opening: int) -> None:
-        """Read a list; each comma and its end is a part of the value."""
+        """Read a list; its commas and its end are part of the value."""
         self.take("[", opening)
         if self.skip("]", VALUE):
             return
@@ -138,12 +139,15 @@ class _Scanner:
             self.value(schema.get("items", True))
 
     def mark(self, end: int, role: int) -> None:
-        """Give the characters up to `end` a role, and go there."""
+        """Set the role of the characters up to `end` and move there."""
         self.roles[self.at : end] = bytes([role]) * (end - self.at)
         self.at = end
 
     def skip(self, piece: str, role: int) -> bool:
-        """Step over `piece` if it comes next; a character that was marked as the end of a number stays so."""
+        """Move past `piece` if it comes next and return whether it does.
+
+        A character that was marked as the end of a number keeps that role.
+        """
         if not self.text.startswith(piece, self.at):
             return False
         first = max(role, self.roles[self.at])
@@ -152,7 +156,7 @@ class _Scanner:
         return True
 
     def take(self, piece: str, role: int) -> None:
-        """Step over `piece`, or raise ValueError."""
+        """Move past `piece`, or raise ValueError."""
         if not self.skip(piece, role):
             found = self.text[self.at : self.at + 20] or "the end"
             raise ValueError(f"expected {piece!r} at character {self.at} of written calls, found {found!r}")

@@ -1,4 +1,4 @@
-"""Batches of tokenised examples, packed or padded: the `Loader` of fine-tuning.
+"""Batches of tokenised examples, packed or padded, for fine-tuning.
 
 Letters: B rows of a batch, T tokens of a row.
 """
@@ -18,15 +18,23 @@ from modelstack.sft.tokenised import Tokenised
 
 
 class SftLoader(RowLoader):
-    """The `Loader` of tokenised examples."""
+    """`Loader` of tokenised examples."""
 
     def __init__(
         self, data: Tokenised, config: RowOrder, *, rows_per_batch: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Initialise before the first batch of `rows_per_batch` rows of this rank.
+        """Initialise before the first batch.
+
+        Args:
+            data: The examples.
+            config: Order of the rows.
+            rows_per_batch: Rows of a batch on this rank.
+            rank: This process's number, from 0.
+            world: Number of processes.
 
         Raises:
-            UserError: The shares do not fit the sources, the rank not the world, or an example not a row.
+            UserError: The shares do not match the sources, the rank is not below `world`, or an example is longer
+                than a row.
         """
         super().__init__(data, config, rows_per_batch=rows_per_batch, rank=rank, world=world)
         self._data = data
@@ -35,9 +43,9 @@ class SftLoader(RowLoader):
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
         """Return the tensors of planned rows.
 
-        A batch ends with its longest row. Padding behind packed examples is a document of its own. Padding behind
-        a single example counts to it: no place of the example sees the padding, and a batch of one document a row
-        needs no mask.
+        A batch is as long as its longest row. Padding after packed examples is a separate document. Padding after
+        a single example has the same document number: causal attention hides it from the example, and a batch with
+        one document a row needs no mask.
         """
         is_padded = self._config.layout == "padded"
         T = max(sum(piece.n_tokens for piece in row) for row in rows)

@@ -1,4 +1,4 @@
-"""Recipe of a supervised fine-tuning: examples, how they become batches, and what is measured."""
+"""Recipe of a supervised fine-tuning: examples, batches and measurements."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from modelstack.sft.rendering import RenderOptions
 
 
 class SftData(TuningFiles, frozen=True, extra="forbid"):
-    """Examples, and how they become batches."""
+    """Files of examples, and how batches are made of them."""
 
     row_tokens: int = Field(default=1024, ge=16)
-    """Tokens of a row; longer examples, also than the base's context, are left out and counted."""
+    """Maximum tokens of a row, at most the base's context; longer examples are left out and counted."""
     layout: Literal["packed", "padded"] = "packed"
-    """packed: several examples share a row without seeing each other. padded: one example a row."""
+    """Packed: several examples share a row without attending to each other. Padded: one example a row."""
     render: RenderOptions = RenderOptions()
     augment: AugmentConfig = AugmentConfig()
-    """Changes of training examples; held-back examples stay as they are."""
+    """Changes of training examples; held-back examples stay unchanged."""
     variants: int | None = Field(default=None, ge=1)
-    """Differently augmented copies of each example, one after the other in successive epochs; all are made before
-    the first step. None: one for each epoch, at most `MOST_VARIANTS`."""
+    """Number of differently augmented copies of each example; successive epochs use successive copies.
+
+    All copies are made before the first step. None: one for each epoch, at most `MOST_VARIANTS`.
+    """
 
 
 class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
     """Measurements on held-back examples."""
 
     every: int = Field(default=50, gt=0)
-    """Steps between measurements of the loss; it is always measured before the first and after the last step."""
+    """Steps between measurements of the loss, which is also measured before the first and after the last step."""
     max_examples: int = Field(default=500, gt=0)
-    """Maximum number of examples whose loss is measured."""
+    """Maximum number of held-back examples for the loss."""
     exact_replies: int = Field(default=0, ge=0)
-    """Number of examples decoded by llama.cpp before and after, each about a second; 0: none."""
+    """Number of examples decoded by llama.cpp before and after, each about a second; 0 disables it."""
     threads: int | None = Field(default=None, gt=0)
-    """Threads of llama.cpp; None: the fastest number, measured."""
+    """Number of llama.cpp's threads; None: the fastest number, found by measurement."""
 
 
 class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A supervised fine-tuning; a step has at most `rows` times `data.row_tokens` places."""
+    """Recipe of a supervised fine-tuning; a step has at most `rows` times `data.row_tokens` tokens."""
 
     free: ClassVar[frozenset[str]] = TuningRecipe.free | {"evaluation"}
     data: SftData
@@ -57,11 +59,11 @@ class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
     @property
     def n_variants(self) -> int:
-        """Variants of each example."""
+        """Number of variants of each example."""
         if self.data.augment == NOTHING:
             return 1
         return self.data.variants or (1 if self.steps else min(MOST_VARIANTS, math.ceil(self.epochs)))
 
 
 MOST_VARIANTS = 4
-"""Default limit: rendering a thousand examples takes a second for each variant."""
+"""Default limit of variants: rendering a thousand examples takes a second for each variant."""

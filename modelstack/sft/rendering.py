@@ -1,13 +1,15 @@
-"""An example as token ids: what the runtime would have the model read, and which tokens it learns to write.
+"""Examples as token ids: the model's input at run time, and the tokens that it learns to write.
 
-The ids are those that agentkit's local model makes of the same conversation: the system text with one line a
-tool, each turn between the control tokens of the chat format, calls in the one spelling of
-`toolcalls.convention`. A turn to be learnt stands behind the opening of a reply, as at run time. Targets are its
-content and the token that ends it, and nothing else, as in TRL's masks by `{% generation %}`.
+The ids are those that agentkit's local model makes of the same conversation: the system text with one line a tool,
+each turn between the control tokens of the chat format, calls in the single spelling of `toolcalls.convention`. A
+turn to be learnt follows the opening of a reply, as at run time. Its targets are its content and the token that
+ends it, as in TRL's masks by `{% generation %}`.
 
-Tokens count by what they are (`json_roles`); a token that covers characters of several roles, as BPE makes them
-across borders, has the highest weight of them. The default weights are those of Needle (cactus-compute/needle)
-with 0.2 for what a grammar writes by itself. This file needs no torch.
+Tokens have weights by role (`json_roles`). A BPE token may cover characters of several roles; it then has the
+highest of their weights. The default weights are those of Needle (cactus-compute/needle), with 0.2 for forced
+characters.
+
+This file does not need torch.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from modelstack.toolcalls.convention import ResponseFormat, ToolSpec, render_ans
 from modelstack.toolcalls.prompt import tools_prompt
 
 _TEXT = ResponseFormat()
-"""A reply in words."""
+"""Response format of a reply in words."""
 
 
 class RoleWeights(BaseModel):
-    """How much a token of each role counts in the loss; `json_roles` says what the roles are."""
+    """Weight of a token in the loss by its role; `json_roles` describes the roles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,37 +42,37 @@ class RoleWeights(BaseModel):
     name: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     value: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     text: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Replies in words, the end of the turn included."""
+    """Weight of replies in words, including the end of the turn."""
 
     @classmethod
     def equal(cls) -> RoleWeights:
-        """Return weights of 1: the plain loss."""
+        """Return weights of 1 for all roles: the plain loss."""
         return cls(**dict.fromkeys(ROLES, 1.0))
 
 
 class RenderOptions(BaseModel):
-    """How examples become tokens."""
+    """Options of rendering examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     abstain: bool = True
-    """Whether the model is told that it may reply `[]`; as the runtime's option of this name."""
+    """Whether the prompt tells the model that it may reply `[]`; same as the runtime's option."""
     weights: RoleWeights = RoleWeights()
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The tokens of one example."""
+    """Tokens of an example."""
 
     ids: list[int] = field(default_factory=list[int])
     labels_at: list[bool] = field(default_factory=list[bool])
-    """For each id whether it is a target."""
+    """Whether each id is a target."""
     weights: list[float] = field(default_factory=list[float])
-    """How much each target counts; 0 elsewhere."""
+    """Weight of each target; 0 for other ids."""
 
     @property
     def n_targets(self) -> int:
-        """Return how many tokens are learnt."""
+        """Number of targets."""
         return sum(self.labels_at)
 
     def read(self, ids: Sequence[int]) -> None:
@@ -87,11 +89,11 @@ class Rendered:
 
 
 def render(example: Example, encoder: ChatEncoder, options: RenderOptions | None = None) -> Rendered:
-    """Return the tokens of an example, its turns to be learnt marked.
+    """Return the tokens of an example, with the turns to be learnt as targets.
 
     Raises:
-        UserError: The chat format has no such turn, a value cannot be written, or the target is to abstain and
-            nothing tells the model that it may.
+        UserError: The chat format has no such turn, a value cannot be written, or the target is an abstention that
+            the prompt does not allow.
     """
     try:
         return _Renderer(example, encoder, options or RenderOptions()).render()
@@ -100,7 +102,7 @@ def render(example: Example, encoder: ChatEncoder, options: RenderOptions | None
 
 
 class _Renderer:
-    """Walks through the turns of one example."""
+    """Renderer that walks through the turns of an example."""
 
     def __init__(self, example: Example, encoder: ChatEncoder, options: RenderOptions) -> None:
         self.example = example
@@ -112,7 +114,7 @@ class _Renderer:
         self.last_role: Role | None = None
 
     def render(self) -> Rendered:
-        """Return the whole example."""
+        """Return the tokens of the whole example."""
         messages = self.example.messages
         n_system = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
         system = self._system_text(messages[:n_system])
@@ -142,11 +144,11 @@ class _Renderer:
         self.last_role = role
 
     def _target(self, calls: Sequence[Call], reply: str | None) -> None:
-        """Append a reply of the model, as at run time: behind the opening, up to the token that ends it."""
+        """Append a reply of the model as at run time: the opening is read, content and end token are written."""
         weights = self.options.weights
         self.rendered.read(self.encoder.generation_ids(self.last_role or "user"))
         if reply and not calls:
-            # Where no tool is known nothing can be taken for a call, and JSON is written as it is asked for.
+            # Without tools no text can be mistaken for a call, so JSON in an answer needs no escape.
             ids = self.encoder.content_ids(render_answer(reply, _TEXT) if self.specs else reply)
             self.rendered.write(ids, [weights.text] * len(ids))
             self._end_turn(weights.text)
@@ -154,7 +156,7 @@ class _Renderer:
         self._check_abstention(calls)
         ids = self.encoder.content_ids(self._written(calls))
         self.rendered.write(ids, token_weights(ids, self.encoder.vocabulary, self.specs, weights))
-        self._end_turn(weights.forced)  # behind a list of calls a grammar lets nothing follow
+        self._end_turn(weights.forced)  # after a list of calls a grammar allows only the end
 
     def _end_turn(self, weight: float) -> None:
         suffix = self.encoder.assistant_suffix_ids
@@ -169,23 +171,30 @@ class _Renderer:
 
     def _check_abstention(self, calls: Sequence[Call]) -> None:
         if not calls and not (self.specs and self.may_abstain):
-            raise ValueError("the target is to abstain, and no prompt offers that: give tools, and abstain = true")
+            raise ValueError(
+                "the target is an abstention, which the prompt does not offer: add tools, set abstain = true"
+            )
 
 
 def token_weights(
     ids: Sequence[int], vocabulary: Vocabulary, tools: Sequence[ToolSpec], weights: RoleWeights
 ) -> list[float]:
-    """Return the weight of each token of written calls: the highest of the characters that it covers.
+    """Return the weight of each token of written calls: the highest weight among its characters.
+
+    Args:
+        ids: Tokens of written calls.
+        vocabulary: Vocabulary of the tokens.
+        tools: Tools, whose schemas determine which arguments are optional.
+        weights: Weights by role.
 
     Raises:
-        ValueError: The tokens spell no list of calls.
+        ValueError: The tokens do not spell a list of calls.
     """
-    text = vocabulary.decode(
-        list(ids)
-    )  # what the tokens spell; a tokenizer may have normalised what was asked for
+    # Decoded, because a tokenizer may have normalised the original text.
+    text = vocabulary.decode(list(ids))
     roles = _by_byte(text, call_roles(text, tools))
     if len(roles) != sum(len(vocabulary.token_bytes[token]) for token in ids):
-        raise ValueError(f"the tokens of {text[:40]!r} are no UTF-8 text")
+        raise ValueError(f"the tokens of {text[:40]!r} are not valid UTF-8")
     of_role = [getattr(weights, role) for role in ROLES]
     found: list[float] = []
     at = 0

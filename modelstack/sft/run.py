@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: examples with labels, the token loss, replies measured as they are served."""
+"""Supervised fine-tuning: token loss on labelled examples, measured by held-back loss and by decoded replies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from modelstack.train.passes import LocalPasses, Passes
 
 REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
 _WORK = ".served."
-"""Prefix of folders with temporary files of a measurement; those of killed processes are removed."""
+"""Prefix of folders with temporary files of a measurement; folders left by killed processes are removed."""
 SftResolved = TuningResolved[SftRecipe]
 
 
@@ -47,13 +47,13 @@ def fine_tune(recipe: SftRecipe, path: Path, console: Console) -> Stage | None:
 
 
 class FineTuning(Training[SftResolved]):
-    """A fine-tuning on examples."""
+    """Fine-tuning on examples."""
 
     kind: ClassVar[Kind] = "sft"
     is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[SftResolved], told: Told) -> None:
-        """Render the examples, and measure the base on the held-back ones."""
+        """Render the examples, and measure the base on held-back examples."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         data = recipe.data
@@ -85,7 +85,7 @@ class FineTuning(Training[SftResolved]):
         self.data = read.manifest.model_copy(update={"n_too_long": sum(examples.n_dropped.values())})
 
     def parts(self) -> tuple[SftLoader, Passes]:
-        """Return packed or padded rows, and the passes of the token loss."""
+        """Return the loader of rows, and the passes of the token loss."""
         model, loss = cast(CausalLM, self.model), self.resolved.recipe.loss
         balancer = balancer_of(model) if self.resolved.lora is None else None
         if (mesh := self.job.processes.mesh) is not None:
@@ -93,7 +93,7 @@ class FineTuning(Training[SftResolved]):
         return self._loader, LocalPasses(model, balancer, loss)
 
     def hooks(self, metrics: Metrics) -> dict[str, Hook]:
-        """Return the measurement of the held-back loss every few steps."""
+        """Return the hook that measures the held-back loss every few steps."""
         if self._targets is None:
             return {}
         recipe = self.resolved.recipe
@@ -101,7 +101,7 @@ class FineTuning(Training[SftResolved]):
         return {"evaluation": Evaluation(score, every=recipe.evaluation.every, metrics=metrics)}
 
     def report(self, n_steps: int, told: Told) -> Report:
-        """Measure the loss of held-back examples and, if asked for, their replies."""
+        """Measure the loss of held-back examples and, if configured, their replies."""
         recipe = self.resolved.recipe
         after: list[Measurement] = []
         parts: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class FineTuning(Training[SftResolved]):
         return measurement(validation_score(self.base.model, targets, self.resolved.recipe.data.row_tokens))
 
     def _exact_replies(self, told: Told) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
-        """Decode the same held-back examples before and after the training, both as llama.cpp serves them."""
+        """Decode the same held-back examples before and after training, with llama.cpp as in serving."""
         recipe, job = self.resolved.recipe, self.job
         settings, options = recipe.evaluation, recipe.data.render
         examples = chosen(self._held_back, settings.exact_replies, recipe.seed)

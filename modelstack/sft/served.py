@@ -1,7 +1,7 @@
-"""GGUF files for llama.cpp before and after a fine-tuning, so that it is judged as it will be served.
+"""GGUF files for llama.cpp before and after a fine-tuning, so that the model is measured as it is served.
 
-A GGUF base is served as it is, with the adapter on top. A checkpoint, a model all of whose weights were trained,
-and a DoRA adapter, which llama.cpp does not support, are written in f16, merged if necessary.
+A GGUF base is served unchanged with the adapter as a separate file. Other models are written in f16, and merged if
+necessary: a checkpoint, a model after full training, and a DoRA adapter, which llama.cpp does not support.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ TYPE = "f16"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Files that an engine loads."""
+    """Files for an engine."""
 
     model: Path
     adapter: Path | None = None
 
 
 def served_before(start: StartingPoint, work: Path) -> Served:
-    """Return the files of the model that training began with.
+    """Return the files of the model before training.
 
     Args:
         start: Starting point of the training.
         work: Folder for temporary files.
 
     Raises:
-        UserError: The base has no GGUF form.
+        UserError: The base cannot be written as GGUF.
     """
     if start.stage is None:
         return Served(_base_file(start, work))
@@ -55,7 +55,7 @@ def served_after(start: StartingPoint, base: Base, lora: LoraConfig | None, stag
         work: Folder for temporary files.
 
     Raises:
-        UserError: The model has no GGUF form.
+        UserError: The model cannot be written as GGUF.
     """
     if (stage / ADAPTER_GGUF).is_file():
         return Served(_base_file(start, work), stage / ADAPTER_GGUF)

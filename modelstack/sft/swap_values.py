@@ -1,8 +1,13 @@
-"""Values exchanged in a request and in its calls together: what is to be learnt is to copy, not what was said.
+"""Exchange of values in a request and its calls together, so that a model learns to copy instead of to memorise.
 
-A value is exchanged where it is safe to: it stands as a word of its own, once, in what the user says; the schema
-asks no more of it than a type; no other argument contains it; and its kind is known: a city, a first name, a whole
-number. Then it is exchanged in every turn but the system's, and in every call that has it.
+A value is exchanged if all of these hold:
+
+- it is a separate word that occurs exactly once in the user's messages;
+- its schema restricts only its type;
+- no other argument contains it;
+- its kind is known: a city, a first name or a whole number.
+
+It is then replaced in all messages except the system's, and in all calls.
 """
 
 from __future__ import annotations
@@ -42,14 +47,14 @@ FIRST_NAMES = _words("""
     Vera Victor Wei Yara Yusuf Zoe
 """)
 _FREE = frozenset({"type", "description", "title", "default"})
-"""Keywords that leave a value its choice."""
+"""Keywords of a schema that do not restrict a value."""
 _YEARS = range(1950, 2040)
 _TRIES = 20
-"""Draws of a new value; of 8 one-digit numbers several may be taken."""
+"""Maximum draws of a new value; of the 8 one-digit numbers several may be in use."""
 
 
 def swap_values(example: Example, rng: Random, probability: float) -> Example:
-    """Return an example with some of the values exchanged that can be."""
+    """Return an example in which each exchangeable value is exchanged with the given probability."""
     known = list(_leaves([call.arguments for call in _calls(example)]))
     for old in _candidates(example):
         if rng.random() < probability:
@@ -78,7 +83,7 @@ def _candidates(example: Example) -> list[Any]:
 
 
 def _is_free(schema: Any, value: Any) -> bool:
-    """Return whether the schema leaves the choice and the kind of the value is known."""
+    """Return whether the schema restricts only the type and the kind of the value is known."""
     if not isinstance(schema, Mapping) or not _FREE.issuperset(schema):
         return False
     if isinstance(value, str):
@@ -88,9 +93,9 @@ def _is_free(schema: Any, value: Any) -> bool:
 
 
 def _other(old: Any, known: list[Any], rng: Random) -> Any:
-    """Return another value of the same kind: a word in the same case, a year, or a number of as many digits.
+    """Return another value of the same kind: a word in the same case, a year, or a number with as many digits.
 
-    It is none that the calls have already; where only those are left, it is the old one.
+    The new value is not in any call yet. If no draw finds such a value, the old one is returned.
     """
     for _ in range(_TRIES):
         if isinstance(old, str):
@@ -106,7 +111,7 @@ def _other(old: Any, known: list[Any], rng: Random) -> Any:
 
 
 def _words_like(text: str) -> list[str] | None:
-    """Return the words of a text's kind in the case that it is in."""
+    """Return the words of the text's kind in the same case; None: the kind is unknown."""
     for words in (CITIES, FIRST_NAMES):
         if text in words:
             return list(words)
@@ -116,7 +121,7 @@ def _words_like(text: str) -> list[str] | None:
 
 
 def _exchanged(example: Example, old: Any, new: Any) -> Example:
-    """Return an example in which a value is another one wherever it stands."""
+    """Return an example in which a value is replaced everywhere except in system messages."""
     word = _word(old)
 
     def in_message(message: Message) -> Message:
@@ -144,7 +149,7 @@ def _replaced(value: Any, old: Any, new: Any) -> Any:
 
 
 def _word(value: Any) -> re.Pattern[str]:
-    """Return what finds a value as a word of its own: no part of a date, a time, a price or another word."""
+    """Return a pattern for a value as a separate word, not part of a date, time, price or other word."""
     return re.compile(rf"(?<![\w$€£#@])(?<!\d[.,:/-])(?<!-){re.escape(str(value))}(?![\w%])(?![.,:/-]\d)(?!-\w)")
 
 

@@ -1,9 +1,10 @@
 """All examples of a run as arrays of tokens, each in several variants.
 
-Everything is rendered before the first step: a wrong example stops a run before it has cost anything, lengths are
-known, so that rows can be planned, and an epoch's size is too. A thousand examples take about a second.
+Everything is rendered before the first step. An invalid example therefore stops a run before it has cost anything,
+and the lengths are known for planning rows and for the size of an epoch. A thousand examples take about a second.
 
-Letters: E examples, V variants, N = E * V documents, in the order of variants.
+Letters: E examples, V variants, N = E * V documents: first variants of all examples, then second variants, and so
+on.
 """
 
 from __future__ import annotations
@@ -24,47 +25,47 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenised:
-    """N documents; what stands behind a document's last target is left out, as nothing learns from it."""
+    """Token ids and weights of N documents; tokens after a document's last target are left out."""
 
     ids: NDArray[np.int32]
-    """Of all documents, one behind the other."""
+    """Token ids of all documents, concatenated."""
     weights: NDArray[np.float32]
-    """How much naming each of `ids` counts; 0: it is read only."""
+    """Weight in the loss of predicting each id; 0: not a target."""
     offsets: NDArray[np.int64]
-    """Where each document begins in those, [N + 1]."""
+    """Start of each document in `ids`, and the end of the last one, [N + 1]."""
     source_of: NDArray[np.int64]
-    """Of each example, [E]."""
+    """Number of each example's source, [E]."""
     sources: tuple[str, ...]
     n_dropped: Mapping[str, int]
-    """By source, examples that were longer than a row, in any variant."""
+    """Number of examples by source that were longer than a row in any variant."""
 
     @property
     def n_examples(self) -> int:
-        """Return E."""
+        """Number of examples, E."""
         return len(self.source_of)
 
     @property
     def n_variants(self) -> int:
-        """Return V."""
+        """Number of variants, V."""
         return (len(self.offsets) - 1) // max(self.n_examples, 1)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Return the places that each document takes in a row, [N]: its last token predicts nothing."""
+        """Tokens of each document in a row, [N]; its last token is only a label."""
         return np.diff(self.offsets) - 1
 
     @property
     def are_weights_one(self) -> bool:
-        """Return whether all targets count the same."""
+        """Whether all targets have weight 1."""
         return bool(np.isin(self.weights, (0, 1)).all())
 
     def document(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return ids and weights of a document."""
+        """Return token ids and weights of a document."""
         place = slice(self.offsets[number], self.offsets[number + 1])
         return self.ids[place], self.weights[place]
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over everything."""
+        """Return the SHA-256 of all content."""
         digest = hashlib.sha256(repr((self.sources, sorted(self.n_dropped.items()))).encode())
         for array in (self.ids, self.weights, self.offsets, self.source_of):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -84,16 +85,16 @@ def tokenise(
     """Render all examples.
 
     Args:
-        examples: By source: the names that shares are given to.
-        encoder: The model's.
-        row_tokens: Longer examples are dropped, and counted.
-        options: Of rendering.
-        augmentation: What each variant changes.
-        seed: Of the augmentation.
-        n_variants: V; 1 where nothing is changed.
+        examples: Examples by source; shares refer to these names.
+        encoder: Encoder of the model's chat format.
+        row_tokens: Maximum tokens of an example; longer ones are dropped and counted.
+        options: Options of rendering.
+        augmentation: Changes of each variant.
+        seed: Seed of the augmentation.
+        n_variants: Number of variants, V; use 1 without augmentation.
 
     Raises:
-        UserError: An example cannot be rendered, or none of a source fits a row.
+        UserError: An example cannot be rendered, or no example of a source fits a row.
     """
     variants: list[list[Rendered]] = [[] for _ in range(n_variants)]
     source_of: list[int] = []

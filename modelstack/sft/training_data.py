@@ -1,6 +1,6 @@
 """Training and held-back examples of a recipe, with the record of their files.
 
-An id on both sides is an error: a figure measured on a trained example would be false.
+An id on both sides is an error, because a figure measured on a training example would be invalid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modelstack.posttrain.recipe import TuningFiles
 from modelstack.posttrain.stages.record import DataFile, DataManifest
 
 MANIFEST_FILE = "manifest.json"
-"""File that `modelstack data tools` writes beside its examples."""
+"""File that `modelstack data tools` writes in the folder of its examples."""
 REPORTED = "decontamination"
 """Key of the manifest that a stage's record keeps."""
 
@@ -37,7 +37,7 @@ def read_training_data(data: TuningFiles) -> TrainingData:
     """Read all files of a recipe.
 
     Raises:
-        UserError: A file is broken, or an example is on both sides.
+        UserError: A file is broken, or an example is both trained on and measured on.
     """
     training = {file.path: list(read_examples(file.path)) for file in data.training}
     validation = {path: list(read_examples(path)) for path in data.validation}
@@ -66,7 +66,7 @@ def _described(
 
 
 def _reports(paths: Sequence[str]) -> dict[str, Any]:
-    """Return the decontamination reports that lie beside the files."""
+    """Return the decontamination reports in the folders of the files."""
     reports: dict[str, Any] = {}
     for folder in dict.fromkeys(Path(path).parent for path in paths):
         file = folder / MANIFEST_FILE
@@ -74,7 +74,7 @@ def _reports(paths: Sequence[str]) -> dict[str, Any]:
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise UserError(f"{file} is no JSON: {error}") from error
+                raise UserError(f"{file} is not valid JSON: {error}") from error
             if isinstance(content, dict) and REPORTED in content:
                 reports[f"{REPORTED}, {folder.resolve().name}"] = content[REPORTED]
     return reports

@@ -1,6 +1,6 @@
 """Loss on the targets of held-back examples: nats per token, with equal weights.
 
-Runs with different token weights stay comparable. The interval is a bootstrap over examples.
+Equal weights make runs with different token weights comparable. The interval is a bootstrap over examples.
 
 Letters: N examples, B rows, T tokens of a row.
 """
@@ -53,12 +53,12 @@ def targets_of(rendered: Sequence[Rendered], tokenizer: TextTokenizer) -> Target
     """Return the targets of rendered examples.
 
     Raises:
-        UserError: There is no example.
+        UserError: There are no examples.
     """
     if not rendered:
-        raise UserError("no example is held back to measure on: name validation files with examples")
+        raise UserError("there are no held-back examples to measure on: name validation files with examples")
     ids = tuple(np.array(one.ids, np.int64) for one in rendered)
-    # No token before the first one predicts it.
+    # The first token is not predicted by any other.
     is_target = tuple(np.array([False, *one.labels_at[1:]], np.bool_) for one in rendered)
     n_bytes = [len(tokenizer.decode_bytes(of_one[at].tolist())) for of_one, at in zip(ids, is_target, strict=True)]
     return Targets(ids, is_target, np.array(n_bytes, np.int64))
@@ -66,7 +66,7 @@ def targets_of(rendered: Sequence[Rendered], tokenizer: TextTokenizer) -> Target
 
 @torch.no_grad()
 def validation_score(model: CausalLM, targets: Targets, row_tokens: int) -> Score:
-    """Return a model's score of examples; its mode and the random numbers stay as they were."""
+    """Return a model's score of examples; the model's mode and the random state are unchanged."""
     device = next(model.parameters()).device
     nats = torch.zeros(len(targets.ids), dtype=torch.float64)
     with in_use(model):
@@ -81,13 +81,13 @@ def validation_score(model: CausalLM, targets: Targets, row_tokens: int) -> Scor
 
 
 def measurement(score: Score) -> Measurement:
-    """Return the loss as a stage's card has it."""
+    """Return the loss as a measurement for the stage's card."""
     note = f"nats per target token, {int(score.n_tokens.sum()):,} tokens"
     return ratio(NAME, score.nats, score.n_tokens, note)
 
 
 def _rows(targets: Targets, row_tokens: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield token ids, labels, and numbers of the packed examples within their row and within all, each [1, T]."""
+    """Yield token ids, labels, numbers of examples within the row, numbers of examples overall, each [1, T]."""
     longest = max(len(ids) for ids in targets.ids)
     pieces = [Piece(number, 0, len(ids)) for number, ids in enumerate(targets.ids)]
     planned, waiting = plan_rows(pieces, max(row_tokens, longest), "best_fit")  # no example is cut

@@ -1,8 +1,8 @@
-"""Low-rank adapters on a model: put on, read out, taken up again, merged.
+"""Low-rank adapters on a model: add, read, load, optimise and merge them.
 
-The model stays the one it was: a target layer becomes a `LoraLinear` with the same frozen tensors under the same
-names, everything else is frozen in place. Adapters are known to the world by peft's names, so its files are read
-and written as they are (`adapter_files`).
+The model object stays the same. A target layer becomes a `LoraLinear` with the same frozen tensors under the same
+names; all other parameters are frozen in place. Adapter tensors have peft's names, so peft's files are read and
+written without renaming (`lora.files`).
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from modelstack.train.optimizers.optimizer import GroupedOptimizer
 
 PEFT_PREFIX = "base_model.model."
 PEFT_NAMES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_magnitude": "lora_magnitude_vector"}
-"""Ours to what a file of peft has behind the layer's name."""
-READ_BY_OTHERS = frozenset({"kv_b_proj"})
-"""Layers whose weight latent attention multiplies by itself while decoding: an adapter would be passed over."""
+"""Names of the adapter's parameters here, and their endings after the layer's name in a file of peft."""
+NOT_ADAPTABLE = frozenset({"kv_b_proj"})
+"""Layers without adapters: latent attention reads their weight directly while decoding, so an adapter would be
+ignored.
+"""
 
 
 def add_lora(model: CausalLM, config: LoraConfig) -> None:
-    """Freeze a model and put adapters on its target layers, in place.
+    """Freeze a model and add adapters to its target layers, in place.
 
-    A starts as peft's does and B at 0, so the model computes what it did. First values depend on the seed and each
-    layer's name alone.
+    A is initialised as in peft and B is 0, so the model's output is unchanged. Initial values depend only on the
+    seed and on the name of each layer.
 
     Raises:
-        UserError: The model has adapters already, a target is no linear layer of its blocks, or the rank is larger
-            than a target's width.
+        UserError: The model already has adapters, a target is not a linear layer of its blocks, or the rank is
+            larger than a side of a target's weight.
     """
     if next(lora_layers(model), None) is not None:
-        raise UserError("the model has adapters already: merge_lora them first, or load the base anew")
+        raise UserError("the model already has adapters: merge them with merge_lora first, or reload the base")
     targets = _targets(model, config)
     model.requires_grad_(False)
     for name, linear in targets.items():
@@ -56,7 +58,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def lora_state(model: CausalLM) -> dict[str, Tensor]:
-    """Return the adapters by peft's names, the very tensors, detached."""
+    """Return the adapters' tensors by peft's names, detached but sharing memory with the model."""
     return {
         f"{PEFT_PREFIX}{name}.{PEFT_NAMES[ours]}": parameter.detach()
         for name, layer in lora_layers(model)
@@ -66,30 +68,34 @@ def lora_state(model: CausalLM) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_lora_state(model: CausalLM, state: Mapping[str, Tensor]) -> None:
-    """Copy adapters into those of a model, all of them.
+    """Copy the tensors of an adapter into the model's adapters.
+
+    Args:
+        model: Model with adapters of the same configuration.
+        state: All tensors by peft's names, as in `lora_state`.
 
     Raises:
-        UserError: Names or shapes are not those that `lora_state` of this model has.
+        UserError: Names or shapes differ from those of `lora_state(model)`.
     """
     own = lora_state(model)
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or foreign:
         raise UserError(
-            f"the adapter is of another model or has other targets: {len(missing)} tensors missing "
-            f"({_few(missing)}), {len(foreign)} not known ({_few(foreign)}); give add_lora its own config"
+            f"the adapter belongs to another model or has other targets: {len(missing)} tensors missing "
+            f"({_few(missing)}), {len(foreign)} unknown ({_few(foreign)}); call add_lora with the adapter's config"
         )
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             raise UserError(
                 f"{name} has shape {list(state[name].shape)} and must have {list(tensor.shape)}: the adapter has "
-                f"another rank, or its base another width; give add_lora the adapter's own config"
+                f"another rank, or its base another width; call add_lora with the adapter's config"
             )
     for name, tensor in own.items():
         tensor.copy_(state[name])
 
 
 def lora_parameter_groups(model: CausalLM, lr: float, config: LoraConfig) -> list[dict[str, Any]]:
-    """Return groups for an optimizer: A and magnitudes at `lr`, B at `lr * lr_ratio_b`; with their names.
+    """Return optimizer groups with the parameters' names: A and magnitudes at `lr`, B at `lr * lr_ratio_b`.
 
     Raises:
         UserError: The model has no adapters.
@@ -111,14 +117,14 @@ def lora_parameter_groups(model: CausalLM, lr: float, config: LoraConfig) -> lis
 
 
 def lora_optimizer(model: CausalLM, config: LoraConfig, optimizer: OptimizerConfig) -> GroupedOptimizer:
-    """Return AdamW over the adapters, by the recipe's values; weight decay as for matrices.
+    """Return AdamW over the adapters with the recipe's values; weight decay is that of matrices.
 
     Raises:
-        UserError: The model has no adapters, or the recipe wants Muon.
+        UserError: The model has no adapters, or the recipe sets Muon.
     """
     if optimizer.name != "adamw":
         raise UserError(
-            f"optimizer.name is {optimizer.name!r}: a low-rank factor is no matrix to orthogonalise; set 'adamw'"
+            f"optimizer.name is {optimizer.name!r}: Muon does not fit low-rank factors of adapters; set 'adamw'"
         )
     fixed = {
         "method": "adamw",
@@ -131,11 +137,11 @@ def lora_optimizer(model: CausalLM, config: LoraConfig, optimizer: OptimizerConf
 
 @torch.no_grad()
 def merge_lora(model: CausalLM, dtype: torch.dtype = torch.float32) -> CausalLM:
-    """Return a plain model with W + s BA in the adapted layers, summed in fp32; the given one is unchanged.
+    """Return a new plain model with weights W + s BA in the adapted layers, summed in fp32.
 
     Args:
-        model: With adapters.
-        dtype: Of all floating-point weights of the result.
+        model: Model with adapters; stays unchanged.
+        dtype: Number type of all floating-point weights of the result.
 
     Raises:
         UserError: The model has no adapters.
@@ -152,7 +158,7 @@ def merge_lora(model: CausalLM, dtype: torch.dtype = torch.float32) -> CausalLM:
         layer = layers.get(name.removesuffix(".weight"))
         value = tensor.detach() if layer is None else layer.merged_weight()
         is_weight = name in parameters and value.is_floating_point()
-        # A copy of its own, so that training on does not change a merged model.
+        # Copy, so that further training does not change the merged model.
         state[name] = value.to(dtype, copy=layer is None) if is_weight else value.clone()
     with torch.device("meta"):
         merged = CausalLM(model.config)
@@ -171,8 +177,8 @@ def _targets(model: CausalLM, config: LoraConfig) -> dict[str, nn.Linear]:
     linear = {
         f"model.layers.{name}": module
         for name, module in model.model.layers.named_modules()
-        if type(module) is nn.Linear
-        and name.rpartition(".")[2] not in READ_BY_OTHERS  # no subclass: it may differ
+        if type(module) is nn.Linear  # a subclass may compute something else
+        and name.rpartition(".")[2] not in NOT_ADAPTABLE
     }
     kinds = sorted({name.rpartition(".")[2] for name in linear})
     found: set[str] = set()
@@ -181,16 +187,16 @@ def _targets(model: CausalLM, config: LoraConfig) -> dict[str, nn.Linear]:
         if not fitting:
             nearest = get_close_matches(target, [*kinds, ALL_LINEAR], n=1) or [ALL_LINEAR]
             raise UserError(
-                f"LoRA target {target!r} is no linear layer of the model's blocks; nearest: {nearest[0]!r}. "
-                f"It has {', '.join(kinds)}; {ALL_LINEAR!r} is all of them"
+                f"LoRA target {target!r} is not a linear layer of the model's blocks; nearest: {nearest[0]!r}. "
+                f"The model has {', '.join(kinds)}; {ALL_LINEAR!r} selects all of them"
             )
         found |= fitting
     chosen = {name: module for name, module in linear.items() if name in found}
     for name, module in chosen.items():
         if config.rank > (widest := min(module.in_features, module.out_features)):
             raise UserError(
-                f"LoRA rank {config.rank} is more than {name} has: it is {module.out_features} by "
-                f"{module.in_features}, so at most {widest} make sense; set a smaller rank or leave out the target"
+                f"LoRA rank {config.rank} is too large for {name}, which is {module.out_features} by "
+                f"{module.in_features}: the maximum is {widest}; set a smaller rank or leave out the target"
             )
     return chosen
 

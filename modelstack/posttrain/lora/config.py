@@ -1,8 +1,10 @@
-"""What a recipe says of low-rank adapters.
+"""Configuration of low-rank adapters.
 
-LoRA: Hu et al., arXiv 2106.09685. rsLoRA (alpha / sqrt(r), so that the update's size does not shrink with the
-rank): 2312.03732. DoRA (the weight's direction is adapted, its length is learnt): 2402.09353. LoRA+ (B learns
-faster than A): 2402.12354. That adapters belong on all linear layers of the blocks: QLoRA, 2305.14314.
+- LoRA: Hu et al., arXiv 2106.09685.
+- rsLoRA: factor alpha / sqrt(r), so that the size of the update does not shrink with the rank; arXiv 2312.03732.
+- DoRA: adapts the direction of each weight row and learns its length separately; arXiv 2402.09353.
+- LoRA+: a higher learning rate for B than for A; arXiv 2402.12354.
+- Adapters on all linear layers of the blocks: QLoRA, arXiv 2305.14314.
 """
 
 from __future__ import annotations
@@ -13,28 +15,28 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ALL_LINEAR = "all-linear"
-"""Every linear layer of the blocks; neither embedding nor head. peft's word for it."""
+"""Name of all linear layers of the blocks, without embedding and head; peft uses the same name."""
 
 
 class LoraConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of an adapter; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     scaling: Literal["lora", "rslora"] = "lora"
-    """What BA is multiplied by: alpha / rank, or alpha / sqrt(rank)."""
+    """Factor on BA: alpha / rank, or alpha / sqrt(rank)."""
     dora: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the adapter's inputs that are left out in training; the frozen weight sees all."""
+    """Share of the adapter's inputs that is dropped in training; the frozen weight sees all inputs."""
     targets: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1)
-    """Last parts of names (`q_proj`), or `all-linear`."""
+    """Last parts of layer names (`q_proj`), or `all-linear`."""
     lr_ratio_b: float = Field(default=1.0, gt=0)
-    """LoRA+: the learning rate of B over that of A; 16 is the paper's, 1 is off."""
+    """LoRA+: learning rate of B divided by that of A. The paper uses 16; 1 disables it."""
     init_seed: int = Field(default=0, ge=0)
 
     @property
     def scale(self) -> float:
-        """Return the factor on BA."""
+        """Factor on BA."""
         return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))

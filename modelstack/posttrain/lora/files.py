@@ -1,8 +1,8 @@
-"""An adapter as a folder of peft: `adapter_config.json` and `adapter_model.safetensors`, written and read.
+"""Adapter folders in peft's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-peft loads what is written here without a warning, and what peft writes is read here, or refused where a key says
-something that our adapters are not (layers of different ranks, trained biases, whole modules saved beside). The
-hash of the base is in the safetensors' metadata, where peft looks past it: its config has no place for one.
+peft loads folders written here without a warning. Folders written by peft are read here. They are refused if a key
+asks for something that these adapters lack: different ranks per layer, trained biases, or whole saved modules. The
+hash of the base is in the metadata of the safetensors file, which peft ignores; peft's config has no key for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from modelstack.posttrain.lora.config import LoraConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
-"""peft's own have about one kilobyte."""
+"""Limit of a config's size; those of peft have about one kilobyte."""
 _BASE_KEY = "base_sha256"
 _OURS = {
     "r": "rank",
@@ -36,7 +36,7 @@ _OURS = {
     "target_modules": "targets",
 }
 _FIXED: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"}
-_SAYS_NOTHING = frozenset(
+_IGNORED_KEYS = frozenset(
     {
         "auto_mapping",
         "base_model_name_or_path",
@@ -50,20 +50,20 @@ _SAYS_NOTHING = frozenset(
         "use_rslora",
     }
 )
-"""Keys that do not change what the weights mean, or that are read by themselves."""
+"""Keys that do not change the meaning of the weights, or that are read separately."""
 _KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-"""First values that leave the base as it was; PiSSA, OLoRA, CorDA and LoftQ take their part out of it."""
+"""Initial values that leave the base unchanged; PiSSA, OLoRA, CorDA and LoftQ change its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter off a model."""
+    """An adapter without its base."""
 
     config: LoraConfig
     state: Mapping[str, Tensor]
-    """By peft's names."""
+    """Tensors by peft's names."""
     base_sha256: str | None = None
-    """Of the base it was trained on; None where a file does not say."""
+    """Hash of the base that it was trained on; None: not in the file."""
     base_name: str | None = None
 
 
@@ -75,14 +75,14 @@ def save_adapter(
     base_sha256: str | None = None,
     base_name: str | None = None,
 ) -> Path:
-    """Write a model's adapter as a folder, whole or not at all, and return its path.
+    """Write a model's adapter as a folder, atomically, and return its path.
 
     Args:
-        model: With adapters.
-        config: What they were made with.
-        folder: Replaced if it is there.
-        base_sha256: Of the base.
-        base_name: What peft is told the base is: a folder or a hub name.
+        model: Model with adapters.
+        config: Configuration of the adapters.
+        folder: Target folder, replaced if it exists.
+        base_sha256: Hash of the base.
+        base_name: Folder or hub name of the base, for peft.
 
     Raises:
         UserError: The model has no adapters.
@@ -116,22 +116,22 @@ def save_adapter(
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put the metadata's keys in order: safetensors does so in another one each time, and equal is to be equal."""
+    """Sort the keys of the metadata, so that equal adapters give equal files; safetensors orders them randomly."""
     with path.open("r+b") as file:
         n_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(n_bytes))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(n_bytes)
-        assert len(text) == n_bytes  # the same content in the same form
+        assert len(text) == n_bytes  # same content and same formatting
         file.seek(8)
         file.write(text)
 
 
 def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
-    """Read a folder of ours or of peft.
+    """Read an adapter folder written here or by peft.
 
     Raises:
-        UserError: A file is missing or broken, or the adapter is of a kind that is not known here.
+        UserError: A file is missing or broken, or the adapter is of an unsupported kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -140,27 +140,27 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
     config = _config_of(told, folder / CONFIG_FILE)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise UserError(f"{weights} is not there: an adapter's weights are read as safetensors only")
+        raise UserError(f"{weights} is missing: the weights of an adapter must be a safetensors file")
     try:
         with safe_open(weights, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
-        raise UserError(f"{weights} is no sound safetensors file: {error}") from error
+        raise UserError(f"{weights} is not a valid safetensors file: {error}") from error
     name = told.get("base_model_name_or_path")
     return Adapter(config, state, metadata.get(_BASE_KEY), name if isinstance(name, str) else None)
 
 
 def put_adapter(model: CausalLM, adapter: Adapter, *, base_sha256: str | None = None) -> None:
-    """Put an adapter on its base, in place.
+    """Add an adapter to its base, in place.
 
     Args:
         model: The base.
-        adapter: Out of a file.
-        base_sha256: The base's; held against the adapter's where both are known.
+        adapter: Adapter read from a file.
+        base_sha256: Hash of the base; checked if the adapter records one too.
 
     Raises:
-        UserError: The base is another one, or tensors do not fit.
+        UserError: The base has another hash, or the tensors do not fit.
     """
     if adapter.base_sha256 is not None and base_sha256 is not None:
         require_same_base(adapter.base_sha256, base_sha256)
@@ -171,16 +171,16 @@ def put_adapter(model: CausalLM, adapter: Adapter, *, base_sha256: str | None = 
 def _config_of(told: Mapping[str, Any], path: Path) -> LoraConfig:
     for key, wanted in _FIXED.items():
         if told.get(key, wanted) not in (wanted, None):
-            raise UserError(f"{path}: {key} is {told[key]!r}, and only {wanted!r} is known here")
+            raise UserError(f"{path}: {key} is {told[key]!r}; only {wanted!r} is supported")
     if (first := told.get("init_lora_weights")) not in _KEEPS_BASE:
         raise UserError(
-            f"{path}: init_lora_weights is {first!r}, which changes the base's own weights; "
-            f"save the adapter in peft with `path_initial_model_for_weight_conversion` to make it a plain one"
+            f"{path}: init_lora_weights is {first!r}, which changes the weights of the base; save the adapter in "
+            f"peft with `path_initial_model_for_weight_conversion`, which converts it to plain LoRA"
         )
-    read = _OURS.keys() | _FIXED.keys() | _SAYS_NOTHING | {"init_lora_weights"}
+    read = _OURS.keys() | _FIXED.keys() | _IGNORED_KEYS | {"init_lora_weights"}
     if other := sorted(key for key, value in told.items() if value and key not in read):
         raise UserError(
-            f"{path}: {other[0]} is {told[other[0]]!r}, which adapters here have no place for; merge it in peft "
+            f"{path}: {other[0]} is {told[other[0]]!r}, which is not supported; merge the adapter in peft "
             f"(merge_and_unload) and load the merged model"
         )
     targets = told.get("target_modules")
@@ -192,10 +192,10 @@ def _config_of(told: Mapping[str, Any], path: Path) -> LoraConfig:
     except ValidationError as error:
         first_error = error.errors()[0]
         place = ".".join(map(str, first_error["loc"]))
-        raise UserError(f"{path} describes no adapter: {place}: {first_error['msg']}") from error
+        raise UserError(f"{path} does not describe an adapter: {place}: {first_error['msg']}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} is not there: an adapter of peft is a folder with {CONFIG_FILE}")
+        raise UserError(f"{path} is missing: an adapter folder of peft has a {CONFIG_FILE}")
     return read_json_object(path, MAX_CONFIG_BYTES)

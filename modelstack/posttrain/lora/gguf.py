@@ -1,10 +1,10 @@
-"""A LoRA adapter as a GGUF file for llama.cpp, written and read back.
+"""LoRA adapters as GGUF files for llama.cpp, written and read.
 
-Format: llama.cpp's src/llama-adapter.cpp and convert_lora_to_gguf.py. Two tensors stand beside each adapted weight
-of the base, `NAME.lora_a` [r, I] and `NAME.lora_b` [O, r]; rows of B lie in the order in which the base's family
-stores the rows of the weight (llama's q and k: see `gguf.rules.pairs_beside_each_other`). llama.cpp multiplies by
-`adapter.lora.alpha` / r, so rsLoRA's larger factor goes into alpha. It knows no DoRA: such an adapter can only be
-merged.
+Format: llama.cpp's src/llama-adapter.cpp and convert_lora_to_gguf.py. Each adapted weight NAME of the base has two
+tensors, `NAME.lora_a` [r, I] and `NAME.lora_b` [O, r]. The rows of B have the order in which the base's family
+stores the rows of the weight (for llama's q and k see `gguf.rules.pairs_beside_each_other`). llama.cpp multiplies
+by `adapter.lora.alpha` / r, so the larger factor of rsLoRA is included in alpha. It does not support DoRA: such an
+adapter can only be merged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import Adapter
 
 NUMBER_TYPE_NAMES = ("f32", "f16", "bf16")
-"""Rows of B have r numbers, fewer than a block of a smaller type has."""
+"""Number types of adapters. Quantised types need blocks of more numbers than the r of a row of B."""
 ALPHA_KEY, BASE_KEY = "adapter.lora.alpha", "modelstack.base.sha256"
 
 
@@ -43,27 +43,27 @@ def write_gguf_adapter(
     name: str | None = None,
     base_sha256: str | None = None,
 ) -> Path:
-    """Write a model's adapter for llama.cpp; return its path.
+    """Write a model's adapter for llama.cpp and return the path.
 
     Args:
-        model: With adapters; its family is one that GGUF has.
-        config: What they were made with.
-        path: Where to write; a file that is there is replaced when all has gone well.
+        model: Model with adapters, of a family that GGUF supports.
+        config: Configuration of the adapters.
+        path: Target file, replaced only if writing succeeds.
         type_name: f32, f16 or bf16.
-        name: `general.name`.
-        base_sha256: Of the base, kept in the file.
+        name: Value of `general.name`.
+        base_sha256: Hash of the base, stored in the file.
 
     Raises:
-        UserError: The adapter is DoRA's, there is none, llama.cpp cannot put one on such a layer, or a number is
-            infinite or beyond the type's largest.
+        UserError: The adapter uses DoRA, the model has no adapters, llama.cpp does not support an adapter on one
+            of the layers, or a number is infinite or too large for the type.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.gguf_writer import GGUFWriter
 
     if config.dora:
         raise UserError(
-            "the adapter is DoRA's, which llama.cpp cannot put on: merge it into the base (`merge_adapter`) and "
-            "export the merged model as GGUF, or train with dora = false"
+            "the adapter uses DoRA, which llama.cpp does not support: merge it into the base (`merge_adapter`) "
+            "and export the merged model as GGUF, or train with dora = false"
         )
     layers = dict(lora_layers(model))
     if not layers:
@@ -94,24 +94,25 @@ def write_gguf_adapter(
 
 
 def read_gguf_adapter(path: str | os.PathLike[str], config: ModelConfig) -> Adapter:
-    """Read an adapter of ours or of llama.cpp's converter.
+    """Read an adapter file written here or by llama.cpp's converter.
 
     Args:
         path: The file.
-        config: The base's.
+        config: Configuration of the base.
 
     Raises:
-        UserError: The file is no LoRA adapter, is damaged, is of another architecture, or its ranks differ.
+        UserError: The file is not a LoRA adapter, is damaged, belongs to another architecture, or has different
+            ranks.
     """
     path = Path(path)
     with open_gguf(path) as file:
         fields = file.fields
         if fields.get("general.type") != "adapter" or fields.get("adapter.type") != "lora":
-            raise UserError(f"{path} is no LoRA adapter: general.type is {fields.get('general.type')!r}")
+            raise UserError(f"{path} is not a LoRA adapter: general.type is {fields.get('general.type')!r}")
         family = family_of(config.model_type)
         if fields.get("general.architecture") != family.arch:
             raise UserError(
-                f"{path} is an adapter for {fields.get('general.architecture')!r}, and the base is {family.arch!r}"
+                f"{path} is an adapter for {fields.get('general.architecture')!r}; the base is {family.arch!r}"
             )
         stored = {
             name: torch.from_numpy(decode(file.raw(name), tensor.ggml_type, tensor.shape).copy())
@@ -121,26 +122,26 @@ def read_gguf_adapter(path: str | os.PathLike[str], config: ModelConfig) -> Adap
     by_stored = {rule.stored[0]: rule for rule in _rules(config).values() if len(rule.stored) == 1}
     ranks = {len(a) for a, _ in layers.values()}
     if len(ranks) != 1:
-        raise UserError(f"{path}: layers have ranks {sorted(ranks)}; one for all is known here")
+        raise UserError(f"{path}: layers have ranks {sorted(ranks)}; only one rank for all layers is supported")
     rank = ranks.pop()
     state: dict[str, Tensor] = {}
     for name, (a, b) in layers.items():
         rule = by_stored.get(name)
         if rule is None:
-            raise UserError(f"{path}: {name} is no weight of a {family.arch!r} model")
+            raise UserError(f"{path}: {name} is not a weight of a {family.arch!r} model")
         layer = rule.name.removesuffix(".weight")
         state[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = a
         state[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = torch.from_numpy(rule.join((b.numpy(),)).copy())
     targets = sorted({name.split(".")[-3] for name in state})
     alpha = fields.get(ALPHA_KEY)
-    # Without an alpha llama.cpp multiplies by 1.
+    # llama.cpp uses the factor 1 if alpha is missing.
     found = LoraConfig(rank=rank, alpha=float(alpha) if alpha else float(rank), targets=tuple(targets))
     sha256 = fields.get(BASE_KEY)
     return Adapter(found, state, sha256 if isinstance(sha256, str) else None)
 
 
 def _pairs(stored: Mapping[str, Tensor], path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A and B by the name of the weight they stand beside."""
+    """Return the tensors A and B by the name of the adapted weight."""
     names = {name.rpartition(".")[0] for name in stored}
     if not names or stored.keys() != {f"{name}.{part}" for name in names for part in ("lora_a", "lora_b")}:
         raise UserError(f"{path}: an adapter has two tensors for each weight, NAME.lora_a and NAME.lora_b")
@@ -148,7 +149,7 @@ def _pairs(stored: Mapping[str, Tensor], path: Path) -> dict[str, tuple[Tensor, 
     for name, (a, b) in pairs.items():
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
             raise UserError(
-                f"{path}: {name} has lora_a {list(a.shape)} and lora_b {list(b.shape)}: not [r, I], [O, r]"
+                f"{path}: {name} has lora_a {list(a.shape)} and lora_b {list(b.shape)}, expected [r, I] and [O, r]"
             )
     return pairs
 
@@ -158,18 +159,18 @@ def _rules(config: ModelConfig) -> dict[str, Rule]:
 
 
 def _rule(rules: Mapping[str, Rule], layer: str) -> Rule:
-    """Return how a layer's rows are stored.
+    """Return the rule by which a layer's rows are stored.
 
     Raises:
-        UserError: They are not, or not as rows.
+        UserError: The layer is not stored as one tensor.
     """
     rule = rules.get(f"{layer}.weight")
     if rule is None or len(rule.stored) != 1:
-        raise UserError(f"llama.cpp has no weight of its own for {layer}: leave it out of the targets, or merge")
+        raise UserError(f"llama.cpp has no separate weight for {layer}: leave it out of the targets, or merge")
     return rule
 
 
 def _number_type(name: str) -> int:
     if name not in NUMBER_TYPE_NAMES:
-        raise UserError(f"number type {name!r} is none for adapters; those are {', '.join(NUMBER_TYPE_NAMES)}")
+        raise UserError(f"number type {name!r} is not for adapters: use one of {', '.join(NUMBER_TYPE_NAMES)}")
     return number_type(name).ggml_type

@@ -1,13 +1,16 @@
-"""A frozen linear layer with a low-rank adapter: y = x W^T + b + s (x A^T) B^T, and its gradients.
+"""Frozen linear layer with a low-rank adapter: y = x W^T + b + s (x A^T) B^T, and its gradients.
 
-W + s BA is never made: two thin products are added to the frozen one in place. The gradients are written by hand
-because autograd would keep more and move more: the sum of both branches is one tensor each way, the gradient of
-the input is accumulated by the products themselves, and layers that read the same input (q, k and v; gate and up)
-share the product with A. Adapters in fp32 beside a bf16 weight are rounded to bf16 for the products, as autocast
-does it, and get their gradients in fp32.
+The matrix W + s BA is never computed: two thin products are added to the frozen one in place. The gradients are
+written by hand because autograd would store more and move more memory. Here
 
-DoRA's norm of W + s BA needs no such matrix either: |w + s b A|^2 = |w|^2 + 2 s (w A^T) b + s^2 b (A A^T) b for
-each row. It counts as a constant in the backward pass (arXiv 2402.09353, section 4.3).
+- the outputs of both branches, and the gradients of their inputs, are summed in one tensor by the products
+  themselves;
+- layers that read the same input (q, k and v; gate and up) share the product with A;
+- fp32 adapters on a bf16 weight are rounded to bf16 for the products, as in autocast, and get fp32 gradients.
+
+DoRA needs the norm of each row of W + s BA, which does not need the matrix either:
+w + s b A|^2 = |w|^2 + 2 s (w A^T) b + s^2 b (A A^T) b. It is a constant in the backward pass (arXiv 2402.09353,
+section 4.3).
 
 Letters: N tokens, I inputs, O outputs, r rank.
 """
@@ -29,22 +32,22 @@ from modelstack.posttrain.lora.config import LoraConfig
 
 
 class LoraLinear(SharesInput):
-    """`nn.Linear` with its own frozen parameters, under their names, and the adapter's beside them."""
+    """`nn.Linear` with frozen parameters under their original names, and the parameters of an adapter."""
 
     lora_A: nn.Parameter
-    """[r, I], fp32."""
+    """Shape [r, I], fp32."""
     lora_B: nn.Parameter
-    """[O, r], fp32, 0 at first."""
+    """Shape [O, r], fp32, initially 0."""
     lora_magnitude: nn.Parameter | None
-    """DoRA: the length of each row of W + s BA, [O], fp32."""
+    """DoRA: length of each row of W + s BA, [O], fp32."""
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, name: str) -> None:
-        """Take over a layer's parameters, frozen.
+        """Take over the parameters of a layer, frozen.
 
         Args:
             linear: The layer; its tensors are shared.
-            config: Rank, scaling, kind.
-            name: The layer's in the model: with the seed it decides A's first values.
+            config: Rank, scaling and kind of the adapter.
+            name: Name of the layer in the model; with the seed it determines the initial A.
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -58,12 +61,12 @@ class LoraLinear(SharesInput):
             self.lora_magnitude = nn.Parameter(torch.linalg.vector_norm(linear.weight.detach().float(), dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., O]."""
+        """Return the layer's output for inputs [..., I], shape [..., O]."""
         return adapted(x, (self,))[0]
 
     @classmethod
     def together(cls, x: Tensor, layers: Sequence[LoraLinear]) -> Sequence[Tensor]:  # pyright: ignore
-        """Return what each of some layers makes of the same input."""
+        """Return the output of each layer for the same input."""
         return adapted(x, layers)
 
     @torch.no_grad()
@@ -75,24 +78,24 @@ class LoraLinear(SharesInput):
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """Return W + s BA, under DoRA with its rows' lengths, [O, I], fp32."""
+        """Return W + s BA, with the row lengths of DoRA if used, [O, I], fp32."""
         weight = torch.addmm(self.weight.float(), self.lora_B.float(), self.lora_A.float(), alpha=self.scale)
         if self.lora_magnitude is None:
             return weight
         return weight * (self.lora_magnitude.float() / torch.linalg.vector_norm(weight, dim=1))[:, None]
 
     def extra_repr(self) -> str:
-        """Say what is special in a printed model."""
+        """Return the layer's sizes, rank and scale, for a printed model."""
         kind = "" if self.lora_magnitude is None else ", dora"
         return f"{super().extra_repr()}, rank={self.lora_A.shape[0]}, scale={self.scale:g}{kind}"
 
 
 def adapted(x: Tensor, layers: Sequence[LoraLinear]) -> list[Tensor]:
-    """Return what each of some layers makes of the same input.
+    """Return the output of each layer for the same input.
 
     Args:
-        x: [..., I].
-        layers: All with adapters, of any ranks; in training they share one dropout mask.
+        x: Input, [..., I].
+        layers: Layers with adapters, of any ranks; in training they share one dropout mask.
     """
     first = layers[0]
     seen = F.dropout(x, first.dropout) if first.training and first.dropout else None
@@ -113,14 +116,14 @@ def adapted(x: Tensor, layers: Sequence[LoraLinear]) -> list[Tensor]:
 
 
 def _stretched(y: Tensor, layer: LoraLinear) -> Tensor:
-    """Return DoRA's output of a layer, from that without its lengths and without bias."""
+    """Return DoRA's output of a layer, given the output before the row scaling and without bias."""
     assert layer.lora_magnitude is not None
     factor = (layer.lora_magnitude / layer.adapted_norm()).to(y.dtype)
     return y * factor if layer.bias is None else torch.addcmul(layer.bias, y, factor)
 
 
 def _first_a(config: LoraConfig, name: str, n_inputs: int) -> Tensor:
-    """Return peft's first A, uniform within 1 / sqrt(I), from the seed and the layer's name alone."""
+    """Return peft's initial A, uniform within 1 / sqrt(I); depends only on the seed and the layer's name."""
     digest = sha256(f"{config.init_seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
     bound = 1 / math.sqrt(n_inputs)
@@ -128,7 +131,7 @@ def _first_a(config: LoraConfig, name: str, n_inputs: int) -> Tensor:
 
 
 class _Adapted(torch.autograd.Function):
-    """Some adapted layers on one input; the weights are constants, the adapters are not."""
+    """Adapted layers on one input; gradients flow to the input and to the adapters, not to the weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, seen: Tensor | None, scales: list[float], *parts: Any) -> tuple[Tensor, ...]:
@@ -144,7 +147,8 @@ class _Adapted(torch.autograd.Function):
         outputs = []
         pieces = zip(weights, biases, scaled_b, h.split([len(one) for one in a_s], dim=1), strict=True)
         for weight, bias, b, h_Nr in pieces:
-            # `out=`: selective checkpointing takes what products return for finished, and this is added to.
+            # `out=`, because selective checkpointing caches what a product returns, and this result is changed in
+            # place.
             y_NO = x_NI.new_empty(len(x_NI), len(weight))
             if bias is None:
                 torch.mm(x_NI, weight.T, out=y_NO)

@@ -1,8 +1,8 @@
-"""Base and adapter as one model: a checkpoint folder, or a GGUF file in the number type that is to be served.
+"""Base and adapter merged into one model: a checkpoint folder, or a GGUF file in the number type that is served.
 
-The base is read anew in fp32 and summed in fp32, whatever the adapter was trained beside. Rounding the sum to four
-bits again loses part of what was learnt, since steps of the base's grid are larger than most updates: the base in
-its own numbers with the adapter beside it (`gguf_adapter`) says exactly what was trained.
+The base is read in fp32 and summed in fp32, whatever number type the adapter was trained with. Rounding the sum to
+four bits again loses part of the training, because the steps of a four-bit grid are larger than most updates.
+Serving the base unchanged with a separate adapter file (`lora.gguf`) keeps exactly the trained model.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Merged:
     """A plain model with its tokenizer."""
 
     model: CausalLM
-    """fp32."""
+    """Model in fp32."""
     tokenizer: TextTokenizer
 
 
 def merge_adapter(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> Merged:
-    """Return a base with an adapter's folder merged into it.
+    """Return a base with an adapter folder merged into it.
 
     Raises:
-        UserError: One of them cannot be read, or the adapter is of another base.
+        UserError: One of them cannot be read, or the adapter belongs to another base.
     """
     read = read_adapter(adapter)
     loaded = load_base(base, expected_sha256=read.base_sha256)
@@ -49,10 +49,10 @@ def merge_adapter(base: str | os.PathLike[str], adapter: str | os.PathLike[str])
 def write_merged_folder(
     merged: Merged, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.bfloat16
 ) -> Path:
-    """Write a merged model as transformers reads it; return the folder's path.
+    """Write a merged model in the format of transformers; return the folder's path.
 
     Raises:
-        UserError: The family's config.json cannot say one of the model's decisions.
+        UserError: The family's config.json cannot express one of the model's decisions.
     """
     with tempfile.TemporaryDirectory() as tokenizer:
         save_text_tokenizer(merged.tokenizer, tokenizer)
@@ -65,7 +65,7 @@ def write_merged_gguf(
     """Write a merged model for llama.cpp, quantised.
 
     Raises:
-        UserError: llama.cpp could not compute this model, or not in these numbers.
+        UserError: llama.cpp does not support this model, or not in this number type.
     """
     fields = gguf_fields(merged.tokenizer)
     return export_gguf(

@@ -1,7 +1,7 @@
-"""State of a training that moves some parameters only: checkpoints hold these, never the frozen rest.
+"""Training state with some trainable parameters: checkpoints hold these, never the frozen ones.
 
-Otherwise a base of 500 MB under an adapter of 20 MB would be written every few minutes. The run's recipe
-identifies the base by its hash.
+Otherwise a base of 500 MB with an adapter of 20 MB would be written every few minutes. The run's recipe identifies
+the base by its hash.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from modelstack.train.step import TrainState
 
 
 class AdapterState(TrainState):
-    """A `TrainState` whose checkpoints hold the trained parameters alone."""
+    """`TrainState` whose checkpoints hold only the trained parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return trainable parameters, moments and counts."""
+        """Return trainable parameters, optimizer state and counts."""
         return {
             "model": {name: parameter.detach() for name, parameter in _trained(self).items()},
             "optimizer": self.optimizer.state_dict(),
@@ -28,22 +28,22 @@ class AdapterState(TrainState):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a state.
+        """Restore a state.
 
         Raises:
-            UserError: It is of other parameters.
+            UserError: The state belongs to other parameters or another optimizer.
         """
         own, saved = _trained(self), state["model"]
         if _shapes(own) != _shapes(saved):
             differing = sorted(dict(_shapes(own).items() ^ _shapes(saved).items()))
             raise UserError(
-                f"the checkpoint is of another adapter: {len(differing)} parameters differ, the first is "
-                f"{differing[0]!r}; go on with the recipe that the run began with"
+                f"the checkpoint belongs to another adapter: {len(differing)} parameters differ, the first is "
+                f"{differing[0]!r}; resume with the recipe that the run started with"
             )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint is of another optimizer: {error}") from error
+            raise UserError(f"the checkpoint belongs to another optimizer: {error}") from error
         for name, parameter in own.items():
             parameter.copy_(saved[name])
         self.step, self.n_tokens = state["step"], state["n_tokens"]

@@ -1,7 +1,8 @@
-"""A stage packed for shipping, its adapter as the GGUF file alone; and a packed one made a stage to train on.
+"""Stages packed for shipping, with the adapter as a GGUF file only, and shipped stages unpacked for training.
 
-What is shipped leaves out peft's folder, which would double it. The weights are those of the GGUF file, rounded to
-half precision as they are served; the record is the shipped one with the files that there are now.
+The package leaves out peft's folder, which would double its size. Unpacked weights are those of the GGUF file,
+which are rounded to half precision as they are served. The unpacked record is the shipped one with the files that
+exist now.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from modelstack.train.curves import PLOT_FILE
 
 
 def pack(stage: Path, out: Path) -> Stage:
-    """Write what is shipped of a stage with an adapter: the GGUF file, the curves, a card and a record of these.
+    """Write the package of a stage with an adapter: GGUF file, curves, card and a record of these.
 
     Raises:
-        UserError: The stage is damaged or has no such file, or `out` is a stage already.
+        UserError: The stage is damaged or has no GGUF file, or `out` is already a stage.
     """
     record = open_stage(stage).record
     parts = [name for name in (ADAPTER_GGUF, PLOT_FILE) if name in record.files]
     if ADAPTER_GGUF not in parts:
-        raise UserError(f"stage {stage} has no {ADAPTER_GGUF}: only an adapter that llama.cpp reads is shipped")
+        raise UserError(f"stage {stage} has no {ADAPTER_GGUF}: only an adapter as a file for llama.cpp is shipped")
     out.mkdir(parents=True, exist_ok=True)
     for name in parts:
         shutil.copyfile(stage / name, out / name)
@@ -36,21 +37,21 @@ def pack(stage: Path, out: Path) -> Stage:
 
 
 def unpack(shipped: Path, weights: Path, out: Path) -> Stage:
-    """Return a stage in `out` of a shipped adapter; one that is there already is opened.
+    """Unpack a shipped adapter as a stage in `out`; an existing stage of the same recipe is opened instead.
 
     Args:
         shipped: Folder with `adapter.gguf` and `stage.json`.
-        weights: The base's GGUF file or checkpoint folder.
-        out: Where the stage goes.
+        weights: GGUF file or checkpoint folder of the base.
+        out: Folder of the new stage.
 
     Raises:
-        UserError: The file is not the record's, the base is another, or `out` holds another stage.
+        UserError: The file differs from its record, the base has another hash, or `out` holds another stage.
     """
     record = read_record(shipped)
     file = shipped / ADAPTER_GGUF
     facts = record.files.get(ADAPTER_GGUF)
     if facts is None or not file.is_file() or sha256_of(file) != facts.sha256:
-        raise UserError(f"{file} is not the adapter that {shipped / 'stage.json'} tells of: install it again")
+        raise UserError(f"{file} is not the adapter that {shipped / 'stage.json'} records: install it again")
     if is_stage(out):
         found = open_stage(out)
         if found.record.recipe_sha256 != record.recipe_sha256:
@@ -62,7 +63,7 @@ def unpack(shipped: Path, weights: Path, out: Path) -> Stage:
     add_lora(base.model, adapter.config)
     load_lora_state(base.model, adapter.state)
     with replacing_folder(out) as temporary:
-        # A stage is made of files in place, so the folder comes first and its record last.
+        # `seal` needs the files in place, so the folder is created first and its record last.
         shutil.copyfile(file, temporary / ADAPTER_GGUF)
     save_adapter(base.model, adapter.config, out / ADAPTER, base_sha256=record.base_sha256)
     return seal(out, record.model_copy(update={"files": {}}), [ADAPTER, ADAPTER_GGUF])

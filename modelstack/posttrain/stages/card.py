@@ -1,6 +1,6 @@
-"""The card of a stage: `README.md`, drawn from its record alone, so that card and record cannot disagree.
+"""Model card of a stage: `README.md`, generated from the record alone, so that card and record agree.
 
-After Model Cards for Model Reporting (Mitchell et al., 2019).
+Structure as in Model Cards for Model Reporting (Mitchell et al., 2019).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modelstack.posttrain.stages.record import DataFile, Measurement, Origin, St
 
 CARD_FILE, PLOT = "README.md", "curves.png"
 _SHORT = 12
-"""Digits of a hash that a reader compares."""
+"""Number of shown digits of a hash."""
 
 
 def card(record: StageRecord) -> str:
@@ -33,12 +33,12 @@ def card(record: StageRecord) -> str:
 
 
 def change(before: Measurement | None, after: Measurement) -> str:
-    """Return the difference of two figures; nothing where there is no figure before."""
+    """Return the difference of two figures, or an empty text without a figure before."""
     return "" if before is None else f"{after.value - before.value:+.4f}"
 
 
 def shown(measured: Measurement | None) -> str:
-    """Return a figure with its interval and how many it is of."""
+    """Return a figure with its interval and its number of examples."""
     if measured is None:
         return ""
     interval = (
@@ -129,10 +129,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that cannot leave its cell."""
+    """Return text that cannot break out of its table cell."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def _indented(text: str) -> str:
-    # An indented block: no line of a recipe or report can end it or forge a heading.
+    # An indented block cannot be closed, and no heading can be forged, by a line of a recipe or report.
     return "\n".join(f"    {line}" for line in text.splitlines()) + "\n"

@@ -1,8 +1,8 @@
-"""Which stage came of which: a forest of all stages under some folders, and of what they say of their ancestors.
+"""Lineage of stages: a forest of all stages in some folders and of their recorded ancestors.
 
-A node is known by its fingerprint, so a parent is found wherever its folder lies, and a parent whose folder is
-not there is still shown, by the name and hash that its children remember. What is damaged stays in the tree and
-is told of: a tree without it would hide what it is for.
+A node is identified by its fingerprint, so a parent is found in any folder. A parent whose folder is missing is
+shown by the name and hash that its children recorded. Damaged stages stay in the tree with their faults, because
+showing them is the purpose of the tree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHORT = 12
 
 @dataclass(slots=True)
 class Node:
-    """A stage, or a base or stage that is known by its descendants only."""
+    """A stage in one of the folders, or an ancestor known only from the records of its descendants."""
 
     name: str
     kind: str
@@ -37,20 +37,20 @@ class Node:
     record: StageRecord | None = None
     faults: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
-    """By SHA-256."""
+    """SHA-256 of each parent."""
     children: list[str] = field(default_factory=list[str])
 
 
 def find_stages(folders: Iterable[Path]) -> list[Path]:
-    """Return the stages that are or lie under some folders, each once, in the order of the folders.
+    """Return the paths of all stages in or below some folders, without duplicates, in the order of the folders.
 
     Raises:
-        UserError: A folder is not there, or there is no stage in it.
+        UserError: A folder is missing, or holds no stage.
     """
     found: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give stages, or a folder that has some in it")
+            raise UserError(f"{folder} is not a folder: name a stage, or a folder with stages in it")
         here = [file.parent for file in sorted(folder.rglob(STAGE_FILE))]
         if not here:
             raise UserError(f"no stage in {folder}: none of its folders has a {STAGE_FILE}")
@@ -59,7 +59,7 @@ def find_stages(folders: Iterable[Path]) -> list[Path]:
 
 
 def lineage(stages: Sequence[Path]) -> dict[str, Node]:
-    """Return every stage and ancestor by its SHA-256, linked with its children; parents come first."""
+    """Return all stages and ancestors by SHA-256, linked with their children; parents come first."""
     nodes: dict[str, Node] = {}
     here = [_examined(path) for path in stages]
     for node in here:
@@ -74,7 +74,10 @@ def lineage(stages: Sequence[Path]) -> dict[str, Node]:
 
 
 def tree(nodes: dict[str, Node]) -> Tree:
-    """Return the forest for rich; what has several parents stands under each, its descendants once."""
+    """Return the forest as a tree of rich.
+
+    A node with several parents appears below each of them, its descendants only once.
+    """
     from rich.tree import Tree
 
     forest = Tree("stages", hide_root=True)
@@ -107,7 +110,7 @@ def _examined(path: Path) -> Node:
     try:
         record = read_record(path)
     except UserError as error:
-        # No fingerprint can be trusted, so it is a root of its own, called by its folder.
+        # Its fingerprint cannot be trusted, so it is a separate root with the name of its folder.
         return Node(path.name, "unknown", f"unreadable {path}", "damaged", path, faults=(str(error),))
     faults = tuple(faults_of(path, record))
     parents = _names(record.parents)
@@ -116,13 +119,13 @@ def _examined(path: Path) -> Node:
 
 
 def _of_copies(one: Node, other: Node) -> Node:
-    """Return the node of a stage that lies in two folders; the faults of both are told."""
+    """Return the node of a stage that exists in two folders, with the faults of both."""
     faults = (*one.faults, *(f"copy in {other.path}: {fault}" for fault in other.faults))
     return replace(one, faults=faults, state="damaged" if faults else "whole")
 
 
 def _remember(origin: Origin, nodes: dict[str, Node]) -> None:
-    """Add what is known of an ancestor, its own ancestors first; what is known better stays."""
+    """Add an ancestor and its own ancestors, unless the stage itself is already known."""
     for parent in origin.parents:
         _remember(parent, nodes)
     parents = _names(origin.parents)
@@ -154,7 +157,7 @@ def _label(node: Node, again: bool) -> Any:
         (node.state, _STYLES[node.state]),
     )
     if again:
-        return label.append(" (its own descendants stand above)", style="dim")
+        return label.append(" (its own descendants are shown above)", style="dim")
     for fault in node.faults:
         label.append(f"\n{fault}", style="red")
     if node.record is not None:

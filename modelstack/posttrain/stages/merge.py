@@ -1,7 +1,7 @@
-"""A stage that is an adapter becomes one that is a model: base and adapter summed, in full and as it is served.
+"""Merge the adapter of a stage into its base: a new stage with a whole model, in bf16 and optionally as GGUF.
 
-Nothing is learnt, so the new stage has its parent's lineage and no data of its own. Its figures are for whoever
-measures it: a merged model that is rounded to few bits again is not the adapter beside its base (`merge_out`).
+There is no training, so the new stage has its parent's lineage and no data of its own. It has no measurements: a
+merged model that is rounded to few bits differs from the adapter on its base, and has to be measured separately.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from modelstack.posttrain.starting_point import starting_point
 
 
 def merge_stage(folder: Path, out: Path, *, weights: Path | None = None, gguf_type: str | None = None) -> Stage:
-    """Write the merged model of an adapter's stage as a stage of its own.
+    """Write the merged model of a stage with an adapter as a new stage.
 
     Args:
-        folder: Of the stage.
-        out: Of the new one.
-        weights: What the adapter goes on; None: where its own run had it from.
-        gguf_type: Number type of a file for llama.cpp; None: no such file.
+        folder: Folder of the stage.
+        out: Folder of the new stage.
+        weights: Base weights of the adapter; None: the path recorded by its run.
+        gguf_type: Number type of an additional file for llama.cpp; None: no such file.
 
     Raises:
-        UserError: The stage is damaged or no adapter, its base is not to be found, or `out` is a stage already.
+        UserError: The stage is damaged or has no adapter, its base is missing, or `out` is already a stage.
     """
     if is_stage(out):
-        raise UserError(f"{out} is a stage already, and a stage never changes: give another folder")
+        raise UserError(f"{out} is already a stage, and a stage never changes: give another folder")
     start = starting_point(folder, weights)
     if start.stage is None:
-        raise UserError(f"{folder} is no stage with an adapter: there is nothing to merge")
+        raise UserError(f"{folder} is not a stage with an adapter: only adapters can be merged")
     recipe = {"merged": start.parent.name, "gguf_type": gguf_type}
     merged = merge_adapter(start.weights, start.stage.path / ADAPTER)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""A stage: what one step of training made of a model, as a folder that says where it came from.
+"""Stage: the result of one training step, as a folder with a record of its origin.
 
-`stage.json` is the record: recipe, data with licences, what it was trained from, measurements before and after,
-and size and SHA-256 of every other file. Its fingerprint is the SHA-256 of all of that, and is what children call
-their parent by, so a weight, a word of the card or a figure that is changed later shows. A record carries its
-whole ancestry, by names and hashes: lineage can be told where the folders of parents are long gone. The hashes
-guard against accidents and against figures that are improved afterwards; they are no signature.
+`stage.json` is the record: recipe, data with licences, parents, measurements before and after, and size and
+SHA-256 of every other file. Its fingerprint is the SHA-256 of all of that, by which children identify their
+parent. Any later change of a weight, the card or a figure is therefore detected. A record holds the whole ancestry
+by names and hashes, so the lineage is known even if the folders of parents are deleted. The hashes guard against
+accidents and against figures that are improved afterwards; they are not a signature.
 
-The record is written last: a folder without one is a run that is under way, not half a stage.
+The record is written last: a folder without one is an unfinished run, not a partial stage.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from modelstack.posttrain.stages.record import FileFacts, Origin, StageRecord
 
 STAGE_FILE = "stage.json"
 ADAPTER, ADAPTER_GGUF = "adapter", "adapter.gguf"
-"""A LoRA adapter: peft's folder, and the file that llama.cpp reads."""
+"""LoRA adapter: folder in peft's format, and file for llama.cpp."""
 MODEL, MODEL_GGUF = "model", "model.gguf"
-"""All weights: a checkpoint folder, and a file for llama.cpp."""
+"""All weights: checkpoint folder, and file for llama.cpp."""
 _WEIGHTS = (ADAPTER, MODEL)
-"""Folders in which nothing may lie that the record does not name: a loader would take it for weights."""
+"""Folders that may hold only recorded files, because a loader would take any other file for weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage whose files are what its record says."""
+    """Stage whose files match its record."""
 
     path: Path
     record: StageRecord
 
     @property
     def origin(self) -> Origin:
-        """The stage as its children remember it."""
+        """The stage as its children record it."""
         return self.record.origin
 
     @property
     def weights(self) -> Path:
-        """Its adapter, or its model: the folder that there is.
+        """Folder of the stage's adapter or model.
 
         Raises:
-            UserError: It has neither.
+            UserError: The stage has neither.
         """
         for name in _WEIGHTS:
             if (self.path / name).is_dir():
@@ -58,18 +58,18 @@ class Stage:
 
 
 def seal(folder: Path, record: StageRecord, parts: Iterable[str]) -> Stage:
-    """Make a folder a stage: hash what it holds, draw the card, and write the record.
+    """Turn a folder into a stage: hash its files, write the card, then the record.
 
     Args:
-        folder: Where weights and logs lie already.
-        record: Without files.
-        parts: Files and folders that belong to the stage, by name; others stay out of it.
+        folder: Folder with the weights and logs.
+        record: Record without files.
+        parts: Names of the files and folders that belong to the stage; others are not recorded.
 
     Raises:
-        UserError: A part is missing, or the folder is a stage already, which never changes.
+        UserError: A part is missing, or the folder is already a stage, which never changes.
     """
     if (folder / STAGE_FILE).exists():
-        raise UserError(f"{folder} is a stage already, and a stage never changes: give another folder")
+        raise UserError(f"{folder} is already a stage, and a stage never changes: give another folder")
     files = {name: _facts(folder / name) for part in parts for name in _names(folder, part)}
     with replacing(folder / CARD_FILE) as temporary:
         temporary.write_text(card(record.model_copy(update={"files": files})), encoding="utf-8")
@@ -82,34 +82,34 @@ def seal(folder: Path, record: StageRecord, parts: Iterable[str]) -> Stage:
 
 
 def is_stage(folder: Path) -> bool:
-    """Say whether a folder has a record, sound or not."""
+    """Return whether a folder has a record, valid or not."""
     return (folder / STAGE_FILE).is_file()
 
 
 def open_stage(folder: Path) -> Stage:
-    """Return a stage, every file of it held against its record.
+    """Return a stage after checking every file against its record.
 
     Raises:
-        UserError: It is none, or it was damaged or changed; the message names each file.
+        UserError: The folder is not a stage, or was damaged or changed; the message names each file.
     """
     record = read_record(folder)
     if faults := list(faults_of(folder, record)):
         raise UserError(
-            f"stage {folder} is not what was written: {'; '.join(faults)}. Take it from where it is whole, "
+            f"stage {folder} differs from its record: {'; '.join(faults)}. Copy it again from an intact source, "
             f"or train it again by the recipe in {STAGE_FILE}"
         )
     return Stage(folder, record)
 
 
 def read_record(folder: Path) -> StageRecord:
-    """Return a stage's record, which is as it was written; files are not looked at.
+    """Return the record of a stage after checking its fingerprint; files are not checked.
 
     Raises:
-        UserError: There is none, it is of another version, or it was changed.
+        UserError: The record is missing, has another version, or was changed.
     """
     file = folder / STAGE_FILE
     if not file.is_file():
-        raise UserError(f"{folder} is no stage: it has no {STAGE_FILE}")
+        raise UserError(f"{folder} is not a stage: it has no {STAGE_FILE}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         record = StageRecord.model_validate(content["stage"])
@@ -117,25 +117,25 @@ def read_record(folder: Path) -> StageRecord:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise UserError(
-            f"{file} is no record of a stage: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            f"{file} is not a record of a stage: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is no record of a stage: {error!r}") from error
+        raise UserError(f"{file} is not a record of a stage: {error!r}") from error
     if record.fingerprint != fingerprint:
-        raise UserError(f"{file} was changed after the stage was made: its fingerprint does not fit its content")
+        raise UserError(f"{file} was changed after the stage was made: its fingerprint does not match its content")
     return record
 
 
 def faults_of(folder: Path, record: StageRecord) -> Iterator[str]:
-    """Give a sentence for each file that is not as the record says; none: the stage is whole."""
+    """Yield a sentence for each file that differs from the record; none if the stage is intact."""
     for name, facts in record.files.items():
         file = folder / name
         if not file.is_file():
             yield f"{name} is missing"
         elif file.stat().st_size != facts.n_bytes:
-            yield f"{name} has {file.stat().st_size} bytes, written were {facts.n_bytes}"
+            yield f"{name} has {file.stat().st_size} bytes, the record has {facts.n_bytes}"
         elif sha256_of(file) != facts.sha256:
-            yield f"{name} has another content (SHA-256)"
+            yield f"{name} has changed content (SHA-256)"
     for part in _WEIGHTS:
         if (folder / part).is_dir():
             for name in _names(folder, part):
@@ -144,13 +144,13 @@ def faults_of(folder: Path, record: StageRecord) -> Iterator[str]:
 
 
 def _names(folder: Path, part: str) -> list[str]:
-    """Return the files of a part by their paths in the folder, written with slashes."""
+    """Return the paths of a part's files relative to the folder, with forward slashes."""
     path = folder / part
     if path.is_file():
         return [part]
     files = sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
-        raise UserError(f"{folder} has no {part!r}, which the stage is to hold")
+        raise UserError(f"{folder} has no {part!r}, which should be part of the stage")
     return [str(PurePosixPath(file.relative_to(folder))) for file in files]
 
 

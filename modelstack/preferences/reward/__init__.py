@@ -1,1 +1,1 @@
-"""Reward models: a scalar head that is trained on pairs of replies."""
+"""Reward models: a scalar head on a decoder, trained on pairs of replies."""

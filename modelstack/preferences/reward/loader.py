@@ -1,6 +1,7 @@
-"""Batches of pairs for a reward model: whole conversations, their last token marked.
+"""Batches of pairs for a reward model: whole conversations with a mark on their last token.
 
-The rows of `loader.UnitBatch` lack the last token, which predicts nothing; a reward is read exactly there.
+The rows of `loader.UnitBatch` leave out the last token, because it predicts nothing. A reward is read at that
+token.
 
 Letters: B pairs of a batch, 2B rows, T tokens of a row.
 """
@@ -20,13 +21,18 @@ from modelstack.preferences.units import Units
 
 
 class PairLoader(RowLoader):
-    """The `Loader` of pairs, those of similar length together."""
+    """`Loader` of pairs; pairs of similar length form a batch."""
 
     def __init__(self, units: Units, config: RowOrder, *, rows_per_batch: int) -> None:
         """Initialise before the first batch.
 
+        Args:
+            units: Pairs to load.
+            config: Order of the pairs.
+            rows_per_batch: Pairs of a batch.
+
         Raises:
-            UserError: The shares do not fit the sources, or a conversation not a row.
+            UserError: The shares do not match the sources, or a conversation is longer than a row.
         """
         super().__init__(units, config, rows_per_batch=rows_per_batch)
         self._units = units
@@ -36,13 +42,13 @@ class PairLoader(RowLoader):
 
 
 def pair_batch(units: Units, numbers: Sequence[int], position: int = 0) -> Batch:
-    """Return 2B rows, the chosen and then the rejected; the label of a row is its last token, in place."""
+    """Return 2B rows, B chosen and then B rejected; the only label of a row is its last token, in place."""
     documents = [units.document(number, second)[0] for second in (False, True) for number in numbers]
     return scored_rows(documents, position)
 
 
 def scored_rows(documents: Sequence[Sequence[int] | np.ndarray], position: int = 0) -> Batch:
-    """Return documents as rows with the last token of each as its label; padding stands behind."""
+    """Return one document a row, padded at its end; the only label of a row is its last token."""
     T = max(len(ids) for ids in documents)
     ids_BT = np.full((len(documents), T), PADDING, np.int64)
     labels_BT = np.full((len(documents), T), IGNORED, np.int64)

@@ -1,8 +1,8 @@
-"""A reward model's loss on pairs: Bradley-Terry, with a margin and with rewards held near 0.
+"""Loss of a reward model on pairs: Bradley-Terry, with an optional margin and a cost that centres rewards at 0.
 
--log sigmoid(r_chosen - r_rejected - margin): Ouyang et al., 2203.02155, the margin by how clear the preference was
-from Llama 2, 2307.09288 section 3.2.2. Only differences are learnt, so a small cost of (r_chosen + r_rejected)^2
-fixes where 0 is (Eisenstein et al., 2312.09244).
+The loss is -log sigmoid(r_chosen - r_rejected - margin): Ouyang et al., 2203.02155; the margin, which grows with
+the clarity of the preference, is from Llama 2, 2307.09288 section 3.2.2. Only differences of rewards are learnt,
+so a small cost of (r_chosen + r_rejected)^2 fixes the zero point (Eisenstein et al., 2312.09244).
 
 Letters: B pairs.
 """
@@ -16,24 +16,24 @@ from modelstack.preferences.pairs import PreferenceLoss, logistic_loss
 
 
 class RewardModelConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Configuration of the loss; frozen, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     centre_coefficient: float = Field(default=0.0, ge=0)
-    """Of the mean of (r_chosen + r_rejected)^2; 0.01 is usual."""
+    """Coefficient of the mean of (r_chosen + r_rejected)^2; 0.01 is usual."""
 
 
 def reward_model_loss(
     chosen_B: Tensor, rejected_B: Tensor, config: RewardModelConfig | None = None, margins_B: Tensor | None = None
 ) -> PreferenceLoss:
-    """Return the mean over the pairs.
+    """Return the loss, a mean over the pairs.
 
     Args:
         chosen_B: Rewards of the chosen completions, with gradient.
-        rejected_B: Of the rejected.
-        config: None: by default.
-        margins_B: By how much the chosen one should be ahead; None: 0.
+        rejected_B: Rewards of the rejected completions, with gradient.
+        config: Configuration; None: the defaults.
+        margins_B: Required lead of each chosen completion; None: 0.
     """
     config = config or RewardModelConfig()
     lead = chosen_B - rejected_B

@@ -17,7 +17,7 @@ from modelstack.preferences.reward.value_model import ValueModel
 
 
 def rewards_of(model: ValueModel, batch: Batch) -> Tensor:
-    """Return the rewards of a batch's rows, each read at its one label, fp32 [rows]."""
+    """Return the reward of each row of a batch, read at its only label, fp32 [rows]."""
     batch = batch.to(model.score.weight.device)
     return model(batch.ids_BT)[batch.labels_BT != IGNORED]
 

@@ -1,4 +1,4 @@
-"""Recipe of a reward model: pairs, and the loss on them."""
+"""Recipe of a reward model: preference files and the loss."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from modelstack.preferences.reward.loss import RewardModelConfig
 
 
 class RewardOptimizer(TuningOptimizer):
-    """AdamW at TRL's rate for reward models; large models need a tenth of it or less."""
+    """AdamW with TRL's rate for reward models; large models need a tenth of it or less."""
 
     lr: float = Field(default=1e-4, gt=0)
 
 
 class RewardRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A reward model from preferences; `rows` counts the pairs of a step."""
+    """Recipe of a reward model; `rows` counts the pairs of a step."""
 
     free: ClassVar[frozenset[str]] = TuningRecipe.free | {"max_normalised"}
     data: PreferenceData
@@ -26,6 +26,6 @@ class RewardRecipe(TuningRecipe, frozen=True, extra="forbid"):
     rows: int = Field(default=16, gt=0)
     optimizer: RewardOptimizer = RewardOptimizer()
     max_validation: int = Field(default=500, gt=0)
-    """Maximum number of held-back pairs of each file, measured before and after."""
+    """Maximum number of held-back pairs of each file, for measurements before and after."""
     max_normalised: int = Field(default=2000, gt=0)
-    """Maximum number of training pairs, the first ones, whose chosen replies get a mean reward of 0 in the end."""
+    """Maximum number of training pairs, from the first on, whose chosen replies define reward 0 after training."""

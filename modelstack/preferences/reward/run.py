@@ -1,7 +1,7 @@
 """Training of a reward model on pairs.
 
-The stage holds a checkpoint folder with a head (`value_model`) in any case: adapters are merged, because no engine
-serves a reward model beside its base.
+The stage always holds a checkpoint folder with a head (`value_model`). Adapters are merged, because no engine
+serves a reward model as an adapter on its base.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def train_reward_model(recipe: RewardRecipe, path: Path, console: Console) -> St
 
 
 class RewardTraining(Training[RewardResolved]):
-    """A training of a reward model."""
+    """Training of a reward model."""
 
     kind: ClassVar[Kind] = "preference"
 
     def __init__(self, job: Job[RewardResolved], told: Told) -> None:
-        """Render the pairs and load the base; a base that is a reward model keeps its head."""
+        """Render the pairs and load the base; a base that is already a reward model keeps its head."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         told("reading preferences")
@@ -73,25 +73,25 @@ class RewardTraining(Training[RewardResolved]):
         self.n_rows = len(self._units)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer of the adapters, or of all weights, and of the head."""
+        """Return the optimizer of the head and of the adapters or all weights."""
         recipe, lora = self.resolved.recipe, self.resolved.lora
         return GroupedOptimizer(value_groups(self._value_model, lora, recipe.optimizer))
 
     def parts(self) -> tuple[PairLoader, RewardPasses]:
-        """Return pairs of similar length together, and the passes of the loss."""
+        """Return the loader of pairs and the passes of the loss."""
         recipe = self.resolved.recipe
         loader = PairLoader(self._units, self.row_order(), rows_per_batch=self.rows_per_batch)
         return loader, RewardPasses(self._value_model, recipe.loss)
 
     def write(self) -> list[str]:
-        """Move the zero to training's chosen replies, and write body and head."""
+        """Shift the rewards so that training's chosen replies have mean 0; write body and head."""
         chosen = score_pairs(self._value_model, self._units, self.resolved.recipe.max_normalised)[:, 0]
         self._normalised = normalise(self._value_model, chosen)
         save_value_model(self._value_model, self.base.tokenizer, self.job.folder / MODEL, self._normalised)
         return [MODEL]
 
     def report(self, n_steps: int, told: Told) -> Report:
-        """Score the held-back pairs."""
+        """Score the held-back pairs with the trained model."""
         assert self._normalised is not None  # `write` comes first
         what = (
             f"Reward model of {self.trained} and a scalar head: {n_steps:,} steps of {self.resolved.recipe.rows} "

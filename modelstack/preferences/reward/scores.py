@@ -1,4 +1,4 @@
-"""A reward model's figures on pairs: how often it is right, by which margin, and its zero.
+"""Scores of a reward model on pairs: accuracy, margin, and the shift of rewards to mean 0.
 
 Letters: U pairs.
 """
@@ -27,17 +27,17 @@ ACCURACY, MARGIN = "chosen scored above rejected", "margin of scores"
 def score_pairs(
     model: ValueModel, units: Units, n_most: int | None = None, told: Callable[[int], object] = lambda n: None
 ) -> NDArray[np.float64]:
-    """Return the rewards of pairs, [U, 2], chosen first; the model's mode and random numbers stay as they were.
+    """Return the rewards of pairs, [U, 2], chosen first; the model's mode and the random state are unchanged.
 
     Args:
         model: The reward model.
         units: Pairs.
-        n_most: Limit of the number of pairs, the first ones; None: all.
+        n_most: Maximum number of pairs, from the first on; None: all.
         told: Receives the number of scored pairs.
     """
     n = len(units) if n_most is None else min(n_most, len(units))
     rewards_U2 = np.empty((n, 2))
-    order = np.argsort(units.lengths[:n], kind="stable")  # rows of similar length together: little padding
+    order = np.argsort(units.lengths[:n], kind="stable")  # rows of similar length together need little padding
     with in_use(model):
         for start in range(0, n, UNITS_AT_ONCE):
             numbers = order[start : start + UNITS_AT_ONCE]
@@ -61,8 +61,8 @@ def normalise(model: ValueModel, chosen: NDArray[np.float64]) -> Normalisation:
     """Shift a model's rewards so that the mean of `chosen` becomes 0 (Ouyang et al., section 3.5).
 
     Args:
-        model: Model whose head's bias is moved.
-        chosen: Rewards of training's chosen replies by the model.
+        model: Model whose bias of the head is changed.
+        chosen: The model's rewards of chosen training replies, [U].
     """
     found = Normalisation(mean=float(chosen.mean()), deviation=float(chosen.std()), n=len(chosen))
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Decoder with a scalar head: reward models, and PPO's critics.
+"""Decoder with a scalar head: reward models, and critics of PPO.
 
-A linear head on the state behind the final norm. At the last token of a conversation its output is the reply's
-reward (Ziegler et al., 1909.08593; Ouyang et al., 2203.02155), at every token a critic's value. On disk it is a
-checkpoint folder with `value_head.safetensors` beside the weights, so the body loads as any model. Head and output
-are fp32: rewards of two good replies differ in digits that bf16 lacks.
+The head is a linear layer on the state after the final norm. At the last token of a conversation its output is the
+reward of the reply (Ziegler et al., 1909.08593; Ouyang et al., 2203.02155), at every token it is a critic's value.
+On disk it is a checkpoint folder with an additional `value_head.safetensors`, so the body loads like any model.
+Head and output are fp32, because the rewards of two good replies differ by less than the precision of bf16.
 
 Letters: B rows, T tokens, D model width.
 """
@@ -32,24 +32,24 @@ from modelstack.train.optimizers.config import OptimizerConfig
 
 HEAD_FILE = "value_head.safetensors"
 _WEIGHT, _BIAS, _NORMALISED = "score.weight", "score.bias", "normalised"
-"""The first two are the names of transformers' models for sequence classification."""
+"""Names in the file; the first two are those of transformers' sequence classifiers."""
 
 
 class Normalisation(BaseModel, frozen=True, extra="forbid"):
-    """Rewards that were shifted to a mean of 0; the order within a pair stays the same."""
+    """Statistics of the rewards before they were shifted to mean 0; the shift keeps the order within a pair."""
 
     mean: FiniteFloat
     """Mean that was subtracted."""
     deviation: FiniteFloat
-    """Standard deviation of the same rewards, the unit for coefficients beside rewards."""
+    """Standard deviation of the same rewards, the unit for coefficients that are added to rewards."""
     n: int = Field(ge=1)
 
 
 class ValueModel(nn.Module):
-    """A decoder and its scalar head."""
+    """Decoder with a scalar head."""
 
     def __init__(self, body: CausalLM) -> None:
-        """Wrap a decoder, whose vocabulary head stays unused; the scalar head outputs 0."""
+        """Wrap a decoder; the scalar head outputs 0, and the decoder's vocabulary head is unused."""
         super().__init__()
         self.body = body
         device = next(body.parameters()).device
@@ -58,13 +58,13 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return a number for each place, from the tokens up to and including it, [B, T], fp32."""
+        """Return a value for each position, from the tokens up to and including it, [B, T], fp32."""
         hidden_BTD = self.body(ids_BT, with_logits=False).hidden_BTD
         return F.linear(hidden_BTD.float(), self.score.weight.float(), self.score.bias.float())[..., 0]
 
 
 def draw_head(model: ValueModel, seed: int) -> None:
-    """Give the head first weights of a standard deviation of 1 / sqrt(D + 1) (Stiennon et al., 2009.01325)."""
+    """Draw the head's initial weights with standard deviation 1 / sqrt(D + 1) (Stiennon et al., 2009.01325)."""
     generator = torch.Generator().manual_seed(seed)
     D = model.score.in_features
     drawn_1D = torch.randn((1, D), generator=generator) / (D + 1) ** 0.5
@@ -73,7 +73,7 @@ def draw_head(model: ValueModel, seed: int) -> None:
 
 
 def value_groups(model: ValueModel, lora: LoraConfig | None, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups of a value model: its adapters, or all weights, and its head.
+    """Return the optimizer groups of a value model: its head, and its adapters or all weights.
 
     Args:
         model: Value model, with adapters if `lora` is given.
@@ -97,13 +97,13 @@ def value_groups(model: ValueModel, lora: LoraConfig | None, optimizer: Optimize
 def save_value_model(
     model: ValueModel, tokenizer: TextTokenizer, folder: Path, normalised: Normalisation | None = None
 ) -> Path:
-    """Write body, tokenizer and head; adapters are merged, in fp32 and rounded to the body's own numbers.
+    """Write body, tokenizer and head; adapters are merged in fp32 and rounded to the body's number type.
 
     Args:
         model: The model.
         tokenizer: The model's tokenizer.
         folder: Target folder, replaced if it exists.
-        normalised: Record of the head's zero.
+        normalised: Statistics of the shifted rewards.
 
     Raises:
         UserError: The family's config.json cannot express one of the model's decisions.
@@ -116,7 +116,7 @@ def save_value_model(
     write_merged_folder(Merged(body, tokenizer), folder, dtype=dtype)
     parts = {_WEIGHT: model.score.weight, _BIAS: model.score.bias}
     tensors = {name: part.detach().float().cpu().contiguous() for name, part in parts.items()}
-    # One entry at most: of several, safetensors writes now one first and now the other.
+    # At most one entry: safetensors writes several entries in a random order.
     metadata = {} if normalised is None else {_NORMALISED: normalised.model_dump_json()}
     with replacing(folder / HEAD_FILE) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -139,7 +139,7 @@ def load_value_model(folder: str | os.PathLike[str], *, dtype: torch.dtype | Non
 
 
 def head_file(folder: str | os.PathLike[str]) -> Path:
-    """Return the file of a folder's head.
+    """Return the path of a folder's head.
 
     Raises:
         UserError: The folder has no head.
@@ -147,7 +147,7 @@ def head_file(folder: str | os.PathLike[str]) -> Path:
     file = Path(folder) / HEAD_FILE
     if not file.is_file():
         raise UserError(
-            f"{folder} is no reward model: it has no {HEAD_FILE}; name the folder of a stage that `modelstack "
+            f"{folder} is not a reward model: it has no {HEAD_FILE}; name the folder of a stage that `modelstack "
             f"reward` made"
         )
     return file
@@ -166,12 +166,12 @@ def load_head(model: ValueModel, folder: str | os.PathLike[str]) -> None:
     try:
         found = load_file(file)
     except SafetensorError as error:
-        raise UserError(f"{file} is no sound safetensors file: {error}") from error
+        raise UserError(f"{file} is not a valid safetensors file: {error}") from error
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     D = model.score.in_features
     if shapes != {_WEIGHT: (1, D), _BIAS: (1,)}:
         raise UserError(
-            f"{file} holds {shapes}; a head for a model of width {D} is {_WEIGHT} (1, {D}), {_BIAS} (1,)"
+            f"{file} holds {shapes}; the head of a model of width {D} is {_WEIGHT} (1, {D}), {_BIAS} (1,)"
         )
     with torch.no_grad():
         model.score.weight.copy_(found[_WEIGHT])
@@ -179,7 +179,7 @@ def load_head(model: ValueModel, folder: str | os.PathLike[str]) -> None:
 
 
 def read_normalisation(folder: str | os.PathLike[str]) -> Normalisation | None:
-    """Return the record of a head's zero; None if it has none.
+    """Return the statistics of a head's shifted rewards; None if the file has none.
 
     Raises:
         UserError: The file cannot be read.

@@ -1,5 +1,5 @@
-"""Distillation as a stage: a student is trained on a teacher's distributions, on given texts or on its own.
+"""Distillation: training a student on a teacher's distributions, on given replies or on the student's own replies.
 
-What a teacher wrote, without its distributions, is data like any other: `modelstack sample` makes examples of it
-and `modelstack sft` trains on them, as DeepSeek-R1's small models were (2501.12948, section 4).
+A teacher's texts without its distributions are ordinary data: `modelstack sample` makes examples of them, and
+`modelstack sft` trains on these, as for DeepSeek-R1's small models (2501.12948, section 4).
 """

@@ -1,7 +1,7 @@
 """Batches of a distillation: examples with their own replies, or with replies sampled from the student.
 
-The choice between the two, and the samples, depend on the weights, the seed and the cursor alone, so a killed and
-resumed run samples the same replies.
+The choice between the two, and the samples, depend only on the weights, the seed and the position in the data, so
+a run that is killed and resumed samples the same replies.
 
 Letters: B rows, T tokens of a row.
 """
@@ -27,23 +27,23 @@ from modelstack.reasoning.verifiers.rewards import Item
 from modelstack.sft.tokenised import Tokenised
 
 _NO_TASK = PolicyTask(Item("distillation", None), ())
-"""Task of a sampled reply, which only the teacher judges."""
+"""Placeholder task of sampled replies: only the teacher evaluates them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistilBatch(Batch):
-    """One example a row; labels are its targets, at the places that predict them."""
+    """Batch with one example a row; labels are its targets, at the positions that predict them."""
 
     documents: tuple[int, ...] | None = field(kw_only=True)
-    """Numbers of the examples, the index into a stored teacher; None: the student sampled the replies."""
+    """Numbers of the examples, which index a stored teacher; None: the student sampled the replies."""
 
     def to(self, device: torch.device) -> DistilBatch:
-        """Return the batch, whose tensors go to the device one by one where they are read."""
+        """Return the batch unchanged; its tensors are moved to the device one by one on use."""
         return self
 
 
 class DistilLoader(RowLoader):
-    """The `Loader` of a distillation, examples of similar length together."""
+    """`Loader` of a distillation; examples of similar length form a batch."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class DistilLoader(RowLoader):
         Args:
             data: The examples.
             config: Order of the rows.
-            rows_per_batch: B.
-            on_policy: Sampled replies; None: all replies are the examples' own.
-            sampler: Sampler of the student; given with `on_policy`.
+            rows_per_batch: Rows of a batch, B.
+            on_policy: Plan of sampled replies; None: all replies are the examples' own.
+            sampler: Sampler of the student; required with `on_policy`.
 
         Raises:
-            UserError: The shares do not fit the sources, or an example not a row.
+            UserError: The shares do not match the sources, or an example is longer than a row.
         """
         super().__init__(data, config, rows_per_batch=rows_per_batch)
         assert (on_policy is None) == (sampler is None)
@@ -91,7 +91,7 @@ class DistilLoader(RowLoader):
 
 
 def given_batch(data: Tokenised, numbers: Sequence[int], position: int = 0) -> DistilBatch:
-    """Return examples with their own replies."""
+    """Return the batch of the examples with these numbers, with their own replies."""
     rows: list[tuple[NDArray[np.int64], NDArray[np.bool_]]] = []
     for number in numbers:
         ids, weights = data.document(number)
@@ -100,12 +100,12 @@ def given_batch(data: Tokenised, numbers: Sequence[int], position: int = 0) -> D
 
 
 def prompt_of(ids: NDArray[np.int32], weights: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return an example up to its last target, with which it ends."""
+    """Return the tokens of an example before its last reply, which is the end of the example."""
     n_prompt = int(np.flatnonzero(weights == 0)[-1]) + 1
     return ids[:n_prompt].astype(np.int64)
 
 
 def _draw(seed: int, position: int, what: str) -> float:
-    """Return a number from 0 to 1 that depends on the arguments alone."""
+    """Return a number from 0 to 1 that depends only on the arguments."""
     digest = hashlib.sha256(f"{seed} {position} {what}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,8 +1,8 @@
 """Divergences of a student from its teacher on held-back examples, and its loss on their replies.
 
-Both are taken at the examples' own targets with equal weights; the interval is a bootstrap over examples.
+All are computed at the examples' own targets with equal weights. The interval is a bootstrap over examples.
 
-Letters: E examples, P labelled places.
+Letters: E examples, P labelled positions.
 """
 
 from __future__ import annotations

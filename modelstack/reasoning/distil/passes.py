@@ -1,9 +1,9 @@
 """Forward and backward passes of a distillation.
 
-The heads of teacher and student compute logits at labelled places alone, in chunks; with several chunks they are
-computed again for the gradient. The loss is a mean over the labelled tokens of the whole step.
+The heads of teacher and student compute logits only at labelled positions, in chunks. With several chunks the
+logits are recomputed for the gradient. The loss is a mean over the labelled tokens of the whole step.
 
-Letters: P labelled places of a batch, D model width, V vocabulary.
+Letters: P labelled positions of a batch, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modelstack.reasoning.losses.top_k_distillation import TopK, top_k_distillat
 
 @dataclass
 class DistilPasses(TuningPasses):
-    """Passes of a student beside its teacher; the step's loss is a mean over its labelled tokens."""
+    """Passes of a student with its teacher; the step's loss is a mean over its labelled tokens."""
 
     model: CausalLM
     teacher: CausalLM | StoredTeacher
@@ -51,7 +51,7 @@ class DistilPasses(TuningPasses):
         return BatchLoss({"distillation": found.loss}, n_tokens / n_labels, metrics)
 
     def batch_loss(self, batch: DistilBatch, n_labels: float) -> tuple[PolicyLoss, int]:
-        """Return a batch's share of the step's loss with means over its own tokens, and their number."""
+        """Return the batch's share of the step's loss, with the batch's mean metrics, and its number of labels."""
         device = next(self.model.parameters()).device
         hidden_PD, labels_P = labelled_hidden(self.model, batch), labels_of(batch, device)
         hiddens, labels = hidden_PD.split(self.tokens_per_chunk), labels_P.split(self.tokens_per_chunk)
@@ -69,7 +69,7 @@ class DistilPasses(TuningPasses):
         return PolicyLoss(total, metrics), len(labels_P)
 
     def _told(self, batch: DistilBatch, device: torch.device) -> list[TopK | Tensor]:
-        """Return the teacher's part of each chunk: its kept tokens, or hidden states for its head."""
+        """Return the teacher's part of each chunk: its stored tokens, or hidden states for its head."""
         n = self.tokens_per_chunk
         if isinstance(self.teacher, StoredTeacher):
             kept = self.teacher.of(batch, device)

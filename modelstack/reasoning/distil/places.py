@@ -1,6 +1,6 @@
-"""Hidden states of a model at the labelled places of a batch.
+"""Hidden states of a model at the labelled positions of a batch.
 
-Letters: B rows, T tokens, P labelled places, D model width, V vocabulary.
+Letters: B rows, T tokens, P labelled positions, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from modelstack.data.batches import Batch
 
 
 def labelled_hidden(model: CausalLM, batch: Batch) -> Tensor:
-    """Return hidden states [P, D] at a batch's labels, row by row; the batch may lie on another device."""
+    """Return hidden states [P, D] at a batch's labels, row by row; the batch may be on another device."""
     device = next(model.parameters()).device
-    # Each row is one document with padding behind it: attention needs no mask but the causal one.
+    # Each row is one document followed by padding, so the causal mask is enough.
     hidden_BTD = model(batch.ids_BT.to(device), with_logits=False).hidden_BTD
     return hidden_BTD.flatten(0, 1)[(batch.labels_BT.to(device) != IGNORED).flatten()]
 

@@ -33,7 +33,7 @@ from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import read_training_data
 
 DIVERGENCES_FILE = "divergences.jsonl"
-"""Metrics of each step: agreement, entropy, the tail's mass, the share on policy."""
+"""File of the metrics of each step: agreement, entropy, mass of the tail, on-policy share."""
 TEACHER_FILE = "teacher.safetensors"
 
 
@@ -43,7 +43,7 @@ def distil(recipe: DistilRecipe, path: Path, console: Console) -> Stage | None:
 
 
 class Distillation(Training[DistilResolved]):
-    """A distillation."""
+    """Training of a student by distillation."""
 
     kind: ClassVar[Kind] = "distilled"
     values_file: ClassVar[str] = DIVERGENCES_FILE
@@ -60,7 +60,7 @@ class Distillation(Training[DistilResolved]):
         )
 
     def __init__(self, job: Job[DistilResolved], told: Told) -> None:
-        """Read examples, student and teacher; evaluate a teacher that is released."""
+        """Read examples, student and teacher; with `top_k`, store the teacher's output."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         told("reading examples")
@@ -83,7 +83,7 @@ class Distillation(Training[DistilResolved]):
         self.n_rows = self._examples.n_examples
 
     def parts(self) -> tuple[DistilLoader, DistilPasses]:
-        """Return given or sampled replies, and the passes of the divergence."""
+        """Return the loader of given or sampled replies, and the passes of the divergence."""
         recipe, base, plan = self.resolved.recipe, self.base, self.resolved.recipe.on_policy
         sampler = None
         if plan is not None:
@@ -130,7 +130,7 @@ class Distillation(Training[DistilResolved]):
         return tokenise(examples, self.base.encoder, row_tokens=row_tokens, options=options, seed=recipe.seed)
 
     def _stored(self, teacher: CausalLM, k: int, told: Told) -> StoredTeacher:
-        """Return the teacher's k likeliest tokens at every target."""
+        """Return the teacher's k most likely tokens at every target."""
         resolved, recipe, examples = self.resolved, self.resolved.recipe, self._examples
         assert isinstance(recipe.loss, DistillationConfig)  # the recipe refuses others with top_k
         temperature = recipe.loss.temperature
@@ -149,12 +149,12 @@ class Distillation(Training[DistilResolved]):
             examples,
             k=k,
             temperature=temperature,
-            told=lambda n: told(f"asking the teacher: {n:,} of {examples.n_examples:,}"),
+            told=lambda n: told(f"evaluating the teacher: {n:,} of {examples.n_examples:,}"),
         )
 
 
 def require_same_tokenizer(student: Base, teacher: Base) -> None:
-    """Refuse a pair whose distributions are over different tokens.
+    """Refuse a teacher whose distributions are over other tokens than the student's.
 
     Raises:
         UserError: The hashes of the vocabularies, or the widths of the logits, differ.
@@ -163,12 +163,12 @@ def require_same_tokenizer(student: Base, teacher: Base) -> None:
     if ours != theirs:
         raise UserError(
             f"teacher {teacher.path.name} has another tokenizer than the student (SHA-256 {theirs[:12]}... and "
-            f"{ours[:12]}...): distributions over different tokens cannot be compared. Take a teacher of the "
+            f"{ours[:12]}...): distributions over different tokens cannot be compared. Use a teacher of the "
             f"student's family, or train on the teacher's texts with `modelstack sample` and `modelstack sft`"
         )
     widths = student.config.vocab_size, teacher.config.vocab_size
     if widths[0] != widths[1]:
         raise UserError(
             f"the student's logits have {widths[0]} entries and the teacher's {widths[1]}: pad or cut one of the "
-            f"embeddings, so that both have one width"
+            f"embeddings, so that both have the same width"
         )

@@ -1,8 +1,8 @@
-"""A teacher that was evaluated once: the k likeliest tokens at every target of every example, kept in a file.
+"""Teacher that is evaluated once: the k most likely tokens at every target of every example, stored in a file.
 
-At k = 16 a target takes 128 bytes instead of 4 V. The lost part is the tail's mass, which the losses report.
+With k = 16 a target needs 128 bytes instead of 4 V. The mass of the other tokens is lost; the losses report it.
 
-Letters: N targets of all examples, K stored tokens, B rows, P labelled places of a batch.
+Letters: E examples, N targets of all examples, K stored tokens, B rows, P labelled positions of a batch.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ ROWS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class StoredTeacher:
-    """The kept tokens."""
+    """Stored tokens of a teacher."""
 
     token_ids_NK: Tensor
-    """int64."""
+    """Ids of the tokens, [N, K], int64."""
     log_probs_NK: Tensor
-    """fp32."""
+    """Log-probabilities of the tokens, [N, K], fp32."""
     offsets: Tensor
-    """First target of each example, [E + 1]."""
+    """Position of each example's first target among all targets, and their number, [E + 1]."""
     temperature: float
 
     def of(self, batch: DistilBatch, device: torch.device) -> TopK:
-        """Return the kept tokens at the labels of a batch of given texts, [P, K]."""
+        """Return the stored tokens at the labels of a batch with given replies, [P, K]."""
         assert batch.documents is not None
         places = torch.cat([torch.arange(int(self.offsets[n]), int(self.offsets[n + 1])) for n in batch.documents])
         return TopK(self.token_ids_NK[places].to(device), self.log_probs_NK[places].to(device), self.temperature)
@@ -54,19 +54,19 @@ def kept_teacher(
     temperature: float,
     told: Callable[[int], object] = lambda n: None,
 ) -> StoredTeacher:
-    """Return a stored teacher from a file with the same fingerprint; else evaluate the teacher.
+    """Return a stored teacher from a file with the same fingerprint; otherwise evaluate the teacher and write it.
 
     Args:
-        file: File beside the run.
+        file: File in the run's folder.
         fingerprint: Fingerprint of teacher, examples, k and temperature.
-        teacher: Returns the model; called only if it is needed.
+        teacher: Returns the model; only called without a matching file.
         data: The examples.
-        k: Tokens to keep at each place.
+        k: Number of tokens to store at each target.
         temperature: Divisor of the logits.
-        told: Receives the number of finished examples.
+        told: Receives the number of examples done.
 
     Raises:
-        UserError: k is more than the vocabulary.
+        UserError: `k` is larger than the vocabulary.
     """
     kept = kept_tensors(file, fingerprint, lambda: _asked(teacher(), data, k, temperature, told))
     return StoredTeacher(kept["token_ids"].long(), kept["log_probs"], kept["offsets"], temperature)

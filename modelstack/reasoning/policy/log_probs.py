@@ -1,9 +1,10 @@
-"""The trainer's log-probabilities of sampled replies: for the loss, and as constants at the rollout.
+"""The trainer's log-probabilities of sampled replies: with gradient for the loss, and as constants at the rollout.
 
-The replies to a prompt share it, so it is read once, with its gradient, and its keys and values serve all of them.
-With eight short replies to a long prompt this saves most of the work.
+All replies to a prompt share its tokens. The prompt is therefore processed once, with gradient, and its keys and
+values are used for all replies. With eight short replies to a long prompt this saves most of the computation.
 
-Letters: B rows (the G replies to a prompt), T tokens of a row, R those behind the shared ones.
+Letters: B rows (the replies to a prompt, G in a batch), T tokens of a row, R tokens of a row after the shared
+ones.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from modelstack.reasoning.sampling.group_sampler import repeated
 
 @dataclass(frozen=True, slots=True)
 class PolicyLogProbs:
-    """The model in training, in the precision of the training."""
+    """Log-probabilities by the model in training, in the precision of the training."""
 
     model: CausalLM
     temperature: float
-    """Temperature of the sampler: log-probabilities are of the distribution that was sampled from."""
+    """Temperature of the sampler, so that these are the log-probabilities of the sampling distribution."""
     reference: Reference | None
-    """Weights that the KL, and the reported distance, refer to; None: neither is needed."""
+    """Reference weights of the KL and of the reported distance; None: neither is needed."""
     shares_prompts: bool = True
-    """Whether a prompt is read once for all its replies; False for a sharded model, whose layers are freed after
-    each pass."""
+    """Whether a prompt is processed once for all its replies.
+
+    False for a sharded model, whose gathered layers are freed after each pass.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -60,12 +63,12 @@ class PolicyLogProbs:
 
     @torch.no_grad()
     def at_rollout(self, batch: RolloutBatch, *, with_old: bool) -> RolloutBatch:
-        """Return a batch with the log-probabilities that stay constant while it is learnt from.
+        """Return a batch with the log-probabilities that stay constant while the batch is learnt from.
 
         Args:
-            batch: Sampled with the current weights.
-            with_old: Whether the policy's own log-probabilities are needed beside the reference's. A rollout that
-                is learnt from in one step has the ratio 1 by definition.
+            batch: Batch sampled with the current weights.
+            with_old: Whether the policy's own log-probabilities are stored too. They are not needed for a single
+                step on a rollout, whose ratio is 1 by definition.
         """
         old_GT = self._whole(batch) if with_old else None
         ref_GT = None

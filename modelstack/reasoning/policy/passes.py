@@ -1,6 +1,6 @@
 """Forward and backward passes of a policy gradient.
 
-Letters: B rows, R tokens of a row behind the shared ones.
+Letters: B rows, R tokens of a row after the shared ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PolicyPasses(TuningPasses):
     log_probs: PolicyLogProbs
     config: PolicyConfig
     correction: SamplerCorrection | None = None
-    """Weights of replies that another engine sampled; None: the model in training sampled them."""
+    """Correction for replies that another engine sampled; None: the model in training sampled them."""
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -38,16 +38,16 @@ class PolicyPasses(TuningPasses):
         return (self.log_probs.model,)
 
     def losses_of(self, batch: RolloutBatch, n_labels: float, n_rows: float) -> BatchLoss:
-        """Return the loss of a prompt's replies with its metrics."""
-        # The gradient of replies with equal rewards is 0, and is not computed.
-        # Processes of a sharded model compute it nevertheless: their backward passes go together.
+        """Return the loss and metrics of the replies to a prompt."""
+        # Replies with equal rewards have gradient 0, which is not computed. Processes with a sharded model compute
+        # it nevertheless, because their backward passes must match.
         teaches = self.config.teaches_equal_rewards or batch.is_informative or self.processes.mesh is not None
         with torch.set_grad_enabled(teaches):
             loss, metrics = self._loss(batch, StepTotals(n_tokens=n_labels, n_sequences=n_rows))
         return BatchLoss({"policy": loss}, len(batch.ids_BT) / n_rows, metrics)
 
     def metrics_of(self, batches: Sequence[RolloutBatch]) -> dict[str, float]:
-        """Return rewards, their parts, and lengths of a step's replies."""
+        """Return rewards, their parts, and lengths of the step's replies."""
         return _of_replies(self.processes.gathered(map(_facts, batches)))
 
     def _loss(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,10 +90,9 @@ class PolicyPasses(TuningPasses):
 def _of_sampler(
     at_rollout_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, weights: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the distance of the sampler's log-probabilities from the trainer's at the rollout, and the weights.
+    """Return the gap between the sampler's and the trainer's log-probabilities at the rollout, and the weights.
 
-    For the model itself, which samples with a cache, the distance is rounding; for a quantised engine it is
-    larger.
+    If the model itself samples, with a cache, the gap is rounding. For a quantised engine it is larger.
     """
     apart_BR = (at_rollout_BR - sampler_BR).where(mask_BR, 0)
     found = {
@@ -113,7 +112,7 @@ def _mean(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def _facts(batch: RolloutBatch) -> dict[str, list[float]]:
-    """Return what the metrics of a prompt's replies are computed from, as JSON."""
+    """Return the inputs of the metrics of a prompt's replies, as JSON."""
     parts = {f"reward/{name}" for reward in batch.rewards for name in reward.parts}
     return {
         "rewards": batch.reward_values,

@@ -1,6 +1,6 @@
-"""A prompt's replies as a batch: labels, advantages, and the log-probabilities at the rollout.
+"""Replies to a prompt as a batch: labels, advantages, and log-probabilities at the rollout.
 
-Letters: G replies of a prompt, T tokens of a row, P places with a label.
+Letters: G replies to a prompt, T tokens of a row, P labelled positions.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutBatch(Batch):
-    """G replies to one prompt; labels are the tokens that the policy chose, at the places that predict them."""
+    """Replies to one prompt; labels are tokens that the policy chose, at the positions that predict them."""
 
     advantages_G: Tensor = field(kw_only=True)
     sampler_log_probs_GT: Tensor = field(kw_only=True)
-    """Log-probabilities by the sampler; 0 at places without a label."""
+    """Log-probabilities by the sampler; 0 at positions without label."""
     old_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
-    """Log-probabilities by the trainer with the weights that sampled; None: one step on the rollout."""
+    """Log-probabilities by the trainer with the weights that sampled; None: not needed for a single step."""
     ref_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
     """Log-probabilities by the trainer with the reference's weights; None: no reference."""
     n_shared: int = field(kw_only=True)
-    """Leading tokens that all rows have in common, before the first place with a label."""
+    """Number of leading tokens that all rows share, before the first labelled position."""
     legal_P: tuple[LegalTokens | None, ...] | None = field(kw_only=True)
-    """Tokens that a grammar allowed at each place with a label, row by row; None: all tokens everywhere."""
+    """Tokens that a grammar allowed at each labelled position, row by row; None: all tokens everywhere."""
     task: PolicyTask = field(kw_only=True)
     replies: tuple[str, ...] = field(kw_only=True)
     rewards: tuple[Reward, ...] = field(kw_only=True)
     is_truncated: tuple[bool, ...] = field(kw_only=True)
     n_tries: int = field(kw_only=True)
-    """Prompts that were sampled until this one."""
+    """Number of prompts that were sampled to get this one, itself included."""
     tried_rewards: tuple[float, ...] = field(kw_only=True)
-    """Rewards of the replies to all of these prompts, also of groups that were replaced."""
+    """Rewards of the replies to all of these prompts, including those of replaced groups."""
 
     def to(self, device: torch.device) -> RolloutBatch:
-        """Return the batch, whose tensors go to the device one by one where they are read."""
+        """Return the batch unchanged; its tensors are moved to the device one by one on use."""
         return self
 
     @property
     def reward_values(self) -> list[float]:
-        """Return the rewards of the replies that could be judged."""
+        """Rewards of the replies that can be judged."""
         return [reward.value for reward in self.rewards if reward.value is not None]
 
     @property
@@ -78,12 +78,12 @@ def judged_batch(
     Args:
         asked: The prompt.
         sampled: Replies to it.
-        encoder: Reads the replies.
+        encoder: Encoder that parses replies.
         reward: Judge of the replies.
-        estimator: Makes advantages of rewards.
+        estimator: Computes advantages from rewards.
         mask_truncated: Whether truncated replies have no labels.
-        n_tries: Prompts that were sampled for this place, this one included.
-        tried_rewards: Rewards of the replies to the earlier ones.
+        n_tries: Number of prompts that were sampled to get this one, itself included.
+        tried_rewards: Rewards of the replies to the earlier prompts.
     """
     completions = [completion_of(each, encoder) for each in sampled]
     rewards = reward.score_batch([(asked.task.item, each) for each in completions])
@@ -108,12 +108,12 @@ def judged_batch(
 
 
 def reward_values_of(rewards: Sequence[Reward]) -> Tensor:
-    """Return the rewards of a prompt's replies, [1, G]; NaN where one could not be judged."""
+    """Return the rewards of a prompt's replies, [1, G]; NaN for replies that cannot be judged."""
     return torch.tensor([[reward.value if reward.value is not None else torch.nan for reward in rewards]])
 
 
 class _Row:
-    """A prompt with one reply, as a row of a batch: all but the last token, each predicting the next."""
+    """Prompt with one reply as a row of a batch: all tokens except the last, each of which predicts the next."""
 
     def __init__(self, prompt_ids: tuple[int, ...], sampled: Sampled, is_left_out: bool) -> None:
         self._sampled, self._prompt = sampled, prompt_ids

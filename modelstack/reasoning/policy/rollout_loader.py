@@ -1,9 +1,10 @@
-"""The `Loader` of policy gradients: a batch is a prompt's replies, sampled from the model in training.
+"""`Loader` of policy gradients: a batch is the replies to a prompt, sampled from the model in training.
 
-A rollout is sampled right before it is learnt from, all prompts at once. It is learnt from in one step or in
-several: cut into minibatches, and repeated for some epochs. The policy moves meanwhile, so the trainer's
-log-probabilities are stored at the rollout, and an unfinished rollout is part of the state. A new rollout depends
-on weights, seed and cursor alone, so a killed and resumed run has the same replies.
+A rollout is sampled right before it is learnt from, all prompts at once. It is used for one optimizer step or for
+several: divided into minibatches and repeated for some epochs. The policy changes between these steps, so the
+trainer's log-probabilities are stored at the rollout, and an unfinished rollout is part of the state. A new
+rollout depends only on the weights, the seed and the position in the data, so a run that is killed and resumed
+samples the same replies.
 
 Letters: N prompts of a rollout.
 """
@@ -40,35 +41,40 @@ class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
     """Number and limits of sampled replies."""
 
     group: int = Field(default=8, ge=2)
-    """Replies to a prompt."""
+    """Number of replies to a prompt."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     grammar: bool = False
-    """Whether replies are constrained to a form that can be right, as in serving: calls of the task's tools (the
-    verifiers calls, effects and outcome), JSON of its schema (json)."""
+    """Whether replies are constrained to valid forms, as in serving.
+
+    These are calls of the task's tools (verifiers calls, effects and outcome), or JSON of its schema (verifier
+    json).
+    """
     refill: int = Field(default=0, ge=0)
-    """Prompts tried in place of one whose replies have equal rewards (DAPO's dynamic sampling)."""
+    """Maximum number of other prompts that are tried for one with equal rewards (DAPO's dynamic sampling)."""
     mask_truncated: bool = False
     """Whether truncated replies are left out of the loss."""
 
 
 class RolloutPlan(BaseModel, frozen=True, extra="forbid"):
-    """Use of a rollout: `epochs * minibatches` steps of the optimizer."""
+    """Number of optimizer steps on a rollout: `epochs * minibatches`."""
 
     epochs: int = Field(default=1, ge=1)
-    """Passes over all replies, each after the first in another order (TRL's num_iterations, verl's ppo_epochs)."""
+    """Passes over all replies, in a new order after the first (TRL's num_iterations, verl's ppo_epochs)."""
     minibatches: int = Field(default=1, ge=1)
-    """Steps of an epoch, each of `rows` prompts; a rollout has `rows * minibatches` (TRL's
-    steps_per_generation)."""
+    """Steps of an epoch, each of `rows` prompts (TRL's steps_per_generation).
+
+    A rollout has `rows * minibatches` prompts.
+    """
 
     @property
     def n_steps(self) -> int:
-        """Return the optimizer's steps on one rollout."""
+        """Number of optimizer steps on one rollout."""
         return self.epochs * self.minibatches
 
 
 class RolloutLoader:
-    """Samples whenever the last rollout is used up; see the module."""
+    """`Loader` that samples a new rollout when the last one is used up."""
 
     def __init__(
         self,
@@ -90,21 +96,22 @@ class RolloutLoader:
 
         Args:
             sampler: Sampler of the model in training.
-            tasks: Tasks, in another order in each epoch.
-            encoder: Writes prompts and reads replies.
+            tasks: Tasks, used in a new order in each epoch.
+            encoder: Encoder that renders prompts and parses replies.
             reward: Judge of the replies.
-            config: The algorithm, which makes advantages of rewards.
+            config: The algorithm, which computes advantages from rewards.
             plan: Number and limits of the replies.
-            seed: Seed of order and samples.
+            seed: Seed of the order and of the samples.
             n_prompts: Prompts of an optimizer step.
-            rollout: Use of a rollout; None: one step.
+            rollout: Number of steps on a rollout; None: one step.
             log_probs: The trainer's log-probabilities, computed at the rollout; None: neither a reference nor old
                 log-probabilities are needed.
             processes: Processes that share the prompts; each samples and learns from its part.
-            refresh: Called before a rollout, to give the sampler the trained weights; None: it has them.
+            refresh: Called before a rollout, to give the sampler the trained weights; None: the sampler uses the
+                trained model itself.
 
         Raises:
-            UserError: There is no task, or `log_probs` is needed and missing.
+            UserError: There are no tasks, or `log_probs` or its reference is required and missing.
         """
         self._prompts = Prompts(tasks, encoder, seed)
         self._sampler, self._encoder = sampler, encoder
@@ -115,9 +122,9 @@ class RolloutLoader:
         self._processes, self._refresh = processes, refresh
         self._with_old = config.has_kl_reward or (rollout is not None and rollout.n_steps > 1)
         if log_probs is None and self._with_old:
-            raise UserError("several steps on a rollout, or a KL in the reward, need log_probs: the trainer's")
+            raise UserError("several steps on a rollout, or a KL in the reward, need log_probs of the trainer")
         if config.has_kl_reward and (log_probs is None or log_probs.reference is None):
-            raise UserError("the algorithm has a KL in the reward: give log_probs a reference")
+            raise UserError("the algorithm has a KL in the reward: log_probs needs a reference")
         self._n_given = 0
         self._n_tokens = 0
         self._rollout: tuple[RolloutBatch, ...] = ()
@@ -128,7 +135,7 @@ class RolloutLoader:
         return self
 
     def __next__(self) -> RolloutBatch:
-        """Return the next prompt's replies for this process; sample if none are left."""
+        """Return the replies to the next prompt of this process; sample a new rollout if none are left."""
         return [self._next() for _ in range(self._processes.world)][self._processes.rank]
 
     def _next(self) -> RolloutBatch:
@@ -146,7 +153,7 @@ class RolloutLoader:
         return batch
 
     def discard_rollout(self) -> None:
-        """Drop the rest of a rollout: after a roll-back the weights that sampled it are gone."""
+        """Discard the rest of a rollout, because a roll-back has replaced the weights that sampled it."""
         n_of_rollout = len(self._rollout) * self._epochs
         if n_of_rollout:
             self._n_given += n_of_rollout - self._n_given % n_of_rollout
@@ -158,7 +165,7 @@ class RolloutLoader:
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor and the rollout in use."""
+        """Return the position and the rollout in use."""
         return {
             "n_drawn": self._prompts.n_drawn,
             "n_given": self._n_given,
@@ -167,13 +174,13 @@ class RolloutLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved cursor and rollout."""
+        """Restore a position and rollout."""
         self._prompts.n_drawn, self._n_given = state["n_drawn"], state["n_given"]
         self._n_tokens = state["n_tokens"]
         self._rollout = tuple(rollout_of(each, self._prompts.tasks) for each in state["rollout"])
 
     def _sampled(self) -> list[RolloutBatch]:
-        """Sample a rollout, with other prompts in place of those whose replies have equal rewards."""
+        """Sample a rollout; prompts whose replies have equal rewards are replaced by others."""
         if self._refresh is not None:
             self._refresh()
         found: dict[int, RolloutBatch] = {}
@@ -206,7 +213,7 @@ class RolloutLoader:
         return [found[place] for place in range(self._n_prompts)]
 
     def _shared(self, own: dict[int, RolloutBatch]) -> dict[int, RolloutBatch]:
-        """Return the batches of all processes by place."""
+        """Return the batches of all processes by prompt number."""
         if self._processes.mesh is None:
             return own
         tasks = self._prompts.tasks

@@ -1,8 +1,8 @@
-"""Rollouts as plain data and tensors: a run that is killed between two steps on a rollout resumes with it.
+"""Rollouts as plain data and tensors, so that a run that is killed between two steps on a rollout can resume it.
 
-The weights that sampled are gone by then, so the replies are kept with everything computed from them.
+The weights that sampled no longer exist then, so the replies are stored with all values computed from them.
 
-Letters: P places with a label, S distinct sets of legal tokens.
+Letters: P labelled positions, S distinct sets of legal tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rollout_state(batch: RolloutBatch, tasks: Sequence[PolicyTask]) -> dict[str,
 
 
 def rollout_of(state: Mapping[str, Any], tasks: Sequence[PolicyTask]) -> RolloutBatch:
-    """Return the batch of a state made with the same `tasks`."""
+    """Return the batch from a state made with the same `tasks`."""
     return RolloutBatch(
         **{name: state[name] for name in _AS_THEY_ARE},
         task=tasks[state["task"]],
@@ -63,7 +63,7 @@ def rollout_of(state: Mapping[str, Any], tasks: Sequence[PolicyTask]) -> Rollout
 
 
 def _legal_state(legal_P: Sequence[LegalTokens | None]) -> dict[str, Any]:
-    """Return each distinct set once, and the set of each place; a grammar has few sets."""
+    """Return each distinct set once, and the number of the set at each position; a grammar has few sets."""
     sets: dict[int, LegalTokens] = {id(legal): legal for legal in legal_P if legal is not None}
     numbers = {key: number for number, key in enumerate(sets)}
     return {

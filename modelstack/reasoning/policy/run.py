@@ -1,6 +1,6 @@
-"""Reinforcement learning: the model samples, a verifier judges, a policy gradient follows.
+"""Reinforcement learning: the model samples, a verifier judges, and a policy gradient updates the weights.
 
-Canaries are on: a verifier that rewards a known hack, or a task that cannot be solved, ends the run.
+Canaries are on: a verifier that rewards a known hack or an unsolvable task ends the run.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def reinforce(recipe: PolicyRecipe, path: Path, console: Console) -> Stage | Non
     """Train by verified rewards; see `run_training`.
 
     Raises:
-        UserError: Also if the reward was hacked, or llama.cpp cannot sample.
+        UserError: As for `run_training`, or if the reward was hacked, or llama.cpp cannot sample.
     """
     try:
         return run_training(PolicyGradient, recipe, path, console)
     except EngineError as error:
         raise UserError(f"llama.cpp cannot sample: {error}") from error
     except RewardHacked as error:
-        raise UserError(f"the run ends, as going on would teach a hack: {error}") from error
+        raise UserError(f"the run stopped, because further training would teach a hack: {error}") from error
 
 
 class PolicyGradient(Training[PolicyResolved]):
-    """A training by rewards."""
+    """Training by rewards."""
 
     kind: ClassVar[Kind] = "reasoning"
     is_spread: ClassVar[bool] = True
@@ -70,19 +70,18 @@ class PolicyGradient(Training[PolicyResolved]):
         """Return the recipe with every default and hash filled in.
 
         Raises:
-            UserError: Also if an adapter with dropout would take several steps on a rollout.
+            UserError: As for every training, or an adapter with dropout would take several steps on a rollout.
         """
         resolved = PolicyResolved(**resolved_parts(recipe, start), policy=recipe.policy_config)
         if recipe.rollout.n_steps > 1 and resolved.lora is not None and resolved.lora.dropout:
             raise UserError(
-                f"lora.dropout is {resolved.lora.dropout} and a rollout is learnt from in "
-                f"{recipe.rollout.n_steps} steps: a ratio of two policies with other weights left out is noise, "
-                f"set it to 0"
+                f"lora.dropout is {resolved.lora.dropout} and a rollout has {recipe.rollout.n_steps} steps: "
+                f"dropout makes the ratio of two policies noise, set it to 0"
             )
         return resolved
 
     def __init__(self, job: Job[PolicyResolved], told: Told) -> None:
-        """Read the tasks, open their worlds, and answer the held-back ones."""
+        """Read the tasks, open the worlds of episodes, and measure held-back tasks."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         verifier = recipe.data.verifier
@@ -107,7 +106,7 @@ class PolicyGradient(Training[PolicyResolved]):
         self.data = tasks.manifest
         self._tasks = tasks.training
         self._sampling = job.held.enter_context(ExitStack())
-        """Engines that training alone needs."""
+        """Closes engines that only training needs."""
 
     @property
     def n_steps(self) -> int:
@@ -116,15 +115,15 @@ class PolicyGradient(Training[PolicyResolved]):
 
     @property
     def micro_batches(self) -> int:
-        """Prompts of a step that this process learns from.
+        """Number of prompts of a step that this process learns from.
 
         Raises:
-            UserError: The processes do not divide the prompts.
+            UserError: The number of prompts is not a multiple of the number of processes.
         """
         return self.job.processes.own(self.resolved.recipe.micro_batches, "rows")
 
     def parts(self) -> tuple[RolloutLoader, PolicyPasses]:
-        """Return rollouts of the model in training, and the passes of the algorithm."""
+        """Return the loader of rollouts, and the passes of the algorithm."""
         recipe, config = self.resolved.recipe, self.resolved.policy
         sampled, model, temperature = self.base.model, cast(CausalLM, self.model), recipe.sampling.temperature
         reference = Reference(sampled) if config.kl.coefficient > 0 or recipe.watch_kl else None
@@ -147,7 +146,7 @@ class PolicyGradient(Training[PolicyResolved]):
         return self._loader, PolicyPasses(log_probs, config, recipe.correction)
 
     def after_roll_back(self) -> None:
-        """Drop the rollout that later weights sampled."""
+        """Discard the rollout that was sampled with later weights."""
         self._loader.discard_rollout()
 
     def write(self) -> list[str]:
@@ -156,7 +155,7 @@ class PolicyGradient(Training[PolicyResolved]):
         return super().write()
 
     def report(self, n_steps: int, told: Told) -> Report:
-        """Answer the held-back tasks, and draw the rewards."""
+        """Measure held-back tasks and draw the rewards."""
         recipe, folder = self.resolved.recipe, self.job.folder
         told("answering held-back tasks")
         after = self._held_back.after(folder)
@@ -174,7 +173,7 @@ class PolicyGradient(Training[PolicyResolved]):
         return _sampler_of_base(self.base, self.resolved.recipe, temperature, self._episodes)
 
     def _sampler(self) -> Sampler:
-        """Return the model in training, llama.cpp, or a pool of either, as sampler."""
+        """Return the sampler for training: the trained model, llama.cpp, or a pool of either."""
         recipe, temperature = self.resolved.recipe, self.resolved.recipe.sampling.temperature
         if recipe.llama is None and recipe.pool is None:
             return self._own_sampler(temperature)
@@ -195,7 +194,7 @@ class PolicyGradient(Training[PolicyResolved]):
 def _sampler_of_base(
     base: Base, recipe: PolicyRecipe, temperature: float, episodes: Episodes | None = None
 ) -> Sampler:
-    """Return the model of a base as sampler."""
+    """Return the sampler that uses the model of a base."""
     plan = recipe.sampling
     return own_sampler(
         base.model,
@@ -208,7 +207,7 @@ def _sampler_of_base(
 
 
 def _llama_sampler(base: Base, recipe: PolicyRecipe, plan: LlamaSampling, prefix: Sequence[int]) -> LlamaSampler:
-    """Return llama.cpp with the weights of a base as sampler."""
+    """Return the sampler that uses llama.cpp with the weights of a base."""
     return LlamaSampler(
         base,
         end_ids=frozenset(base.encoder.end_ids),

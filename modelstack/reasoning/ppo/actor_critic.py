@@ -1,7 +1,7 @@
 """Policy and critic as one module with one optimizer.
 
-The loop has one model, one optimizer and passes. PPO's model has two parts and its optimizer two sets of groups at
-two learning rates, so a checkpoint holds the critic and its moments beside the policy's.
+The training loop has one model, one optimizer and one set of passes. The model of PPO therefore has two parts, and
+its optimizer has groups with two learning rates, so a checkpoint also holds the critic and its optimizer state.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from modelstack.train.optimizers.optimizer import GroupedOptimizer
 
 
 class ActorCritic(nn.Module):
-    """A policy and its critic, without shared weights."""
+    """Policy and critic, without shared weights."""
 
     def __init__(self, policy: CausalLM, critic: ValueModel) -> None:
-        """Take two models on one device."""
+        """Combine two models on the same device."""
         super().__init__()
         self.policy = policy
         self.critic = critic
@@ -35,9 +35,9 @@ def critic_of(policy: CausalLM, recipe: PpoRecipe, lora: LoraConfig | None, rewa
 
     Args:
         policy: Initial policy, with adapters if `lora` is given.
-        recipe: Source of the critic's weights.
+        recipe: Recipe, which names the source of the critic's weights.
         lora: Form of the adapters of policy and critic; None: all weights of both are trained.
-        reward: The reward model's stage.
+        reward: Stage of the reward model, if there is one.
 
     Raises:
         UserError: The reward model cannot be read, or adapters do not fit it.
@@ -53,7 +53,7 @@ def critic_of(policy: CausalLM, recipe: PpoRecipe, lora: LoraConfig | None, rewa
 
 
 def actor_critic_optimizer(model: ActorCritic, recipe: PpoRecipe, lora: LoraConfig | None) -> GroupedOptimizer:
-    """Return one optimizer of both, at two learning rates."""
+    """Return one optimizer for policy and critic, with two learning rates."""
     of_policy = (
         build_optimizer(model.policy, recipe.optimizer)
         if lora is None

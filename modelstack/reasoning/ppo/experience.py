@@ -1,7 +1,7 @@
-"""A batch of replies as PPO learns from it: tokens, log-probabilities, values, advantages and returns.
+"""Batch of replies for PPO: tokens, log-probabilities, values, advantages and returns.
 
-All of it stays constant while the batch is learnt from, so it is computed once, by the weights that sampled:
-log-probabilities of policy and reference, values, rewards by token, and from those the advantages.
+All values stay constant while the batch is learnt from. They are therefore computed once, with the weights that
+sampled: log-probabilities of policy and reference, values, rewards by token, and from these the advantages.
 
 Letters: N replies, T tokens of a row.
 """
@@ -32,22 +32,22 @@ from modelstack.train.evaluation import in_use
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experience:
-    """N replies, on the CPU; replies that cannot be judged have no labels."""
+    """Experience of N replies, on the CPU; replies that cannot be judged have no labels."""
 
     ids_NT: Tensor
     labels_NT: Tensor
-    """The tokens that the policy chose, at the places that predict them."""
+    """Tokens that the policy chose, at the positions that predict them."""
     old_log_probs_NT: Tensor
     values_NT: Tensor
-    """The critic's values before each token."""
+    """The critic's value before each token."""
     advantages_NT: Tensor
-    """Whitened over the batch."""
+    """Advantages, whitened over the batch."""
     returns_NT: Tensor
     figures: Mapping[str, float]
     """Metrics of the batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data and tensors."""
+        """Return all fields as plain data and tensors."""
         content = {each.name: getattr(self, each.name) for each in fields(self)}
         return content | {"figures": dict(self.figures)}
 
@@ -60,24 +60,24 @@ def experience_of(
     recipe: PpoRecipe,
     kl_coefficient: float,
 ) -> Experience:
-    """Return the experience of replies that the policy just sampled.
+    """Return the experience of replies that the policy has just sampled.
 
     Args:
         replies: Prompts and their replies.
         rewards: Reward of each reply.
-        model: Policy that sampled, and critic; mode and random numbers stay as they were.
-        reference: Weights that the KL penalty refers to.
-        recipe: Temperature, discount, and the rows of a pass.
+        model: Policy that sampled, and critic; mode and random state are unchanged.
+        reference: Reference weights of the KL penalty.
+        recipe: Temperature, discount, and rows of a pass.
         kl_coefficient: Current coefficient of the KL penalty.
 
     Raises:
-        UserError: No reply can be judged, or some were sampled under a grammar.
+        UserError: No reply can be judged, or a reply was sampled with a grammar.
     """
     values = [reward.value for reward in rewards]
     if all(value is None for value in values):
-        raise UserError("no reply of a batch could be judged; correct the gold of the tasks")
+        raise UserError("no reply of a batch can be judged: correct the gold of the tasks")
     if any(sampled.legal is not None for _, sampled in replies):
-        raise UserError("PPO's passes know no grammar: sample without one, or train with `modelstack reinforce`")
+        raise UserError("PPO does not support grammars: sample without one, or train with `modelstack reinforce`")
     penalty, temperature = recipe.sampling.truncation_penalty, recipe.sampling.temperature
     rewards_N = torch.tensor(
         [
@@ -115,7 +115,7 @@ def policy_log_probs(
     policy: CausalLM, ids_BT: Tensor, labels_BT: Tensor, temperature: float, *, with_statistics: bool = False
 ) -> LabelLogProbs:
     """Return a policy's log-probabilities of labels at the sampler's temperature."""
-    # Each row is one conversation with padding behind it: attention needs no mask but the causal one.
+    # Each row is one conversation followed by padding, so the causal mask is enough.
     hidden_BTD = policy(ids_BT, with_logits=False).hidden_BTD
     return label_log_probs(
         hidden_BTD, labels_BT, policy.logits, temperature=temperature, with_statistics=with_statistics
@@ -123,7 +123,7 @@ def policy_log_probs(
 
 
 def _rows(replies: Sequence[tuple[Asked, Sampled]], is_judged: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Return ids and labels, [N, T]; padding stands behind and has no label."""
+    """Return token ids and labels, [N, T], padded at the end; padding has no label."""
     T = max(len(asked.prompt_ids) - 1 + len(sampled.ids) for asked, sampled in replies)
     ids_NT = torch.zeros((len(replies), T), dtype=torch.int64)
     labels_NT = torch.full((len(replies), T), IGNORED)

@@ -1,7 +1,7 @@
-"""The `Loader` of PPO: replies are sampled, judged and turned into experience, then given in minibatches.
+"""`Loader` of PPO: replies are sampled, judged and turned into experience, then given in minibatches.
 
-The weights move during the passes over a batch of replies, so the rest of a batch is part of the state: a run that
-is killed in the middle resumes with the replies of the weights that sampled them.
+The weights change during the passes over a batch of replies. The unused part of the batch is therefore in the
+state: a run that is killed within a batch resumes with the same replies.
 
 Letters: N replies of a batch, B rows of a pass, T tokens.
 """
@@ -33,24 +33,24 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PpoBatch(Batch):
-    """B replies; labels are the tokens that the policy chose, at the places that predict them."""
+    """Rows of B replies; labels are the tokens that the policy chose, at the positions that predict them."""
 
     old_log_probs_BT: Tensor = field(kw_only=True)
     old_values_BT: Tensor = field(kw_only=True)
     advantages_BT: Tensor = field(kw_only=True)
     returns_BT: Tensor = field(kw_only=True)
     figures: Mapping[str, float] = field(kw_only=True)
-    """Figures of the whole batch of replies."""
+    """Metrics of the whole batch of replies."""
     mix: Batch | None = field(kw_only=True, default=None)
-    """Examples that are imitated in the same pass."""
+    """Examples for supervised learning in the same pass."""
 
     def to(self, device: torch.device) -> PpoBatch:
-        """Return the batch, whose tensors go to the device one by one where they are read."""
+        """Return the batch unchanged; its tensors are moved to the device one by one on use."""
         return self
 
 
 class PpoLoader:
-    """Samples a batch of replies whenever the last one is used up; see the module."""
+    """`Loader` that samples a new batch of replies when the last one is used up."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class PpoLoader:
 
         Args:
             sampler: Sampler of the model's policy.
-            tasks: Tasks, in another order in each epoch.
-            encoder: Writes prompts.
+            tasks: Tasks, used in a new order in each epoch.
+            encoder: Encoder that renders prompts.
             judge: Judge of the replies.
             model: Policy and critic in training.
-            reference: Weights that the KL penalty refers to.
+            reference: Reference weights of the KL penalty.
             recipe: Numbers of replies, passes and rows.
-            mix: Examples for each batch; None: no examples.
+            mix: Loader of examples for each batch; None: no examples.
 
         Raises:
-            UserError: There is no task.
+            UserError: There are no tasks.
         """
         self._sampler, self._judge = sampler, judge
         self._prompts = Prompts(tasks, encoder, recipe.seed)
@@ -84,10 +84,10 @@ class PpoLoader:
         self._mix = mix
         self._kl_coefficient = recipe.kl.coefficient
         self._n_sampled = 0
-        """Batches of replies sampled so far."""
+        """Number of batches of replies sampled so far."""
         self._n_tokens = 0
         self._place = 0
-        """Rows of the experience given so far, over all passes."""
+        """Number of rows of the current experience given so far, over all passes."""
         self._experience: Experience | None = None
 
     def __iter__(self) -> Iterator[PpoBatch]:
@@ -95,7 +95,7 @@ class PpoLoader:
         return self
 
     def __next__(self) -> PpoBatch:
-        """Return the next rows; sample if none are left."""
+        """Return the next rows; sample new replies if none are left."""
         N, B = self._recipe.sampling.n_replies, self._recipe.rows // self._recipe.micro_batches
         if self._experience is None or self._place == self._recipe.passes * N:
             self._experience, self._place = self._sampled(), 0
@@ -115,7 +115,7 @@ class PpoLoader:
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor, the coefficient, and the experience in use."""
+        """Return the position, the KL coefficient, and the experience in use."""
         return {
             "n_drawn": self._prompts.n_drawn,
             "n_sampled": self._n_sampled,
@@ -127,7 +127,7 @@ class PpoLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved cursor and experience.
+        """Restore a state.
 
         Raises:
             UserError: The state belongs to other examples.
@@ -155,7 +155,7 @@ class PpoLoader:
 
 
 def _rows_of(experience: Experience, rows: Tensor, position: int, mix: Batch | None) -> PpoBatch:
-    """Return some replies, without unneeded padding."""
+    """Return the batch of some replies, without unnecessary padding."""
     labels_BT = experience.labels_NT[rows]
     has_label_T = (labels_BT != IGNORED).any(0)
     T = int(has_label_T.nonzero()[-1]) + 1 if bool(has_label_T.any()) else 1

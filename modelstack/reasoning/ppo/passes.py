@@ -29,17 +29,17 @@ from modelstack.train.step import count_labels
 class PpoPasses(TuningPasses):
     """Passes of policy and critic over the replies of a step.
 
-    Gradients of the two are clipped apart: the critic's first errors are large, and in one norm they would leave
-    nothing of the policy's gradient.
+    Their gradients are clipped separately: the critic's first errors are large, and with a common norm the
+    policy's gradient would almost vanish.
     """
 
     model: ActorCritic
     policy: PolicyConfig
     critic: CriticConfig
     temperature: float
-    """Temperature of the sampler: log-probabilities are of the distribution that was sampled from."""
+    """Temperature of the sampler, so that log-probabilities are those of the sampling distribution."""
     mix_coefficient: float = 1.0
-    """Coefficient of the mean loss of the batches' examples."""
+    """Coefficient of the mean loss of the examples in the batches."""
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -47,7 +47,7 @@ class PpoPasses(TuningPasses):
         return (self.model.policy, self.model.critic)
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of replies, and then of the examples beside them; return the losses by part."""
+        """Accumulate the gradients of the replies, then those of the examples; return the losses by name."""
         losses = super().backward(batches, n_labels)
         examples = [batch.mix for batch in batches if isinstance(batch, PpoBatch) and batch.mix is not None]
         if not examples:
@@ -57,11 +57,11 @@ class PpoPasses(TuningPasses):
         return losses | {"mix": sum(float(loss) for part in parts for loss in part.values())}
 
     def metrics_of(self, batches: Sequence[PpoBatch]) -> dict[str, float]:
-        """Return the figures of the replies that the step learns from."""
+        """Return the metrics of the replies of the step."""
         return dict(batches[0].figures)
 
     def losses_of(self, batch: PpoBatch, n_labels: float, n_rows: float) -> BatchLoss:
-        """Return the losses of policy and critic with their metrics."""
+        """Return the losses and metrics of policy and critic."""
         totals = StepTotals(n_tokens=n_labels, n_sequences=n_rows)
         device = self.model.policy.lm_head.weight.device
         ids_BT, labels_BT = batch.ids_BT.to(device), batch.labels_BT.to(device)

@@ -1,7 +1,7 @@
 """Recipe of PPO: prompts, a judge, a critic, and the use of a batch of replies.
 
-Defaults are InstructGPT's (2203.02155, appendix C) unless noted: no discount, lambda 0.95, clip 0.2, KL
-coefficient 0.02, one pass over a batch of 512 replies in 8 minibatches.
+Unless noted, the defaults are those of InstructGPT (2203.02155, appendix C): no discount, lambda 0.95, clip 0.2,
+KL coefficient 0.02, one pass over a batch of 512 replies in 8 minibatches.
 """
 
 from __future__ import annotations
@@ -23,76 +23,77 @@ from modelstack.sft.recipe import SftData
 
 
 class PpoData(TuningFiles, frozen=True, extra="forbid"):
-    """Tasks in the form of `reasoning.tasks.task`; for a reward model `gold` is null."""
+    """Files of tasks in the format of `reasoning.tasks.task`; for a reward model `gold` is null."""
 
     verifier: VerifierChoice | None = None
-    """Judge of all tasks; None: a reward model judges."""
+    """Verifier of all tasks; None: a reward model judges."""
 
 
 class PpoSampling(BaseModel, frozen=True, extra="forbid"):
-    """A batch of replies, sampled by one state of the policy."""
+    """Batch of replies that is sampled with the same weights."""
 
     prompts: int = Field(default=512, ge=1)
     group: int = Field(default=1, ge=1)
-    """Replies to a prompt; the critic's value is their baseline, they are not compared with each other."""
+    """Number of replies to a prompt; their baseline is the critic's value, not each other's reward."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     truncation_penalty: float = Field(default=0.0, ge=0)
-    """Subtracted from the reward of a truncated reply, a form that a reward model has never seen."""
+    """Penalty on the reward of a truncated reply, which a reward model has not seen in training."""
 
     @property
     def n_replies(self) -> int:
-        """Return the replies of a batch."""
+        """Number of replies of a batch."""
         return self.prompts * self.group
 
 
 class KlReward(BaseModel, frozen=True, extra="forbid"):
-    """Penalty of each token for being likelier than under the reference."""
+    """Penalty on each token that is more likely than under the reference."""
 
     coefficient: float = Field(default=0.02, ge=0)
-    """Coefficient in units of the reward."""
+    """Coefficient of the KL, in units of the reward."""
     control: KlControl | None = None
-    """Controller of the coefficient after each batch; None: it stays constant."""
+    """Controller that changes the coefficient after each batch; None: it stays constant."""
 
 
 class ExamplesMix(BaseModel, frozen=True, extra="forbid"):
-    """Examples that are imitated beside the rewards: InstructGPT's PPO-ptx (2203.02155, section 3.5).
+    """Supervised examples in addition to rewards: InstructGPT's PPO-ptx (2203.02155, section 3.5).
 
-    Rewards do not cover most of a model's abilities, and a policy that follows them alone loses some. The paper
-    adds gamma E[log p] over pre-training texts; here each pass has rows of fine-tuning examples.
+    Rewards do not cover most of a model's abilities, and a policy that follows only rewards loses some of them.
+    The paper adds gamma E[log p] over pre-training texts. Here each pass has rows of fine-tuning examples.
     """
 
     data: SftData
     coefficient: float = Field(default=1.0, gt=0)
-    """Coefficient of the mean loss of a token, beside the policy's mean over tokens. InstructGPT's gamma is
-    27.8."""
+    """Coefficient of the mean loss per token, added to the policy's loss; InstructGPT's gamma is 27.8."""
     rows: int = Field(default=64, gt=0)
     """Rows of a step."""
 
     @model_validator(mode="after")
     def _is_for_training(self) -> Self:
         if self.data.validation:
-            raise ValueError("mix.data.validation would not be measured: leave it out")
+            raise ValueError("mix.data.validation is not measured in PPO: leave it out")
         return self
 
 
 class CriticRecipe(CriticConfig):
-    """PPO's critic, a separate value model."""
+    """Critic of PPO, a separate value model."""
 
     start: Literal["reward", "policy"] | None = None
-    """Initial weights. None: the reward model's if there is one, as in InstructGPT and Tulu 3. The policy's
-    weights get a head that outputs 0."""
+    """Source of the initial weights. None: the reward model if there is one, as in InstructGPT and Tulu 3.
+
+    With the policy's weights, the head initially outputs 0.
+    """
     lr: float = Field(default=5e-5, gt=0)
 
 
 class PpoOptimizer(TuningOptimizer):
-    """AdamW at a rate for adapters of small models; training all weights needs about a tenth of it."""
+    """AdamW with a rate for adapters of small models; training all weights needs about a tenth of it."""
 
     lr: float = Field(default=5e-5, gt=0)
 
 
 class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """PPO; `rows` counts the replies of a minibatch, `epochs` the prompts, `steps` the optimizer's steps."""
+    """Recipe of PPO; `rows` counts the replies of a minibatch, `epochs` the prompts, `steps` optimizer steps."""
 
     free: ClassVar[frozenset[str]] = TuningRecipe.free | {"reward", "probes_every"}
     data: PpoData
@@ -100,10 +101,9 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """Folder of a stage of `modelstack reward` with the policy's vocabulary."""
     sampling: PpoSampling = PpoSampling()
     passes: int = Field(default=1, ge=1)
-    """Passes over a batch of replies."""
+    """Number of passes over a batch of replies."""
     policy: dict[str, Any] = {}
-    """Numbers of PPO's clip in place of the defaults: `surrogate.epsilon_low`, `surrogate.epsilon_high`,
-    `surrogate.delta`."""
+    """Values that replace PPO's: `surrogate.epsilon_low`, `surrogate.epsilon_high`, `surrogate.delta`."""
     critic: CriticRecipe = CriticRecipe()
     kl: KlReward = KlReward()
     mix: ExamplesMix | None = None
@@ -115,35 +115,35 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     probes_every: int = Field(default=50, ge=1)
     """Batches between two checks that a verifier does not reward known hacks; the run stops if it does."""
     max_validation: int = Field(default=100, gt=0)
-    """Maximum number of held-back tasks, answered greedily before and after."""
+    """Maximum number of held-back tasks, measured with greedy replies before and after."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.reward is None) == (self.data.verifier is None):
             raise ValueError(
-                "replies are judged by one of two: give reward, the folder of a reward model's stage, or "
+                "replies need exactly one judge: set reward, the folder of a reward model's stage, or "
                 "data.verifier"
             )
         if self.sampling.n_replies % self.rows:
             raise ValueError(
-                f"sampling.prompts times sampling.group is {self.sampling.n_replies} replies, no multiple of "
-                f"rows = {self.rows}: a batch is cut into whole minibatches"
+                f"sampling.prompts times sampling.group is {self.sampling.n_replies} replies, not a multiple of "
+                f"rows = {self.rows}: change one of them"
             )
         if "kl" in self.policy:
-            raise ValueError("policy.kl is not read: here the KL is in the reward, set kl.coefficient")
+            raise ValueError("policy.kl is not supported: the KL of PPO is in the reward, set kl.coefficient")
         configured("ppo", self.policy)
         if self.critic.start == "reward" and self.reward is None:
-            raise ValueError("critic.start = 'reward' and there is no reward model: set it to 'policy'")
+            raise ValueError("critic.start = 'reward' needs a reward model: set reward, or start to 'policy'")
         if self.mix is not None and self.mix.rows % self.micro_batches:
             raise ValueError(
-                f"mix.rows = {self.mix.rows} is no multiple of micro_batches = {self.micro_batches}: each pass "
-                f"has as many"
+                f"mix.rows = {self.mix.rows} is not a multiple of micro_batches = {self.micro_batches}: change "
+                f"one of them"
             )
         return self
 
     @property
     def policy_config(self) -> PolicyConfig:
-        """Return PPO with the recipe's numbers."""
+        """PPO's loss with the recipe's values."""
         return configured("ppo", self.policy)
 
     @property
@@ -152,18 +152,18 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
         return self.passes * self.sampling.n_replies // self.rows
 
     def n_steps(self, n_tasks: int) -> int:
-        """Return the steps of the run; `steps` may end it within a batch."""
+        """Return the number of optimizer steps; `steps` may end the run within a batch."""
         n_batches = max(1, math.ceil(self.epochs * n_tasks / self.sampling.prompts))
         return self.steps or self.steps_per_batch * n_batches
 
 
 class PpoResolved(TuningResolved[PpoRecipe], frozen=True):
-    """A recipe with every default and hash filled in."""
+    """Recipe with every default and hash filled in."""
 
     policy: PolicyConfig
-    """The policy's loss with all its numbers."""
+    """Loss of the policy with all its values."""
     reward: Origin | None
-    """The reward model's stage; None: a verifier judges."""
+    """Stage of the reward model; None: a verifier judges."""
     mix_sha256: tuple[str, ...] = ()
     """Hashes of the files of examples."""
 
@@ -174,7 +174,7 @@ class PpoResolved(TuningResolved[PpoRecipe], frozen=True):
 
     @property
     def portable(self) -> dict[str, Any]:
-        """The recipe with file names in place of paths."""
+        """The recipe with file names instead of paths."""
         content = super().portable
         if self.recipe.mix is not None:
             for file in content["mix"]["data"]["training"]:

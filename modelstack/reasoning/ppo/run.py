@@ -1,7 +1,7 @@
-"""PPO: the policy samples, a reward model or a verifier judges, a critic learns what to expect.
+"""PPO: the policy samples, a reward model or a verifier judges, and a critic learns the expected return.
 
-The policy moves by what was better than expected, with a penalty on every token for leaving the initial policy.
-The stage holds the policy; the critic lives in the run's checkpoints.
+The policy is updated by the difference to the expected return, with a penalty on every token for leaving the
+initial policy. The stage holds the policy; the critic is only in the run's checkpoints.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def optimise(recipe: PpoRecipe, path: Path, console: Console) -> Stage | None:
     """Train by PPO; see `run_training`.
 
     Raises:
-        UserError: Also if the reward was hacked.
+        UserError: As for `run_training`, or if the reward was hacked.
     """
     try:
         return run_training(Ppo, recipe, path, console)
     except RewardHacked as error:
-        raise UserError(f"the run ends, as going on would teach a hack: {error}") from error
+        raise UserError(f"the run stopped, because further training would teach a hack: {error}") from error
 
 
 class Ppo(Training[PpoResolved]):
-    """A training by PPO."""
+    """Training by PPO."""
 
     kind: ClassVar[Kind] = "reasoning"
 
@@ -62,7 +62,7 @@ class Ppo(Training[PpoResolved]):
         """Return the recipe with every default and hash filled in.
 
         Raises:
-            UserError: Also if the adapter has dropout.
+            UserError: As for every training, or the adapter has dropout.
         """
         reward = None if recipe.reward is None else open_stage(Path(recipe.reward)).origin
         mix = () if recipe.mix is None else hashes_of("mix.data.training", recipe.mix.data)
@@ -70,13 +70,13 @@ class Ppo(Training[PpoResolved]):
         resolved = PpoResolved(**parts, policy=recipe.policy_config, reward=reward, mix_sha256=mix)
         if resolved.lora is not None and resolved.lora.dropout:
             raise UserError(
-                f"lora.dropout is {resolved.lora.dropout}: a ratio of two policies with other weights left out is "
-                f"noise, set it to 0"
+                f"lora.dropout is {resolved.lora.dropout}: "
+                f"dropout makes the ratio of two policies noise, set it to 0"
             )
         return resolved
 
     def __init__(self, job: Job[PpoResolved], told: Told) -> None:
-        """Read tasks, policy, judge and critic, and answer the held-back tasks."""
+        """Read tasks, policy, judge and critic, and measure held-back tasks."""
         super().__init__(job, told)
         recipe, lora = self.resolved.recipe, self.resolved.lora
         tasks = read_policy_tasks(
@@ -107,7 +107,7 @@ class Ppo(Training[PpoResolved]):
         return actor_critic_optimizer(self._actor_critic, self.resolved.recipe, self.resolved.lora)
 
     def parts(self) -> tuple[PpoLoader, PpoPasses]:
-        """Return experience of the policy in training, and the passes of policy and critic."""
+        """Return the loader of experience, and the passes of policy and critic."""
         recipe, base, plan = self.resolved.recipe, self.base, self.resolved.recipe.sampling
         passes = PpoPasses(self._actor_critic, self.resolved.policy, recipe.critic, plan.temperature)
         if recipe.mix is not None:
@@ -128,7 +128,7 @@ class Ppo(Training[PpoResolved]):
         return loader, passes
 
     def report(self, n_steps: int, told: Told) -> Report:
-        """Answer the held-back tasks, and draw the rewards."""
+        """Measure held-back tasks and draw the rewards."""
         recipe, folder = self.resolved.recipe, self.job.folder
         told("answering held-back tasks")
         after = self._held_back.after(folder)
@@ -146,12 +146,12 @@ class Ppo(Training[PpoResolved]):
         if reward is not None:
             told("loading the reward model")
             return model_judge(reward, base.model, base.tokenizer)
-        assert recipe.data.verifier is not None  # the recipe has one of the two
+        assert recipe.data.verifier is not None  # the recipe requires a reward model or a verifier
         verifier = verifier_of(recipe.data.verifier, recipe.sampling.max_tokens)
         return VerifierJudge(GuardedReward(verifier, every=recipe.probes_every), base.encoder)
 
     def _mixed_in(self) -> SftLoader | None:
-        """Return the examples beside the rewards, and record their files."""
+        """Return the loader of examples for the mix, and record their files."""
         recipe, base = self.resolved.recipe, self.base
         if recipe.mix is None:
             return None

@@ -1,1 +1,1 @@
-"""Shared parts of learning from sampled replies: tasks, prompts in order, samplers, judges, held-back answers."""
+"""Shared parts of learning from sampled replies: tasks, prompts, samplers, judges, held-back measurements."""

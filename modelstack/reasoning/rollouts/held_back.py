@@ -1,7 +1,7 @@
-"""Answers to held-back tasks before and after a training: greedy, and judged as in training.
+"""Measurement on held-back tasks before and after a training: greedy replies, judged as in training.
 
-A higher reward shows that the training does its work. It does not show better replies: a policy that is trained
-long enough finds what its judge overrates (Gao et al., 2210.10760).
+A higher reward shows that the training optimises its reward. It does not prove better replies: after long training
+a policy exploits errors of its judge (Gao et al., 2210.10760).
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ REPLIES_FILE = "replies-after.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """Tasks that are answered before and after."""
+    """Held-back tasks, with the sampler and judge for them."""
 
     tasks: Sequence[PolicyTask]
     encoder: ChatEncoder
     sampler: Sampler
-    """Sampler of the trained model, at temperature 0."""
+    """Greedy sampler of the trained model."""
     judge: Judge
     limits: Any
-    """Limits of a reply, as JSON: other limits make other questions."""
+    """Limits of a reply, as JSON; a stored measurement with other limits is not reused."""
 
     def before(self, folder: Path) -> tuple[Measurement, ...]:
-        """Return the figure of the model that training begins with; empty without tasks."""
+        """Return the measurement of the model before training, stored in the run's folder; empty without tasks."""
         if not self.tasks:
             return ()
         return (measured_once(folder, fingerprint(self.tasks, self.limits), lambda: self._answered()[0]),)
 
     def after(self, folder: Path) -> tuple[Measurement, ...]:
-        """Return the figure of the model now, and write its replies; empty without tasks."""
+        """Return the measurement of the current model and write its replies; empty without tasks."""
         if not self.tasks:
             return ()
         figure, replies = self._answered()
@@ -75,12 +75,12 @@ class HeldBack:
         ]
         values = np.array([reward.value for reward in rewards if reward.value is not None])
         if not len(values):
-            raise UserError("no held-back task can be judged; correct their gold, or leave data.validation out")
+            raise UserError("no held-back task can be judged: correct their gold, or leave data.validation out")
         return ratio(REWARD, values, np.ones(len(values))), written
 
 
 def fingerprint(tasks: Sequence[PolicyTask], limits: Any) -> str:
-    """Return a hash of questions, golds and limits, the same in every process."""
+    """Return a hash of prompts, golds and limits that is the same in every process."""
     content = [[task.item.id, task.asked, _plain(task.item.gold)] for task in tasks]
     return hashlib.sha256(json.dumps([content, limits], default=_as_data).encode()).hexdigest()
 
@@ -90,5 +90,5 @@ def _plain(gold: Any) -> Any:
 
 
 def _as_data(value: Any) -> Any:
-    # The order of a set of texts changes from process to process.
+    # The order of a set of texts differs between processes.
     return sorted(value) if isinstance(value, frozenset) else repr(value)

@@ -28,22 +28,22 @@ ROWS_AT_ONCE = 32
 
 
 class Judge(Protocol):
-    """Judges replies."""
+    """Judge of sampled replies."""
 
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return the rewards, in order."""
+        """Return the rewards of prompts with replies, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """A frozen reward model, which reads the sampled tokens themselves."""
+    """Judge by a frozen reward model, which reads the sampled tokens directly."""
 
     model: ValueModel
 
     @torch.no_grad()
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return the model's rewards."""
+        """Return the model's rewards, in order."""
         values: list[float] = []
         for start in range(0, len(replies), ROWS_AT_ONCE):
             rows = [(*asked.prompt_ids, *sampled.ids) for asked, sampled in replies[start : start + ROWS_AT_ONCE]]
@@ -53,30 +53,30 @@ class ModelJudge:
 
 @dataclass(frozen=True, slots=True)
 class VerifierJudge:
-    """A verifier with its canaries."""
+    """Judge by a verifier with its canaries."""
 
     reward: GuardedReward
     encoder: ChatEncoder
 
     def rewards(self, replies: Sequence[tuple[Asked, Sampled]]) -> list[Reward]:
-        """Return the verifier's rewards; their value is None where a reply cannot be judged."""
+        """Return the verifier's rewards, in order; the value is None if a reply cannot be judged."""
         return self.reward.score_batch(
             [(asked.task.item, completion_of(sampled, self.encoder)) for asked, sampled in replies]
         )
 
 
 def model_judge(stage: Stage, policy: CausalLM, tokenizer: TextTokenizer) -> ModelJudge:
-    """Return the judge of a reward model's stage, on the policy's device and in its number type.
+    """Return the judge for a reward model's stage, on the policy's device and in its number type.
 
     Raises:
-        UserError: The stage has no head, or has another vocabulary than the policy.
+        UserError: The stage has no head, or another vocabulary than the policy.
     """
     head_file(stage.weights)
     theirs, ours = load_tokenizer(stage.weights).vocabulary, tokenizer.vocabulary
     if (theirs.token_bytes, theirs.special_ids) != (ours.token_bytes, ours.special_ids):
         raise UserError(
             f"reward model {stage.path} has another vocabulary than the policy ({len(theirs.token_bytes)} and "
-            f"{len(ours.token_bytes)} tokens): train one from the policy's own base"
+            f"{len(ours.token_bytes)} tokens): train a reward model from the policy's own base"
         )
     weight = policy.lm_head.weight
     model = load_value_model(stage.weights, dtype=weight.dtype).to(weight.device)

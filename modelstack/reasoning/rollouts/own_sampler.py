@@ -1,4 +1,4 @@
-"""Sampler of the model in training: free, under grammars, or in episodes."""
+"""Sampler for the model in training: unconstrained, with grammars, or in episodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """Worlds and limits of episodes."""
+    """Worlds of episodes, and their limits."""
 
     worlds: EpisodeWorlds
     plan: EpisodePlan
@@ -35,11 +35,10 @@ def own_sampler(
     Args:
         model: Model in training.
         encoder: Encoder of its chat format.
-        max_tokens: Limit of a reply; an episode has the limit of its plan.
-        temperature: 0 for measurements.
-        with_grammar: Whether replies are constrained to a form that can be right: calls of the tools, JSON of the
-            schema.
-        episodes: None: a task is one reply.
+        max_tokens: Maximum tokens of a reply; for episodes the plan sets the limit.
+        temperature: Temperature of sampling; 0 is greedy, for measurements.
+        with_grammar: Whether replies are constrained to valid forms: calls of the tools, or JSON of the schema.
+        episodes: Worlds and limits of episodes; None: a task is a single reply.
     """
     if episodes is not None:
         return EpisodeSampler(

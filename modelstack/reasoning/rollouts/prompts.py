@@ -1,4 +1,4 @@
-"""Endless order of a run's prompts: every task once in an epoch, another order in each."""
+"""Endless sequence of a run's prompts: every task once in an epoch, in a new order in each epoch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 
 class Prompts:
-    """A cursor in the order; its state is `n_drawn`."""
+    """Sequence of prompts; its state is the position `n_drawn`."""
 
     def __init__(self, tasks: Sequence[PolicyTask], encoder: ChatEncoder, seed: int) -> None:
         """Initialise before the first prompt.
 
         Raises:
-            UserError: There is no task.
+            UserError: There are no tasks.
         """
         if not tasks:
-            raise UserError("there is no task to train on; name files with some")
+            raise UserError("there are no tasks to train on: name files with tasks")
         self.tasks = tasks
         self.n_drawn = 0
         self._ids = [tuple(task.prompt_ids(encoder)) for task in tasks]
         self._seed = seed
 
     def draw(self) -> Asked:
-        """Return the next prompt with a seed of its own."""
+        """Return the next prompt with its own seed."""
         epoch, position = divmod(self.n_drawn, len(self.tasks))
         number = Order(len(self.tasks), self._seed, epoch, "prompts").document(position)
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {self.n_drawn}".encode()).digest()[:7], "big")

@@ -1,4 +1,4 @@
-"""Frozen copy of the trained weights, put in the place of later ones for a moment."""
+"""Frozen copy of the trained weights, which can temporarily replace the current ones."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import nn
 
 
 class Reference:
-    """The trained weights of a model at one moment."""
+    """Copy of a model's trained weights."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Copy the trained weights: of a model with an adapter a few million numbers, else all of them."""
+        """Copy the trained weights: those of the adapter, a few million numbers, or all of them."""
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._values = [parameter.detach().clone() for parameter in self._parameters]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the model the copied weights within the block."""
+        """Use the copied weights in the model within the block."""
         own = [parameter.data for parameter in self._parameters]
         for parameter, value in zip(self._parameters, self._values, strict=True):
             parameter.data = value

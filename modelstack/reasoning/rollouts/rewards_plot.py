@@ -22,7 +22,7 @@ SMOOTHING = 0.9
 
 
 def draw_rewards(file: Path, picture: Path) -> None:
-    """Draw the panels that are not 0 throughout, raw and smoothed."""
+    """Draw raw and smoothed curves of all metrics that are not 0 throughout."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def draw_rewards(file: Path, picture: Path) -> None:
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Return an exponential average, corrected for the bias towards its start."""
+    """Return an exponential moving average with bias correction."""
     average, weight, found = 0.0, 0.0, []
     for value in values:
         average = SMOOTHING * average + (1 - SMOOTHING) * value

@@ -21,14 +21,14 @@ class PolicyTasks:
 
     training: tuple[PolicyTask, ...]
     held_back: tuple[PolicyTask, ...]
-    """Tasks that are answered before and after; no canaries among them."""
+    """Tasks that are measured before and after training, without canaries."""
     manifest: DataManifest
 
     def prepared(self, worlds: EpisodeWorlds) -> PolicyTasks:
-        """Return the tasks as episodes in `worlds` ask them.
+        """Return the tasks as prepared by the worlds of episodes.
 
         Raises:
-            UserError: A task cannot take place there.
+            UserError: A task does not fit the worlds.
         """
         return replace(
             self,
@@ -44,12 +44,13 @@ def read_policy_tasks(
 
     Args:
         data: The files.
-        verifier: Judge of all tasks; None: golds stay unread, because a reward model judges replies alone.
+        verifier: Verifier of all tasks; None: golds are not parsed, because a reward model does not use them.
         max_validation: Maximum number of held-back tasks.
-        seed: Chooses the held-back tasks.
+        seed: Seed of the choice of held-back tasks.
 
     Raises:
-        UserError: A file is broken, a gold belongs to another verifier, or a prompt is on both sides.
+        UserError: A file is broken, a gold belongs to another verifier, or a prompt is both trained on and
+            measured on.
     """
     training = {file.path: _tasks(file.path, verifier) for file in data.training}
     validation = {path: _tasks(path, verifier) for path in data.validation}

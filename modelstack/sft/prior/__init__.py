@@ -1,1 +1,1 @@
-"""The fit of the prior for choosing a tool, from what a model says of held-back examples."""
+"""Fit of the decision prior for tool calls, from a model's probabilities on held-back examples."""

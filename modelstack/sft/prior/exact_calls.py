@@ -1,12 +1,17 @@
-"""How often a served model replies exactly as an example wants it: really decoded, by llama.cpp under the grammar.
+"""Share of exactly right replies: held-back examples decoded by llama.cpp under the grammar.
 
-Loss on the right tokens says little of what a greedy decoder writes. So held-back examples are asked as an
-application asks: the base's GGUF file with the adapter's, the live tools compiled to a grammar, greedy. Calls are
-right where names and arguments are the example's, in any order of calls and keys, 1 and 1.0 being one number; an
-abstention where the reply is `[]`; an answer or question in words where the reply is in words, whatever they are.
+The loss on correct tokens says little about the output of a greedy decoder. Examples are therefore decoded as in
+an application: the base's GGUF file with the adapter's, the tools compiled to a grammar, greedy. A reply is right
+if
 
-Intervals are Wilson's (1927): they hold for few examples and for shares near 0 and 1.
-This file needs no torch.
+- an example with calls gets the same names and arguments, in any order of calls and keys, where 1 and 1.0 are
+  equal;
+- an example that abstains gets `[]`;
+- an example with an answer or question in words gets any reply in words.
+
+Intervals are Wilson's (1927), which are valid for few examples and for shares near 0 and 1.
+
+This file does not need torch.
 """
 
 from __future__ import annotations
@@ -33,21 +38,21 @@ from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
 
 EXACT = "exact replies"
 MAX_TOKENS = 256
-"""Of a reply; the grammar closes it before it is cut."""
+"""Maximum tokens of a reply; the grammar closes a reply before this limit."""
 _Z = 1.959964
-"""Of the normal distribution, for 95 %."""
+"""Quantile of the normal distribution for a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An example with what the model is given of it."""
+    """Example and the prompt that the model gets for it."""
 
     example: Example
     prompt_ids: Sequence[int]
 
     @classmethod
     def of(cls, example: Example, rendered: Rendered) -> Question:
-        """Return the question that an example's last reply answers."""
+        """Return the question of an example: its prompt up to the last reply."""
         start = max(at for at, is_target in enumerate(rendered.labels_at) if is_target)
         while start and rendered.labels_at[start - 1]:
             start -= 1
@@ -56,7 +61,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of a question."""
+    """Example with the model's reply and whether it is right."""
 
     example: Example
     text: str
@@ -64,7 +69,7 @@ class Answered:
 
 
 def chosen(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
-    """Return so many of the examples, all where there are fewer; which ones depends on seed and ids alone."""
+    """Return `n` of the examples, or all if there are fewer; the choice depends only on seed and ids."""
 
     def place(example: Example) -> bytes:
         return sha256(f"{seed}/{example.id}".encode()).digest()
@@ -81,15 +86,15 @@ def ask(
     prior: DecisionPrior | None = None,
     told: Callable[[str], object] = lambda text: None,
 ) -> list[Answered]:
-    """Ask a model every question, one after the other.
+    """Decode a reply to every question, in order.
 
     Args:
-        engine: Base and adapter.
-        questions: With prompts of the engine's own tokens.
-        abstain: Whether the prompts offer `[]`, as `RenderOptions.abstain` says; the grammar then allows it.
-        max_tokens: Of a reply.
-        prior: Of the decision between tools, as the application has it.
-        told: Is told how far it is.
+        engine: Engine with base and adapter.
+        questions: Questions whose prompts are tokens of this engine.
+        abstain: Whether the prompts offer `[]`, as in `RenderOptions.abstain`; the grammar then allows it.
+        max_tokens: Maximum tokens of a reply.
+        prior: Prior of the decision between tools, as in the application.
+        told: Receives progress.
 
     Raises:
         EngineError: The backend failed.
@@ -105,7 +110,7 @@ def ask(
 
 
 def is_exact(example: Example, parsed: ParsedResponse) -> bool:
-    """Say whether a reply is what the example wants."""
+    """Return whether a reply is the one that the example requires."""
     if example.calls:
         wanted = Counter((call.name, _canonical(call.arguments)) for call in example.calls)
         return wanted == Counter((name, _canonical(json.loads(text))) for name, text in parsed.calls)
@@ -113,13 +118,13 @@ def is_exact(example: Example, parsed: ParsedResponse) -> bool:
 
 
 def measured(answered: Sequence[Answered]) -> tuple[Measurement, ...]:
-    """Return the share of right replies, of all and by kind of example.
+    """Return the share of right replies, for all examples and for each kind.
 
     Raises:
-        UserError: Nothing was asked.
+        UserError: There are no replies.
     """
     if not answered:
-        raise UserError("no example was asked: name validation files with examples")
+        raise UserError("there are no examples to decode: name validation files with examples")
     by_kind: dict[str, list[bool]] = {}
     for each in answered:
         by_kind.setdefault(each.example.kind, []).append(each.is_right)
@@ -129,7 +134,7 @@ def measured(answered: Sequence[Answered]) -> tuple[Measurement, ...]:
 
 
 def lines(answered: Sequence[Answered]) -> Iterator[str]:
-    """Give a line of JSON for each reply, to be read where figures surprise."""
+    """Yield one line of JSON for each reply, for inspection."""
     for each in answered:
         wanted = [call.model_dump(mode="json") for call in each.example.calls] or each.example.reply
         record = {
@@ -167,7 +172,7 @@ def _ask(
 ) -> Answered:
     example = question.example
     try:
-        # What an application that shows these tools lets the model say.
+        # The same response format as in an application with these tools.
         wanted = ResponseFormat(tools=example.specs, abstain=abstain and bool(example.tools))
         grammar = compiler.compile(wanted)
         asked = open_request([(message.role, message.content) for message in example.messages])
@@ -202,7 +207,7 @@ def _canonical(value: Any) -> str:
 
 
 def _numbers(value: Any) -> Any:
-    """Return JSON with whole floats as integers; true stays true."""
+    """Return JSON with whole floats as integers; booleans stay booleans."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
     if isinstance(value, list):

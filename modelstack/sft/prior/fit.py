@@ -1,15 +1,21 @@
-"""Fitting the prior of a reply's decisions: a few numbers, by maximum likelihood on held-back examples.
+"""Fit of the decision prior: a few numbers, by maximum likelihood on held-back examples.
 
-With p0 the mass of an abstention, s the scores of words and S the highest of them (`decision_masses`),
+With p0 the probability of an abstention, s the lexical scores of tools and S the highest of them
+(`decision_masses`), the prior changes two decisions:
 
-    odds of abstaining = p0 / (1 - p0) * exp(b - w S)          one of the tools it is, else; of these
-    p'(tool)           ~ p(tool) exp(w (s - S))
+    odds of abstaining = p0 / (1 - p0) * exp(b - w S)
+    if not abstaining: p'(tool) ~ p(tool) exp(w (s - S))
 
-which is what `toolcalls.choice.ToolBias` makes of a reply; a group of tools is judged by its best score there and
-here. The most probable b for a w is a logistic regression's intercept, found by Newton's method; w is found by
-search, since the limit on wrong abstentions has corners. What the evidence of the request adds to the log-odds of
-another call (`toolcalls.another_call`) and of one more optional parameter (`toolcalls.optional_keys`) are logistic
-regressions; that a value copies (`toolcalls.copying`), an intercept. This file needs no torch.
+`toolcalls.choice.ToolBias` applies the same to a reply. There and here, a group of tools has the score of its best
+tool. For a given w, the most likely b is the intercept of a logistic regression, found by Newton's method. The
+weight w is found by search, because the limit on wrong abstentions makes the likelihood non-smooth. Three other
+decisions are fitted separately:
+
+- another call (`toolcalls.another_call`): logistic regression on evidence from the request;
+- one more optional parameter (`toolcalls.optional_keys`): logistic regression on evidence from the request;
+- a value that copies from the request (`toolcalls.copying`): an intercept.
+
+This file does not need torch.
 """
 
 from __future__ import annotations
@@ -39,34 +45,36 @@ from modelstack.toolcalls.prior.lexical import (
 )
 
 RIDGE = 1e-5
-"""Of both numbers squared, in nats an example: keeps them finite where no example contradicts them."""
+"""Coefficient of both squared numbers, in nats per example: keeps them finite if no example contradicts them."""
 LEAST_MASS = 1e-6
-"""What a choice is held to have at least; the masses come from 32-bit numbers."""
+"""Minimum probability of a choice, because the probabilities come from 32-bit numbers."""
 EVIDENCE_RIDGE = 1e-3
-"""The same of the weights of evidence, of which some are rare."""
+"""Coefficient of the squared weights of evidence, of which some are rare."""
 FEWEST = 30
-"""Examples with calls, below which two numbers are not worth fitting."""
+"""Minimum number of examples with calls for a fit of two numbers."""
 _MARGIN = 1e-3
-"""By which an abstention must lose, so that rounding does not turn it."""
+"""Distance of the bias from the limit, so that rounding does not cause an abstention."""
 _STEPS, _ZOOMS, _SHRINK = 101, 6, 0.1
-"""Weights tried at a time; how often around the best of them, in a range that much smaller."""
+"""Weights tried at once; number of refinements around the best weight; factor of the range for each refinement."""
 
 
 def fit_prior(asked: Sequence[Asked], limit: float) -> tuple[float, float]:
-    """Return the lexical weight and the bias of abstaining under which the right choices are most probable.
+    """Return the most likely lexical weight and bias of abstaining.
 
-    Among those that abstain wrongly on no more than the share `limit` of the examples with calls.
+    Args:
+        asked: Decisions of a model on held-back examples.
+        limit: Maximum share of wrong abstentions among the examples with calls.
 
     Raises:
-        UserError: `limit` is no share, there are too few examples, or nothing to abstain from.
+        UserError: `limit` is not from 0 to 1, there are too few examples with calls, or no example that abstains.
     """
     if not 0 <= limit <= 1:
-        raise UserError(f"limit {limit} is no share of examples; give one from 0 to 1, such as 0.02")
+        raise UserError(f"limit {limit} is not a share of examples: give a number from 0 to 1, such as 0.02")
     n_calls = sum(bool(each.right) for each in asked)
     if n_calls < FEWEST or n_calls == len(asked):
         raise UserError(
-            f"{n_calls} examples with calls and {len(asked) - n_calls} abstentions; a prior is fitted on {FEWEST} "
-            "of the former or more and on some of the latter"
+            f"{n_calls} examples with calls and {len(asked) - n_calls} abstentions: a fit needs at least {FEWEST} "
+            "examples with calls and one abstention"
         )
     likelihood = _Likelihood(asked, limit)
     low, high, weight = 0.0, LARGEST_WEIGHT, 0.0
@@ -80,7 +88,12 @@ def fit_prior(asked: Sequence[Asked], limit: float) -> tuple[float, float]:
 
 
 def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrior:
-    """Return the prior that fits, with what it changes on the examples that it was fitted on.
+    """Return the fitted prior, with its effect on the examples that it was fitted on.
+
+    Args:
+        asked: Decisions of a model on held-back examples.
+        origin: Hashes of the files that the decisions come from.
+        limit: Maximum share of wrong abstentions among the examples with calls.
 
     Raises:
         UserError: As for `fit_prior`.
@@ -116,13 +129,13 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
 def fit_evidence(
     decisions: Sequence[GoesOn], names: Sequence[str]
 ) -> tuple[EvidenceWeights | None, CountDecisions | None]:
-    """Return the weights under which going on is most probable where it is right, and what they change.
+    """Return the most likely weights of evidence for going on, and their effect; twice None without both kinds.
 
-    None and None where the examples show only one of both. Letters: D decisions, W weights.
+    A fit needs decisions of both kinds, those that go on and those that end. Letters: D decisions, W weights.
 
     Args:
-        decisions: With evidence in the order of `names`.
-        names: Of the evidence.
+        decisions: Decisions with evidence in the order of `names`.
+        names: Names of the evidence.
     """
     goes_on_D = np.array([each.goes_on for each in decisions], dtype=np.bool_)
     if goes_on_D.all() or not goes_on_D.any():
@@ -136,14 +149,14 @@ def fit_evidence(
         curvature_WW = (x_DW * (p_D * (1 - p_D))[:, None]).T @ x_DW / len(decisions)
         step_W = np.linalg.solve(curvature_WW + 2 * EVIDENCE_RIDGE * np.eye(weights_W.size), slope_W)
         longest = float(np.abs(step_W).max())
-        weights_W -= step_W * min(1.0, 1.0 / (longest + 1e-30))  # far from the optimum Newton's step overshoots
+        weights_W -= step_W * min(1.0, 1.0 / (longest + 1e-30))  # far from the optimum a Newton step overshoots
         if longest < 1e-10:
             break
     constant, *of_evidence = (float(w) for w in weights_W)
     weights = EvidenceWeights(constant=constant, weights=dict(zip(names, of_evidence, strict=True)))
     before, after = log_odds_D, log_odds_D + x_DW @ weights_W
     right_before, right_after = (_share(np.where(goes_on_D, odds, -odds) > 0) for odds in (before, after))
-    assert right_before is not None and right_after is not None  # there are some of both
+    assert right_before is not None and right_after is not None  # there are decisions of both kinds
     return weights, CountDecisions(
         n_goes_on=int(goes_on_D.sum()), n_ends=int((~goes_on_D).sum()),
         right_before=right_before, right_after=right_after,
@@ -152,10 +165,7 @@ def fit_evidence(
 
 
 def fit_copying(asked: Sequence[Asked], kind: ValueKind) -> tuple[float, CopyDecisions | None]:
-    """Return the bias under which copying is most probable where it is right, and what it changes.
-
-    0 and None where no such value was asked.
-    """
+    """Return the most likely bias of copying for a kind of values, and its effect; 0, None without such values."""
     copies = [copy for each in asked for copy in each.copies if copy.kind == kind]
     if not copies:
         return 0.0, None
@@ -170,9 +180,9 @@ def fit_copying(asked: Sequence[Asked], kind: ValueKind) -> tuple[float, CopyDec
 
 
 def _intercept(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> float:
-    """Return what is added to all log-odds where the answers are most probable."""
+    """Return the number that, added to all log-odds, makes the answers most likely."""
     low, high = -LARGEST_WEIGHT, LARGEST_WEIGHT
-    while high - low > 1e-9:  # the slope of the loss grows with the bias
+    while high - low > 1e-9:  # bisection: the slope of the loss grows with the bias
         bias = (low + high) / 2
         slope = float((1 / (1 + np.exp(-(log_odds + bias))) - is_true).mean()) + 2 * RIDGE * bias
         low, high = (low, bias) if slope > 0 else (bias, high)
@@ -184,9 +194,9 @@ def _log_loss(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> floa
 
 
 def decisions(asked: Sequence[Asked], weight: float, bias: float) -> Decisions:
-    """Return how a greedy decoder decides with these two numbers.
+    """Return the decisions of a greedy decoder with these two numbers.
 
-    Where it would enter a group that was not told apart, its best score stands for what the model says there.
+    Within a group of tools that the model did not distinguish, the tool with the best lexical score is taken.
     """
     likelihood = _Likelihood(asked)
     abstains = likelihood.margins(weight) < bias
@@ -201,7 +211,7 @@ def decisions(asked: Sequence[Asked], weight: float, bias: float) -> Decisions:
 
 
 def lines(prior: DecisionPrior) -> Iterator[str]:
-    """Give what a fit has to say, line by line."""
+    """Yield the report of a fit, line by line."""
     yield f"lexical weight {prior.lexical_weight:.3f}, bias of abstaining {prior.abstain_bias:+.3f}"
     fit = prior.fitted
     if fit is None:
@@ -231,7 +241,10 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
 
 
 class _Likelihood:
-    """The examples as arrays. Letters: E examples, G groups of tools that had mass, of all examples in a row."""
+    """Examples as arrays, and their likelihood.
+
+    Letters: E examples; G groups of tools with probability, of all examples in a row.
+    """
 
     def __init__(self, asked: Sequence[Asked], limit: float = 1.0) -> None:
         """Index the examples."""
@@ -250,7 +263,7 @@ class _Likelihood:
         )
 
     def margins(self, weight: float) -> NDArray[np.float64]:
-        """Return, E, the bias above which an example is abstained from."""
+        """Return the bias above which each example is an abstention, [E]."""
         return self.call_logit_E + weight * self.best_E
 
     def loss(self, weight: float, bias: float, ridge: float = RIDGE) -> float:
@@ -264,20 +277,20 @@ class _Likelihood:
         return float(of_kind + of_tool) / self.n + ridge * (weight**2 + bias**2)
 
     def calls_rightly(self, weight: float) -> NDArray[np.bool_]:
-        """Return, E, whether the tool that a greedy decoder would call is a right one."""
+        """Return whether the tool that a greedy decoder would call is right, [E]."""
         value_G = self.log_mass_G - weight * self.behind_G
         of_each = np.split(np.arange(value_G.size), self.starts_E[1:])
         return np.array([self.leads_right_G[group[value_G[group].argmax()]] for group in of_each])
 
     def best_bias(self, weight: float) -> float:
-        """Return the most probable bias among those that keep the limit on wrong abstentions."""
+        """Return the most likely bias that keeps the limit on wrong abstentions."""
         margins_E = self.margins(weight)
         bias = 0.0
         for _ in range(100):
             p_abstain_E = 1 / (1 + np.exp(margins_E - bias))
             slope = float((p_abstain_E - ~self.calls_E).mean()) + 2 * RIDGE * bias
             curvature = float((p_abstain_E * (1 - p_abstain_E)).mean()) + 2 * RIDGE
-            step = max(-1.0, min(1.0, slope / curvature))  # far from the optimum Newton's step overshoots
+            step = max(-1.0, min(1.0, slope / curvature))  # far from the optimum a Newton step overshoots
             bias -= step
             if abs(step) < 1e-10:
                 break
@@ -288,14 +301,17 @@ class _Likelihood:
 
 
 def _groups(asked: Asked) -> list[tuple[float, float, bool, bool]]:
-    """Return of each group with tools: log of its mass, by what its score is behind the best one's, and two flags.
+    """Return four values for each group with tools.
 
-    Whether a right tool is in it, and whether it is the one that words alone would take of the group.
+    - logarithm of its probability;
+    - difference of the best score of all groups to its score;
+    - whether it contains a right tool;
+    - whether the tool with its best lexical score is right.
     """
     best = max(asked.scores.values())
     right = set(asked.right)
     found: list[tuple[float, float, bool, bool]] = []
-    # Where an abstention has all the mass that there is, nothing is known of the tools.
+    # If the abstention has all the probability, nothing is known about the tools.
     with_tools = [each for each in asked.masses if each.names != (NO_TOOL,)] or [_unknown(asked)]
     for each in with_tools:
         scores = {name: asked.scores[name] for name in each.names if name != NO_TOOL}

@@ -1,12 +1,14 @@
-"""What a model says of the decisions in held-back examples, and words of the first: what a prior is fitted on.
+"""A model's probabilities of decisions in held-back examples, with lexical scores: the data for fitting a prior.
 
-A served model is asked which tool it would call first, or none, and stopped there: some ten tokens an example.
-Kept is how much mass each choice had. Choices that the model would have told apart later (`get_a` and `get_b`,
-where it began with `search`) stay a group. Where an example has calls, the model also writes its own, and is asked
-behind each how likely another follows; and along the example's, how likely one more optional parameter follows a
-value, and how likely the next token of a value copies from the request. All goes to a file, so that fitting again
-needs no model.
-This file needs no torch.
+A served model is asked which tool it would call first, if any, and then stopped: about ten tokens an example. The
+probability mass of each choice is stored. Choices that the model would have distinguished later (`get_a` and
+`get_b` after it began with `search`) stay a group. If an example has calls,
+
+- the model also writes its own calls, and after each of them the odds of another call are stored;
+- along the example's calls, the odds of one more optional parameter are stored after each value;
+- along the example's calls, the probability that the next token of a value copies from the request is stored.
+
+All data goes to a file, so that another fit needs no model. This file does not need torch.
 """
 
 from __future__ import annotations
@@ -43,73 +45,73 @@ from modelstack.toolcalls.prior.two_sides import Evidenced
 
 
 class Mass(BaseModel):
-    """How much mass one choice had, or a group that was not told apart."""
+    """Probability mass of a choice, or of a group of choices that were not distinguished."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     names: tuple[str, ...] = Field(min_length=1)
-    """Tools, each once; `NO_TOOL` alone is an abstention."""
+    """Names of tools, without duplicates; `NO_TOOL` alone is an abstention."""
     mass: float = Field(ge=0, le=1.001)
 
 
 class GoesOn(BaseModel):
-    """What a model says where another call or another optional parameter may follow: does one."""
+    """Decision of a model whether to add another call or another optional parameter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     goes_on: bool
-    """Whether it is right to."""
+    """Whether going on is right."""
     log_odds: FiniteFloat
-    """Of going on, as the model has it."""
+    """Log-odds of going on by the model."""
     evidence: tuple[FiniteFloat, ...]
-    """Of the request, in the order of `lexical.CALL_EVIDENCE` or `KEY_EVIDENCE`."""
+    """Evidence from the request, in the order of `lexical.CALL_EVIDENCE` or `KEY_EVIDENCE`."""
 
 
 class Copy(BaseModel):
-    """What a model says at one token of a value that might be copied from the request."""
+    """Probability of copying at a token of a value that may be copied from the request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: ValueKind
     is_copy: bool
-    """Whether the example's token is one that copies."""
+    """Whether the example's token copies."""
     mass: float = Field(ge=0, le=1)
-    """Of such tokens, as the model has it."""
+    """Probability mass of copying tokens by the model."""
 
 
 class Asked(BaseModel):
-    """What a model and the words say of one example's decisions."""
+    """A model's decisions and the lexical scores of an example."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: str
     right: tuple[str, ...]
-    """Tools that it calls; none: it is to abstain."""
+    """Names of the tools that the example calls; empty: it abstains."""
     scores: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
     masses: tuple[Mass, ...] = Field(min_length=1)
     another_call: tuple[GoesOn, ...] = ()
-    """Behind each call that the model itself writes, as long as it does not write too many."""
+    """Decisions after each call that the model itself wrote, up to the first call too many."""
     optional_keys: tuple[GoesOn, ...] = ()
-    """Behind values of the example's calls."""
+    """Decisions after values of the example's calls."""
     copies: tuple[Copy, ...] = ()
-    """At tokens of these values."""
+    """Probabilities at tokens of these values."""
 
     @model_validator(mode="after")
     def _knows_its_tools(self) -> Self:
         unknown = {name for each in self.masses for name in each.names} - {NO_TOOL} - set(self.scores)
         if unknown:
-            raise ValueError(f"{sorted(unknown)[0]!r} has a mass and no score; each tool that is shown has one")
+            raise ValueError(f"{sorted(unknown)[0]!r} has a mass but no score: each tool of a mass needs a score")
         for name, decisions, evidence in (
             ("another_call", self.another_call, CALL_EVIDENCE),
             ("optional_keys", self.optional_keys, KEY_EVIDENCE),
         ):
             if any(len(each.evidence) != len(evidence) for each in decisions):
-                raise ValueError(f"{name} has decisions without all evidence: {', '.join(evidence)}")
+                raise ValueError(f"{name} has decisions with missing evidence: each needs {', '.join(evidence)}")
         return self
 
 
 class Origin(BaseModel):
-    """What was asked: the first line of a file of masses."""
+    """Hashes of the files that were used; first line of a file of masses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -119,7 +121,7 @@ class Origin(BaseModel):
 
     @classmethod
     def of(cls, examples: Path, model: Path, adapter: Path | None) -> Self:
-        """Hash the files."""
+        """Return the hashes of the files."""
         return cls(
             examples_sha256=sha256_of(examples),
             model_sha256=sha256_of(model),
@@ -128,22 +130,22 @@ class Origin(BaseModel):
 
 
 def is_decision(example: Example) -> bool:
-    """Say whether an example's target is calls or an abstention, in reply to the user."""
+    """Return whether an example's target is calls or an abstention, in reply to the user."""
     return bool(example.tools) and example.reply is None and _request(example) is not None
 
 
 def ask_choices(
     engine: Engine, examples: Sequence[Example], *, told: Callable[[int], object] = lambda n: None
 ) -> list[Asked]:
-    """Ask a model for the decisions of each example; those that it cannot be asked are left out.
+    """Return a model's decisions on the examples; examples that the model cannot be asked are left out.
 
     Args:
-        engine: Base and adapter.
-        examples: Of which `is_decision` holds.
-        told: Is told how many are done.
+        engine: Engine with base and adapter.
+        examples: Examples for which `is_decision` is true.
+        told: Receives the number of examples done.
 
     Raises:
-        UserError: An example has no form in the engine's chat format.
+        UserError: An example cannot be rendered in the engine's chat format.
         EngineError: The backend failed.
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
@@ -160,24 +162,24 @@ def ask_choices(
             more = {"another_call": another, "optional_keys": keys, "copies": copies}
             found.append(first.model_copy(update=more))
         except (ContextWindowError, UnsupportedSchemaError):
-            continue  # neither says anything of the decision
+            continue  # the prompt is too long or a schema is unsupported: no decision was observed
         finally:
             told(number)
     return found
 
 
 def write_masses(path: Path, origin: Origin, asked: Iterable[Asked]) -> None:
-    """Write a file of masses, a line an example behind one that says of what they are."""
+    """Write a file of masses: the origin in the first line, then one example a line."""
     with replacing(path) as temporary:
         lines = (each.model_dump_json() + "\n" for each in (origin, *asked))
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
-    """Read what `write_masses` wrote.
+    """Read a file of `write_masses`.
 
     Raises:
-        UserError: The file cannot be read, or a line is wrong; the message has its number.
+        UserError: The file cannot be read, or a line is invalid; the message has its number.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -194,11 +196,11 @@ def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
 
 def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked:
     example, table = question.example, engine.vocabulary.token_bytes
-    # Answers in words are left out: a prior does not move them against calls.
+    # Answers in words are excluded: a prior does not change their probability relative to calls.
     wanted = ResponseFormat(tools=example.specs, answer=None, abstain=True)
     written = bytearray()
     generation = engine.generate(
-        # The whole budget, though little of it is used: near its end a grammar closes the reply.
+        # The full limit, because a grammar closes the reply near its end; decoding stops much earlier.
         GenerateRequest(question.prompt_ids, MAX_TOKENS, grammar=compiler.compile(wanted).start()),
         on_tokens=lambda ids: written.extend(b"".join(table[token] for token in ids)),
         cancelled=lambda: _is_settled(bytes(written)),
@@ -216,10 +218,10 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked
 def _ask_on(
     engine: Engine, compiler: GrammarCompiler, question: Question, tables: ReplyTables
 ) -> tuple[GoesOn, ...]:
-    """Let the model write a reply; return how it decided behind each of its calls whether another one follows.
+    """Generate a reply; return the decisions after each of its calls whether another one follows.
 
-    Of its own calls and not of the example's: behind a call that went wrong a model stops more readily, and those
-    are most of the ones where it stops too early.
+    These are the model's own calls, not those of the example: after a wrong call a model stops more readily, and
+    most stops that come too early are of this kind.
     """
     example = question.example
     if not example.calls:
@@ -248,7 +250,7 @@ def _ask_on(
         place, comes_next = behind(place, engine.vocabulary.token_bytes[token])
         if comes_next:
             is_decided = False
-            if len(decisions) >= len(example.calls):  # what follows one call too many is nobody's to judge
+            if len(decisions) >= len(example.calls):  # after one call too many no decision is right
                 break
     return tuple(decisions)
 
@@ -256,7 +258,7 @@ def _ask_on(
 def _ask_inside(
     engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, tables: ReplyTables
 ) -> tuple[tuple[GoesOn, ...], tuple[Copy, ...]]:
-    """Return what the model says behind and inside the values of an example's calls."""
+    """Return the model's decisions after values of an example's calls, and its copying inside them."""
     example = question.example
     compiled = compiler.compile(ResponseFormat(tools=example.specs, answer=None, abstain=True))
     keys: list[GoesOn] = []
@@ -280,7 +282,7 @@ def _ask_inside(
 
 
 class _Watch:
-    """Sees the distribution behind some tokens of a reply."""
+    """Callback that records the decisions at one position of a reply."""
 
     def __init__(self, before: list[int], example: Example, tables: ReplyTables) -> None:
         request = _request(example) or ""
@@ -291,13 +293,13 @@ class _Watch:
         self.key: Evidenced | None = None
 
     def __call__(self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
-        if not written:  # else the grammar left no choice there
+        if not written:  # otherwise the grammar allowed only one token at that position
             self.copied = self._copying.copied(self.before, legal, logits_V)
             self.key = self._keys.decision(self.before, legal, logits_V)
 
 
 def _look(engine: Engine, grammar: Grammar, prompt: Sequence[int], before: list[int], watch: _Watch) -> None:
-    """Let the model write one token behind `before`, so that the watch sees what it is drawn from."""
+    """Generate one token after `before`, so that `watch` sees its distribution."""
     for token in before:
         grammar.advance(token)
     emitted: list[int] = []
@@ -309,7 +311,7 @@ def _look(engine: Engine, grammar: Grammar, prompt: Sequence[int], before: list[
 
 
 def _is_settled(reply: bytes) -> bool:
-    """Say whether a reply of calls has named its first tool, or has none."""
+    """Return whether a reply has named its first tool, or calls none."""
     return reply.startswith(b"[]") or reply.count(b'"') >= 4  # [{"name":"x"
 
 

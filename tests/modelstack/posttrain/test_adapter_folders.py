@@ -76,7 +76,7 @@ def test_what_is_written_is_read_back_with_the_base_that_it_is_for(tmp_path: Pat
 def test_an_adapter_is_not_put_on_another_base(tmp_path: Path) -> None:
     config = toy_config()
     save_adapter(adapted_model(config), config, tmp_path / "adapter", base_sha256=SHA256)
-    with pytest.raises(UserError, match=rf"{'0' * 16}.*{SHA256[:16]}.*is expected"):
+    with pytest.raises(UserError, match=rf"{'0' * 16}.*the expected one is {SHA256[:16]}"):
         put_adapter(toy_base(), read_adapter(tmp_path / "adapter"), base_sha256="0" * 64)
     with pytest.raises(UserError, match=r"shape \[4, 64\] and must have \[4, 96\]"):
         put_adapter(ours(reference("llama", hidden_size=96)), read_adapter(tmp_path / "adapter"))
@@ -91,13 +91,13 @@ def test_a_model_without_adapters_has_nothing_to_save(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"peft_type": "IA3"}, "peft_type is 'IA3', and only 'LORA'"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only 'LORA'"),
         ({"bias": "all"}, "bias is 'all'"),
-        ({"rank_pattern": {"q_proj": 8}}, r"rank_pattern is .*merge it in peft"),
+        ({"rank_pattern": {"q_proj": 8}}, r"rank_pattern is .*merge the adapter in peft"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"init_lora_weights": "pissa"}, r"'pissa', which changes the base's own weights"),
-        ({"r": 0}, r"describes no adapter: rank: .*greater than or equal to 1"),
-        ({"target_modules": None}, "describes no adapter: targets"),
+        ({"init_lora_weights": "pissa"}, r"'pissa', which changes the weights of the base"),
+        ({"r": 0}, r"does not describe an adapter: rank: .*greater than or equal to 1"),
+        ({"target_modules": None}, "does not describe an adapter: targets"),
         ({"from_the_future": 3}, "from_the_future is 3"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
     config = toy_config()
     folder = save_adapter(adapted_model(config), config, tmp_path / "adapter")
     for name, told in (
-        ("adapter_model.safetensors", "is no sound safetensors file"),
+        ("adapter_model.safetensors", "is not a valid safetensors file"),
         ("adapter_config.json", "is not JSON"),
     ):
         copy = tmp_path / name
@@ -125,7 +125,7 @@ def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{name} {told}"):
             read_adapter(copy)
         (copy / name).unlink()
-        with pytest.raises(UserError, match=f"{name} is not there"):
+        with pytest.raises(UserError, match=f"{name} is missing"):
             read_adapter(copy)
 
 
@@ -148,5 +148,5 @@ def test_an_adapter_takes_up_where_it_was_left(tmp_path: Path) -> None:
     model = adapted_model(config)
     save_adapter(model, config, tmp_path / "adapter")
     put_adapter(other := toy_base(), read_adapter(tmp_path / "adapter"))
-    with pytest.raises(UserError, match="has adapters already"):
+    with pytest.raises(UserError, match="already has adapters"):
         add_lora(other, config)

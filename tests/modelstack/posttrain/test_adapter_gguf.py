@@ -107,7 +107,7 @@ def test_the_file_says_what_llama_cpp_asks_for(tmp_path: Path) -> None:
 def test_dora_is_refused_with_the_way_out(tmp_path: Path) -> None:
     config = toy_config(dora=True)
     _, model = _adapted("llama", config)
-    with pytest.raises(UserError, match=r"DoRA's.*merge it into the base.*dora = false"):
+    with pytest.raises(UserError, match=r"uses DoRA.*merge it into the base.*dora = false"):
         write_gguf_adapter(model, config, tmp_path / "lora.gguf")
     assert not list(tmp_path.iterdir())
 
@@ -115,7 +115,7 @@ def test_dora_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_a_layer_that_llama_cpp_keeps_in_parts_is_refused(tmp_path: Path) -> None:
     base = toy_base()
     add_lora(base, toy_config())
-    with pytest.raises(UserError, match="number type 'q8_0' is none for adapters"):
+    with pytest.raises(UserError, match="number type 'q8_0' is not for adapters"):
         write_gguf_adapter(base, toy_config(), tmp_path / "lora.gguf", type_name="q8_0")
     with pytest.raises(UserError, match="no adapters to write"):
         write_gguf_adapter(toy_base(), toy_config(), tmp_path / "lora.gguf")
@@ -173,8 +173,8 @@ def _written(path: Path, tensors: dict[str, tuple[int, ...]], **fields: Any) -> 
             {},
             r"ranks \[4, 8\]",
         ),
-        ({"output.weight": (4, 4)}, {"type": "model"}, "is no LoRA adapter"),
-        ({"output.weight": (4, 4)}, {"arch": "qwen3"}, "for 'qwen3', and the base is 'llama'"),
+        ({"output.weight": (4, 4)}, {"type": "model"}, "is not a LoRA adapter"),
+        ({"output.weight": (4, 4)}, {"arch": "qwen3"}, "for 'qwen3'; the base is 'llama'"),
     ],
 )
 def test_a_file_that_is_no_adapter_of_this_base_is_refused(

@@ -92,12 +92,12 @@ def test_the_hash_of_a_folder_changes_with_any_of_its_files(folder: Path, tmp_pa
 def test_another_base_than_expected_is_refused_with_both_hashes(gguf: Path) -> None:
     sha256 = base_sha256(gguf)
     assert load_base(gguf, expected_sha256=sha256).sha256 == sha256
-    with pytest.raises(UserError, match=rf"{sha256[:16]}.*{'0' * 16}.*is expected.*Name that base"):
+    with pytest.raises(UserError, match=rf"{sha256[:16]}.*the expected one is {'0' * 16}.*Name that base"):
         load_base(gguf, expected_sha256="0" * 64)
 
 
 def test_a_base_that_is_not_there_or_has_no_weights_names_its_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no-such\.gguf' is not there: name a GGUF file or a checkpoint folder"):
+    with pytest.raises(UserError, match=r"no-such\.gguf' is missing: name a GGUF file or a checkpoint folder"):
         load_base(tmp_path / "no-such.gguf")
     with pytest.raises(UserError, match=r"holds no \.safetensors"):
         load_base(tmp_path)

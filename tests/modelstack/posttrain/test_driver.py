@@ -115,7 +115,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
     assert not is_stage(tmp_path / "run")
     shown = io.StringIO()
     assert method.run(world, tmp_path / "run", Console(file=shown))
-    assert f"going on from step {method.killed_at // 2 * 2} of 6" in shown.getvalue()
+    assert f"resumed at step {method.killed_at // 2 * 2} of 6" in shown.getvalue()
     assert differing(tmp_path / "run", whole(name).path) == []
 
 

@@ -43,7 +43,7 @@ def test_descendants_stand_under_their_parents(family: Path) -> None:
     assert depth_of(text, "one") == [1]
     assert depth_of(text, "two") == [2] and depth_of(text, "three") == [2]
     assert depth_of(text, "both") == [3, 3]
-    assert "its own descendants stand above" in text
+    assert "its own descendants are shown above" in text
     assert "exact calls: 0.7500 (0.6000 to 0.9000, n = 40) +0.5000" in text
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_stage_is_named_in_its_place_and_by_the_exit_status(family: Pa
     result = CliRunner().invoke(app, ["stage", "lineage", str(family)])
     assert result.exit_code == 1
     assert "damaged: two in" in result.stderr
-    assert "adapter/adapter_config.json has another content" in result.stderr
+    assert "adapter/adapter_config.json has changed content" in result.stderr
     assert depth_of(drawn(family), "two") == [2]
 
 
@@ -101,5 +101,5 @@ def test_json_holds_every_node_with_its_links(family: Path) -> None:
 def test_a_folder_without_stages_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no stage in"):
         find_stages([tmp_path])
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         find_stages([tmp_path / "nowhere"])

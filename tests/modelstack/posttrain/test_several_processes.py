@@ -118,4 +118,4 @@ def test_what_two_processes_cannot_do_is_refused_by_both(world: World, tmp_path:
     first, second = on_ranks(2, tmp_path, partial(refused, world, tmp_path))
     assert first == second
     assert "trains in one process" in first[0] and "limit for one process" in first[1]
-    assert "3, no multiple of the 2 processes" in first[2]
+    assert "3, not a multiple of the 2 processes" in first[2]

@@ -48,16 +48,19 @@ def test_the_card_says_what_the_record_says(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda f: (f / "adapter" / "adapter_config.json").unlink(), "adapter/adapter_config.json is missing"),
-        (lambda f: (f / "metrics.jsonl").write_text("{}\n\n"), "metrics.jsonl has 4 bytes, written were 3"),
-        (lambda f: _flip(f / "adapter" / "adapter_model.safetensors"), "adapter_model.safetensors has another"),
-        (lambda f: _flip(f / "README.md"), "README.md has another content"),
+        (lambda f: (f / "metrics.jsonl").write_text("{}\n\n"), "metrics.jsonl has 4 bytes, the record has 3"),
+        (
+            lambda f: _flip(f / "adapter" / "adapter_model.safetensors"),
+            "adapter_model.safetensors has changed content",
+        ),
+        (lambda f: _flip(f / "README.md"), "README.md has changed content"),
         (lambda f: (f / "adapter" / "more.safetensors").write_text(""), "adapter/more.safetensors was added"),
     ],
 )
 def test_a_file_that_was_changed_is_named(tmp_path: Path, change: Callable[[Path], object], told: str) -> None:
     toy_stage(tmp_path / "one", "one")
     change(tmp_path / "one")
-    with pytest.raises(UserError, match=f"stage .*one is not what was written: .*{told}"):
+    with pytest.raises(UserError, match=f"stage .*one differs from its record: .*{told}"):
         open_stage(tmp_path / "one")
 
 
@@ -75,16 +78,16 @@ def test_a_record_that_is_none_names_its_key(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["stage"]["seed"] = "seven"
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no record of a stage: seed"):
+    with pytest.raises(UserError, match="not a record of a stage: seed"):
         open_stage(tmp_path / "one")
     file.write_text("{")
-    with pytest.raises(UserError, match="no record of a stage"):
+    with pytest.raises(UserError, match="not a record of a stage"):
         open_stage(tmp_path / "one")
 
 
 def test_a_folder_without_a_record_is_a_run_under_way(tmp_path: Path) -> None:
     assert not is_stage(tmp_path)
-    with pytest.raises(UserError, match="is no stage"):
+    with pytest.raises(UserError, match="is not a stage"):
         open_stage(tmp_path)
 
 

@@ -72,12 +72,12 @@ def test_thumbs_are_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
-        ({"prompt": "hi"}, "a preference has messages"),
-        ({"prompt": "hi", "chosen": "a", "rejected": "a"}, "nothing is preferred"),
-        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "a prompt is a text or a list"),
-        ({"prompt": "hi", "completion": "a", "label": "yes"}, "it is true"),
-        ({"prompt": [{"role": "tool", "content": "x"}], "chosen": "a", "rejected": "b"}, "here 'tool'"),
-        ({"chosen": SAID, "rejected": SAID}, "differ in the last one alone"),
+        ({"prompt": "hi"}, "a preference needs messages"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "a"}, "a preference needs different replies"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "a prompt must be a text or a list"),
+        ({"prompt": "hi", "completion": "a", "label": "yes"}, "it must be true"),
+        ({"prompt": [{"role": "tool", "content": "x"}], "chosen": "a", "rejected": "b"}, "its role is 'tool'"),
+        ({"chosen": SAID, "rejected": SAID}, "differ in the last one only"),
         ({"messages": SAID, "chosen": {"reply": "a"}, "rejected": {"reply": "b"}, "x": 1}, "x: Extra inputs"),
         ({"messages": SAID}, "neither chosen nor rejected"),
         ({"chosen": "a", "rejected": "b"}, "texts without a prompt"),

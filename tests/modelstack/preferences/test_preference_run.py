@@ -147,6 +147,6 @@ def test_pairs_are_no_use_where_only_thumbs_are_given(world: World, tmp_path: Pa
     thumbs = [{"prompt": f"is it {i}?", "completion": "yes", "label": i % 2 == 0} for i in range(8)]
     (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in thumbs), encoding="utf-8")
     data = {"training": [str(tmp_path / "thumbs.jsonl")], "row_tokens": 128}
-    with pytest.raises(UserError, match="none of 8 preferences is of the form 'pairs'"):
+    with pytest.raises(UserError, match="none of 8 preferences has the form 'pairs'"):
         run(world, tmp_path / "pairs", data=data)
     assert run(world, tmp_path / "kto", data=data, method={"name": "kto"}).record.kind == "preference"

@@ -178,7 +178,7 @@ def test_decisions_of_one_sort_alone_fit_nothing() -> None:
     ends = GoesOn(goes_on=False, log_odds=0.3, evidence=(0.0,) * len(CALL_EVIDENCE))
     assert fit_evidence([ends, ends], CALL_EVIDENCE) == (None, None)
     assert fit_evidence([], CALL_EVIDENCE) == (None, None)
-    with pytest.raises(ValueError, match="without all evidence"):
+    with pytest.raises(ValueError, match="with missing evidence"):
         Asked.model_validate(asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_dump() | {"optional_keys": (ends,)})
 
 

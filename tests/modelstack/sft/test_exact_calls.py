@@ -80,7 +80,7 @@ def test_figures_are_of_all_and_of_each_kind() -> None:
     assert (irrelevant.value, irrelevant.n) == (0.5, 2)
     assert [each.name for each in measured(answered[1:])] == ["exact replies"]
     assert '"reply": "Hm"' in list(lines(answered))[1]
-    with pytest.raises(UserError, match="no example was asked"):
+    with pytest.raises(UserError, match="there are no examples to decode"):
         measured([])
 
 

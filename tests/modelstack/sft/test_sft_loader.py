@@ -224,20 +224,20 @@ def test_the_rows_of_an_epoch_are_told() -> None:
 
 def test_a_state_of_other_data_or_other_rows_is_refused() -> None:
     state = loader(toy_data()).state_dict()
-    with pytest.raises(UserError, match="is of other examples"):
+    with pytest.raises(UserError, match="belongs to other examples"):
         loader(toy_data(seed=1)).load_state_dict(state)
     with pytest.raises(UserError, match="layout is 'padded', the state has 'packed'"):
         loader(toy_data(), layout="padded").load_state_dict(state)
     data = toy_data()
     data.weights[-1] += 1
-    with pytest.raises(UserError, match="rendered in another way"):
+    with pytest.raises(UserError, match="rendered differently"):
         loader(data).load_state_dict(state)
 
 
 def test_what_cannot_be_is_refused_with_the_rule() -> None:
     with pytest.raises(UserError, match="rank 2 of 2"):
         loader(toy_data(), rank=2, world=2)
-    with pytest.raises(UserError, match="tokenise with these row_tokens"):
+    with pytest.raises(UserError, match="tokenise with that limit"):
         loader(toy_data(), row_tokens=20)
     with pytest.raises(UserError, match="window_rows is 8 and group_rows 3"):
         loader(toy_data(), layout="padded", group_rows=3)

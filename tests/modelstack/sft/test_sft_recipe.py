@@ -32,9 +32,9 @@ TWO = {"training": ["a", {"path": "b", "share": 0.25}]}
         ({"data": {"training": []}}, "data.training"),
         ({"train": "full"}, "leave the table lora out"),
         ({"optimizer": {"name": "muon"}}, "is for train = 'full'"),
-        ({"epochs": 2}, "epochs and steps both say how long"),
+        ({"epochs": 2}, "epochs and steps both set the length"),
         ({"evaluation": {"exact_replies": 5}, "data": {"training": ["a"]}}, "needs data.validation"),
-        ({"rows": 5}, "rows = 5 is no multiple of micro_batches = 2"),
+        ({"rows": 5}, "rows = 5 is not a multiple of micro_batches = 2"),
         ({"data": TWO}, r"\[None, 0.25\]: give every file one, adding up to 1, or none"),
         ({"data": {"training": ["a"], "validation": ["a"]}}, "'a' is named twice"),
     ],
@@ -129,9 +129,9 @@ def test_an_adapter_is_never_put_on_another_base(tmp_path: Path) -> None:
     toy_stage(tmp_path / "one", "one", base_sha256=sha256("another base"))
     with pytest.raises(UserError, match="only fits the weights it was trained on"):
         starting_point(tmp_path / "one", file)
-    with pytest.raises(UserError, match="does not say where its base lies"):
+    with pytest.raises(UserError, match="does not record the path of its base"):
         starting_point(tmp_path / "one")
-    with pytest.raises(UserError, match="weights = .* is for a base that is a stage"):
+    with pytest.raises(UserError, match="weights = .* is only for a base that is a stage"):
         starting_point(file, file)
 
 

@@ -228,9 +228,9 @@ def test_json_is_learnt_as_it_stands_where_no_tool_is_known(toy: ChatEncoder) ->
 
 def test_an_abstention_that_the_prompt_does_not_offer_is_refused(toy: ChatEncoder) -> None:
     one = CONVERSATIONS["no call"]
-    with pytest.raises(UserError, match="example 'a-1'.*target is to abstain"):
+    with pytest.raises(UserError, match="example 'a-1'.*target is an abstention"):
         render(one, toy, RenderOptions(abstain=False))
-    with pytest.raises(UserError, match="target is to abstain"):
+    with pytest.raises(UserError, match="target is an abstention"):
         render(one.model_copy(update={"tools": ()}), toy)
 
 

@@ -125,7 +125,7 @@ def test_an_adapter_is_gone_on_with_and_remembers_its_parent(world: World, tmp_p
     assert second.record.base_sha256 == first.record.base_sha256
     assert figures(second)[0] == pytest.approx(figures(first)[1])
     assert adapter(tmp_path / "run") != adapter(world.whole)
-    with pytest.raises(UserError, match="leave the table out to go on with it"):
+    with pytest.raises(UserError, match="leave the table out to continue this adapter"):
         run(toy_recipe(world.whole, world.examples, lora={"rank": 2}), tmp_path / "other")
 
 
@@ -146,7 +146,7 @@ def test_an_adapter_merged_into_its_base_is_a_stage_that_computes_the_same(world
     assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > 0.999
     nodes = {node.name: node.kind for node in lineage(find_stages([world.whole, tmp_path])).values()}
     assert nodes == {"toy.gguf": "base", "toy": "sft", "toy-merged": "merged"}
-    with pytest.raises(UserError, match="is no stage with an adapter"):
+    with pytest.raises(UserError, match="is not a stage with an adapter"):
         merge_stage(tmp_path / "merged", tmp_path / "again")
 
 

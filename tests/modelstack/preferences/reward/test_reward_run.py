@@ -125,7 +125,7 @@ def test_conversations_on_both_sides_are_refused(world: World, tmp_path: Path) -
 
 
 def test_a_folder_without_a_head_is_no_reward_model(world: World) -> None:
-    with pytest.raises(UserError, match=r"is no reward model: it has no value_head\.safetensors"):
+    with pytest.raises(UserError, match=r"is not a reward model: it has no value_head\.safetensors"):
         load_value_model(world.base.parent / "checkpoint")
 
 

@@ -266,9 +266,12 @@ def test_pairs_of_different_tokenizers_are_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"top_k": 4, "on_policy": {"share": 0.5}}, "top_k keeps what a teacher says of given texts"),
-        ({"loss": {"name": "classic"}, "on_policy": {"share": 0.5}}, "'classic' is of labels that are right"),
-        ({"loss": {"name": "classic"}, "top_k": 4}, "'classic' is of labels that are right"),
+        ({"top_k": 4, "on_policy": {"share": 0.5}}, "top_k stores the teacher's output for given replies"),
+        (
+            {"loss": {"name": "classic"}, "on_policy": {"share": 0.5}},
+            "'classic' needs given replies and whole distributions",
+        ),
+        ({"loss": {"name": "classic"}, "top_k": 4}, "'classic' needs given replies and whole distributions"),
         ({"on_policy": {"share": 0}}, "greater than 0"),
         ({"teachr": "x"}, "nearest"),
     ],

@@ -117,9 +117,9 @@ def test_a_killed_run_in_episodes_acts_the_same_again(base: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("verifier", "changes", "complaint"),
     [
-        ("outcome", {}, "the verifier outcome is for episodes"),
-        ("effects", {"episodes": EPISODES}, "episodes are for it"),
-        ("effects", {"llama": {}}, "llama samples without a grammar"),
+        ("outcome", {}, "episodes need the verifier outcome"),
+        ("effects", {"episodes": EPISODES}, "episodes need the verifier outcome"),
+        ("effects", {"llama": {}}, "llama supports neither a grammar nor episodes"),
         ("outcome", {"episodes": EPISODES | {"max_turn": 3}}, "nearest: 'episodes.max_turns'"),
     ],
     ids=["no episodes", "effects", "llama", "key"],

@@ -72,7 +72,7 @@ def test_the_kl_of_rloo_is_paid_by_the_reward() -> None:
     gap = (1.0 - 0.05 * kl[0]) - (0.0 - 0.05 * kl[1])
     assert abs(kl[0] - kl[1]) > 0.01
     assert batch.advantages_G.tolist() == pytest.approx([gap, -gap], rel=1e-4)
-    with pytest.raises(UserError, match="give log_probs a reference"):
+    with pytest.raises(UserError, match="log_probs needs a reference"):
         no_reference = PolicyLogProbs(model, 1.0, None)
         RolloutLoader(Scripted([]), tasks, toy_encoder(), reward, config, made.sampling, 0, log_probs=no_reference)
 
@@ -119,11 +119,11 @@ def test_the_kl_of_rloo_is_paid_by_the_reward() -> None:
         (
             {"algorithm": "reinforce", "rollout": {"epochs": 2}},
             r"rollout\.epochs = 2 and rollout\.minibatches = 1 contradict algorithm = 'reinforce', which has no "
-            r"ratio.*set both to 1, or take an algorithm with a ratio",
+            r"ratio.*set both to 1, or choose an algorithm with a ratio",
         ),
         (
             {"algorithm": "prime_rl", "correction": {}},
-            r"correction contradicts algorithm = 'prime_rl', whose ratio is to the sampler's.*leave the table "
+            r"correction contradicts algorithm = 'prime_rl', whose ratio already refers to.*leave the table "
             r"correction out",
         ),
         ({"sampling": {"baseline": "none"}}, r"recipe key 'sampling\.baseline' is not known"),

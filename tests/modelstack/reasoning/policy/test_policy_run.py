@@ -193,7 +193,7 @@ def test_a_roll_back_begins_a_new_rollout(world: World, tmp_path: Path, small: N
 
 
 def test_weights_that_are_left_out_at_random_have_no_ratio(world: World, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lora\.dropout is 0\.1 and a rollout is learnt from in 4 steps"):
+    with pytest.raises(UserError, match=r"lora\.dropout is 0\.1 and a rollout has 4 steps"):
         run(world, tmp_path / "run", lora={"rank": 4, "alpha": 8, "dropout": 0.1}, **REUSED)
 
 
@@ -222,7 +222,7 @@ def test_groups_that_teach_nothing_are_refilled(world: World, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"micro_batches": 1}, "each prompt is a pass of its own"),
+        ({"micro_batches": 1}, "each prompt is a separate pass"),
         ({"algorithm": "ppo"}, "needs a critic"),
         ({"sampling": {"group": 1}}, "greater than or equal to 2"),
     ],

@@ -211,7 +211,7 @@ def _legal(batch: RolloutBatch) -> list[Any]:
 
 def test_reuse_needs_the_trainers_log_probabilities() -> None:
     made: Any = loader(toy_policy())
-    with pytest.raises(UserError, match="need log_probs: the trainer's"):
+    with pytest.raises(UserError, match="need log_probs of the trainer"):
         RolloutLoader(
             Scripted([]),
             TASKS,

@@ -285,7 +285,7 @@ def test_replies_that_cannot_be_judged_have_no_labels_and_cut_ones_pay(parts: Pa
     n_cut = sum(sampled.is_truncated for n, (_, sampled) in enumerate(replies) if n != 3)
     assert n_cut > 0 and found.figures["reward"] == pytest.approx(1 - 2 * n_cut / 15)
     assert found.figures["completions/unscorable"] == pytest.approx(1 / 16)
-    with pytest.raises(UserError, match="no reply of a batch could be judged"):
+    with pytest.raises(UserError, match="no reply of a batch can be judged"):
         experience_of(replies, [Reward(None)] * 16, parts.model, parts.reference, recipe, 0.1)
 
 
@@ -411,10 +411,10 @@ def test_examples_are_imitated_beside_the_rewards_and_gone_on_with(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"reward": None}, "judged by one of two"),
-        ({"sampling": {"prompts": 3, "group": 3}}, "9 replies, no multiple of rows = 8"),
-        ({"policy": {"kl": {}}}, "here the KL is in the reward"),
-        ({"micro_batches": 3}, "no multiple of micro_batches"),
+        ({"reward": None}, "need exactly one judge"),
+        ({"sampling": {"prompts": 3, "group": 3}}, "9 replies, not a multiple of rows = 8"),
+        ({"policy": {"kl": {}}}, "the KL of PPO is in the reward"),
+        ({"micro_batches": 3}, "not a multiple of micro_batches"),
     ],
     ids=["judge", "minibatches", "kl", "passes"],
 )
@@ -427,14 +427,14 @@ def test_a_critic_of_no_reward_model_is_refused(world: World) -> None:
     data = values(world)["data"] | {"verifier": "math"}
     recipe = values(world, data=data, critic={"start": "reward"})
     recipe.pop("reward")
-    with pytest.raises(UserError, match="there is no reward model"):
+    with pytest.raises(UserError, match="needs a reward model"):
         checked_recipe(PpoRecipe, recipe)
 
 
 def test_dropout_a_stage_without_a_head_and_prompts_on_both_sides_are_refused(
     world: World, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="with other weights left out is noise"):
+    with pytest.raises(UserError, match="dropout makes the ratio of two policies noise"):
         run(world, tmp_path / "dropout", lora={"rank": 4, "dropout": 0.1})
     policy = run(world, tmp_path / "policy", steps=1)
     with pytest.raises(UserError, match="is no reward model: it has no value_head"):
