@@ -36,6 +36,7 @@ CLEAN_ROOMS = (
     "reasoning/losses",
     "reasoning/merging",
     "reasoning/rejection",
+    "reasoning/rollouts",
     "reasoning/sampling",
     "reasoning/tasks",
     "reasoning/verifiers",
