@@ -101,7 +101,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Repetition(largest=1.0)
     with pytest.raises(UserError, match="max_tokens=0"):
         CosineLength(Right(), max_tokens=0)
-    with pytest.raises(UserError, match="one is empty"):
+    with pytest.raises(UserError, match="an empty mark"):
         QuotesNoGrader(["a", " "])
 
 
