@@ -45,7 +45,7 @@ class Senses:
 _words = read_toml(WORDS_FILE, "word list")
 
 MISDEEDS = tuple(
-    Misdeed(*forms, hazard) for hazard, of_hazard in _words["misdeeds"].items() for forms in of_hazard
+    Misdeed(*forms, hazard=hazard) for hazard, of_hazard in _words["misdeeds"].items() for forms in of_hazard
 )
 HELD_OUT_MISDEEDS = MISDEEDS[3::5]
 """Misdeeds kept out of every fit and training."""

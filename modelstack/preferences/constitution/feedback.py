@@ -60,7 +60,7 @@ class FeedbackSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"clamp is {list(self.clamp)}; it must satisfy 0 <= low < 0.5 < high <= 1")
         if self.chain_of_thought and self.min_margin > min(0.5 - low, high - 0.5) + 1e-9:
             raise ValueError(
-                f"min_margin = {self.min_margin} cannot be reached: with chain_of_thought labels are clamped to "
+                f"min_margin = {self.min_margin} cannot be reached: chain_of_thought clamps labels to the range "
                 f"{low} to {high}; lower min_margin or widen clamp"
             )
         return self

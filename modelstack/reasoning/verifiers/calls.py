@@ -102,7 +102,7 @@ class CallVerifier:
             return Reward(0.0, str(error)[:200])
         answer = json.dumps(calls)[:1_000]
         if len(calls) != len(gold.calls):
-            return Reward(0.0, f"{len(calls)} calls, {len(gold.calls)} are right", answer)
+            return Reward(0.0, f"{len(calls)} calls, {len(gold.calls)} expected", answer)
         fits = [[not self._fault(call, wanted, tools[wanted.name]) for call in calls] for wanted in gold.calls]
         unmatched = unmatched_row(fits)
         if unmatched is None:
@@ -168,7 +168,7 @@ def gold_fault(gold: CallGold, tools: Mapping[str, ToolSpec]) -> str:
     """Return why a gold cannot be met; empty if it can."""
     for call in gold.calls:
         if call.name not in tools:
-            return f"the gold calls {call.name!r}, which is no tool shown"
+            return f"the gold calls {call.name!r}, which is not a shown tool"
         try:
             validator = _validator(tools[call.name])
         except (ValueError, MergeError, SchemaReferenceError) as error:

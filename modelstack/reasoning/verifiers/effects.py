@@ -79,9 +79,9 @@ class EffectVerifier:
             return Reward(0.0, str(error)[:200])
         answer = json.dumps(calls)[:1_000]
         if len(calls) > MAX_CALLS:
-            return Reward(0.0, f"{len(calls)} calls, at most {MAX_CALLS} are performed", answer)
+            return Reward(0.0, f"{len(calls)} calls, at most {MAX_CALLS} are executed", answer)
         if not gold.calls and calls:
-            return Reward(0.0, "calls where none is right", answer)
+            return Reward(0.0, "calls, but none is expected", answer)
         found = perform(gold.make(), calls)
         if found.start != wanted.start:
             raise UserError(
@@ -129,9 +129,9 @@ def _state_of(world: Environment) -> str:
 
 def _compared(wanted: Ran, found: Ran) -> tuple[float, str]:
     if found.end != wanted.end:
-        return 0.0, f"the state at the end is another{f' ({found.refused[0]})' if found.refused else ''}"
+        return 0.0, f"the final state differs{f' ({found.refused[0]})' if found.refused else ''}"
     if found.n_changes > wanted.n_changes:
-        return 0.0, f"the state was changed {found.n_changes} times, {wanted.n_changes} are right"
+        return 0.0, f"the state was changed {found.n_changes} times, at most {wanted.n_changes} expected"
     if missing := wanted.read - found.read:
         return 0.0, f"{missing.total()} results were not read, the first {next(iter(missing)):.80}"
-    return 1.0, "state and results are the gold's"
+    return 1.0, "state and results match the gold"

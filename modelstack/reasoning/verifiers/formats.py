@@ -32,7 +32,7 @@ class ThinkFormat:
         if not text.startswith(THINK) or text.count(THINK) != 1 or text.count(END_OF_THOUGHT) != 1:
             return Reward(0.0, f"not one {THINK} ... {END_OF_THOUGHT} at the beginning")
         if not text.partition(END_OF_THOUGHT)[2].strip():
-            return Reward(0.0, "no answer behind the reasoning")
+            return Reward(0.0, "no answer after the reasoning")
         return Reward(1.0, "reasoning, then an answer")
 
 
@@ -55,11 +55,11 @@ class StrictJson:
         validator = _validator(json.dumps(self._schema_of(item)))
         said = final_part(completion.text)
         if said is None or len(said) > MAX_JSON_CHARS:
-            return Reward(0.0, "no answer behind the reasoning" if said is None else "too long for JSON")
+            return Reward(0.0, "no answer after the reasoning" if said is None else "too long for JSON")
         try:
             value = json.loads(said, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            return Reward(0.0, f"no JSON: {error}"[:200], said[:1_000])
+            return Reward(0.0, f"not JSON: {error}"[:200], said[:1_000])
         errors = validator.errors(value)
         return Reward(float(not errors), errors[0][:200] if errors else "fits the schema", said[:1_000])
 
@@ -67,12 +67,12 @@ class StrictJson:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 @lru_cache(maxsize=256)

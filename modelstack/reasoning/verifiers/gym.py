@@ -103,12 +103,12 @@ class GymVerifier:
         gold = item.gold
         oracle = self._oracle(_place(gold))
         if oracle is None or oracle < self._threshold:
-            return unscorable(f"the grader gives its own answer {oracle}")
+            return unscorable(f"the grader scores its own answer {oracle}")
         answer = answer_of(completion.text)
         if answer is None or not answer or len(answer) > MAX_ANSWER_CHARS:
             return Reward(0.0, "no answer")
         if gold.task.name in EVALUATING and not is_safe_to_evaluate(answer):
-            return Reward(0.0, "the grader would execute this answer, which is no plain data", answer[:1_000])
+            return Reward(0.0, "the grader would execute this answer, which is not plain data", answer[:1_000])
         score = self._grade(_place(gold), answer)
         if score is None:
             return Reward(0.0, "grading took too long", answer[:1_000])

@@ -8,7 +8,7 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier, unscorable
 
-_NO_TOKENS = "the completion comes without token ids, by which length is counted"
+_NO_TOKENS = "the completion has no token ids, so its length is unknown"
 
 
 class SoftOverlong:
@@ -108,7 +108,7 @@ class Repetition:
         if completion.text and not completion.token_ids:
             return unscorable(_NO_TOKENS)
         share = repeated_share(completion.token_ids, self._n)
-        return Reward(share * self._largest if share else 0.0, f"{share:.0%} of {self._n}-grams come again")
+        return Reward(share * self._largest if share else 0.0, f"{share:.0%} of {self._n}-grams are repeated")
 
 
 def repeated_share(tokens: tuple[int, ...], n: int) -> float:

@@ -74,21 +74,21 @@ class OutcomeVerifier:
 
     def _compared(self, wanted: _Wanted, found: Episode, item: Item[Any]) -> tuple[float | None, str]:
         if found.ended not in ("answered", "abstained"):
-            return 0.0, f"it did not come to an end by itself ({found.ended})"
+            return 0.0, f"the episode did not end by itself ({found.ended})"
         if found.end != wanted.end:
-            return 0.0, "the state at the end is another"
+            return 0.0, "the final state differs"
         if wanted.n_changes is not None and found.n_changes > wanted.n_changes:
-            return 0.0, f"the state was changed {found.n_changes} times, {wanted.n_changes} are right"
+            return 0.0, f"the state was changed {found.n_changes} times, at most {wanted.n_changes} expected"
         if missing := wanted.read - found.read:
             return 0.0, f"{missing.total()} results were not read, the first {next(iter(missing)):.80}"
         if wanted.answer is None:
-            return 1.0, "state and results are the gold's"
+            return 1.0, "state and results match the gold"
         if self._answers is None:
             raise UserError(
                 f"item {item.id!r}: its gold has an answer; give OutcomeVerifier a verifier of answers"
             )
         judged = self._answers.score(Item(item.id, wanted.answer, item.prompt), Completion(found.reply))
-        return judged.value, f"the state is the gold's; of the answer: {judged.reason}"
+        return judged.value, f"the state matches the gold; the answer: {judged.reason}"
 
 
 def _of_state(gold: OutcomeGold) -> _Wanted:

@@ -105,7 +105,7 @@ def test_a_recipe_gives_its_evaluations_to_the_step_that_names_none(tmp_path: Pa
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         Decontaminate(evaluations=(tmp_path / "nowhere",)).build()
     with pytest.raises(UserError, match="no JSON file"):
         Decontaminate(evaluations=(tmp_path,)).build()

@@ -31,7 +31,7 @@ def test_training_sets_among_the_evaluations_are_not_read_as_such(tmp_path: Path
     assert of_patterns == ["HumanEval.jsonl.gz"]
     # What is above the folder that is named does not count.
     assert len(evaluation_files([tmp_path / "some_train"], ("*_train",))) == 1
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         evaluation_files([tmp_path / "nowhere"])
 
 

@@ -176,7 +176,7 @@ def test_mistakes_are_told_in_one_line(shards: Shards, data_run: Path, tmp_path:
     many = f"n_tokens={10 * shards.n_tokens}"
     for arguments, message in (
         (("n_tokens=5",), "no folder: name token shards"),
-        (("a.toml", "b.toml", shards.folder), "one recipe is read, not 2"),
+        (("a.toml", "b.toml", shards.folder), "at most one recipe, not 2"),
         (("n_tokens=5", tmp_path), "neither index.json of token shards nor manifest.json"),
         (("n_tokens=5", shards.folder, data_run), "name folders of one kind"),
         (("n_tokens=5", data_run), "give the characters per token"),

@@ -185,7 +185,7 @@ def test_decisions_of_one_sort_alone_fit_nothing() -> None:
 def test_a_prior_weighs_the_evidence_that_there_is_and_no_other() -> None:
     wrong = EvidenceWeights(constant=0.0, weights={"tool": 1.0})
     with pytest.raises(
-        ValueError, match=r"another_call weighs \['tool'\]; it must be \['tool', 'number', 'words'\]"
+        ValueError, match=r"another_call has weights for \['tool'\]; it needs \['tool', 'number', 'words'\]"
     ):
         DecisionPrior(lexical_weight=0.0, abstain_bias=0.0, another_call=wrong)
 
@@ -347,4 +347,4 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["fit-prior", str(tmp_path / "v.jsonl"), "--model", "no.gguf", *out])
     assert result.exit_code == 1 and "no.gguf" in result.stderr
     result = CliRunner().invoke(app, ["fit-prior", "v.jsonl", "--out", str(tmp_path / "none" / "p.json")])
-    assert result.exit_code == 1 and "is not there; make it" in result.stderr
+    assert result.exit_code == 1 and "does not exist; create it" in result.stderr

@@ -69,7 +69,7 @@ def test_a_report_stands_on_what_training_left_out(corpus: Path, tmp_path: Path)
         (["train", "vocab_size=9", "CORPUS", "-o", "x"], "recipe key 'vocab_size': Input should be greater"),
         (["train", "vocab_size.a=1", "vocab_size=400", "vocab_size.b=1", "CORPUS", "-o", "x"], "not a table"),
         (["train", "vocab_size=400", "-o", "x"], "no input: name files"),
-        (["train", "a.toml", "b.toml", "CORPUS", "-o", "x"], "one recipe is read, not 2"),
+        (["train", "a.toml", "b.toml", "CORPUS", "-o", "x"], "at most one recipe, not 2"),
         (["train", "nowhere.toml", "CORPUS", "-o", "x"], "nowhere.toml"),
         (["train", "nowhere", "-o", "x"], "nowhere is neither a folder"),
         (["report", "nowhere", "--text", "CORPUS"], "nowhere does not exist"),

@@ -117,7 +117,7 @@ def test_a_name_that_is_only_shown_counts_for_what_is_made_here(evaluation: Path
 
 
 def test_a_missing_evaluation_names_its_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.json is not there"):
+    with pytest.raises(UserError, match="nowhere.json does not exist"):
         build(recipe(evaluations=[str(tmp_path / "nowhere.json")]), tmp_path)
 
 

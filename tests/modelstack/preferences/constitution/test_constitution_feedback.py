@@ -96,7 +96,7 @@ def test_a_label_that_was_reasoned_for_is_clamped_and_the_thought_stands_in_the_
 
 
 def test_a_margin_beyond_the_clamp_is_refused() -> None:
-    with pytest.raises(ValidationError, match="out of reach"):
+    with pytest.raises(ValidationError, match="cannot be reached"):
         FeedbackSettings(chain_of_thought=True, min_margin=0.2)
     FeedbackSettings(chain_of_thought=True, min_margin=0.2, clamp=(0.3, 0.7))
     with pytest.raises(ValidationError, match="clamp"):

@@ -109,7 +109,7 @@ def test_two_prompts_with_the_same_words_are_asked_once(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_none_is_refused_by_its_line(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text('{"key": "a", "answer": 1}\nnonsense\n{"key": "b", "answer": 1}\n')
-    with pytest.raises(UserError, match="line 2 is no answer"):
+    with pytest.raises(UserError, match="line 2 is not an answer"):
         Journal(tmp_path / JOURNAL)
 
 
@@ -229,10 +229,13 @@ def test_work_is_done_by_so_many_at_once_and_its_results_keep_the_order() -> Non
         ('{"prompt": 3}', "messages.0.content"),
         ('{"prompt": "a", "kep": true}', "kep"),
         ('{"prompt": "a", "replies": ["x", "y", "z"]}', "replies"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}', "ends with"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "it must be the user's",
+        ),
         ('{"messages": [{"role": "tool", "content": "a"}, {"role": "user", "content": "b"}]}', "no tools"),
         ('{"prompt": "\\ud800"}', "surrogate"),
-        ('{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}', "line 2: id 'x' comes twice"),
+        ('{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}', "line 2: id 'x' occurs twice"),
         ("\n", "has no prompt"),
     ],
 )

@@ -83,12 +83,15 @@ def test_a_faulty_constitution_is_refused_with_file_place_and_rule(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ('[[principles]]\nid = "harm"\nchoice = "x"', "'harm' comes twice"),
-        ('[[principles]]\nid = "nothing"', "asks for nothing"),
-        ('[[harmful]]\nid = "a"\ndescription = "x"\n[[harmless]]\nid = "a"\ndescription = "y"', "'a' comes twice"),
+        ('[[principles]]\nid = "harm"\nchoice = "x"', "'harm' occurs twice"),
+        ('[[principles]]\nid = "nothing"', "has no request"),
+        (
+            '[[harmful]]\nid = "a"\ndescription = "x"\n[[harmless]]\nid = "a"\ndescription = "y"',
+            "'a' occurs twice",
+        ),
         (
             '[[examples]]\nprinciple = "other"\nprompt = "p"\nreply = "r"\ncritique = "c"\nrevision = "v"',
-            "those with one are harm",
+            "those with one: harm",
         ),
     ],
 )
@@ -104,7 +107,7 @@ def test_a_missing_and_an_enormous_file_are_refused(tmp_path: Path) -> None:
         read_constitution(tmp_path / "gone.toml")
     large = tmp_path / "large.toml"
     large.write_text("#" * (LONGEST_FILE + 1))
-    with pytest.raises(UserError, match="at most"):
+    with pytest.raises(UserError, match="the maximum is"):
         read_constitution(large)
 
 
@@ -135,7 +138,7 @@ def test_principles_of_some_tags_are_all_that_is_left_with_their_examples() -> N
     assert {each.principle for each in helpful.examples} == {"dangerous-sounding-words", "no-sermon"}
     assert helpful.harmful == constitution.harmful
     assert constitution.of_tags([]) is constitution
-    with pytest.raises(UserError, match="tag 'helpfullness'; there are care, harm, helpfulness, honesty"):
+    with pytest.raises(UserError, match="tag 'helpfullness'; known tags: care, harm, helpfulness, honesty"):
         constitution.of_tags(["helpfullness"])
 
 

@@ -122,7 +122,7 @@ def test_answers_of_reasoning_gym_are_read_in_the_form_of_the_task(
             (LAMP,),
             "may_omit goes with acceptable",
         ),
-        ("calls", [{"name": "fan", "arguments": {}}], (LAMP,), "the gold calls 'fan', which is no tool shown"),
+        ("calls", [{"name": "fan", "arguments": {}}], (LAMP,), "the gold calls 'fan', which is not a shown tool"),
         ("calls", [{"name": "lamp_on", "arguments": {"room": 3}}], (LAMP,), "breaks its schema"),
         ("effects", {"world": "moon", "calls": []}, (LAMP,), "world 'moon' is unknown; known worlds: todo, shop"),
         ("effects", {"world": "lamps", "calls": []}, (LAMP,), "start is not a state of world 'lamps'"),

@@ -174,7 +174,7 @@ def test_an_answer_key_with_objects_is_read() -> None:
     assert list(gold.acceptable["place"]) == [
         {"city": "A", "zip": 1}, {"city": "A"}, {"city": "B", "zip": 1}, {"city": "B"},
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="at most 256"):
+    with pytest.raises(ValueError, match="the maximum is 256"):
         GoldCall.from_answer_key({"w": {"p": [{str(i): [1, 2, 3] for i in range(9)}]}})
 
 
@@ -246,7 +246,7 @@ def test_a_gold_that_the_world_refuses_is_unscorable() -> None:
 def test_a_world_that_is_not_made_anew_is_an_error() -> None:
     shelf = Shelf()
     item = Item("shared", EffectGold(lambda: shelf, SHELF, (MOVE_EMMA,)))
-    with pytest.raises(UserError, match="'shared'.*fresh copy"):
+    with pytest.raises(UserError, match="'shared'.*equal copy"):
         EffectVerifier().score(item, Completion(render_calls([MOVE_EMMA])))
 
 

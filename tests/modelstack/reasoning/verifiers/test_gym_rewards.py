@@ -114,9 +114,9 @@ def test_settings_that_are_refused_are_told(verifier: GymVerifier) -> None:
         next(GymTask("chain_sums", seed=1).items())
     with pytest.raises(UserError, match="refuses level None"):
         next(GymTask("chain_sum", seed=1, config={"min_terms": 9, "max_terms": 2}).items())
-    with pytest.raises(UserError, match="name the parts"):
+    with pytest.raises(UserError, match="Name the parts"):
         next(GymTask("composite", seed=1).items())
-    with pytest.raises(UserError, match="threshold=0"):
+    with pytest.raises(UserError, match="threshold is 0"):
         GymVerifier(threshold=0.0)
 
 

@@ -87,9 +87,9 @@ def test_the_text_of_the_whole_episode_is_not_read_for_an_answer() -> None:
 def test_a_broken_world_is_no_verdict_and_a_missing_episode_is_refused() -> None:
     broken = Episode("done", "answered", (), "{}", "{}", 1, fault="the server is gone")
     assert judged(OutcomeGold({}), broken).value is None
-    with pytest.raises(UserError, match="this reply has none"):
+    with pytest.raises(UserError, match="this reply is none"):
         judged(OutcomeGold({}), None)
-    with pytest.raises(UserError, match="give OutcomeVerifier what judges answers"):
+    with pytest.raises(UserError, match="give OutcomeVerifier a verifier of answers"):
         OutcomeVerifier().score(Item("a", OutcomeGold(LIT, answer="2")), Completion("", outcome=episode(ON)))
 
 
@@ -107,7 +107,7 @@ def test_worlds_that_differ_from_copy_to_copy_are_refused() -> None:
             Moody.n_made += 1
             self.lamps["hall"] = Moody.n_made % 2 == 1
 
-    with pytest.raises(UserError, match="two worlds that differ"):
+    with pytest.raises(UserError, match="two different worlds"):
         judged(EffectGold(Moody, EFFECT.format, ()), episode())
 
 

@@ -152,9 +152,9 @@ def test_of_a_composition_the_parts_for_correctness_are_watched_and_formats_may_
 
 
 def test_a_verifier_without_known_canaries_needs_some() -> None:
-    with pytest.raises(UserError, match="no canaries are known for ContainsGold"):
+    with pytest.raises(UserError, match="ContainsGold has no default canaries"):
         GuardedReward(ContainsGold())
-    with pytest.raises(UserError, match="every=0"):
+    with pytest.raises(UserError, match="every is 0"):
         GuardedReward(MathVerifier(), every=0)
 
 

@@ -101,7 +101,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Repetition(largest=1.0)
     with pytest.raises(UserError, match="max_tokens=0"):
         CosineLength(Right(), max_tokens=0)
-    with pytest.raises(UserError, match="one is empty"):
+    with pytest.raises(UserError, match="an empty mark"):
         QuotesNoGrader(["a", " "])
 
 
@@ -143,7 +143,7 @@ def test_json_is_the_whole_answer_and_fits_the_schema(text: str, reward: float) 
 
 
 def test_a_schema_that_is_none_is_an_error() -> None:
-    with pytest.raises(UserError, match="schema of an item is none"):
+    with pytest.raises(UserError, match="an item's schema is invalid"):
         value(StrictJson(lambda item: {"type": "no type"}), "{}")
 
 

@@ -34,7 +34,7 @@ def test_budgets_and_sizes_decide_steps_and_schedules(tmp_path: Path) -> None:
         assert 6 * run.n_parameters * run.n_tokens == pytest.approx(run.budget, rel=0.1)
         assert run.resolved.schedule.total_steps == run.resolved.steps
         assert run.resolved.schedule.decay_steps == round(0.4 * run.resolved.steps)
-    with pytest.raises(UserError, match=r"size 0 .* has 19 steps .* at least 20 make a run"):
+    with pytest.raises(UserError, match=r"size 0 .* has 19 steps .* the minimum is 20"):
         planned_runs(checked_recipe(SweepRecipe, values(text, budgets=[3e8])), vocab_size=320)
 
 
