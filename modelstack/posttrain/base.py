@@ -66,8 +66,8 @@ def load_base(
 
     Args:
         source: A GGUF file, or a checkpoint folder with its tokenizer.
-        dtype: Number type of the weights in memory. bfloat16 halves them, and doubles the speed on a CPU that has
-            it.
+        dtype: Number type of the weights in memory. bfloat16 halves the memory, and doubles the speed on a CPU
+            that supports it.
         expected_sha256: Hash that an adapter or a recipe requires.
 
     Raises:

@@ -86,7 +86,7 @@ class TuningPasses(ABC):
         return math.hypot(*(float(clip(module.parameters(), max_norm)) for module in self.modules))
 
     def settle(self, taken: bool) -> None:  # noqa: B027
-        """Do nothing: balancing biases of experts stay fixed in post-training."""
+        """Do nothing: these methods leave the balancing biases of experts unchanged."""
 
 
 def combined_metrics(parts: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:

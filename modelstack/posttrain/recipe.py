@@ -42,7 +42,7 @@ class TuningFiles(BaseModel, frozen=True, extra="forbid"):
     """Files for measurements before and after the training."""
 
     @model_validator(mode="after")
-    def _shares_make_a_whole(self) -> Self:
+    def _check_files(self) -> Self:
         shares = [file.share for file in self.training]
         given = [share for share in shares if share is not None]
         if given and (len(given) < len(shares) or abs(sum(given) - 1) > 1e-6):
@@ -134,7 +134,7 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
     """Faults to inject, for drills; see `stability.faults`."""
 
     @model_validator(mode="after")
-    def _trains_in_one_way(self) -> Self:
+    def _check_training(self) -> Self:
         if self.train == "full" and self.lora is not None:
             raise ValueError("train = 'full' moves all weights: leave the table lora out")
         if self.train == "lora" and self.optimizer.name == "muon":

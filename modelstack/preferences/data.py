@@ -74,7 +74,7 @@ def read_sides(data: PreferenceData) -> Sides:
     """Read all files of a recipe.
 
     Raises:
-        UserError: A file is broken, or a conversation is on both sides.
+        UserError: A file is broken, or a conversation is both trained on and measured on.
     """
     empty: list[int] = []
     on_empty = empty.append if data.skip_empty else None

@@ -151,14 +151,14 @@ def sppo_hard(x: LogRatios, config: DirectLossConfig) -> Tensor:
 
 
 def aot(x: LogRatios, config: DirectLossConfig) -> Tensor:
-    """Return cdpo of sorted(log p(chosen) / p(rejected)) - sorted(the same of the reference)."""
+    """Return cdpo of sorted(x) - sorted(x_ref) with x = log p(chosen) - log p(rejected), in place of d."""
     policy = (x.policy.chosen - x.policy.rejected).sort().values
     reference = (x.reference.chosen - x.reference.rejected).sort().values
     return logistic_loss(config.beta * (policy - reference), config.label_smoothing)
 
 
 def aot_unpaired(x: LogRatios, config: DirectLossConfig) -> Tensor:
-    """Return cdpo of sorted(c) - sorted(j)."""
+    """Return cdpo of sorted(c) - sorted(j) in place of d."""
     return logistic_loss(config.beta * (x.c.sort().values - x.j.sort().values), config.label_smoothing)
 
 

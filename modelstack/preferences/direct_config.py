@@ -71,7 +71,7 @@ class DirectLossConfig(BaseModel):
     """Temperature of DiscoPOP's mixture, from the paper."""
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
+    def _check_losses(self) -> Self:
         names = {term.name for term in self.losses}
         if self.divergence != "reverse_kl" and (others := sorted(names - DIVERGENCE_FREE)):
             raise ValueError(

@@ -42,7 +42,7 @@ class Reply(_Data):
     reply: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _is_one_of_two(self) -> Self:
+    def _check_kind(self) -> Self:
         if self.calls and self.reply is not None:
             raise ValueError("both calls and a reply are given; a reply is either calls or a text")
         return self
@@ -61,7 +61,7 @@ class Preference(_Data):
     rejected: Reply | None = None
 
     @model_validator(mode="after")
-    def _prefers_something(self) -> Self:
+    def _check_replies(self) -> Self:
         if self.chosen is None and self.rejected is None:
             raise ValueError("neither chosen nor rejected is given; at least one reply is needed")
         if any(message.train for message in self.messages):

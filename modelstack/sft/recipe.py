@@ -52,7 +52,7 @@ class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
     evaluation: SftEvaluation = SftEvaluation()
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
+    def _check_evaluation(self) -> Self:
         if self.evaluation.exact_replies and not self.data.validation:
             raise ValueError("evaluation.exact_replies needs data.validation, files of held-back examples")
         return self

@@ -147,8 +147,7 @@ class _Adapted(torch.autograd.Function):
         outputs = []
         pieces = zip(weights, biases, scaled_b, h.split([len(one) for one in a_s], dim=1), strict=True)
         for weight, bias, b, h_Nr in pieces:
-            # `out=`, because selective checkpointing caches what a product returns, and this result is changed in
-            # place.
+            # `out=`, because selective checkpointing caches returned products, and this one is changed in place.
             y_NO = x_NI.new_empty(len(x_NI), len(weight))
             if bias is None:
                 torch.mm(x_NI, weight.T, out=y_NO)

@@ -100,7 +100,7 @@ class StageRecord(BaseModel, frozen=True, extra="forbid"):
     """All files of the folder except `stage.json`, by path."""
 
     @model_validator(mode="after")
-    def _descends(self) -> Self:
+    def _check_parents(self) -> Self:
         if self.kind != "base" and not self.parents:
             raise ValueError(f"a stage of kind {self.kind!r} needs parents; only a base has none")
         return self
@@ -108,8 +108,7 @@ class StageRecord(BaseModel, frozen=True, extra="forbid"):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the record, and through its hashes of all files."""
-        # Without defaults, so that a key added by a later version does not change the fingerprints of older
-        # stages.
+        # Without defaults, so that a later version can add a key without changing older fingerprints.
         content = self.model_dump(mode="json", exclude_defaults=True)
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 

@@ -75,7 +75,7 @@ class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """Maximum number of held-back examples for measurements before and after."""
 
     @model_validator(mode="after")
-    def _knows_its_teacher(self) -> Self:
+    def _check_teacher(self) -> Self:
         if self.top_k is not None and self.on_policy is not None:
             raise ValueError(
                 "top_k stores the teacher's output for given replies, on_policy samples new ones: remove one"
@@ -89,7 +89,7 @@ class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
 
 class DistilResolved(TuningResolved[DistilRecipe], frozen=True):
-    """A recipe with every default and hash filled in."""
+    """Recipe with every default and hash filled in."""
 
     places: ClassVar[frozenset[str]] = TuningResolved.places | {"teacher_weights"}
     teacher: Origin

@@ -79,7 +79,7 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """Maximum number of held-back tasks, measured with greedy replies before and after."""
 
     @model_validator(mode="after")
-    def _fits_rollouts(self) -> Self:
+    def _check_rollouts(self) -> Self:
         if self.micro_batches != self.rows:
             raise ValueError(
                 f"rows = {self.rows}, micro_batches = {self.micro_batches}: each prompt is a separate pass, so "

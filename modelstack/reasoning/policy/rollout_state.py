@@ -18,7 +18,7 @@ from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Reward
 
-_AS_THEY_ARE = (
+_STORED_FIELDS = (
     "ids_BT",
     "labels_BT",
     "documents_BT",
@@ -42,7 +42,7 @@ def rollout_state(batch: RolloutBatch, tasks: Sequence[PolicyTask]) -> dict[str,
         batch: A batch whose task is one of `tasks`.
         tasks: Tasks of the run, in order.
     """
-    return {name: getattr(batch, name) for name in _AS_THEY_ARE} | {
+    return {name: getattr(batch, name) for name in _STORED_FIELDS} | {
         "task": next(number for number, task in enumerate(tasks) if task is batch.task),
         "rewards": [
             {"value": each.value, "reason": each.reason, "answer": each.answer, "parts": dict(each.parts)}
@@ -55,7 +55,7 @@ def rollout_state(batch: RolloutBatch, tasks: Sequence[PolicyTask]) -> dict[str,
 def rollout_of(state: Mapping[str, Any], tasks: Sequence[PolicyTask]) -> RolloutBatch:
     """Return the batch from a state made with the same `tasks`."""
     return RolloutBatch(
-        **{name: state[name] for name in _AS_THEY_ARE},
+        **{name: state[name] for name in _STORED_FIELDS},
         task=tasks[state["task"]],
         rewards=tuple(Reward(**each) for each in state["rewards"]),
         legal_P=None if state["legal"] is None else _legal_of(state["legal"]),

@@ -69,7 +69,7 @@ class ExamplesMix(BaseModel, frozen=True, extra="forbid"):
     """Rows of a step."""
 
     @model_validator(mode="after")
-    def _is_for_training(self) -> Self:
+    def _check_data(self) -> Self:
         if self.data.validation:
             raise ValueError("mix.data.validation is not measured in PPO: leave it out")
         return self
@@ -118,7 +118,7 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """Maximum number of held-back tasks, measured with greedy replies before and after."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_ppo(self) -> Self:
         if (self.reward is None) == (self.data.verifier is None):
             raise ValueError(
                 "replies need exactly one judge: set reward, the folder of a reward model's stage, or "

@@ -97,7 +97,7 @@ class Asked(BaseModel):
     """Probabilities at tokens of these values."""
 
     @model_validator(mode="after")
-    def _knows_its_tools(self) -> Self:
+    def _check_decisions(self) -> Self:
         unknown = {name for each in self.masses for name in each.names} - {NO_TOOL} - set(self.scores)
         if unknown:
             raise ValueError(f"{sorted(unknown)[0]!r} has a mass but no score: each tool of a mass needs a score")

@@ -126,7 +126,7 @@ def test_a_number_beyond_f16_is_refused(tmp_path: Path) -> None:
     _, model = _adapted("llama", config)
     with torch.no_grad():
         next(iter(lora_state(model).values()))[0, 0] = 1e6
-    with pytest.raises(UserError, match=r"lora_a holds 1000000\.0, beyond F16's 65504"):
+    with pytest.raises(UserError, match=r"lora_a contains 1000000\.0, beyond F16's maximum 65504"):
         write_gguf_adapter(model, config, tmp_path / "lora.gguf")
     assert not list(tmp_path.iterdir())
 

@@ -128,7 +128,7 @@ def test_ld_dpo_leaves_out_only_what_is_longer_than_the_other_completion() -> No
 
 def test_an_odd_number_of_rows_or_an_alpha_outside_is_refused() -> None:
     found = log_probs()
-    with pytest.raises(UserError, match="as many of each"):
+    with pytest.raises(UserError, match="it needs an even number"):
         pairs_of(LabelLogProbs(found.log_probs_BT[:3], found.is_label_BT[:3]))
     with pytest.raises(UserError, match=r"ld_alpha is 1\.5"):
         pairs_of(found, ld_alpha=1.5)

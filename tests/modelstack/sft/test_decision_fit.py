@@ -122,11 +122,11 @@ def test_an_abstention_without_doubt_says_nothing_of_the_tools() -> None:
 @pytest.mark.parametrize(
     ("some", "limit", "message"),
     [
-        (planted(10, 1, 0), 0.02, "fitted on 30"),
+        (planted(10, 1, 0), 0.02, "a fit needs at least 30"),
         ([], 0.02, "0 examples with calls and 0 abstentions"),
         ([each for each in planted(200, 1, 0) if each.right], 0.02, "0 abstentions"),
-        (planted(200, 1, 0), 1.5, "no share"),
-        (planted(200, 1, 0), math.nan, "no share"),
+        (planted(200, 1, 0), 1.5, "is not a share"),
+        (planted(200, 1, 0), math.nan, "is not a share"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(some: list[Asked], limit: float, message: str) -> None:

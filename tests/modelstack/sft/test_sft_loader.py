@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused_with_the_rule() -> None:
         loader(toy_data(), rank=2, world=2)
     with pytest.raises(UserError, match="tokenise with that limit"):
         loader(toy_data(), row_tokens=20)
-    with pytest.raises(UserError, match="window_rows is 8 and group_rows 3"):
+    with pytest.raises(UserError, match="window_rows is 8 and group_rows is 3"):
         loader(toy_data(), layout="padded", group_rows=3)
     with pytest.raises(UserError, match="name each source"):
         loader(toy_data(), shares={"big": 1.0})

@@ -138,5 +138,5 @@ def test_an_adapter_is_never_put_on_another_base(tmp_path: Path) -> None:
 def test_a_damaged_stage_is_no_base(tmp_path: Path) -> None:
     toy_stage(tmp_path / "one", "one")
     shutil.rmtree(tmp_path / "one" / "adapter")
-    with pytest.raises(UserError, match="one is not what was written: adapter/adapter_config.json is missing"):
+    with pytest.raises(UserError, match="one differs from its record: adapter/adapter_config.json is missing"):
         starting_point(tmp_path / "one")

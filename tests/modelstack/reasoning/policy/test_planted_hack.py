@@ -121,7 +121,9 @@ def test_a_canary_prompt_ends_the_run_in_its_first_steps(
     base: Path, tmp_path: Path, guarded: Callable[..., Holey]
 ) -> None:
     guarded((HARMLESS,))
-    with pytest.raises(UserError, match=r"going on would teach a hack: canary prompt: '\d+' was rewarded: "):
+    with pytest.raises(
+        UserError, match=r"further training would teach a hack: canary prompt: '\d+' was rewarded: "
+    ):
         run(base, tmp_path / "a", canary_every=4)
     assert len(steps_of(tmp_path / "a")) < STEPS / 2
 
@@ -130,7 +132,7 @@ def test_a_probe_ends_the_run_before_it_learns_anything(
     base: Path, tmp_path: Path, guarded: Callable[..., Holey]
 ) -> None:
     guarded(MATH_PROBES)
-    with pytest.raises(UserError, match="going on would teach a hack: canary: holey gave 1 to "):
+    with pytest.raises(UserError, match="further training would teach a hack: canary: holey gave 1 to "):
         run(base, tmp_path / "a", canary_every=1_000)
     assert steps_of(tmp_path / "a") == []
 

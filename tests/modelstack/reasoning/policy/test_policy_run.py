@@ -203,7 +203,7 @@ def test_a_verifier_that_pays_for_a_known_hack_ends_the_run(
     hack: Any = _Hack()
     probe = ("small", Small(), hack)
     monkeypatch.setattr(running, "GuardedReward", lambda *_, **__: GuardedReward(Small(), probes=[probe]))
-    with pytest.raises(UserError, match="going on would teach a hack: canary: small gave 1"):
+    with pytest.raises(UserError, match="further training would teach a hack: canary: small gave 1"):
         run(world, tmp_path / "run")
 
 

@@ -437,7 +437,7 @@ def test_dropout_a_stage_without_a_head_and_prompts_on_both_sides_are_refused(
     with pytest.raises(UserError, match="dropout makes the ratio of two policies noise"):
         run(world, tmp_path / "dropout", lora={"rank": 4, "dropout": 0.1})
     policy = run(world, tmp_path / "policy", steps=1)
-    with pytest.raises(UserError, match="is no reward model: it has no value_head"):
+    with pytest.raises(UserError, match="is not a reward model: it has no value_head"):
         run(world, tmp_path / "a", reward=str(policy.path))
     data = values(world)["data"] | {"validation": [str(world.folder / "copy.jsonl")]}
     write_lines(world.folder / "copy.jsonl", [{"id": "9", "prompt": "say 3", "gold": None}])
