@@ -271,5 +271,5 @@ def test_tasks_are_asked_with_the_tools_of_the_servers(tmp_path: Path) -> None:
 
 def test_golds_say_a_state_or_calls() -> None:
     for values in ({}, {"state": {}, "calls": []}):
-        with pytest.raises(ValueError, match="give state"):
+        with pytest.raises(ValueError, match="give either state"):
             WorldGold.model_validate(values)

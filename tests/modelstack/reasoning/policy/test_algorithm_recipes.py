@@ -82,12 +82,12 @@ def test_the_kl_of_rloo_is_paid_by_the_reward() -> None:
     [
         (
             {"algorithm": "grpo", "policy": {"advantage": "leave_one_out"}},
-            r"policy\.advantage = 'leave_one_out' contradicts algorithm = 'grpo', which has 'group_normalised' by "
-            r"definition: leave the key out, or take an algorithm that has it: rloo",
+            r"policy\.advantage = 'leave_one_out' contradicts algorithm = 'grpo', which fixes it to "
+            r"'group_normalised': leave the key out, or take an algorithm that has it: rloo",
         ),
         (
             {"algorithm": "rloo", "policy": {"ratio": "sequence_mean"}},
-            r"policy\.ratio = 'sequence_mean' contradicts algorithm = 'rloo', which has 'sequence_sum'.*"
+            r"policy\.ratio = 'sequence_mean' contradicts algorithm = 'rloo', which fixes it to 'sequence_sum'.*"
             r"gspo, luspo",
         ),
         (
@@ -96,21 +96,21 @@ def test_the_kl_of_rloo_is_paid_by_the_reward() -> None:
         ),
         (
             {"algorithm": "dapo", "policy": {"surrogate": {"name": "cispo", "ratio_cap": 4.0}}},
-            r"policy\.surrogate\.name = 'cispo' contradicts algorithm = 'dapo', which has 'clip'.*: cispo",
+            r"policy\.surrogate\.name = 'cispo' contradicts algorithm = 'dapo', which fixes it to 'clip'.*: cispo",
         ),
         (
             {"algorithm": "grpo", "policy": {"kl": {"estimator": "k1", "coefficient": 0.1}}},
-            r"policy\.kl\.estimator = 'k1' contradicts algorithm = 'grpo', which has 'k3'.*: rloo, reinforce, ppo",
+            r"policy\.kl\.estimator = 'k1' contradicts algorithm = 'grpo', which fixes it to 'k3'.*: rloo, reinforce, ppo",
         ),
         (
             {"algorithm": "sapo", "policy": {"surrogate": {"epsilon_high": 0.3}}},
-            r"policy\.surrogate\.epsilon_high is no key of algorithm = 'sapo'; algorithms that have it: grpo,.*"
+            r"policy\.surrogate\.epsilon_high is not a key of algorithm = 'sapo'; algorithms that have it: grpo,.*"
             r"all keys: policy\.surrogate\.temperature_positive, policy\.surrogate\.temperature_negative, "
             r"policy\.kl\.coefficient",
         ),
         (
             {"algorithm": "grpo", "policy": {"kl": {"coeficient": 0.1}}},
-            r"policy\.kl\.coeficient is no key of algorithm = 'grpo'\. Nearest: policy\.kl\.coefficient",
+            r"policy\.kl\.coeficient is not a key of algorithm = 'grpo'\. Nearest: policy\.kl\.coefficient",
         ),
         (
             {"algorithm": "grpo", "policy": {"surrogate": {"epsilon_low": -1}}},

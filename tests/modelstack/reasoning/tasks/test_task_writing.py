@@ -198,8 +198,8 @@ def test_generators_that_cannot_be_are_refused(settings: GymSettings, complaint:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--config", "{"], "--config is '{', and no JSON"),
-        (["--config", "[1]"], "it is a JSON object"),
+        (["--config", "{"], "--config is '{', which is not JSON"),
+        (["--config", "[1]"], "it must be a JSON object"),
         (["--n", "1000000", "--side", "held-back"], "different prompts for the side 'held-back'"),
     ],
 )
