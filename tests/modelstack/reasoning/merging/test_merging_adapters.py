@@ -136,7 +136,7 @@ def test_adapters_that_do_not_go_together_are_refused(base: Path, tmp_path: Path
             {},
             "is an adapter, but a base must be a model|does not record the path of its base",
         ),
-        ([here / "a", here / "b"], base, {"rank": 65}, "LoRA rank 65 is more than"),
+        ([here / "a", here / "b"], base, {"rank": 65}, "LoRA rank 65 is too large for"),
         ([here / "a", here / "b"], base, {"unrecorded": True}, "'unrecorded' is for models"),
     ]
     for n, (parents, on, keys, told) in enumerate(refused):

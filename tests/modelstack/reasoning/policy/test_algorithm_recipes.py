@@ -100,7 +100,8 @@ def test_the_kl_of_rloo_is_paid_by_the_reward() -> None:
         ),
         (
             {"algorithm": "grpo", "policy": {"kl": {"estimator": "k1", "coefficient": 0.1}}},
-            r"policy\.kl\.estimator = 'k1' contradicts algorithm = 'grpo', which fixes it to 'k3'.*: rloo, reinforce, ppo",
+            r"policy\.kl\.estimator = 'k1' contradicts algorithm = 'grpo', which fixes it to 'k3'.*: rloo, "
+            r"reinforce, ppo",
         ),
         (
             {"algorithm": "sapo", "policy": {"surrogate": {"epsilon_high": 0.3}}},
