@@ -76,5 +76,5 @@ def test_an_actors_error_is_the_samplers(base: Base) -> None:
     too_long = replace(ASKED[0], prompt_ids=tuple(range(3, 13)) * 200)
     with SamplerPool(base, one_by_one, 1) as pool, pytest.raises(UserError, match="exceed the context"):
         pool.sample([too_long], 1)
-    with pytest.raises(UserError, match="a pool of 0 samplers"):
+    with pytest.raises(UserError, match="n_samplers is 0; it must be 1 or more"):
         SamplerPool(base, one_by_one, 0)
