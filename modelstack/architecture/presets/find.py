@@ -26,7 +26,7 @@ def find_config(model: str) -> ModelConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold one JSON object, a model's config")
+        raise UserError(f"{path} must contain one JSON object, a model's config")
     return from_hf(values)

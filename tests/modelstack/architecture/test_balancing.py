@@ -312,7 +312,7 @@ def test_each_hash_layer_gets_a_table_of_its_own() -> None:
 def test_mistaken_tables_are_refused() -> None:
     with pytest.raises(UserError, match=r"n_chosen 5 must lie in 1..n_experts 4"):
         hash_table([1.0], 4, 5, seed=0)
-    with pytest.raises(UserError, match="holds -1"):
+    with pytest.raises(UserError, match="contains -1"):
         hash_table([1.0, -1], 4, 2, seed=0)
     with pytest.raises(UserError, match="31 frequencies for a vocabulary of 32"):
         fill_hash_tables(CausalLM(toy()), zipf(31), seed=0)

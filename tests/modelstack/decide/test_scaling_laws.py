@@ -97,7 +97,8 @@ def test_laws_are_extrapolated_outside_of_the_sizes_they_saw() -> None:
 
 def test_deciding_loads_no_torch() -> None:
     code = (
-        "import sys; from modelstack.decide import planner, plan_page, isoflop, cli; "
+        "import sys; from modelstack.commands import decide; "
+        "from modelstack.decide import planner, plan_page, isoflop; "
         "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

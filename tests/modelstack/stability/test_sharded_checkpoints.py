@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_not_passed_over(other: str
     store.save(1, small_state(1))
     make, complaint = OTHERS[other]
     model = make()
-    with pytest.raises(UserError, match=f"of another model or optimizer: {complaint}"):
+    with pytest.raises(UserError, match=f"to another model or optimizer: {complaint}"):
         store.load(run_state(model, torch.optim.AdamW(model.named_parameters()), 0))
 
 
