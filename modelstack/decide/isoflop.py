@@ -29,6 +29,8 @@ from modelstack.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+MAX_LOG_CONSTANT = 700.0
+"""Largest logarithm of a constant that a float holds, about."""
 HUBER_DELTA = 1e-3
 N_STARTS = 60
 N_RESTARTS = 2
@@ -240,7 +242,11 @@ def _minimise(table_R3: np.ndarray, starts: Sequence[np.ndarray]) -> tuple[np.nd
         minimize(_objective, start, args=(table_R3,), jac=True, method="L-BFGS-B", options=options)
         for start in starts
     ]
-    best = min(fits, key=lambda fit: float(fit.fun))
+    # A fit whose constants exceed the range of floats describes no law; few or noisy runs can lead there.
+    finite = [fit for fit in fits if max(abs(fit.x[:3])) < MAX_LOG_CONSTANT]
+    if not finite:
+        raise UserError("the runs determine no scaling law: add sizes or budgets, or train longer")
+    best = min(finite, key=lambda fit: float(fit.fun))
     return best.x, float(best.fun)
 
 
