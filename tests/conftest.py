@@ -37,12 +37,15 @@ def no_prompt_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_products() -> Iterator[None]:
-    """Give torch's products back to whom they belong: a training changes that for its process."""
-    yield
+def own_torch_settings() -> Iterator[None]:
+    """Restore torch's number of threads and its products, which a training sets for its process."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.backends.mkldnn.matmul.fp32_precision == "bf16":
-        torch.set_float32_matmul_precision("highest")
+    n_threads = None if torch is None else torch.get_num_threads()
+    yield
+    if torch is not None:
+        torch.set_num_threads(n_threads)
+        if torch.backends.mkldnn.matmul.fp32_precision == "bf16":
+            torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,8 @@ class Taught:
         self._engine = engine
         self._follow = follow
         self._at = 0
-        self._n = 0
+        self._lengths: list[int] = []
+        """Bytes of each token of the reply so far."""
         self._mask: TokenMask = np.zeros((len(engine.vocabulary) + 31) // 32, dtype=np.uint32)
 
     @property
@@ -115,16 +116,18 @@ class Taught:
 
     def advance(self, token_id: int) -> None:
         self._inner.advance(token_id)
-        self._at += len(self._engine.vocabulary.token_bytes[token_id])
-        self._n += 1
+        self._lengths.append(len(self._engine.vocabulary.token_bytes[token_id]))
+        self._at += self._lengths[-1]
 
     def rollback(self, n_tokens: int) -> None:
-        raise NotImplementedError("a teacher-forced reply is never rolled back")
+        self._inner.rollback(n_tokens)
+        for _ in range(n_tokens):
+            self._at -= self._lengths.pop()
 
     def next_token(self) -> int:
         """Return the next token of the reply."""
         if self._follow is not None:
-            return self._follow[self._n]
+            return self._follow[len(self._lengths)]
         if self._at >= len(self._text):
             return self._engine.vocabulary.end_ids[0]
         return self._engine.vocabulary.encode(self._text[self._at :].decode())[0]

@@ -63,13 +63,14 @@ def measured_once(folder: Path, asked: str, measure: Callable[[], Measurement]) 
 def kept_tensors(file: Path, fingerprint: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a file if its fingerprint matches; otherwise compute them and write the file."""
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     if file.exists():
         try:
             with safe_open(file, "pt") as stored:
-                if (stored.metadata() or {}).get("fingerprint") == fingerprint:
-                    return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                is_known = (stored.metadata() or {}).get("fingerprint") == fingerprint
+            if is_known:
+                return load_file(file)
         except SafetensorError:
             pass  # truncated, for example by a full disk: compute the tensors again
     made = dict(make())

@@ -85,7 +85,7 @@ class TuningPasses(ABC):
         clip = clip_gradients if self.processes.mesh else nn.utils.clip_grad_norm_
         return math.hypot(*(float(clip(module.parameters(), max_norm)) for module in self.modules))
 
-    def settle(self, taken: bool) -> None:  # noqa: B027
+    def settle(self, taken: bool) -> None:  # noqa: B027 - nothing to settle is the case of every method
         """Do nothing: these methods leave the balancing biases of experts unchanged."""
 
 

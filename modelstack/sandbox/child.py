@@ -19,8 +19,9 @@ import select
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import ModuleType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from modelstack.sandbox.isolation import SIGKILL, IsolationError, become_nobody, leave_the_host
 from modelstack.sandbox.limits import Limits
@@ -130,7 +131,7 @@ def _run_child(
         with os.fdopen(read_end, "rb") as incoming, os.fdopen(write_end, "wb") as outgoing:
             if is_program:
                 # The process is killed, so buffers are not flushed at exit.
-                sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+                cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
                 be_program(job["sources"], incoming, outgoing)
             else:
                 os.write(output, json.dumps(be_judge(job, incoming, outgoing)).encode())

@@ -1,4 +1,4 @@
-"""One-line signatures of tools, the form in which a model sees them.
+"""Signatures of tools, one line each: the form in which a model sees them.
 
 `get_weather(city:string "City and country", days?:int=3, unit?:"c"|"f") - Forecast for a city`
 

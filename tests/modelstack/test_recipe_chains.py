@@ -177,7 +177,7 @@ AFTER = {
     "base": ("pages", "tasks"),
     "synthetic": ("base",),
     "tiny adapter": ("base",),
-    "tools alone": ("base",),
+    "tools alone": ("tiny adapter",),
     "small adapter": ("base",),
     "medium adapter": ("small adapter",),
     "preferences": ("tiny adapter",),

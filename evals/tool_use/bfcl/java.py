@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from evals.tool_use.bfcl.literals import MAX_LITERAL_CHARS, UnsupportedTypeError, number_or_text
+from evals.tool_use.bfcl.literals import MAX_LITERAL_CHARS, UnsupportedTypeError, after_space, number_or_text
 
 _INTEGER = re.compile(r"-?\d+$")
 _LONG = re.compile(r"-?\d+[lL]$")
@@ -26,7 +26,6 @@ _EMPTY_LIST = re.compile(r"new\s+ArrayList<\w*>\(\)")
 _ADD = re.compile(r"add\((.+?)\)")
 _MAP = re.compile(r"new\s+HashMap<.*?>\s*+\(\)\s*+\{\s*+\{?+\s*+([^}]*)\}", re.DOTALL)
 _EMPTY_MAP = re.compile(r"new\s+HashMap<.*?>\s*\(\)")
-_SPACE = re.compile(r"\s*")
 _AS_TEXT = ("String", "any", "char")
 
 
@@ -111,7 +110,7 @@ def _puts(block: str) -> list[tuple[str, str]]:
         line_end = _find(block, "\n", start)
         quote = block.find('",', start, line_end)
         while quote >= 0:
-            value = _SPACE.match(block, quote + 2).end()  # type: ignore[union-attr] # the pattern matches the empty string
+            value = after_space(block, quote + 2)
             close = block.find(")", value, _find(block, "\n", value))
             if close >= 0:
                 puts.append((block[start:quote], block[value:close]))

@@ -13,7 +13,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from evals.tool_use.bfcl.literals import MAX_LITERAL_CHARS, UnsupportedTypeError, number_or_text
+from evals.tool_use.bfcl.literals import (
+    MAX_LITERAL_CHARS,
+    SPACE,
+    UnsupportedTypeError,
+    after_space,
+    number_or_text,
+)
 
 _INTEGER = re.compile(r"-?\d+$")
 _FLOAT = re.compile(r"-?\d+(\.\d+)?$")
@@ -22,7 +28,6 @@ _ARRAY = re.compile(r"\[(.*?)\]|new\s+Array\((.*?)\)")
 _INNER_ARRAY = re.compile(r"\[(.*?)\]")
 _OPENS_NESTED = re.compile(r"(?:\[|(new\s+Array\())\s*\[")
 _OBJECT = re.compile(r"\{(.*?)\}")
-_SPACE = re.compile(r"\s*")
 
 
 def javascript_value(text: str, declared: str, inner: str | None = None) -> Any:
@@ -124,7 +129,7 @@ def _skipped_space(text: str) -> list[int]:
     """Return, for each position, the end of the white space that begins there."""
     ends = list(range(len(text) + 1))
     for i in range(len(text) - 1, -1, -1):
-        if _SPACE.fullmatch(text[i]):
+        if SPACE.fullmatch(text[i]):
             ends[i] = ends[i + 1]
     return ends
 
@@ -157,7 +162,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         colon = text.find(":", at)
         if colon < 0:
             break
-        start = _SPACE.match(text, colon + 1).end()  # type: ignore[union-attr] # it matches the empty string
+        start = after_space(text, colon + 1)
         end, following = _value_end(text, start)
         pairs.append((text[at:colon], text[start:end]))
         at = following
@@ -168,7 +173,7 @@ def _value_end(text: str, start: int) -> tuple[int, int]:
     """Return the end of the value that begins at `start`, and the start of the next key."""
     comma = text.find(",", start)
     while comma >= 0:
-        key = _SPACE.match(text, comma + 1).end()  # type: ignore[union-attr] # it matches the empty string
+        key = after_space(text, comma + 1)
         # A key has at least one character before its colon; a space counts as one.
         for first in (key, key - 1) if key > comma + 1 else (key,):
             next_comma = text.find(",", first)

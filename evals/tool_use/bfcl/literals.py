@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+SPACE = re.compile(r"\s*")
 MAX_LITERAL_CHARS = 10_000
 """Longer text is not converted: no key is that long, and conversion may take quadratic time."""
 
@@ -18,3 +21,10 @@ def number_or_text(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+def after_space(text: str, at: int) -> int:
+    """Return the position of the first character from `at` on that is no white space."""
+    space = SPACE.match(text, at)
+    assert space is not None  # the pattern matches the empty string
+    return space.end()

@@ -134,6 +134,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         UserError: A file is missing or broken, or the adapter is of an unsupported kind.
     """
     from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
 
     folder = Path(folder)
     told = _read_json(folder / CONFIG_FILE)
@@ -144,7 +145,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
     try:
         with safe_open(weights, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        state = load_file(weights)
     except SafetensorError as error:
         raise UserError(f"{weights} is not a valid safetensors file: {error}") from error
     name = told.get("base_model_name_or_path")

@@ -118,10 +118,7 @@ def test_the_key_changes_no_data() -> None:
 
 @pytest.fixture
 def one_thread() -> Any:
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

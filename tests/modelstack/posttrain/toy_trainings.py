@@ -1,4 +1,4 @@
-"""One training of seconds for each method of post-training, on one toy base."""
+"""Trainings of seconds, one for each method of post-training, on one toy base."""
 
 from __future__ import annotations
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
@@ -17,52 +16,24 @@ from modelstack.preferences.run import REFERENCE_FILE, prefer
 from modelstack.preferences.scores import ACCURACY, CHOSEN, LIKELIER, MARGIN
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.metrics import read_metrics
-from tests.modelstack.posttrain.toy_trainings import write_pairs
+from tests.modelstack.posttrain.toy_trainings import World, tables, write_pairs
 from tests.modelstack.sft.toy_sft import write_base
 
 pytestmark = pytest.mark.xdist_group("preference_run")
 
 
-class World(NamedTuple):
-    base: Path
-    pairs: Path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("preferences")
-    write_pairs(folder / "train.jsonl", 0, 24)
-    write_pairs(folder / "validation.jsonl", 100, 8)
-    return World(write_base(folder / "base"), folder)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    made = World(tmp_path_factory.mktemp("preferences"))
+    write_base(made.folder / "base")
+    write_pairs(made.folder / "pairs" / "train.jsonl", 0, 24)
+    write_pairs(made.folder / "pairs" / "validation.jsonl", 100, 8)
+    return made
 
 
 def values(world: World, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": "toy",
-        "base": str(world.base),
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 1,
-        "steps": 10,
-        "rows": 8,
-        "micro_batches": 2,
-        "data": {
-            "training": [str(world.pairs / "train.jsonl")],
-            "validation": [str(world.pairs / "validation.jsonl")],
-            "row_tokens": 128,
-        },
-        "lora": {"rank": 4, "alpha": 8},
-        "optimizer": {"lr": 1e-2},
-        "checkpoints": {"every": 3, "keep": 2},
-        **changes,
-    }
+    ours = {"steps": 10, "rows": 8, "checkpoints": {"every": 3, "keep": 2}}
+    return tables(world.files("pairs") | {"row_tokens": 128}, base=str(world.base), **ours) | changes
 
 
 def run(world: World, folder: Path, **changes: Any) -> Stage:

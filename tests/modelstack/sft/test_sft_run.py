@@ -50,13 +50,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def run(recipe: SftRecipe, folder: Path) -> Stage | None:
     return fine_tune(recipe, folder, Console(quiet=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ from modelstack.preferences.reward.value_model import (
 from modelstack.preferences.units import units_of
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
-from tests.modelstack.posttrain.toy_trainings import write_pairs
+from tests.modelstack.posttrain.toy_trainings import World, write_pairs
 from tests.modelstack.preferences.test_preference_run import values as preference_values
 from tests.modelstack.preferences.toy_reference import ARGS, config, ours, tokenizer
 from tests.modelstack.sft.toy_sft import write_base
@@ -39,28 +39,17 @@ from tests.modelstack.sft.toy_sft import write_base
 pytestmark = pytest.mark.xdist_group("reward_run")
 
 
-class World(NamedTuple):
-    base: Path
-    pairs: Path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("rewards")
-    write_pairs(folder / "train.jsonl", 0, 24)
-    write_pairs(folder / "validation.jsonl", 100, 8)
-    return World(write_base(folder / "base"), folder)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    made = World(tmp_path_factory.mktemp("rewards"))
+    write_base(made.folder / "base")
+    write_pairs(made.folder / "pairs" / "train.jsonl", 0, 24)
+    write_pairs(made.folder / "pairs" / "validation.jsonl", 100, 8)
+    return made
 
 
 def values(world: World, **changes: Any) -> dict[str, Any]:
-    return preference_values(world, **changes)  # pyright: ignore[reportArgumentType]
+    return preference_values(world, **changes)
 
 
 def run(world: World, folder: Path, **changes: Any) -> Stage:
@@ -99,7 +88,7 @@ def test_the_chosen_come_to_score_above_the_rejected(
 def test_what_is_read_back_scores_trainings_chosen_replies_with_a_mean_of_0(world: World, tmp_path: Path) -> None:
     stage = run(world, tmp_path / "run")
     model, base = load_value_model(stage.weights), load_base(stage.weights)
-    pairs = {"train": list(read_preferences(world.pairs / "train.jsonl"))}
+    pairs = {"train": list(read_preferences(world.folder / "pairs" / "train.jsonl"))}
     rewards = score_pairs(model, units_of(pairs, "pairs", base.encoder, row_tokens=128))
     assert rewards[:, 0].mean() == pytest.approx(0, abs=1e-4) and rewards[:, 1].mean() < -0.5
     normalised = read_normalisation(stage.weights)

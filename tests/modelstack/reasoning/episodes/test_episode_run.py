@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
@@ -47,13 +46,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(json.dumps(task) + "\n" for task in tasks)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return write_base(folder / "base")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def values(base: Path, verifier: str, **changes: Any) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
@@ -19,54 +18,25 @@ from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
-from tests.modelstack.posttrain.toy_trainings import write_tasks
+from tests.modelstack.posttrain.toy_trainings import World, tables, write_tasks
 from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
 pytestmark = pytest.mark.xdist_group("policy_run")
 
 
-class World(NamedTuple):
-    base: Path
-    tasks: Path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("policy")
-    write_tasks(folder / "train.jsonl", 0, 6)
-    write_tasks(folder / "validation.jsonl", 50, 4)
-    return World(write_base(folder / "base"), folder)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    made = World(tmp_path_factory.mktemp("policy"))
+    write_base(made.folder / "base")
+    write_tasks(made.folder / "tasks" / "train.jsonl", 0, 6)
+    write_tasks(made.folder / "tasks" / "validation.jsonl", 50, 4)
+    return made
 
 
 def values(world: World, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": "toy",
-        "base": str(world.base),
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 1,
-        "steps": 6,
-        "rows": 2,
-        "micro_batches": 2,
-        "data": {
-            "training": [str(world.tasks / "train.jsonl")],
-            "validation": [str(world.tasks / "validation.jsonl")],
-            "verifier": "math",
-        },
-        "sampling": {"group": 4, "max_tokens": 6},
-        "lora": {"rank": 4, "alpha": 8},
-        "optimizer": {"lr": 1e-2},
-        "checkpoints": {"every": 2, "keep": 2},
-        **changes,
-    }
+    ours = {"rows": 2, "sampling": {"group": 4, "max_tokens": 6}}
+    return tables(world.files("tasks") | {"verifier": "math"}, base=str(world.base), **ours) | changes
 
 
 def run(world: World, folder: Path, **changes: Any) -> Stage:

@@ -78,13 +78,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(base, folder, stage.path)
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def values(world: World, **changes: Any) -> dict[str, Any]:
     return common(
         world.base,

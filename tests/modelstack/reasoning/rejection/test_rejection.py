@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner
 
@@ -37,13 +36,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("rejection")
     write_tasks(folder / "tasks.jsonl", 6)
     return World(write_base(folder / "base"), folder / "tasks.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def write_tasks(path: Path, n: int, **more: Any) -> None:

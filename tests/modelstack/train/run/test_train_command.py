@@ -39,13 +39,6 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def run(recipe: RunRecipe, folder: Path) -> bool:
     return launch(resolve(recipe), folder, None, Console(quiet=True))
 
