@@ -27,7 +27,7 @@ def test_runs_have_their_numbers_and_raise_their_own_errors(place: Place) -> Non
 @pytest.mark.usefixtures("two_ray_workers")
 def test_ray_runs_the_work_of_a_killed_process_again_and_a_local_run_says_how_to_go_on(tmp_path: Path) -> None:
     work = partial(killed_at_first, tmp_path)
-    with pytest.raises(UserError, match="was killed, .* the same command goes on"):
+    with pytest.raises(UserError, match="was killed, .*run the same command to resume"):
         list(finished_runs(work, [1, 2], on="local", at_once=1))
     (tmp_path / "killed").unlink()
     assert dict(finished_runs(work, [0, 1, 2], on="ray", at_once=2)) == {0: 0, 1: 1, 2: 4}

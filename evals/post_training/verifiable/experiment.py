@@ -103,7 +103,7 @@ def run(wanted: Wanted, out: Path, console: Console, on: Place = "local") -> Out
 def _of_seed(wanted: Wanted, recipe: PolicyRecipe, out: Path, seed: int, console: Console) -> OfSeed:
     folder = out / RUNS / f"seed-{seed}"
     if reinforce(recipe.model_copy(update={"seed": seed}), folder, console) is None:
-        raise UserError("stopped; the same command goes on")
+        raise UserError("stopped; run the same command to resume")
     return OfSeed(seed, folder, _asked(wanted, recipe, out, console, f"seed-{seed}", folder / ADAPTER_GGUF))
 
 

@@ -107,7 +107,7 @@ def _run_by_phases(executor: Any, recipe: DataRecipe, folder: Path, options: dic
         if failed := _open_tasks(phase):
             raise UserError(
                 f"{len(failed)} of {phase.n_tasks} tasks of {phase.name} did not end; their logs are in "
-                f"{folder / 'logs' / phase.name}; the same command goes on with them"
+                f"{folder / 'logs' / phase.name}; run the same command to resume with them"
             )
 
 
