@@ -16,7 +16,7 @@ CMAKE_SWITCHES := -DGGML_LLAMAFILE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAM
 ONE_THREAD := OMP_NUM_THREADS=1
 BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)"
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint docs bench clean
 
 demo: $(VENV)/.local
 	$(BIN)/agentkit demo
@@ -34,6 +34,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+# The site in build/site, for a browser without a server too; a warning is an error.
+docs: $(VENV)/.dev
+	$(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m evals.speed

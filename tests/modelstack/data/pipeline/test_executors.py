@@ -133,7 +133,7 @@ def children(parents: set[int]) -> dict[int, str]:
 def has_ended(pid: int) -> bool:
     """Return whether a process has ended; a zombie, which only waits for its parent to ask, has."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
 

@@ -1,0 +1,65 @@
+"""`console` blocks: commands behind `$ `, each followed by the output that it prints.
+
+In an expected output a line `...` stands for any number of lines, and `…` for any characters of a line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.docs.blocks import Block
+
+
+def commands_of(code: str) -> list[tuple[str, str]]:
+    """Return the commands of a block with the output below each; a command goes on behind a backslash or `> `."""
+    found: list[tuple[str, str]] = []
+    for line in code.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], ""))
+            continue
+        command, output = found[-1]
+        if command.endswith("\\") and not output:
+            found[-1] = (f"{command[:-1]}{line.removeprefix('> ').strip()}", "")
+        else:
+            found[-1] = (command, f"{output}{line}\n")
+    return found
+
+
+def printed(command: str, folder: Path) -> tuple[str, int]:
+    """Run a command at 80 columns without colours; return what it prints and its status."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=200,
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n", done.returncode
+
+
+def matches(expected: str, output: str) -> bool:
+    """Whether an output is the expected one."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "..." else ".*".join(map(re.escape, line.rstrip().split("…"))) + r"\n"
+        for line in expected.splitlines()
+    )
+    return re.fullmatch(pattern, output) is not None
+
+
+def check_console(block: Block, folder: Path) -> None:
+    """Run the commands of a block one after the other, and compare what they print."""
+    commands = commands_of(block.code)
+    for number, (command, expected) in enumerate(commands):
+        output, status = printed(command, folder)
+        wanted = block.exit_status if number == len(commands) - 1 else 0
+        assert status == wanted, f"{block}: $ {command}\nexited {status}, not {wanted}:\n{output}"
+        if expected and not block.output_varies:
+            assert matches(expected, output), f"{block}: $ {command}\nexpected:\n{expected}\nprinted:\n{output}"
