@@ -8,6 +8,10 @@
     python -m tools.data.near_duplicate_recall         compare the search for near-duplicates with its theory
     python -m tools.data.privacy_cases                 measure the detection of private data on labelled cases
     python -m tools.data.license_fingerprints          write the fingerprints of licence texts
+    python -m tools.docs.benchmark_pages               write docs/benchmarks from their files of figures
+    python -m tools.docs.command_pages                 write docs/reference/cli from the programs
+    python -m tools.docs.llms_txt                      write docs/llms.txt from the navigation
+    python -m tools.docs.terminal_picture FILE COMMAND draw what a command shows
 
 `tools.classifiers.data_files` lists the content of DATA_DIR.
 """
