@@ -9,8 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -98,17 +97,14 @@ def _refuse_unknown(content: Mapping[str, Any], model: type[BaseModel], section:
                 f"recipe key {section + key!r} is not known; nearest: {section + nearest!r}. "
                 f"All keys: {', '.join(section + name for name in model.model_fields)}"
             )
-        part = _part(field.annotation)
+        tables = tables_of(field.annotation)
         for table in value if isinstance(value, list) else [value]:
-            if isinstance(table, Mapping) and part is not None:
-                _refuse_unknown(table, part, f"{section}{key}.")
+            if isinstance(table, Mapping) and len(tables) == 1:
+                _refuse_unknown(table, tables[0], f"{section}{key}.")
 
 
-def _part(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that a table or each of a list becomes; None where there is none, or one of several."""
-    if get_origin(annotation) in (Union, UnionType):
-        parts = [part for part in map(_part, get_args(annotation)) if part is not None]
-        return parts[0] if len(parts) == 1 else None
-    if get_origin(annotation) in (Annotated, tuple, list):
-        return _part(get_args(annotation)[0])
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def tables_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models of the tables that a recipe key holds; several are forms of one table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return list(dict.fromkeys(table for part in get_args(annotation) for table in tables_of(part)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 Tuning = TypeVar("Tuning", bound="TuningRecipe")
+MODELS = {
+    "data run": "modelstack.data.pipeline.recipe:DataRecipe",
+    "data mix": "modelstack.data.mix:MixRecipe",
+    "data synthesise": "modelstack.data.synthetic.recipe:SyntheticRecipe",
+    "data tools": "modelstack.data.tools.recipe:ToolDataRecipe",
+    "tokenizer train": "modelstack.tokenizer.training:TokenizerConfig",
+    "train": "modelstack.train.run.recipe:RunRecipe",
+    "train sweep": "modelstack.train.run.sweep:SweepRecipe",
+    "sft": "modelstack.sft.recipe:SftRecipe",
+    "prefer": "modelstack.preferences.recipe:PreferenceRecipe",
+    "reward": "modelstack.preferences.reward.recipe:RewardRecipe",
+    "reinforce": "modelstack.reasoning.policy.recipe:PolicyRecipe",
+    "ppo": "modelstack.reasoning.ppo.recipe:PpoRecipe",
+    "sample": "modelstack.reasoning.rejection.recipe:SampleRecipe",
+    "distil": "modelstack.reasoning.distil.recipe:DistilRecipe",
+    "merge": "modelstack.reasoning.merging.recipe:MergeRecipe",
+}
+"""Model of the recipe of each command, as module and class: a module is imported when its command needs it."""
 Arguments = Annotated[
     list[str],
     typer.Argument(
@@ -28,6 +47,12 @@ Arguments = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/NAME of the recipe.")]
+
+
+def recipe_model(command: str) -> type[BaseModel]:
+    """Return the model of a command's recipe."""
+    module, _, name = MODELS[command].partition(":")
+    return getattr(import_module(module), name)
 
 
 def read_arguments(kind: type[Recipe], command: str, arguments: Sequence[str]) -> Recipe:

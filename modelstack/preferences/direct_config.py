@@ -38,7 +38,7 @@ DIVERGENCE_FREE: frozenset[DirectName] = frozenset(
 
 
 class DirectTerm(BaseModel):
-    """Loss of the sum and its weight; frozen, an unknown key is an error."""
+    """Loss of the sum and its weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class DirectTerm(BaseModel):
 
 
 class DirectLossConfig(BaseModel):
-    """Losses with a reference; frozen, an unknown key is an error."""
+    """Losses with a reference."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -19,7 +19,7 @@ from modelstack.preferences.pairs import Pairs, PreferenceLoss, pair_metrics
 
 
 class OrpoConfig(BaseModel):
-    """Configuration of ORPO; frozen, an unknown key is an error."""
+    """Configuration of ORPO."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,7 +24,7 @@ from modelstack.preferences.pairs import Pairs, PreferenceLoss, logistic_loss, p
 
 
 class SimpoConfig(BaseModel):
-    """Configuration of SimPO; frozen, an unknown key is an error."""
+    """Configuration of SimPO."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class SimpoConfig(BaseModel):
 
 
 class CpoConfig(BaseModel):
-    """Configuration of CPO; frozen, an unknown key is an error."""
+    """Configuration of CPO."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

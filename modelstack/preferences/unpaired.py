@@ -25,7 +25,7 @@ from modelstack.preferences.pairs import PreferenceLoss
 
 
 class UnpairedConfig(BaseModel):
-    """Configuration of the loss; frozen, an unknown key is an error."""
+    """Configuration of the loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -23,7 +23,7 @@ Factor = Callable[[int], float]
 
 
 class ScheduleConfig(BaseModel):
-    """Schedule settings. Frozen; an unknown key is an error."""
+    """Schedule settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

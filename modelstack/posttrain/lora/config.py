@@ -19,7 +19,7 @@ ALL_LINEAR = "all-linear"
 
 
 class LoraConfig(BaseModel):
-    """Configuration of an adapter; frozen, an unknown key is an error."""
+    """Configuration of an adapter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -16,7 +16,7 @@ from modelstack.preferences.pairs import PreferenceLoss, logistic_loss
 
 
 class RewardModelConfig(BaseModel):
-    """Configuration of the loss; frozen, an unknown key is an error."""
+    """Configuration of the loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -15,7 +15,7 @@ Role = Literal["matrix", "embedding", "head", "vector"]
 
 
 class OptimizerConfig(BaseModel):
-    """Optimizer settings. Frozen; an unknown key is an error."""
+    """Optimizer settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
