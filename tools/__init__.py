@@ -11,6 +11,7 @@
     python -m tools.docs.benchmark_pages               write docs/benchmarks from their files of figures
     python -m tools.docs.command_pages                 write docs/reference/cli from the programs
     python -m tools.docs.llms_txt                      write docs/llms.txt from the navigation
+    python -m tools.docs.recipe_pages                  write docs/reference/recipes from the recipes' models
     python -m tools.docs.terminal_picture FILE COMMAND draw what a command shows
 
 `tools.classifiers.data_files` lists the content of DATA_DIR.
