@@ -214,20 +214,22 @@ def test_a_pdf_without_a_password_to_open_it_is_read_and_another_is_not(read: An
         (pdf_of(page_of("x")).replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]"), "it is no PDF that can be read"),
         (pdf_of(b"[" * 200_000), "it holds no text; scanned pages are not read"),
         (pdf_of(b""), "it holds no text; scanned pages are not read"),
-        (pdf_of(zlib.compress(b"A" * 400_000_000), filters=FLATE), "its pages cannot be read"),
-        (
-            pdf_of(
-                zlib.compress(zlib.compress(b"(A) Tj " * 20_000_000)),
-                filters=b"/Filter [/FlateDecode /FlateDecode]",
-            ),
-            "its pages cannot be read",
-        ),
     ],
-    ids=["empty", "text", "junk", "cut", "loop", "deep", "blank", "bomb", "double-bomb"],
+    ids=["empty", "text", "junk", "cut", "loop", "deep", "blank"],
 )
 def test_a_hostile_or_damaged_pdf_fails_with_the_reason(read: Any, data: bytes, problem: str) -> None:
     document = read("a.pdf", data)
     assert document.status == "failed" and document.problem.startswith(problem)
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["packed once", "packed twice"])
+def test_a_page_that_unpacks_to_hundreds_of_megabytes_cannot_be_read(read: Any, times: int) -> None:
+    packed = b"(A) Tj " * 50_000_000
+    for _ in range(times):
+        packed = zlib.compress(packed, 1)
+    filters = b"/Filter [" + b"/FlateDecode " * times + b"]"
+    document = read("a.pdf", pdf_of(packed, filters=filters))
+    assert document.status == "failed" and document.problem.startswith("its pages cannot be read")
 
 
 def test_a_page_that_cannot_be_read_does_not_stop_the_others(read: Any) -> None:

@@ -56,10 +56,9 @@ def test_over_tools_of_real_servers(engine: EngineName) -> None:
 
 @pytest.mark.slow
 @on_both_engines
-@pytest.mark.skipif(vocabularies.smollm2() is None, reason="the SmolLM2 GGUF is not in the cache")
+@pytest.mark.usefixtures("smollm2_gguf")
 def test_with_the_vocabulary_of_the_default_model(engine: EngineName) -> None:
     vocabulary = vocabularies.smollm2()
-    assert vocabulary is not None
     sets = tool_sets.inline() + tool_sets.bfcl()[:4] + tool_sets.servers()[:4]
     assert walk(engine, vocabulary, sets, 3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from agentkit.models.catalog.entries import is_present, local_path
+from agentkit.models.catalog.entries import local_path
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 _CORPUS = [
@@ -46,10 +46,8 @@ def small() -> Vocabulary:
 
 
 @lru_cache
-def smollm2() -> Vocabulary | None:
-    """Return SmolLM2's vocabulary read from its GGUF, None where the file is not."""
-    if not is_present("smollm2-135m"):
-        return None
+def smollm2() -> Vocabulary:
+    """Return SmolLM2's vocabulary read from its GGUF."""
     import gguf
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
