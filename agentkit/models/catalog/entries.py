@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from agentkit.basics.near_names import near_path
 from agentkit.errors import UserError
 from agentkit.models.catalog.download import HubFile, UrlFile, fetch_over_http
 from agentkit.models.catalog.store import ModelFileError, Progress, Slot, StorageError, Tell, file_sha256, is_gguf
@@ -281,7 +282,7 @@ def _is_complete(found: CatalogEntry | HubFile | UrlFile) -> bool:
 
 def _checked_file(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"model file {str(path)!r} does not exist; `agentkit models list` shows models to pull.")
+        raise UserError(f"model file {near_path(path)} `agentkit models list` shows models to pull.")
     if not is_gguf(path):
         raise UserError(f"model file {str(path)!r} is not a GGUF file.")
     return path

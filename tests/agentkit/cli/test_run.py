@@ -73,7 +73,7 @@ def test_json_is_all_that_is_printed(agentkit: Run, server: Callable[..., str], 
 def test_an_error_is_one_line_and_exit_status_1(agentkit_process: Run) -> None:
     done = agentkit_process("run", "x", "--model", "tost")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: model 'tost' is not understood; nearest: 'test'")
+    assert done.stderr.startswith("error: model 'tost' is not known; did you mean 'test'?")
     assert done.stderr.count("\n") == 1
 
 
