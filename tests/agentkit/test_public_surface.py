@@ -77,8 +77,8 @@ def test_a_public_name_is_defined_in_one_module_and_documented_there(name: str) 
 
 
 def test_names_that_users_guess_and_every_event_are_public() -> None:
-    guessed = """TestModel SQLiteSession CodeMode SlidingWindow PlanTemplate CalibratedModel resolve_model Tool tool
-        RunContext UsageLimits ModelSettings Handoff Guardrail MCPToolset ModelRetry function_tool Telemetry"""
+    guessed = """TestModel SQLiteSession CodeMode SlidingWindow PlanTemplate CalibratedModel resolve_model Tool
+        tool RunContext UsageLimits ModelSettings Handoff Guardrail MCPToolset ModelRetry function_tool Telemetry"""
     events = [kind.__name__ for kind in get_args(get_args(agentkit.AgentEvent)[0])]
     assert set(guessed.split()) | set(events) <= set(agentkit.__all__)
     assert len(events) > 20
