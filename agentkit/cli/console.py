@@ -34,6 +34,16 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def error_lines(text: str, limit: int) -> str:
+    """Return an error's text cleaned and cut to `limit` characters, with its lines.
+
+    Lines after the first are indented: a line that a server wrote never looks like a line of this program.
+    """
+    lines = [line.rstrip() for line in clean(text[: 4 * limit]).strip().splitlines()]
+    shown = "\n  ".join(lines)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
 def plain(text: str, style: str = "") -> Text:
     """Return cleaned text for rich, without interpreting markup."""
     from rich.text import Text

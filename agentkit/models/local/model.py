@@ -316,11 +316,11 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
+        self.load()  # before the imports: it names the extra that is not installed
         from modelstack.inference.engine import ContextWindowError, EngineError
         from modelstack.inference.grammar import GrammarError
         from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
-        self.load()
         try:
             return self._reply(messages, parameters, tell, cancelled)
         except ContextWindowError as error:
