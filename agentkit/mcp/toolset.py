@@ -42,7 +42,6 @@ from agentkit.mcp.listing import (
 )
 from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, PinnedListing, ToolPins, target_key
-from agentkit.mcp.results import error_text
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
 from agentkit.tools.definition import ToolAnnotations
 from agentkit.tools.tool import Tool, ToolOutput
@@ -392,7 +391,7 @@ class MCPToolset(Toolset):
                 died = connection.has_lost(client) or (isinstance(error, MCPError) and is_closed(error))
                 if is_last or not died:
                     raise MCPConnectionError(
-                        f"MCP server {self._id!r} cannot list its tools: {error_text(error)}"
+                        f"MCP server {self._id!r} cannot list its tools: {connection.said(error)}"
                     ) from error
                 connection.lose(client)
         raise AssertionError("the last turn returns or raises")
