@@ -113,10 +113,8 @@ def test_a_file_takes_the_variables_that_are_allowed(tmp_path: Path) -> None:
 
 
 def test_a_secret_that_was_typed_is_not_stored_with_the_run() -> None:
-    typed = f"X-Key: {SECRET}"
-    options = AgentOptions(
-        "test", [URL], headers=["Authorization: Bearer ${SERVER_TOKEN}", typed], allow_env=["A"]
-    )
+    typed, named = f"X-Key: {SECRET}", "Authorization: Bearer ${SERVER_TOKEN}"
+    options = AgentOptions("test", [URL], headers=[named, typed], allow_env=["A"])
     assert SECRET not in repr(options)
     kept = options.to_metadata()
     assert SECRET not in json.dumps(kept)
