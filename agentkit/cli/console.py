@@ -8,6 +8,7 @@ clipboard (OSC 52) or be answered as typed input; bidirectional controls show te
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from functools import cache
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+MAX_WARNING_CHARS = 1_000
+_LOGGER = logging.getLogger("agentkit")
 _LINE_ENDS = re.compile("\r\n?|[\u2028\u2029]")
 
 
@@ -57,6 +60,19 @@ def _lenient_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def show_warnings() -> None:
+    """Print the warnings of this package on standard error, one line each, cleaned: they may quote a server."""
+    if not any(isinstance(handler, _Warnings) for handler in _LOGGER.handlers):
+        _LOGGER.addHandler(_Warnings(logging.WARNING))
+
+
+class _Warnings(logging.Handler):
+    """Prints log records like other notices."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        notes_console().print(plain(f"warning: {one_line(record.getMessage(), MAX_WARNING_CHARS)}", "yellow"))
 
 
 def output_console() -> Console:

@@ -73,6 +73,9 @@ def options(
     ] = False,
 ) -> None:
     """Take what stands before the command."""
+    from agentkit.cli.console import show_warnings
+
+    show_warnings()
 
 
 def main() -> None:

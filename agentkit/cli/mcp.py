@@ -37,7 +37,7 @@ def list_tools(
     allow_env: AllowEnvOption = None,
 ) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.cli.console import one_line, output_console, plain
 
     output = output_console()
     for toolset in _toolsets(server, key, header, allow_env):
@@ -45,8 +45,6 @@ def list_tools(
         for definition in definitions:
             output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
             output.print(plain(f"  {one_line(definition.description, 300)}"))
-        for line in toolset.warnings:
-            notes_console().print(plain(one_line(line), "yellow"))
         drift = _drift(toolset, wire)
         state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
         output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))

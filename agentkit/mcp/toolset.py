@@ -117,7 +117,7 @@ class MCPToolset(Toolset):
         result_limit: int = 64_000,
         max_tools: int = 1_000,
         max_pages: int = 100,
-        on_bad_tool: OnBadTool = "fail",
+        on_bad_tool: OnBadTool = "skip",
         reconnect: bool = True,
         pins: ToolPins | None = DEFAULT_PINS,
         pins_key: str | None = None,
@@ -142,7 +142,8 @@ class MCPToolset(Toolset):
             result_limit: Characters of a result that the model sees; the value for the program stays whole.
             max_tools: More tools than this are an error.
             max_pages: A longer list of tools is an error.
-            on_bad_tool: "fail" fails the listing at one unusable definition; "skip" leaves it out with a warning.
+            on_bad_tool: "skip" leaves out a tool with an unusable definition, with a warning (`warnings`); "fail"
+                fails the listing.
             reconnect: Connects again at the next call after the server died.
             pins: Store of the tools' definitions from first use on, to refuse a server that changes them; None
                 disables pinning. A server in this process is not pinned. A tool that the server adds is left

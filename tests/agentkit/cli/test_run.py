@@ -123,7 +123,7 @@ def test_a_configuration_file_names_servers(agentkit: Run, tmp_path: Path, serve
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("", "--mcp is empty"), ("a 'b", "No closing quotation"), ("missing.json", "no such file")],
+    [("", "the MCP server is empty"), ("a 'b", "No closing quotation"), ("missing.json", "does not exist")],
 )
 def test_a_value_of_mcp_that_cannot_be_used_says_why(value: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
