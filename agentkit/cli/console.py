@@ -42,8 +42,7 @@ def error_lines(text: str, limit: int) -> str:
 
     Lines after the first are indented: a line that a server wrote never looks like a line of this program.
     """
-    lines = [line.rstrip() for line in clean(text[: 4 * limit]).strip().splitlines()]
-    shown = "\n  ".join(lines)
+    shown = "\n  ".join(clean(text[: 4 * limit]).strip().splitlines())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
