@@ -319,7 +319,7 @@ def _command(value: str) -> list[str]:
 
 def _no_command(word: str) -> str | None:
     """Return the reason why a single word is no server; None if it may be a command."""
-    from agentkit.basics.near_names import near_path
+    from mcp_servers.near_paths import near_path
 
     path = Path(word).expanduser()
     if path.is_dir():

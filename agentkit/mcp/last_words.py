@@ -11,8 +11,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from agentkit.basics.near_names import near_path
 from agentkit.mcp.target import HttpTarget, StdioTarget
+from mcp_servers.near_paths import near_path
 
 _TELLING = re.compile(r"error|exception|panic|fatal|fail|refused|denied|missing|not found|cannot", re.IGNORECASE)
 _DRAWN = re.compile(r"[\s|+~^-]*")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentkit import Agent, FunctionToolset, MCPToolset, Middleware, RunContext, UsageLimits, UserError
-from agentkit.basics.near_names import near_path
 from agentkit.testing import ScriptedModel, TestModel
 from agentkit.tools.function import function_tool
 
@@ -145,20 +143,6 @@ def test_a_lambda_is_no_tool_and_the_error_says_where_it_is() -> None:
     assert "a lambda has no name that a model could call" in str(caught.value)
     assert f"({__file__}:" in str(caught.value)
     assert function_tool(lambda: 1, name="one").name == "one"
-
-
-def test_a_missing_path_names_the_nearest_one_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "missing.gguf").touch()
-    models = tmp_path / "models"
-    assert near_path(models / "mising.gguf") == (
-        f"'{models}/mising.gguf' does not exist; did you mean '{models}/missing.gguf'?"
-    )
-    assert near_path(tmp_path / "modls" / "missing.gguf") == (
-        f"'{tmp_path}/modls/missing.gguf': the folder '{tmp_path}/modls' does not exist; did you mean '{models}'?"
-    )
-    assert near_path(models / "qwertz") == f"'{models}/qwertz' does not exist."
-    assert near_path(models / "missing.gguf" / "x") == f"'{models}/missing.gguf/x' does not exist."
 
 
 def test_an_mcp_server_given_as_a_tool_is_a_toolset() -> None:

