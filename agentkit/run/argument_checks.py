@@ -94,6 +94,7 @@ def check_arguments(given: Mapping[str, Any], *, never_none: tuple[str, ...] = _
 
 def _check_object(name: str, value: Any) -> None:
     module, class_name, example = _OBJECTS[name]
+    given = value
     is_named = name == "model" or name in _OR_PATH
     if is_named and isinstance(value, (str, PathLike)) and (name != "model" or isinstance(value, str)):
         return
@@ -108,7 +109,7 @@ def _check_object(name: str, value: Any) -> None:
         example = f"{name}={class_name}(**{_shown(cast(object, value))})"
     article = "an" if class_name[0] in "AEIO" else "a"
     other = " or its name" if name == "model" else " or a path" if is_named else ""
-    raise _wrong(name, value, f"{article} {class_name}{other}", example)
+    raise _wrong(name, given, f"{article} {class_name}{other}", example)
 
 
 def _check_list(name: str, value: Any) -> None:
@@ -121,14 +122,14 @@ def _check_list(name: str, value: Any) -> None:
     wanted = tuple(getattr(import_module(module), each) for each in class_names)
     for member in cast("Iterable[object]", value):
         if not isinstance(member, wanted):
-            fix = f"write {example}"
+            fix, shown = f"write {example}", _shown(member)
             if isinstance(member, (list, tuple)):
                 fix = f"unpack the inner list: {name}=[*servers]"
             elif name == "toolsets" and callable(member):
                 fix = "give functions with tools=[...]"
             elif name == "message_history":
                 fix = "read stored messages with messages_from_json(...)"
-            raise UserError(f"{name} takes a list of {members}, and {_shown(member)} is none; {fix}.")
+            raise UserError(f"{name} takes a list of {members}, and {shown} is none; {fix}.")
 
 
 def _is_value(value: Any, kinds: tuple[type[Any], ...]) -> bool:

@@ -298,10 +298,8 @@ def _is_same(one: _Signature, other: _Signature) -> bool:
 
 
 def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
-    if isinstance(function, functools.partial):
-        target = function.func
-    else:
-        target = function if inspect.isroutine(function) else type(function).__call__
+    annotated = _annotated(function)
+    target = annotated if inspect.isroutine(annotated) else type(annotated).__call__
     try:
         hints = typing.get_type_hints(target, include_extras=True)
     except NameError as error:
@@ -323,6 +321,11 @@ def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
         fields[parameter.name] = (hints[parameter.name], default)
     positional = tuple(p.name for p in parameters[takes_context:] if p.kind is p.POSITIONAL_ONLY)
     return _Signature(fields, takes_context, positional)
+
+
+def _annotated(function: Any) -> Any:
+    """Return the object with the annotations: the function itself, for one with arguments bound by `partial`."""
+    return function.func if isinstance(function, functools.partial) else function
 
 
 def _unannotated(name: str, parameter: inspect.Parameter, *, is_first: bool) -> str:

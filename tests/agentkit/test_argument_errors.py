@@ -80,8 +80,9 @@ def test_a_wrong_argument_of_an_agent_names_value_rule_and_fix(argument: str, va
     ],
 )
 def test_a_wrong_option_of_a_run_names_value_rule_and_fix(option: str, value: Any, message: str) -> None:
+    given: dict[str, Any] = {"prompt": "x", option: value}
     with pytest.raises(UserError) as caught:
-        declared().run_sync(**{"prompt": "x", option: value})
+        declared().run_sync(**given)
     assert message in str(caught.value)
 
 
