@@ -1,7 +1,8 @@
 """An agent SDK that owns its model: `from agentkit import Agent`.
 
-Heavy parts are loaded on first use: importing this package loads no model, no HTTP client, no MCP client, and
-neither pydantic nor anyio. The first tool and the first run load these two.
+Each public name has one defining module and can be imported from here. Heavy parts are loaded on first use:
+importing this package loads no model, no HTTP client, no MCP client, and neither pydantic nor anyio. The first
+tool and the first run load these two.
 """
 
 from __future__ import annotations
@@ -9,6 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentkit.agent import Agent
+from agentkit.approvals.pending import (
+    Approve,
+    Deny,
+    PendingCall,
+    Settle,
+)
 from agentkit.context import RunContext
 from agentkit.errors import (
     AgentKitError,
@@ -17,15 +24,44 @@ from agentkit.errors import (
     CheckpointError,
     ContextWindowExceeded,
     MCPConnectionError,
+    ModelConnectionError,
     ModelError,
+    ModelHTTPError,
     ModelRetry,
+    ModelTimeout,
     NoOutputError,
+    ToolDefinitionChanged,
+    ToolDefinitionError,
     ToolExecutionError,
     ToolFailed,
     UnexpectedModelBehavior,
     UserError,
 )
-from agentkit.events import AgentEvent
+from agentkit.events import (
+    AgentEvent,
+    ApprovalRequestedEvent,
+    CompactionEvent,
+    GuardrailEvent,
+    HandoffEvent,
+    LimitReachedEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    PlanEvent,
+    RepeatedCallEvent,
+    RewardEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunResumedEvent,
+    RunStartedEvent,
+    SideRequestEvent,
+    TextCallsEvent,
+    TextDeltaEvent,
+    ThinkingDeltaEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+    ToolProgressEvent,
+    ToolResultEvent,
+)
 from agentkit.limits import UsageLimits
 from agentkit.messages import (
     ModelMessage,
@@ -41,106 +77,233 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.base import Model, ModelProfile, ModelSettings
+from agentkit.models.base import (
+    Model,
+    ModelProfile,
+    ModelSettings,
+    block_model_requests,
+)
 from agentkit.results import RunResult
-from agentkit.run.setup import ResumeOptions, RunOptions
+from agentkit.run.agent_run import AgentRun
+from agentkit.run.setup import (
+    ResumeOptions,
+    RunOptions,
+)
 from agentkit.run.state import RunState
-from agentkit.run.stream import AgentStream, SyncAgentStream
-from agentkit.tools.definition import ToolAnnotations, ToolDefinition
-from agentkit.tools.function import FunctionToolset, ToolOptions, tool
-from agentkit.tools.tool import Tool, ToolOutput
+from agentkit.run.stream import (
+    AgentStream,
+    SyncAgentStream,
+)
+from agentkit.tools.definition import (
+    ToolAnnotations,
+    ToolDefinition,
+)
+from agentkit.tools.function import (
+    FunctionToolset,
+    ToolOptions,
+    function_tool,
+    tool,
+)
+from agentkit.tools.tool import (
+    Tool,
+    ToolOutput,
+)
 from agentkit.tools.toolset import Toolset
-from agentkit.usage import RequestUsage, RunUsage
+from agentkit.usage import (
+    RequestUsage,
+    RunUsage,
+)
 
 if TYPE_CHECKING:
+    from agentkit.guardrails.classifiers import SafetyClassifier
     from agentkit.guardrails.guardrail import (
+        Guardrail,
         input_guardrail,
         output_guardrail,
         tool_call_guardrail,
         tool_result_guardrail,
     )
-    from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite
-    from agentkit.history.compaction import SlidingWindow, Summary
+    from agentkit.guardrails.rules import (
+        AskWhenUnsure,
+        HiddenCharacters,
+        InjectionWords,
+        TaintRule,
+    )
+    from agentkit.guardrails.verdicts import (
+        Allow,
+        Block,
+        RequireApproval,
+        Rewrite,
+    )
+    from agentkit.history.compaction import (
+        Compaction,
+        SlidingWindow,
+        Summary,
+    )
     from agentkit.mcp.config import load_mcp_config
+    from agentkit.mcp.pins import ToolPins
     from agentkit.mcp.toolset import MCPToolset
     from agentkit.middleware import Middleware
+    from agentkit.models.calibration import CalibratedModel
     from agentkit.models.fallback import FallbackModel
     from agentkit.models.local.model import LocalModel
     from agentkit.models.openai.model import OpenAICompatibleModel
+    from agentkit.models.resolve import resolve_model
+    from agentkit.persistence.checkpointer import (
+        Checkpointer,
+        InMemoryCheckpointer,
+    )
+    from agentkit.persistence.session import (
+        InMemorySession,
+        Session,
+    )
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
     from agentkit.persistence.sqlite_session import SQLiteSession
-    from agentkit.planning.planner import ModelPlanner, PlanTemplate
+    from agentkit.planning.plan import (
+        Plan,
+        PlanStep,
+    )
+    from agentkit.planning.planner import (
+        ModelPlanner,
+        Planner,
+        PlanTemplate,
+        TemplateStep,
+    )
     from agentkit.teams.handoffs import Handoff
+    from agentkit.testing.models import (
+        FunctionModel,
+        ScriptedModel,
+        TestModel,
+    )
+    from agentkit.testing.replay import ReplayModel
     from agentkit.tools.code_mode import CodeMode
+    from agentkit.tracing.telemetry import Telemetry
 
 __all__ = [
     "Agent",
     "AgentEvent",
     "AgentKitError",
+    "AgentRun",
     "AgentRunError",
     "AgentStream",
     "Allow",
+    "ApprovalRequestedEvent",
     "ApprovalRequired",
+    "Approve",
+    "AskWhenUnsure",
     "Block",
+    "CalibratedModel",
     "CheckpointError",
+    "Checkpointer",
     "CodeMode",
+    "Compaction",
+    "CompactionEvent",
     "ContextWindowExceeded",
+    "Deny",
     "FallbackModel",
+    "FunctionModel",
     "FunctionToolset",
+    "Guardrail",
+    "GuardrailEvent",
     "Handoff",
+    "HandoffEvent",
+    "HiddenCharacters",
+    "InMemoryCheckpointer",
+    "InMemorySession",
+    "InjectionWords",
+    "LimitReachedEvent",
     "LocalModel",
     "MCPConnectionError",
     "MCPToolset",
     "Middleware",
     "Model",
+    "ModelConnectionError",
     "ModelError",
+    "ModelHTTPError",
     "ModelMessage",
     "ModelPlanner",
     "ModelProfile",
     "ModelRequest",
+    "ModelRequestEvent",
     "ModelResponse",
+    "ModelResponseEvent",
     "ModelRetry",
     "ModelSettings",
+    "ModelTimeout",
     "NoOutputError",
     "OpenAICompatibleModel",
+    "PendingCall",
+    "Plan",
+    "PlanEvent",
+    "PlanStep",
     "PlanTemplate",
+    "Planner",
+    "RepeatedCallEvent",
+    "ReplayModel",
     "RequestUsage",
     "RequireApproval",
     "ResumeOptions",
     "RetryPromptPart",
+    "RewardEvent",
     "Rewrite",
     "RunContext",
+    "RunFailedEvent",
+    "RunFinishedEvent",
     "RunOptions",
     "RunResult",
+    "RunResumedEvent",
+    "RunStartedEvent",
     "RunState",
     "RunUsage",
     "SQLiteCheckpointer",
     "SQLiteSession",
+    "SafetyClassifier",
+    "ScriptedModel",
+    "Session",
+    "Settle",
+    "SideRequestEvent",
     "SlidingWindow",
     "Summary",
     "SyncAgentStream",
     "SystemPromptPart",
+    "TaintRule",
+    "Telemetry",
+    "TemplateStep",
+    "TestModel",
+    "TextCallsEvent",
+    "TextDeltaEvent",
     "TextPart",
+    "ThinkingDeltaEvent",
     "ThinkingPart",
     "Tool",
     "ToolAnnotations",
+    "ToolCallDeltaEvent",
+    "ToolCallEvent",
     "ToolCallPart",
     "ToolDefinition",
+    "ToolDefinitionChanged",
+    "ToolDefinitionError",
     "ToolExecutionError",
     "ToolFailed",
     "ToolOptions",
     "ToolOutput",
+    "ToolPins",
+    "ToolProgressEvent",
+    "ToolResultEvent",
     "ToolReturnPart",
     "Toolset",
     "UnexpectedModelBehavior",
     "UsageLimits",
     "UserError",
     "UserPromptPart",
+    "block_model_requests",
+    "function_tool",
     "input_guardrail",
     "load_mcp_config",
     "messages_from_json",
     "messages_to_json",
     "output_guardrail",
+    "resolve_model",
     "tool",
     "tool_call_guardrail",
     "tool_result_guardrail",
@@ -148,36 +311,84 @@ __all__ = [
 
 _LAZY = {
     "Allow": "agentkit.guardrails.verdicts",
+    "AskWhenUnsure": "agentkit.guardrails.rules",
     "Block": "agentkit.guardrails.verdicts",
+    "CalibratedModel": "agentkit.models.calibration",
+    "Checkpointer": "agentkit.persistence.checkpointer",
     "CodeMode": "agentkit.tools.code_mode",
+    "Compaction": "agentkit.history.compaction",
     "FallbackModel": "agentkit.models.fallback",
+    "FunctionModel": "agentkit.testing.models",
+    "Guardrail": "agentkit.guardrails.guardrail",
     "Handoff": "agentkit.teams.handoffs",
+    "HiddenCharacters": "agentkit.guardrails.rules",
+    "InMemoryCheckpointer": "agentkit.persistence.checkpointer",
+    "InMemorySession": "agentkit.persistence.session",
+    "InjectionWords": "agentkit.guardrails.rules",
     "LocalModel": "agentkit.models.local.model",
     "MCPToolset": "agentkit.mcp.toolset",
     "Middleware": "agentkit.middleware",
     "ModelPlanner": "agentkit.planning.planner",
     "OpenAICompatibleModel": "agentkit.models.openai.model",
+    "Plan": "agentkit.planning.plan",
+    "PlanStep": "agentkit.planning.plan",
     "PlanTemplate": "agentkit.planning.planner",
+    "Planner": "agentkit.planning.planner",
+    "ReplayModel": "agentkit.testing.replay",
     "RequireApproval": "agentkit.guardrails.verdicts",
     "Rewrite": "agentkit.guardrails.verdicts",
     "SQLiteCheckpointer": "agentkit.persistence.sqlite_checkpointer",
     "SQLiteSession": "agentkit.persistence.sqlite_session",
+    "SafetyClassifier": "agentkit.guardrails.classifiers",
+    "ScriptedModel": "agentkit.testing.models",
+    "Session": "agentkit.persistence.session",
     "SlidingWindow": "agentkit.history.compaction",
     "Summary": "agentkit.history.compaction",
+    "TaintRule": "agentkit.guardrails.rules",
+    "Telemetry": "agentkit.tracing.telemetry",
+    "TemplateStep": "agentkit.planning.planner",
+    "TestModel": "agentkit.testing.models",
+    "ToolPins": "agentkit.mcp.pins",
     "input_guardrail": "agentkit.guardrails.guardrail",
     "load_mcp_config": "agentkit.mcp.config",
     "output_guardrail": "agentkit.guardrails.guardrail",
+    "resolve_model": "agentkit.models.resolve",
     "tool_call_guardrail": "agentkit.guardrails.guardrail",
     "tool_result_guardrail": "agentkit.guardrails.guardrail",
 }
+"""Defining modules of the names that are imported on first access."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the models and the MCP client on first access."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    """Import a name on first access.
 
-    value = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+    Raises:
+        AttributeError: the name is unknown; the message has the nearest one.
+        ImportError: the same, for `from agentkit import NAME`.
+    """
+    if name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import inspect
+    import opcode
+
+    from agentkit.basics.near_names import near_names
+
+    near = near_names(name, __all__)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    caller = inspect.currentframe()
+    caller = caller.f_back if caller is not None else None
+    # Python replaces an AttributeError of `from agentkit import NAME` by its own ImportError, without the hint.
+    if caller is not None and caller.f_code.co_code[caller.f_lasti] == opcode.opmap["IMPORT_FROM"]:
+        raise ImportError(f"cannot import name {name!r} from {__name__!r}{hint}", name=__name__, path=__file__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
+
+
+def __dir__() -> list[str]:
+    """Return all names, those that are not imported yet included."""
+    return sorted({*globals(), *__all__})

@@ -24,6 +24,7 @@ from agentkit.output import output_spec
 from agentkit.results import RunResult
 from agentkit.run import sync
 from agentkit.run.agent_run import AgentRun, entered, open_all
+from agentkit.run.argument_checks import check_arguments
 from agentkit.run.declaration import Declaration, checkpointer_of, handoffs_of, resolved_model
 from agentkit.run.instructions import Instructions
 from agentkit.run.overrides import NOTHING, Override, overridden
@@ -139,6 +140,7 @@ class Agent(Generic[DepsT, OutputT]):
             UserError: a tool or the output type cannot be expressed as a schema, two tools share a name, or an
                 argument has a value that is not allowed.
         """
+        check_arguments(locals())
         if retries < 0:
             raise UserError(f"retries={retries!r} must be zero or more.")
         if on_tool_error not in ON_TOOL_ERROR:
@@ -190,7 +192,8 @@ class Agent(Generic[DepsT, OutputT]):
 
         Raises:
             AgentRunError: the run failed; the error carries the messages and the usage so far.
-            UserError: the declaration of the agent or of its tools is wrong, or an option is unknown.
+            UserError: the declaration of the agent or of its tools is wrong, or an option is unknown or has the
+                wrong type.
         """
         async with self.iter(prompt, **options) as run:
             return await run.finish()
@@ -345,6 +348,7 @@ class Agent(Generic[DepsT, OutputT]):
         deps: Any = NOTHING,
     ) -> Generator[None]:
         """Replace the model, tools or deps within this context and the tasks started in it; for tests."""
+        check_arguments({"model": model, "tools": tools, "toolsets": toolsets}, never_none=())
         declared, replaced = self._declared, None
         if tools is not None or toolsets is not None:
             functions = declared.functions if tools is None else FunctionToolset(tools)

@@ -93,6 +93,21 @@ class ToolExecutionError(AgentRunError):
 class MCPConnectionError(AgentRunError):
     """An MCP server could not be started or reached, or went away."""
 
+    def __init__(self, message: str, *, stderr: str = "") -> None:
+        """Store the last lines of a child process's stderr with the message; a traceback shows them, too."""
+        super().__init__(message)
+        self.stderr = stderr
+        if stderr:
+            self.add_note(f"The server's stderr ends with:\n{stderr}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the keyword argument."""
+        return _rebuild_connection_error, (str(self), self.stderr)
+
+
+def _rebuild_connection_error(message: str, stderr: str) -> MCPConnectionError:
+    return MCPConnectionError(message, stderr=stderr)
+
 
 class ToolDefinitionError(AgentRunError):
     """A server's tool definitions are unusable: too many, colliding, or with a rejected schema."""

@@ -342,3 +342,4 @@ AgentEvent = Annotated[
     | RewardEvent,
     TaggedBy("event_kind"),
 ]
+"""Any event of a run, told apart by `event_kind`."""

@@ -42,7 +42,9 @@ class UsageLimits:
             UserError: a limit is negative, or no request is allowed at all.
         """
         for name in self.__slots__:
-            value = getattr(self, name)
+            value: object = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"UsageLimits({name}={value!r}): the limit must be a whole number, or None.")
             least = 1 if name in _AT_LEAST_ONE else 0
             if value is not None and value < least:
                 raise UserError(

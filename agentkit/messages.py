@@ -161,6 +161,7 @@ class ModelResponse:
 
 
 ModelMessage = ModelRequest | ModelResponse
+"""A message of a conversation: one to the model, or one from it."""
 
 
 def new_call_id() -> str:

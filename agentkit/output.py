@@ -180,6 +180,11 @@ def output_spec(output_type: Any) -> OutputSpec[Any]:
     Raises:
         UserError: a type has no JSON Schema, or a function's signature has none.
     """
+    if output_type is None or isinstance(output_type, (str, bytes, int, float, Mapping)):
+        raise UserError(
+            f"output_type={output_type!r:.200} is not a type; give a type (`str`, `int`, a pydantic model), a "
+            f"union or list of types, or a function."
+        )
     given = _types(output_type)
     if not given:
         raise UserError(f"output_type={output_type!r} must name at least one type.")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mcp_servers.missing_modules import how_to_install
 from modelstack.commands.overview import overview
 from modelstack.commands.steps import RECIPES, STEPS
 from modelstack.errors import UserError
@@ -40,7 +41,7 @@ class _Commands(TyperGroup):
         except (UserError, OSError, ModuleNotFoundError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
-            typer.secho(f"modelstack: {_explanation(error)}", err=True, fg="red")
+            typer.secho(f"modelstack: {_explanation(error, ctx.invoked_subcommand or '')}", err=True, fg="red")
             raise typer.Exit(1) from error
 
 
@@ -73,7 +74,8 @@ def main() -> None:
     app()
 
 
-def _explanation(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}; `pip install 'agentkit[train,data]'` brings what this command needs"
+def _explanation(error: Exception, command: str) -> str:
+    extra = "data" if command.startswith("data ") else "train"
+    if isinstance(error, ImportError) and (fix := how_to_install(error, prefer=(extra,))) is not None:
+        return fix
     return " ".join(str(error).split())

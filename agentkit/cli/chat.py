@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from agentkit.cli.options import (
     AgentOptions,
+    AllowEnvOption,
     Ask,
     AskOption,
+    HeaderOption,
     InstructionsOption,
     MaxStepsOption,
     McpOption,
@@ -61,6 +63,8 @@ Ctrl-C   stops the turn that is running"""
 def chat(
     model: ModelOption = "local",
     mcp: McpOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
     max_steps: MaxStepsOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
@@ -82,7 +86,7 @@ def chat(
     trace = trace_directory(trace_dir, no_trace=no_trace)
     options = AgentOptions(
         model, mcp or (), max_steps, instructions, temperature, seed, trace, ask, thinking=thinking
-    )
+    ).with_access(header, allow_env)
     printer = EventPrinter(notes, output)
     conversation = Conversation(printer)
     toolsets = options.toolsets()

@@ -39,7 +39,10 @@ def pull_shown(spec: str, notes: Console) -> Path:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agentkit.cli.console import one_line, plain
-    from agentkit.models.catalog.entries import is_present, pull
+    from agentkit.models.catalog.entries import is_present, parse_spec, pull
+
+    if isinstance(parse_spec(spec), Path):
+        return pull(spec)  # a file of the user's own is not fetched
 
     def tell(line: str) -> None:
         notes.print(plain(one_line(line, 400), "dim"))

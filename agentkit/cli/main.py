@@ -1,6 +1,6 @@
 """`agentkit`, the command line. One file per command; a command imports its dependencies when it runs.
 
-An error is one line with the fix; `agentkit --debug COMMAND` shows the traceback.
+An error says what was given, the rule and the fix; `agentkit --debug COMMAND` shows the traceback.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from agentkit.errors import AgentKitError
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 
-MAX_ERROR_CHARS = 2_000
-"""Characters of an error that are printed; enough to quote a server's reply."""
+MAX_ERROR_CHARS = 4_000
+"""Characters of an error that are printed; enough for a difference of tool definitions, or a server's reply."""
+
+EXTRAS = {"eval": "evals", "compare": "evals", "calibrate": "evals", "specialise": "train"}
+"""Extra that a command needs, where several bring a module; `local` for all others."""
 
 
 class _Commands(TyperGroup):
-    """Command group that reports the error of any command in one line."""
+    """Command group that reports the error of any command without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -31,7 +34,7 @@ class _Commands(TyperGroup):
             its_own = isinstance(error, (typer.Abort, BrokenPipeError)) or hasattr(error, "exit_code")
             if its_own or ctx.params.get("debug"):
                 raise
-            raise typer.Exit(_report(error)) from error
+            raise typer.Exit(_report(error, ctx.invoked_subcommand or "")) from error
 
 
 app = typer.Typer(
@@ -70,6 +73,9 @@ def options(
     ] = False,
 ) -> None:
     """Take what stands before the command."""
+    from agentkit.cli.console import show_warnings
+
+    show_warnings()
 
 
 def main() -> None:
@@ -77,19 +83,33 @@ def main() -> None:
     app()
 
 
-def _report(error: BaseException) -> int:
-    """Print an error as one line and return the exit status."""
-    from agentkit.cli.console import notes_console, one_line, plain
+def _report(error: BaseException, command: str) -> int:
+    """Print an error of a command and return the exit status."""
+    from agentkit.cli.console import error_lines, notes_console, one_line, plain
 
     error = _only_one(error)
     if isinstance(error, KeyboardInterrupt):
         notes_console().print("stopped", style="yellow")
         return INTERRUPTED
-    text = str(error)
-    if not isinstance(error, AgentKitError):
-        text = f"{type(error).__name__}: {text} (`agentkit --debug COMMAND` shows where)"
-    notes_console().print(plain(f"error: {one_line(text, MAX_ERROR_CHARS)}", "red"))
+    if isinstance(error, AgentKitError):
+        text = error_lines(str(error), MAX_ERROR_CHARS)
+    elif (fix := _missing_extra(error, command)) is not None:
+        text = fix
+    else:
+        what = one_line(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
+        text = f"{what} (`agentkit --debug COMMAND` shows where)"
+    notes_console().print(plain(f"error: {text}", "red"))
     return 1
+
+
+def _missing_extra(error: BaseException, command: str) -> str | None:
+    """Return the error that an extra is not installed; None if `error` is another one."""
+    from mcp_servers.missing_modules import how_to_install
+
+    if not isinstance(error, ImportError):
+        return None
+    fix = how_to_install(error, prefer=(EXTRAS.get(command, "local"),))
+    return None if fix is None else f"`agentkit {command}`: {fix}"
 
 
 def _only_one(error: BaseException) -> BaseException:

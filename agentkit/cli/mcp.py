@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from agentkit.cli.options import AllowEnvOption, HeaderOption
 from agentkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,18 +30,21 @@ KeyOption = Annotated[
 
 
 @app.command("list")
-def list_tools(server: ServerArgument, key: KeyOption = None) -> None:
+def list_tools(
+    server: ServerArgument,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
+) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.cli.console import one_line, output_console, plain
 
     output = output_console()
-    for toolset in _toolsets(server, key):
+    for toolset in _toolsets(server, key, header, allow_env):
         definitions, wire = _run(toolset, _listed)
         for definition in definitions:
             output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
             output.print(plain(f"  {one_line(definition.description, 300)}"))
-        for line in toolset.warnings:
-            notes_console().print(plain(one_line(line), "yellow"))
         drift = _drift(toolset, wire)
         state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
         output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))
@@ -52,6 +56,8 @@ def call(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="Its name.")],
     arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, an object.")] = "{}",
     key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
 ) -> None:
     """Call one tool and print its result. Exit status 1: the call failed."""
     from agentkit.cli.console import output_console, plain
@@ -73,19 +79,24 @@ def call(
         assert isinstance(output, ToolOutput)  # all tools of an MCP server return one
         return output.content, output.is_error
 
-    content, is_error = _run(_only(server, key), calling)
+    content, is_error = _run(_only(server, key, header, allow_env), calling)
     output_console().print(plain(content))
     if is_error:
         raise typer.Exit(1)
 
 
 @app.command()
-def verify(server: ServerArgument, key: KeyOption = None) -> None:
+def verify(
+    server: ServerArgument,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
+) -> None:
     """Compare a server's tools with their pins. Exit status 1: they differ, or nothing is pinned."""
     from agentkit.cli.console import output_console, plain
 
     output, is_same = output_console(), True
-    for toolset in _toolsets(server, key):
+    for toolset in _toolsets(server, key, header, allow_env):
         drift = _drift(toolset, _run(toolset, _fetched))
         is_same = is_same and drift == []
         if drift is None:
@@ -99,13 +110,19 @@ def verify(server: ServerArgument, key: KeyOption = None) -> None:
 
 
 @app.command()
-def pin(server: ServerArgument, yes: YesOption = False, key: KeyOption = None) -> None:
+def pin(
+    server: ServerArgument,
+    yes: YesOption = False,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
+) -> None:
     """Pin a server's tools as they are now. Shows the differences from the pins and asks first."""
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
     output = output_console()
-    for toolset in _toolsets(server, key):
+    for toolset in _toolsets(server, key, header, allow_env):
         wire = _run(toolset, _fetched)
         drift = _drift(toolset, wire)
         if drift == []:
@@ -128,6 +145,8 @@ def accept(
     tools: Annotated[list[str] | None, typer.Argument(metavar="[TOOL]...", help="Their names; none: all.")] = None,
     yes: YesOption = False,
     key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
 ) -> None:
     """Pin tools that a server has added; shows them and asks first. Pinned tools keep their definitions.
 
@@ -136,7 +155,7 @@ def accept(
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
-    output, toolset = output_console(), _only(server, key)
+    output, toolset = output_console(), _only(server, key, header, allow_env)
     wire = _run(toolset, _fetched)
     drift = _drift(toolset, wire)
     if drift is None:
@@ -198,19 +217,22 @@ def _hints(definition: ToolDefinition) -> str:
     return ", ".join(name if value else f"not {name}" for name, value in told.items() if value is not None)
 
 
-def _toolsets(server: str, key: str | None, **options: Any) -> list[MCPToolset]:
+def _toolsets(
+    server: str, key: str | None, headers: list[str] | None, allow_env: list[str] | None, **options: Any
+) -> list[MCPToolset]:
     """Return the servers named on the command line; their pins are not checked by default."""
-    from agentkit.cli.options import mcp_toolsets
+    from agentkit.cli.options import servers_of
     from agentkit.mcp.toolset import MCPToolset
 
-    found = mcp_toolsets(server, **{"pins": None, "pins_key": key, **options})
+    options = {"pins": None, "pins_key": key, **options}
+    found = servers_of([server], headers or (), allow_env or (), **options)
     return [toolset for toolset in found if isinstance(toolset, MCPToolset)]
 
 
-def _only(server: str, key: str | None) -> MCPToolset:
+def _only(server: str, key: str | None, headers: list[str] | None, allow_env: list[str] | None) -> MCPToolset:
     from agentkit.mcp.pins import DEFAULT_PINS
 
-    found = _toolsets(server, key, pins=DEFAULT_PINS)
+    found = _toolsets(server, key, headers, allow_env, pins=DEFAULT_PINS)
     if len(found) != 1:
         raise UserError(f"{server!r} names {len(found)} servers; give the command or URL of one.")
     return found[0]

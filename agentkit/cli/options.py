@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from shutil import which
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from agentkit.tools.toolset import Toolset
 
 JOURNAL_VARIABLE = "AGENTKIT_JOURNAL"
+_SERVER_FORMS = "Give a command in quotes, a URL, or an mcpServers JSON file"
 _PREFIXED = re.compile(r"([A-Za-z][A-Za-z0-9-]*)=(.+)", re.DOTALL)
 
 
@@ -50,6 +52,24 @@ McpOption = Annotated[
         metavar="SERVER",
         help="Tools: a command in quotes, a URL, or an mcpServers JSON file; NAME=SERVER prefixes the tools' "
         "names. May be repeated.",
+    ),
+]
+HeaderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="'NAME: VALUE'",
+        help="Header for the MCP server at a URL, such as 'Authorization: Bearer ${TOKEN}': TOKEN comes from the "
+        "environment, so that no list of processes shows it. May be repeated.",
+    ),
+]
+AllowEnvOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-env",
+        metavar="NAME",
+        help="Environment variable that the MCP server may have: a command gets it, and an mcpServers file may "
+        "name it as ${NAME}. May be repeated.",
     ),
 ]
 MaxStepsOption = Annotated[
@@ -108,6 +128,14 @@ class AgentOptions:
     """SQLite file of resumable runs; None disables the journal."""
     thinking: int | None = None
     """Maximum number of thinking tokens before each reply."""
+    headers: Sequence[str] = field(default=(), repr=False)
+    """Headers for the one MCP server at a URL, as "NAME: VALUE"."""
+    allow_env: Sequence[str] = ()
+    """Environment variables that the MCP servers may have."""
+
+    def with_access(self, headers: Sequence[str] | None, allow_env: Sequence[str] | None) -> AgentOptions:
+        """Return the options with headers and environment variables for the MCP servers."""
+        return replace(self, headers=headers or (), allow_env=allow_env or ())
 
     def agent(self, on_event: Sink, toolsets: Sequence[Toolset]) -> Agent[None, str]:
         """Create the agent with the toolsets of `--mcp`; nothing is started yet.
@@ -137,7 +165,7 @@ class AgentOptions:
         Raises:
             UserError: a value of `--mcp` cannot be used.
         """
-        toolsets = [toolset for value in self.mcp for toolset in mcp_toolsets(value)]
+        toolsets = servers_of(self.mcp, self.headers, self.allow_env)
         if self.ask is Ask.none:
             return toolsets
         return [toolset.requiring_approval(when=self._asks) for toolset in toolsets]
@@ -146,10 +174,14 @@ class AgentOptions:
         return self.ask is Ask.all or not tool.annotations.read_only
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the options as run metadata, for `from_metadata`."""
+        """Return the options as run metadata, for `from_metadata`; a header that holds a secret is left out."""
+        from agentkit.mcp.config import is_without_secret
+
         kept = {
             "model": self.model,
             "mcp": json.dumps(list(self.mcp)),
+            "headers": json.dumps([header for header in self.headers if is_without_secret(header)]),
+            "allow_env": json.dumps(list(self.allow_env)),
             "max_steps": self.max_steps,
             "instructions": self.instructions,
             "temperature": self.temperature,
@@ -162,8 +194,10 @@ class AgentOptions:
         return {name: str(value) for name, value in kept.items() if value is not None}
 
     @classmethod
-    def from_metadata(cls, kept: Mapping[str, str], journal: Path) -> AgentOptions:
-        """Return the options with which a run was started.
+    def from_metadata(
+        cls, kept: Mapping[str, str], journal: Path, *, headers: Sequence[str] = (), allow_env: Sequence[str] = ()
+    ) -> AgentOptions:
+        """Return the options with which a run was started; `headers` and `allow_env` are added to the stored ones.
 
         Raises:
             UserError: the run was not started from the command line, or its servers started in another folder.
@@ -172,6 +206,8 @@ class AgentOptions:
             options = cls(
                 model=kept["model"],
                 mcp=json.loads(kept["mcp"]),
+                headers=(*json.loads(kept.get("headers", "[]")), *headers),
+                allow_env=(*json.loads(kept.get("allow_env", "[]")), *allow_env),
                 max_steps=int(kept["max_steps"]) if "max_steps" in kept else None,
                 instructions=kept.get("instructions"),
                 temperature=float(kept["temperature"]) if "temperature" in kept else None,
@@ -190,24 +226,58 @@ class AgentOptions:
         return options
 
 
-def mcp_toolsets(value: str, **options: Any) -> list[Toolset]:
-    """Return the toolsets of one `--mcp` value; `options` are those of `MCPToolset`.
+def servers_of(
+    values: Sequence[str], headers: Sequence[str] = (), allow_env: Sequence[str] = (), **options: Any
+) -> list[Toolset]:
+    """Return the toolsets of all `--mcp` values; `options` are those of `MCPToolset`.
+
+    A secret goes to the server that it is meant for: headers need exactly one URL among the values, and variables
+    at most one command.
 
     Raises:
-        UserError: the value is empty, its quotes do not match, or the file is not a configuration.
+        UserError: a value cannot be used, or several servers would get a secret.
     """
+    kinds = [_kind_of(value) for value in values]
+    if headers and "url" not in kinds:
+        raise UserError("--header is for an MCP server at a URL, and none is named.")
+    if headers and kinds.count("url") > 1:
+        raise UserError(
+            f"--header is for one MCP server at a URL, and {kinds.count('url')} are named; write an mcpServers "
+            f'JSON file, with "headers" for each server.'
+        )
+    if allow_env and kinds.count("command") > 1:
+        raise UserError(
+            f"--allow-env is for one MCP server, and {kinds.count('command')} commands are named; write an "
+            f'mcpServers JSON file, with "env" for each server.'
+        )
+    return [each for value in values for each in mcp_toolsets(value, headers, allow_env, **options)]
+
+
+def mcp_toolsets(
+    value: str, headers: Sequence[str] = (), allow_env: Sequence[str] = (), **options: Any
+) -> list[Toolset]:
+    """Return the toolsets of one `--mcp` value; `options` are those of `MCPToolset`.
+
+    `headers` are for a URL. `allow_env` names environment variables for a command, or for `${NAME}` in a file.
+
+    Raises:
+        UserError: the value is empty, names nothing that exists, its quotes do not match, or the file is not a
+            configuration.
+    """
+    from agentkit.mcp.config import header_of
     from agentkit.mcp.toolset import MCPToolset
 
     prefix = _PREFIXED.fullmatch(value)
     if prefix is not None:
         options["id"], value = prefix.groups()
     found: Sequence[Toolset]
-    if re.match(r"https?://", value):
-        found = [MCPToolset.http(value, **options)]
-    elif value.endswith(".json") and Path(value).expanduser().is_file():
-        found = MCPToolset.from_config(Path(value).expanduser(), **options)
+    kind = _kind_of(value)
+    if kind == "url":
+        found = [MCPToolset.http(value, headers=dict(map(header_of, headers)), **options)]
+    elif kind == "file":
+        found = MCPToolset.from_config(Path(value).expanduser(), allow_env=allow_env, **options)
     else:
-        found = [MCPToolset.stdio(*_command(value), **options)]
+        found = [MCPToolset.stdio(*_command(value), env=_variables(allow_env), **options)]
     return [toolset.prefixed(prefix[1]) for toolset in found] if prefix is not None else list(found)
 
 
@@ -228,13 +298,51 @@ def journal_file(named: Path | None) -> Path:
     return Path(kept).expanduser() if kept else Path(platformdirs.user_state_dir("agentkit")) / "runs.db"
 
 
+def _kind_of(value: str) -> Literal["url", "file", "command"]:
+    value = value if (prefix := _PREFIXED.fullmatch(value)) is None else prefix[2]
+    if re.match(r"https?://", value):
+        return "url"
+    return "file" if value.endswith(".json") and Path(value).expanduser().is_file() else "command"
+
+
 def _command(value: str) -> list[str]:
     try:
         words = shlex.split(value)
     except ValueError as error:
-        raise UserError(f"--mcp {value!r}: {error}; write the command as in a shell.") from error
+        raise UserError(f"MCP server {value!r}: {error}; write the command as in a shell.") from error
     if not words:
-        raise UserError("--mcp is empty: give a command in quotes, a URL, or an mcpServers JSON file.")
-    if value.endswith(".json") and len(words) == 1:
-        raise UserError(f"--mcp {value!r}: there is no such file.")
+        raise UserError(f"the MCP server is empty. {_SERVER_FORMS}.")
+    if len(words) == 1 and (wrong := _no_command(words[0])) is not None:
+        raise UserError(wrong)
     return words
+
+
+def _no_command(word: str) -> str | None:
+    """Return the reason why a single word is no server; None if it may be a command."""
+    from mcp_servers.near_paths import near_path
+
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return f"MCP server {word!r} is a folder; serve its files with 'python -m mcp_servers.filesystem {word}'."
+    if re.match(r"[\w.-]+:\d+(/|$)", word):
+        return f"MCP server {word!r} is no command; for a URL write 'http://{word}'."
+    is_path = os.sep in word or path.suffix == ".json"
+    if path.exists() if is_path else (word in ("python", "python3") or which(word) is not None):
+        return None
+    if is_path:
+        return f"MCP server {near_path(path)} {_SERVER_FORMS}."
+    _, found, near = near_path(path).partition("; ")
+    hint = f"; {near}" if found else "."
+    return f"MCP server {word!r}: there is no such command on PATH{hint} {_SERVER_FORMS}."
+
+
+def _variables(names: Sequence[str]) -> dict[str, str] | None:
+    """Return variables of the environment.
+
+    Raises:
+        UserError: one is not set.
+    """
+    for name in names:
+        if name not in os.environ:
+            raise UserError(f"--allow-env {name}: the environment has no such variable; set it first.")
+    return {name: os.environ[name] for name in names} or None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentkit.cli.options import JournalOption, JsonOption, journal_file
+from agentkit.cli.options import AllowEnvOption, HeaderOption, JournalOption, JsonOption, journal_file
 from agentkit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -51,8 +51,13 @@ def resume(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's id, or a unique beginning of it.")],
     journal: JournalOption = None,
     as_json: JsonOption = False,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
 ) -> None:
-    """Resume a run that was killed, failed, or waits for an approval. Exit status: see `agentkit run`."""
+    """Resume a run that was killed, failed, or waits for an approval. Exit status: see `agentkit run`.
+
+    A header with a secret that was typed in `agentkit run` is not stored, so it is given again.
+    """
     import anyio
 
     from agentkit.cli.options import AgentOptions
@@ -60,7 +65,7 @@ def resume(
 
     path = journal_file(journal)
     found = anyio.run(_find, path, run_id)
-    options = AgentOptions.from_metadata(found.metadata, path)
+    options = AgentOptions.from_metadata(found.metadata, path, headers=header or (), allow_env=allow_env or ())
     perform(options, run_id=found.run_id, as_json=as_json)
 
 

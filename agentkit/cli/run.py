@@ -19,8 +19,10 @@ import typer
 from agentkit.cli.approval import can_ask, decide
 from agentkit.cli.options import (
     AgentOptions,
+    AllowEnvOption,
     Ask,
     AskOption,
+    HeaderOption,
     InstructionsOption,
     JournalOption,
     JsonOption,
@@ -63,6 +65,8 @@ def run(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task.")],
     model: ModelOption = "local",
     mcp: McpOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
     max_steps: MaxStepsOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
@@ -94,7 +98,7 @@ def run(
         ask=ask,
         journal=kept_in,
         thinking=thinking,
-    )
+    ).with_access(header, allow_env)
     perform(options, task=task, as_json=as_json)
 
 

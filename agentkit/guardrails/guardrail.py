@@ -180,7 +180,7 @@ class Guardrails:
             elif isinstance(each, GuardrailSource):  # pyright: ignore[reportUnnecessaryIsInstance]
                 checks += each.guardrails()
             else:
-                raise UserError(f"{each!r} is no guardrail: decorate it, for one with `@input_guardrail`.")
+                raise UserError(f"{each!r} is no guardrail: decorate it, for example with `@input_guardrail`.")
         return cls(**{stage: tuple(each for each in checks if each.stage == stage) for stage in cls.__slots__})
 
 

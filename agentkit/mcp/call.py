@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from agentkit.context import RunContext
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.listing import ServerTool
-from agentkit.mcp.results import bounded, error_text, tool_output
+from agentkit.mcp.results import bounded, tool_output
 from agentkit.tools.tool import ToolOutput
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ async def _send(
             raise _Undelivered from error
         if is_closed(error):
             raise _ConnectionLost from error
-        text = error_text(error.message)
-        return _error(f"The server refused the call (error {error.code}): {text}")
+        return _error(f"The server refused the call (error {error.code}): {connection.said(error)}")
     except anyio.ClosedResourceError as error:
         raise _ConnectionLost from error
     except ValidationError as error:

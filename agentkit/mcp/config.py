@@ -82,6 +82,27 @@ def load_mcp_config(
         raise UserError(f"{path}: nested too deeply; no `mcpServers` file needs more than a few levels.") from None
 
 
+def header_of(text: str, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Return name and value of a header written "NAME: VALUE"; `${VARIABLE}` is taken from the environment.
+
+    Messages never have the value, which is a secret.
+
+    Raises:
+        UserError: it has no colon, or a variable is not set.
+    """
+    name, colon, value = (part.strip() for part in text.partition(":"))
+    if not colon or not name or not value:
+        raise UserError("a header is written 'NAME: VALUE', like --header 'Authorization: Bearer ${TOKEN}'.")
+    named = [found[1] for found in _VARIABLE.finditer(value)]
+    expand = _Expansion(named, os.environ if environment is None else environment)
+    return name, expand.values(value, f"header {name!r}")
+
+
+def is_without_secret(header: str) -> bool:
+    """Return whether a header's value is a scheme and variables of the environment only, so it may be stored."""
+    return re.fullmatch(r"\s*([A-Za-z]+\s+)?", _VARIABLE.sub("", header.partition(":")[2])) is not None
+
+
 def _servers(path: Path, expand: _Expansion) -> dict[str, MCPServerConfig]:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +160,10 @@ class _Expansion:
 
     def _variable(self, name: str, default: str | None, where: str) -> str:
         if name not in self._allowed:
-            raise UserError(f"{where}: ${{{name}}} is not allowed; pass allow_env=[{name!r}] to allow it.")
+            raise UserError(
+                f"{where}: ${{{name}}} is not allowed; allow it with allow_env=[{name!r}], on the command line "
+                f"--allow-env {name}."
+            )
         found = self._environment.get(name, default)
         if found is None:
             raise UserError(f"{where}: the environment has no {name}; set it, or write ${{{name}:-default}}.")

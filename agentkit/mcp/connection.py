@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.owner import ConnectionOptions, Owner
+from agentkit.mcp.results import error_text
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -80,7 +81,8 @@ class Connection:
             again = self._owner is not None
             if self._owner is not None and self._owner.was_live and not self._options.reconnect:
                 raise MCPConnectionError(
-                    f"MCP server {self._options.name!r} went away{self._owner.why} (reconnect=False)."
+                    f"MCP server {self._options.name!r} went away{self._owner.why} (reconnect=False).",
+                    stderr=self._owner.stderr,
                 )
             delays = RECONNECT_DELAYS_S if again else (0.0,)
             self.epoch += 1
@@ -100,6 +102,10 @@ class Connection:
     def fault(self) -> str:
         """Fault of the last server that ended its connection, in words; empty if there was none."""
         return self._owner.fault if self._owner is not None else ""
+
+    def said(self, error: BaseException) -> str:
+        """Return a server's reason for an error, safe to print; see `Owner.said`."""
+        return self._owner.said(error) if self._owner is not None else error_text(error)
 
     def lose(self, client: Client) -> None:
         """End the generation of `client`, which no longer answers."""

@@ -43,12 +43,22 @@ delivery: ContextVar[Delivery | None] = ContextVar("agentkit_mcp_delivery", defa
 class SessionClient(httpx2.AsyncClient):
     """Marks the sender's `Delivery`, and calls `on_end` when the server has forgotten the session."""
 
-    def __init__(self, headers: Mapping[str, str], on_end: Callable[[], None], silence_s: float = 0.0) -> None:
-        """Send `headers` with every request; a stream may be silent for `silence_s` or `READ_TIMEOUT_S`."""
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        on_end: Callable[[], None],
+        on_status: Callable[[int], None],
+        silence_s: float = 0.0,
+    ) -> None:
+        """Send `headers` with every request; a stream may be silent for `silence_s` or `READ_TIMEOUT_S`.
+
+        `on_status` receives the status of each answer.
+        """
         # No compression: a small compressed body could expand to any size.
         headers = {"accept-encoding": "identity", **headers}
         super().__init__(headers=headers, timeout=httpx2.Timeout(TIMEOUT_S, read=max(READ_TIMEOUT_S, silence_s)))
         self._on_end = on_end
+        self._on_status = on_status
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """Send a request as the parent does; a body other than an event stream is bounded.
@@ -61,6 +71,7 @@ class SessionClient(httpx2.AsyncClient):
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             _mark_undelivered()
             raise
+        self._on_status(response.status_code)
         if response.status_code == HTTPStatus.NOT_FOUND and SESSION_HEADER in request.headers:
             _mark_undelivered()
             self._on_end()

@@ -1,8 +1,8 @@
 """Turns a server's `tools/list` into tools that may be shown to a model, or raises an error with the reason.
 
 Everything here is untrusted: the number of pages and tools, names, prose and schemas. Bounds stop an endless
-listing. Hidden characters are removed from prose, and long prose is cut. An unusable name or schema is an error
-that names the tool, because a missing tool is noticed only when the model needs it.
+listing. Hidden characters are removed from prose, and long prose is cut. A tool with an unusable name or schema is
+left out with a warning that names it: one such tool must not block the others of its server.
 """
 
 from __future__ import annotations
@@ -140,9 +140,10 @@ async def make_listing(
         except ToolDefinitionError as error:
             if on_bad_tool == "fail":
                 raise ToolDefinitionError(
-                    f'{error} Leave it out with `allow=[...]`, or skip such tools with `on_bad_tool="skip"`.'
+                    f'{error} MCPToolset(..., on_bad_tool="skip") leaves such tools out; `allow=[...]` names the '
+                    f"tools to take."
                 ) from error
-            skipped.append(f"skipped: {error}")
+            skipped.append(f"left out: {str(error).replace(f' of MCP server {server!r}', '', 1)}")
         await asyncio.sleep(0)  # compiling a schema takes 2 ms; other tasks run between the tools
     return Listing(tools, tuple(skipped))
 

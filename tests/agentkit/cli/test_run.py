@@ -73,7 +73,7 @@ def test_json_is_all_that_is_printed(agentkit: Run, server: Callable[..., str], 
 def test_an_error_is_one_line_and_exit_status_1(agentkit_process: Run) -> None:
     done = agentkit_process("run", "x", "--model", "tost")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: model 'tost' is not understood; nearest: 'test'")
+    assert done.stderr.startswith("error: model 'tost' is not known; did you mean 'test'?")
     assert done.stderr.count("\n") == 1
 
 
@@ -123,7 +123,7 @@ def test_a_configuration_file_names_servers(agentkit: Run, tmp_path: Path, serve
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("", "--mcp is empty"), ("a 'b", "No closing quotation"), ("missing.json", "no such file")],
+    [("", "the MCP server is empty"), ("a 'b", "No closing quotation"), ("missing.json", "does not exist")],
 )
 def test_a_value_of_mcp_that_cannot_be_used_says_why(value: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

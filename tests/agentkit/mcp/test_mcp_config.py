@@ -47,7 +47,7 @@ def test_only_allowed_variables_are_expanded(tmp_path: Path) -> None:
     assert server.url == "https://example.com/here"
     assert server.headers == {"Authorization": "Bearer t0ken"} and "t0ken" not in repr(server)
     with pytest.raises(
-        UserError, match=r"web\.headers\.Authorization: \$\{TOKEN\} is not allowed; pass allow_env"
+        UserError, match=r"web\.headers\.Authorization: \$\{TOKEN\} is not allowed; allow it with allow_env"
     ):
         load_mcp_config(path, allow_env=["PLACE"], environment=environment)
     with pytest.raises(UserError, match="the environment has no TOKEN"):

@@ -62,7 +62,7 @@ for line in sys.stdin:
 
 
 async def test_a_tools_name_is_cut_in_what_is_said_of_it(raw: Raw, context: RunContext[None]) -> None:
-    async with raw("", tools={"n" * 1_000_000: {}}) as toolset:
+    async with raw("", tools={"n" * 1_000_000: {}}, on_bad_tool="fail") as toolset:
         with pytest.raises(ToolDefinitionError) as caught:
             await toolset.list_tools(context)
     assert len(str(caught.value)) < 1_000

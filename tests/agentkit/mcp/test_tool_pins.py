@@ -12,7 +12,7 @@ import pytest
 from agentkit import Agent
 from agentkit.context import RunContext
 from agentkit.errors import ToolDefinitionChanged, UserError
-from agentkit.mcp import MCPToolset, ToolPins
+from agentkit.mcp import MCPToolset, ToolPins, pins
 from agentkit.mcp.pins import target_key
 from agentkit.mcp.target import HttpTarget, StdioTarget
 from agentkit.testing import ScriptedModel, call
@@ -243,3 +243,12 @@ def test_what_names_a_server_holds_no_secrets() -> None:
     assert target_key(object()) is None
     assert target_key(HttpTarget("https://x.test/mcp"), "7") == '{"server": "https://x.test/mcp", "key": "7"}'
     assert target_key(object(), "7") is None
+
+
+@pytest.mark.parametrize("text", ["word " * 100, "x" * 500, "One. Two! Three?\nFour.", "a\\nb. " * 40, "é. " * 60])
+def test_lines_of_a_definition_are_short_and_lose_nothing(text: str) -> None:
+    lines = pins._lines({"description": text})
+    assert max(map(len, lines)) <= 75
+    indent = " " * 4
+    joined = "".join(line.removeprefix(indent) for line in lines[1:-1])
+    assert json.loads("{" + joined + "}") == {"description": text}

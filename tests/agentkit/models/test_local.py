@@ -482,6 +482,29 @@ async def test_a_schema_that_cannot_be_held_is_refused_or_checked(tiny_gguf: Pat
         assert set(tags) <= {"a", "b"}
 
 
+async def test_a_tool_that_no_grammar_holds_is_left_out_with_a_warning(
+    tiny_gguf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    misspelt = {"type": "strng"}
+    tools = tuple(
+        ToolDefinition(name, name, {"type": "object", "properties": {"a": schema}, "required": ["a"]})
+        for name, schema in (("good", {"type": "boolean"}), ("bad", misspelt))
+    )
+    parameters = ModelRequestParameters(tools=tools, tool_choice="required", settings=RANDOM)
+    messages = [ModelRequest((UserPromptPart("x"),))]
+    model = LocalModel(tiny_gguf, n_threads=1, n_threads_prefill=1)
+    for _ in range(2):
+        response = await model.request(messages, parameters)
+        assert {call.tool_name for call in response.tool_calls} == {"good"}
+    model.close()
+    (warning,) = caplog.messages
+    assert "tool 'bad' is left out: llguidance cannot enforce" in warning
+    refusing = LocalModel(tiny_gguf, unsupported_schema="refuse", n_threads=1, n_threads_prefill=1)
+    with pytest.raises(UserError, match=r'tool .bad.*LocalModel\(\.\.\., unsupported_schema="check"\)'):
+        await refusing.request(messages, parameters)
+    refusing.close()
+
+
 async def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 100)

@@ -190,9 +190,20 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("locale", "nearest: 'local'"),
-        ("gpt-4o", "Forms: local"),
-        ("", "is not understood"),
+        ("locale", "is not known; did you mean 'local'"),
+        ("loca:tiny", "is not known; did you mean 'local:tiny'"),
+        ("Test", "is not known; did you mean 'test'"),
+        ("gpt-4o", "has no prefix that says where it runs; did you mean 'openai:gpt-4o'"),
+        (
+            "gpt-4o",
+            "named local, local:PROFILE, local:ID, local:PATH.gguf .*, openai:NAME .*, http://HOST/v1#NAME",
+        ),
+        ("claude-sonnet-4-5", "did you mean 'https://HOST/v1#claude-sonnet-4-5'"),
+        ("anthropic:claude", "has the unknown prefix 'anthropic'; did you mean 'https://HOST/v1#claude'"),
+        ("openai/gpt-4o", "did you mean 'openai:gpt-4o'"),
+        ("opnai:gpt-4o", "is not known; did you mean 'openai:gpt-4o'"),
+        ("./model.gguf", "is a path without the prefix local:; did you mean 'local:./model.gguf'"),
+        ("", "is empty; did you mean 'local'"),
         ("openai:gpt-4o", "needs OPENAI_API_KEY"),
         ("openai:", "lacks the model's name"),
         ("https://example.com/v1", "lacks the model's name after #"),
