@@ -68,6 +68,14 @@ class Session(ABC):
     async def branches(self) -> Sequence[str]:
         """Return the names of the conversation's branches, in alphabetical order."""
 
+    @abstractmethod
+    async def delete(self) -> None:
+        """Delete the conversation with all its branches; a run that started before it cannot append to it.
+
+        Raises:
+            CheckpointError: the conversation cannot be written.
+        """
+
 
 class InMemorySession(Session):
     """Stores a conversation in memory, for the lifetime of the process."""
@@ -90,20 +98,20 @@ class InMemorySession(Session):
 
     async def load(self) -> SessionHistory:
         """Return the conversation."""
-        messages = self._kept[self._branch]
+        messages = self._messages
         return SessionHistory(messages, str(len(messages)))
 
     async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
         """Add the messages of a run."""
-        known = self._kept[self._branch]
+        known = self._messages
         if version != str(len(known)):
             raise gone_on(self)
         self._kept[self._branch] = (*known, *messages)
-        return str(len(self._kept[self._branch]))
+        return str(len(self._messages))
 
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
         """Create a branch."""
-        messages = self._kept[self._branch]
+        messages = self._messages
         check_fork(self, branch, n_messages, len(messages), taken=branch in self._kept)
         self._kept[branch] = messages[:n_messages]
         forked = InMemorySession(self._id)
@@ -113,6 +121,15 @@ class InMemorySession(Session):
     async def branches(self) -> Sequence[str]:
         """Return the branches' names."""
         return sorted(self._kept)
+
+    async def delete(self) -> None:
+        """Delete all branches."""
+        self._kept.clear()
+        self._kept[MAIN] = ()
+
+    @property
+    def _messages(self) -> tuple[ModelMessage, ...]:
+        return self._kept.get(self._branch, ())
 
 
 def gone_on(session: Session) -> CheckpointError:

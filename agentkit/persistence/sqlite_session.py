@@ -54,6 +54,10 @@ class SQLiteSession(Session):
         """Return the branches' names."""
         return await self._database.read(self._branches)
 
+    async def delete(self) -> None:
+        """Delete all branches; messages that a run in the file shares stay until the run is deleted."""
+        await self._database.write(self._delete, is_short=False)
+
     def _load(self, connection: sqlite3.Connection) -> SessionHistory:
         tip = self._tip(connection)
         whose = f"session {self._id!r}, branch {self._branch!r}"
@@ -77,6 +81,10 @@ class SQLiteSession(Session):
             "SELECT branch FROM branches WHERE session_id = ?1 UNION SELECT ?2 ORDER BY branch", (self._id, MAIN)
         )
         return [name for (name,) in rows]
+
+    def _delete(self, connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM branches WHERE session_id = ?", (self._id,))
+        message_chain.forget_unused(connection)
 
     def _tip(self, connection: sqlite3.Connection) -> bytes | None:
         row = connection.execute(
