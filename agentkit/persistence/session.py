@@ -35,11 +35,6 @@ class Session(ABC):
     def id(self) -> str:
         """The conversation's name."""
 
-    @property
-    @abstractmethod
-    def branch(self) -> str:
-        """The branch's name; every conversation begins with "main"."""
-
     @abstractmethod
     async def load(self) -> SessionHistory:
         """Return the conversation; empty before the first `append`.
@@ -57,6 +52,19 @@ class Session(ABC):
         """
 
     @abstractmethod
+    async def delete(self) -> None:
+        """Delete the conversation with all its branches; a run that started earlier cannot append to it.
+
+        Raises:
+            CheckpointError: the conversation cannot be written.
+        """
+
+    @property
+    @abstractmethod
+    def branch(self) -> str:
+        """The branch's name; every conversation begins with "main"."""
+
+    @abstractmethod
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
         """Create a branch from the first `n_messages` (None: all), and return it.
 
@@ -67,14 +75,6 @@ class Session(ABC):
     @abstractmethod
     async def branches(self) -> Sequence[str]:
         """Return the names of the conversation's branches, in alphabetical order."""
-
-    @abstractmethod
-    async def delete(self) -> None:
-        """Delete the conversation with all its branches; a run that started before it cannot append to it.
-
-        Raises:
-            CheckpointError: the conversation cannot be written.
-        """
 
 
 class InMemorySession(Session):
@@ -91,11 +91,6 @@ class InMemorySession(Session):
         """The name given at construction."""
         return self._id
 
-    @property
-    def branch(self) -> str:
-        """The branch's name."""
-        return self._branch
-
     async def load(self) -> SessionHistory:
         """Return the conversation."""
         messages = self._messages
@@ -109,6 +104,16 @@ class InMemorySession(Session):
         self._kept[self._branch] = (*known, *messages)
         return str(len(self._messages))
 
+    async def delete(self) -> None:
+        """Delete all branches."""
+        self._kept.clear()
+        self._kept[MAIN] = ()
+
+    @property
+    def branch(self) -> str:
+        """The branch's name."""
+        return self._branch
+
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
         """Create a branch."""
         messages = self._messages
@@ -121,11 +126,6 @@ class InMemorySession(Session):
     async def branches(self) -> Sequence[str]:
         """Return the branches' names."""
         return sorted(self._kept)
-
-    async def delete(self) -> None:
-        """Delete all branches."""
-        self._kept.clear()
-        self._kept[MAIN] = ()
 
     @property
     def _messages(self) -> tuple[ModelMessage, ...]:
