@@ -35,11 +35,6 @@ class Session(ABC):
     def id(self) -> str:
         """The conversation's name."""
 
-    @property
-    @abstractmethod
-    def branch(self) -> str:
-        """The branch's name; every conversation begins with "main"."""
-
     @abstractmethod
     async def load(self) -> SessionHistory:
         """Return the conversation; empty before the first `append`.
@@ -55,6 +50,19 @@ class Session(ABC):
         Raises:
             CheckpointError: the conversation has changed since `version`, or it cannot be written.
         """
+
+    @abstractmethod
+    async def delete(self) -> None:
+        """Delete the conversation with all its branches; a run that started earlier cannot append to it.
+
+        Raises:
+            CheckpointError: the conversation cannot be written.
+        """
+
+    @property
+    @abstractmethod
+    def branch(self) -> str:
+        """The branch's name; every conversation begins with "main"."""
 
     @abstractmethod
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
@@ -83,27 +91,32 @@ class InMemorySession(Session):
         """The name given at construction."""
         return self._id
 
+    async def load(self) -> SessionHistory:
+        """Return the conversation."""
+        messages = self._messages
+        return SessionHistory(messages, str(len(messages)))
+
+    async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
+        """Add the messages of a run."""
+        known = self._messages
+        if version != str(len(known)):
+            raise gone_on(self)
+        self._kept[self._branch] = (*known, *messages)
+        return str(len(self._messages))
+
+    async def delete(self) -> None:
+        """Delete all branches."""
+        self._kept.clear()
+        self._kept[MAIN] = ()
+
     @property
     def branch(self) -> str:
         """The branch's name."""
         return self._branch
 
-    async def load(self) -> SessionHistory:
-        """Return the conversation."""
-        messages = self._kept[self._branch]
-        return SessionHistory(messages, str(len(messages)))
-
-    async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
-        """Add the messages of a run."""
-        known = self._kept[self._branch]
-        if version != str(len(known)):
-            raise gone_on(self)
-        self._kept[self._branch] = (*known, *messages)
-        return str(len(self._kept[self._branch]))
-
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
         """Create a branch."""
-        messages = self._kept[self._branch]
+        messages = self._messages
         check_fork(self, branch, n_messages, len(messages), taken=branch in self._kept)
         self._kept[branch] = messages[:n_messages]
         forked = InMemorySession(self._id)
@@ -113,6 +126,10 @@ class InMemorySession(Session):
     async def branches(self) -> Sequence[str]:
         """Return the branches' names."""
         return sorted(self._kept)
+
+    @property
+    def _messages(self) -> tuple[ModelMessage, ...]:
+        return self._kept.get(self._branch, ())
 
 
 def gone_on(session: Session) -> CheckpointError:

@@ -160,6 +160,7 @@ class SQLiteDatabase:
         _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # the default of some builds only: overwrites deleted text
         if version < FORMAT_VERSION:
             bring_up(connection, self.path)
         connection.execute("PRAGMA busy_timeout=0")

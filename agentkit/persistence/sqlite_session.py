@@ -32,11 +32,6 @@ class SQLiteSession(Session):
         """The name given at construction."""
         return self._id
 
-    @property
-    def branch(self) -> str:
-        """The branch's name."""
-        return self._branch
-
     async def load(self) -> SessionHistory:
         """Return the conversation."""
         return await self._database.read(self._load)
@@ -44,6 +39,15 @@ class SQLiteSession(Session):
     async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
         """Add the messages of a run."""
         return await self._database.write(partial(self._append, messages, version))
+
+    async def delete(self) -> None:
+        """Delete all branches; messages that a run in the file shares stay until the run is deleted."""
+        await self._database.write(self._delete, is_short=False)
+
+    @property
+    def branch(self) -> str:
+        """The branch's name."""
+        return self._branch
 
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
         """Create a branch."""
@@ -77,6 +81,10 @@ class SQLiteSession(Session):
             "SELECT branch FROM branches WHERE session_id = ?1 UNION SELECT ?2 ORDER BY branch", (self._id, MAIN)
         )
         return [name for (name,) in rows]
+
+    def _delete(self, connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM branches WHERE session_id = ?", (self._id,))
+        message_chain.forget_unused(connection)
 
     def _tip(self, connection: sqlite3.Connection) -> bytes | None:
         row = connection.execute(

