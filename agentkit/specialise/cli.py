@@ -123,4 +123,4 @@ def start_of(model: str) -> Start:
             f"options."
         )
     weights = Path(local_path(local[0]))
-    return Start(weights, shipped_folder(local[0]) if profile_of(model) else None)
+    return Start(weights, shipped_folder(local[0]) if profile_of(model) else None, model)

@@ -29,6 +29,8 @@ _REVISIONS = ("revision", "commit", "sha", "ref", "branch", "target")
 _ALIKE = (_PLACES, _REVISIONS)
 """Groups of synonymous parameter names."""
 _GENERIC = ("id", "name", "key")
+_WRAPPED = "result"
+"""Key under which servers of the Python SDK wrap a result that is not an object."""
 _PATH = re.compile(r"(?<![\w/.-])[\w-]+(?:/[\w.-]+)*\.[A-Za-z]\w{0,4}\b|(?<![\w/.-])[\w-]+(?:/[\w-]+)*/(?=\s|$)")
 _LINE = re.compile(r"^\W*(?:(\w[\w ]{0,20}): +)?['\"]?([\w./@-]{2,60})['\"]?$", re.MULTILINE)
 """Lines such as `* main` or `Commit: '9fceb02'`."""
@@ -142,13 +144,16 @@ def names_a_path(schema: Mapping[str, Any]) -> bool:
 
 
 def _look(outcome: Outcome | None, tool: LiveTool, found: Harvest) -> None:
-    """Collect the fields of an answer, and the short lines of a text answer."""
+    """Collect the fields of an answer, and the short lines of a text answer.
+
+    Values without a field's name are filed under the tool's last word: `list_articles` lists articles.
+    """
     if outcome is None or outcome.is_error:
         return
+    thing = label_of(tool.name).split()[-1].removesuffix("s")
     for key, value in _leaves(outcome.data):
-        _remember(found, (label_of(key).split() or [""])[-1], value)
+        _remember(found, thing if key == _WRAPPED else (label_of(key).split() or [""])[-1], value)
     if outcome.data is None:
-        thing = label_of(tool.name).split()[-1].removesuffix("s")
         for key, value in _LINE.findall(outcome.text):
             _remember(found, label_of(key).split()[-1] if key else thing, value)
     for path in _PATH.findall(outcome.text):

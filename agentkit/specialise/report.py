@@ -19,7 +19,7 @@ _SHOWN_ERRORS = 12
 
 
 def write_report(
-    out: Path, stage: Stage, manifest: Mapping[str, Any], *, seconds: float, more: Sequence[str] = ()
+    out: Path, stage: Stage, manifest: Mapping[str, Any], *, model: str, seconds: float, more: Sequence[str] = ()
 ) -> Path:
     """Write the page and its plot.
 
@@ -27,6 +27,7 @@ def write_report(
         out: Folder of the specialisation.
         stage: The trained stage, with its measurements.
         manifest: Manifest of the data.
+        model: Name of the base, as `agentkit run --model` takes it.
         seconds: Duration of the last run of the command.
         more: Sections on later stages.
     """
@@ -50,7 +51,7 @@ def write_report(
             _table(("tool", "server", "n", "before", "after"), _by_tool(before, after, manifest["tools"])),
             *more,
             "## Use it\n",
-            f"    agentkit run --model 'local?lora={out / ADAPTER_GGUF}&abstain=true' --mcp SERVER 'REQUEST'\n",
+            f"    agentkit run --model '{model}?lora={out / ADAPTER_GGUF}&abstain=true' --mcp SERVER 'REQUEST'\n",
             "## Replies that are still wrong\n",
             *_errors(after),
             "## Data\n",

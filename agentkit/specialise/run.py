@@ -45,6 +45,8 @@ class Start:
     """GGUF file or checkpoint folder of the base."""
     shipped: Path | None = None
     """Folder of a shipped adapter to continue."""
+    model: str | None = None
+    """Name of the base, as `agentkit run --model` takes it; None: the path of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def specialise(wanted: Wanted, out: Path, console: Console) -> Stage | None:
     shutil.copyfile(kept.path / ADAPTER_GGUF, out / ADAPTER_GGUF)
     if is_new or not (out / REPORT).is_file():
         more = () if result is None else (section(result),)
-        write_report(out, stage, manifest, seconds=time.monotonic() - started, more=more)
+        model = wanted.start.model or f"local:{wanted.start.weights}"
+        write_report(out, stage, manifest, model=model, seconds=time.monotonic() - started, more=more)
     return kept
 
 

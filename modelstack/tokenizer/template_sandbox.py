@@ -64,6 +64,10 @@ FILTERS = frozenset(
 """Filters that chat templates use; `center`, `format`, `indent`, `batch` and similar ones are excluded."""
 
 
+FAILS = "the template fails"
+"""Beginning of the error of a template that raises."""
+
+
 class TemplateError(Exception):
     """Raised if a template is invalid, exceeds its permissions or limits, or rejects the conversation."""
 
@@ -120,7 +124,7 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
         except TemplateError:
             raise
         except Exception as error:  # a template is untrusted code: any exception counts as a rejection
-            raise TemplateError(f"{type(error).__name__}: {error}") from error
+            raise TemplateError(f"{FAILS}: {type(error).__name__}: {error}") from error
 
     return render
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelstack.tokenizer.template_sandbox import TemplateError
+from modelstack.tokenizer.template_sandbox import FAILS, TemplateError
 from modelstack.tokenizer.tool_template import ToolTurns, learn_tool_turns
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
@@ -122,7 +122,7 @@ def _learnt(
         if in_content and not any(text in turns.learnt.starts["user"] for text in tells):
             return f"the chat template does not mention {' or '.join(tells) or convention.form.opening!r}"
         return turns, result
-    return min(reasons, key=lambda reason: "does not write" in reason)
+    return min(reasons, key=lambda reason: (reason.startswith(FAILS), "does not write" in reason))
 
 
 @dataclass(frozen=True, slots=True)

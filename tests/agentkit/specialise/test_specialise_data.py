@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import mcp_types as types
 import pytest
+from mcp.server import MCPServer
 
 from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.mcp.toolset import MCPToolset
 from agentkit.specialise.build import TEST, TRAINING, build, general_file
 from agentkit.specialise.cases import Cases
 from agentkit.specialise.harvest import Harvest, harvest
@@ -66,6 +69,24 @@ def test_values_are_found_by_calling_what_only_reads(world: Path) -> None:
     assert set(found.good["describe_table", "table"]) == {"customers", "orders"}
     assert found.tables["orders"] == ["id", "customer_id", "total"]
     assert _content(world) == before
+
+
+def test_a_list_without_field_names_gives_values_for_what_its_tool_lists() -> None:
+    stock, reads = MCPServer("stock"), types.ToolAnnotations(read_only_hint=True)
+
+    @stock.tool(annotations=reads)
+    def list_articles() -> list[str]:
+        return ["hinge", "oak board"]
+
+    @stock.tool(annotations=reads)
+    def count_article(article: str) -> int:
+        return {"hinge": 36, "oak board": 12}[article]
+
+    async def run() -> Harvest:
+        async with connected([MCPToolset(stock)]) as tools:
+            return await harvest(tools)
+
+    assert anyio.run(run).good == {("count_article", "article"): ["hinge", "oak board"]}
 
 
 def test_a_value_is_shared_by_parameters_of_one_name_on_one_server(world: Path) -> None:

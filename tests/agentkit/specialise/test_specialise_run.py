@@ -119,7 +119,8 @@ def test_the_command_takes_a_configuration_and_keys(base: Path, world: Path, tmp
     ]
     result = CliRunner().invoke(app, [*arguments, *keys])
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "out" / "report.md").is_file()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert f"agentkit run --model 'local:{base}?lora={tmp_path / 'out' / 'adapter.gguf'}&abstain=true'" in report
 
 
 def test_a_model_that_is_not_local_cannot_be_trained(tmp_path: Path) -> None:

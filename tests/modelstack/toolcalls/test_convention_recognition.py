@@ -123,6 +123,12 @@ def test_a_template_that_cannot_be_used_leaves_ours_with_the_reason(name: str) -
         recognise(tool_templates.UNUSABLE[name], vocabularies.small(), name="hermes")
 
 
+def test_a_template_without_tools_says_so_and_not_how_it_fails_without_content() -> None:
+    template = "{% for message in messages %}{{ '<|im_start|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    found = recognise(template, vocabularies.small())
+    assert found.why == "no other convention was recognised: the template does not show tools"
+
+
 def test_no_template_leaves_ours_and_a_name_chooses() -> None:
     assert recognise(None, vocabularies.small()).why == (
         "no other convention was recognised: the model has no chat template"
