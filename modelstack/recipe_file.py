@@ -57,7 +57,8 @@ def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
         key = ".".join(map(str, fault["loc"]))
         where = f"recipe key {key!r}" if key else "recipe"
         given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-        raise UserError(f"{where}: {fault['msg']}{given}") from error
+        message = fault["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {message}{given}") from error
 
 
 def _lay_over(content: dict[str, Any], keys: Mapping[str, Any]) -> None:
