@@ -1,4 +1,4 @@
-"""The tables of the twelve steps name files and tests that exist, and each step of the command line has its page."""
+"""The tables of the twelve steps name files and tests that exist, and each step has its page."""
 
 from __future__ import annotations
 
