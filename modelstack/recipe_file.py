@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 from modelstack.files import parse_toml, read_toml
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
@@ -57,8 +57,7 @@ def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
         key = ".".join(map(str, fault["loc"]))
         where = f"recipe key {key!r}" if key else "recipe"
         given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-        message = fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {message}{given}") from error
+        raise UserError(f"{where}: {reason_of(fault)}{given}") from error
 
 
 def _lay_over(content: dict[str, Any], keys: Mapping[str, Any]) -> None:
