@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 from modelstack.files import parse_toml, read_toml
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
@@ -56,7 +56,7 @@ def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
         key = ".".join(map(str, fault["loc"]))
         where = f"recipe key {key!r}" if key else "recipe"
         given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-        raise UserError(f"{where}: {fault['msg']}{given}") from error
+        raise UserError(f"{where}: {reason_of(fault)}{given}") from error
 
 
 def _lay_over(content: dict[str, Any], keys: Mapping[str, Any]) -> None:

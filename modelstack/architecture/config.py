@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 
 LayerType = Literal[
     "full_attention",
@@ -365,9 +365,9 @@ def build(values: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig(**values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (got {str(e['input'])[:80]})"
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {reason_of(e)} (got {str(e['input'])[:80]})"
             if e["loc"]
-            else e["msg"]
+            else reason_of(e)
             for e in error.errors()
         )
         raise UserError(f"model config: {problems}") from error

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 from modelstack.files import replacing
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
@@ -242,7 +242,7 @@ def first_error(error: ValidationError) -> str:
     """Return the first validation error: location, rule, value."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"])) or "the example"
-    return f"{place}: {first['msg']} (given: {_shown(first['input'])})"
+    return f"{place}: {reason_of(first)} (given: {_shown(first['input'])})"
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 from modelstack.files import read_toml
 
 
@@ -153,4 +153,4 @@ def _first_error(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return "must be a table of fields"
     fault = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (given: {fault['input']!r})"
+    return f"{'.'.join(map(str, fault['loc']))}: {reason_of(fault)} (given: {fault['input']!r})"

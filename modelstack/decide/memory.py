@@ -53,7 +53,7 @@ from modelstack.architecture.counts.parameters import EMBEDDING, FINAL_NORM, HEA
 from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.residual import hyper_head
 from modelstack.architecture.counts.terms import Weights, sized
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 
 VALUE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp8": 2}
 """Bytes per value of weights and activations by compute precision; FP8 training stores both in bf16."""
@@ -149,7 +149,7 @@ def parse_layout(text: str) -> Layout:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"])) or "layout"
         known = ", ".join(Layout.model_fields)
-        raise UserError(f"layout {text!r}: {key}: {fault['msg']}; write NAME=N,... of {known}") from error
+        raise UserError(f"layout {text!r}: {key}: {reason_of(fault)}; write NAME=N,... of {known}") from error
 
 
 def training_memory(config: ModelConfig, layout: Layout, context: int, precision: str = "bf16") -> Memory:

@@ -20,7 +20,7 @@ from modelstack.decide.budget import Bill, MixtureComparison, Utilisation
 from modelstack.decide.devices import Device
 from modelstack.decide.memory import Layout, Memory
 from modelstack.decide.scaling_laws import ScalingLaw
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 from modelstack.files import replacing
 
 PLAN_FILE = "plan.json"
@@ -184,7 +184,7 @@ def request_of(**values: Any) -> PlanRequest:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
-        given = f"{key}: {fault['msg']} (given: {fault['input']!r})" if key else fault["msg"]
+        given = f"{key}: {reason_of(fault)} (given: {fault['input']!r})" if key else reason_of(fault)
         raise UserError(f"plan: {given}") from error
 
 
@@ -200,9 +200,11 @@ def read_plan(path: Path) -> Plan:
     """Return the plan of a file, or of the folder that contains it.
 
     Raises:
-        UserError: The file is not a plan, has another version, or was changed after planning.
+        UserError: The file is missing, is not a plan, has another version, or was changed after planning.
     """
     file = path / PLAN_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"plan {file} is missing; `modelstack plan --out FOLDER` writes one")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values.get("version") != VERSION:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelstack.errors import UserError
+from modelstack.errors import UserError, reason_of
 
 
 class _Fault(BaseModel):
@@ -146,7 +146,7 @@ def parse(tables: Sequence[Mapping[str, Any]], seed: int = 0) -> Faults:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"faults: {where}: {first['msg']} (it is {first['input']!r})") from error
+        raise UserError(f"faults: {where}: {reason_of(first)} (it is {first['input']!r})") from error
 
 
 def at_random(makers: Sequence[Callable[[int], Fault]], *, seed: int, n_steps: int, mean_steps: float) -> Faults:

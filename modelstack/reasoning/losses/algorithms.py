@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from modelstack.errors import reason_of
 from modelstack.reasoning.losses.policy_config import (
     Cispo,
     Clip,
@@ -160,7 +161,7 @@ def configured(name: AlgorithmName, values: Mapping[str, Any]) -> PolicyConfig:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"] if part != content["surrogate"]["name"])
-        raise ValueError(f"policy.{where} of algorithm = {name!r}: {fault['msg']}") from error
+        raise ValueError(f"policy.{where} of algorithm = {name!r}: {reason_of(fault)}") from error
 
 
 def _declared(name: AlgorithmName) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def find_parents(recipe: MergeRecipe) -> Parents:
         UserError: A parent is missing or damaged, the parents differ in kind or base, or the recipe lacks a
             base.
     """
+    for path in recipe.parents:
+        if not Path(path).exists():
+            raise UserError(f"parent {path} is missing: name a stage, a checkpoint folder or a GGUF file")
     adapters = [path for path in recipe.parents if (Path(path) / ADAPTER).is_dir()]
     if adapters and len(adapters) < len(recipe.parents):
         other = next(path for path in recipe.parents if path not in adapters)

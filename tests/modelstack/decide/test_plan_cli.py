@@ -52,6 +52,11 @@ def test_a_plan_changed_by_hand_is_refused(folder: Path, tmp_path: Path) -> None
         read_plan(tmp_path)
 
 
+def test_a_plan_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"plan .*none is missing; `modelstack plan"):
+        read_plan(tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -109,7 +114,7 @@ def test_own_devices_are_planned_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "exactly one of"),
+        ((), "plan: exactly one of"),
         (("--hours", "1", "--device", "h10"), "nearest: 'h100'"),
         (("--hours", "1", "--law", "own"), "scaling law 'own' is not known"),
         (("--hours", "1", "--layout", "fsdp=2"), "layout 'fsdp=2'"),
