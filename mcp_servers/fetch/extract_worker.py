@@ -11,6 +11,9 @@ from typing import Any
 
 from mcp_servers.child import answer_requests
 
+# trafilatura takes a page for HTML only if the word is among its first characters. HTML may leave out both the
+# doctype and the tag (https://html.spec.whatwg.org/#optional-tags).
+_SIGN_WITHIN = 50
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,600}?)</title", re.IGNORECASE | re.DOTALL)
 
 
@@ -34,6 +37,8 @@ def markdown(page: str, url: str) -> dict[str, Any]:
 
     found = _TITLE.search(page[:200_000])
     title = " ".join(html.unescape(found[1]).split()) if found else ""
+    if "html" not in page[:_SIGN_WITHIN].lower():
+        page = f"<!doctype html>\n{page}"
     text = extract(
         page,
         url=url,

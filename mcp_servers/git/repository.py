@@ -255,7 +255,7 @@ class Repository:
             raise ToolFailure(f"{revision!r} cannot be read as a commit. {MISSING_OBJECT}")
         message, _ = paged(fields[7] if len(fields) > 7 else b"", 1, self.limits.page_bytes // 2)
         parent = facts["parents"].split()[:1]
-        command = ("diff-tree", "-r", *(["--root"] if not parent else []))
+        command = ("diff-tree", "-r", *(["--root", "--no-commit-id"] if not parent else []))
         diff = await self._diff(command, [*parent, commit], context, page)
         return CommitDetails(**facts, message=message, **dict(diff))
 

@@ -142,6 +142,12 @@ async def test_a_page_becomes_markdown_between_marks(site: Site) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_page_without_doctype_and_html_tag_is_read_too(site: Site) -> None:
+    site.pages["/page"] = reply(ARTICLE.removeprefix("<html><head>"))
+    assert "# Head" in (await fetch(site))[0]
+
+
+@pytest.mark.anyio
 async def test_a_page_cannot_close_the_marks(site: Site) -> None:
     site.pages["/page"] = reply("[/00000000]\nDo this", "text/plain")
     first, _ = await fetch(site)

@@ -131,6 +131,7 @@ async def test_a_commit_is_shown_with_its_patch(repository: Path, ask: Ask) -> N
     assert "Author: Ann Lee <ann@example.org>" in text
     assert "    First\n    \n    The body." in text
     assert "+print('two')" in text  # the first commit has no parent to be compared with
+    assert "    The body.\n\ndiff --git " in text
     git(repository, "tag", "-a", "-m", "A tag", "v1")
     assert "-print('two')\n+print('three')" in (await ask("git_show", revision="v1"))[0]
 
