@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mcp_servers.distribution import install_command
 from modelstack.commands.overview import overview
 from modelstack.commands.steps import RECIPES, STEPS
 from modelstack.errors import UserError
@@ -75,5 +76,5 @@ def main() -> None:
 
 def _explanation(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; `pip install 'agentkit[train,data]'` brings what this command needs"
+        return f"{error}; `{install_command('train', 'data')}` brings what this command needs"
     return " ".join(str(error).split())

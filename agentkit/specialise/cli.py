@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentkit.errors import UserError
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from agentkit.specialise.run import Start
@@ -59,7 +60,7 @@ def specialise(
     execute=never forbids that. Nothing else of a server is ever called.
     """
     if find_spec("torch") is None:
-        raise UserError('`agentkit specialise` needs torch: pip install "agentkit[train]"')
+        raise UserError(f"`agentkit specialise` needs torch: {install_command('train')}")
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.options import mcp_toolsets
     from agentkit.models.resolve import resolve_model

