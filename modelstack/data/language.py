@@ -30,6 +30,7 @@ class Language(BaseModel, frozen=True, extra="forbid"):
     languages: tuple[str, ...] = ("en",)
     """Wanted languages as ISO 639 codes of the model; empty: all."""
     threshold: float = Field(default=0.65, ge=0, le=1)
+    """Minimum probability of the most likely language."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Thresholds by language; they override `threshold`."""
     max_characters: int = Field(default=100_000, ge=1)
