@@ -20,6 +20,14 @@ def register(app: typer.Typer) -> None:
     app.command()(specialise)
 
 
+def _print_keys(as_text: bool | None) -> None:
+    if as_text is not None:
+        from agentkit.specialise.recipe import SpecialiseRecipe
+        from modelstack.commands.recipe_arguments import show_keys
+
+        show_keys(SpecialiseRecipe, as_text=as_text)
+
+
 def specialise(
     mcp: Annotated[
         list[str],
@@ -52,6 +60,15 @@ def specialise(
     examples: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Examples of your own; `agentkit trace export-dataset` writes some."),
+    ] = None,
+    keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--keys/--keys-json",
+            is_eager=True,
+            callback=_print_keys,
+            help="List the keys of a recipe; or as JSON.",
+        ),
     ] = None,
 ) -> None:
     """Train the local model on your tools: data from the live servers, held-back test, adapter, report.
