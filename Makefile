@@ -16,7 +16,7 @@ CMAKE_SWITCHES := -DGGML_LLAMAFILE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAM
 ONE_THREAD := OMP_NUM_THREADS=1
 BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)"
 
-.PHONY: demo test test-fast lint docs bench clean
+.PHONY: demo test test-fast lint docs bench wheel-smoke clean
 
 demo: $(VENV)/.local
 	$(BIN)/agentkit demo
@@ -38,6 +38,10 @@ lint: $(VENV)/.dev
 # The site in build/site, for a browser without a server too; a warning is an error.
 docs: $(VENV)/.dev
 	$(BIN)/zensical build --strict --clean
+
+# Builds sdist and wheel, installs the wheel alone in an environment of its own, and uses it outside this folder.
+wheel-smoke: $(BIN)/python
+	$(BUILD_ENV) $(BIN)/python -m tools.wheel_smoke
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m evals.speed

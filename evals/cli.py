@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentkit.errors import UserError
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from evals.case import Run
@@ -209,7 +210,7 @@ def _need_inspect() -> None:
     from importlib.util import find_spec
 
     if find_spec("inspect_ai") is None:
-        raise UserError('`agentkit eval` needs inspect-ai: pip install "agentkit[evals]"')
+        raise UserError(f"`agentkit eval` needs inspect-ai: {install_command('evals')}")
 
 
 @contextmanager

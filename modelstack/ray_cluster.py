@@ -1,6 +1,6 @@
 """Ray cluster for the duration of a `with` block: the one at RAY_ADDRESS, or a small one on this machine.
 
-Ray (`pip install "agentkit[ray]"`) runs tasks and actors on many machines and repeats the work of a killed
+Ray (extra `ray`) runs tasks and actors on many machines and repeats the work of a killed
 worker. A local cluster has no dashboard and a small object store; usage statistics are off on every cluster
 started here. All machines need the same installation, and the folders of a run under the same paths.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mcp_servers.distribution import install_command
 from modelstack.errors import UserError
 
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -37,7 +38,7 @@ def ray_cluster(n_cpus: int | None = None, *, object_store_bytes: int = OBJECT_S
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UserError("running on Ray needs it installed: pip install 'agentkit[ray]'") from error
+        raise UserError(f"running on Ray needs it installed: {install_command('ray')}") from error
     if ray.is_initialized():
         yield ray
         return

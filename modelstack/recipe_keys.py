@@ -77,6 +77,8 @@ def _keys(model: type[BaseModel], prefix: str, default: BaseModel | None) -> Ite
         default: Table that stands where the recipe gives none; None: the defaults of the model hold.
     """
     for name, field in model.model_fields.items():
+        if _is_fixed(field):
+            continue
         key = prefix + name
         value = getattr(default, name) if default is not None else _default(field)
         tables, many = tables_of(field.annotation), _is_list(field.annotation)
@@ -98,6 +100,11 @@ def _form(model: type[BaseModel], key: str, default: Any) -> Iterator[RecipeKey]
     yield RecipeKey(form, "table", "", _sentence(model))
     inner = _keys(model, f"{form}.", default if isinstance(default, model) else None)
     yield from (each for each in inner if each.key != f"{form}.{mark}")
+
+
+def _is_fixed(field: FieldInfo) -> bool:
+    """Whether a key has only one possible value, which tells the form of its table."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def _mark(model: type[BaseModel]) -> str:

@@ -13,6 +13,7 @@
     python -m tools.docs.llms_txt                      write docs/llms.txt from the navigation
     python -m tools.docs.recipe_pages                  write docs/reference/recipes from the recipes' models
     python -m tools.docs.terminal_picture FILE COMMAND draw what a command shows
+    python -m tools.wheel_smoke                        build the distribution and use it outside the checkout
 
 `tools.classifiers.data_files` lists the content of DATA_DIR.
 """

@@ -6,7 +6,6 @@ facts of the answer and the files decide (`demo_tasks`).
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -213,7 +212,7 @@ def _toolsets(folder: Path) -> list[Toolset]:
     }
     # Trusted: the demo wrote what they read, so writing after reading needs no approval.
     return [
-        MCPToolset.stdio(sys.executable, "-m", f"mcp_servers.{name}", *args, id=name, pins=None, trust="trusted")
+        MCPToolset.stdio("agentkit-mcp", name, *args, id=name, pins=None, trust="trusted")
         for name, args in served.items()
     ]
 

@@ -20,6 +20,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from mcp_servers.distribution import NAME, install_command
+
 State = Literal["ok", "missing", "broken"]
 """State of a check: "missing" concerns an optional part, "broken" is a fault of the base install."""
 
@@ -83,7 +85,7 @@ def _python() -> Check:
 
 def _packages(extra: str | None) -> list[Check]:
     """Check the requirements of the base install (None) or of an extra."""
-    wanted = requires("agentkit") or []
+    wanted = requires(NAME) or []
     checks: list[Check] = []
     for line in wanted:
         of_extra = _EXTRA.search(line)
@@ -91,7 +93,7 @@ def _packages(extra: str | None) -> list[Check]:
         if match is None or (of_extra.group(1) if of_extra else None) != extra:
             continue
         name, bounds = match.group(1), match.group(2).strip()
-        if extra is not None and name == "agentkit":
+        if extra is not None and name == NAME:
             continue
         checks.append(_package(name, bounds, extra))
     return checks
@@ -99,7 +101,7 @@ def _packages(extra: str | None) -> list[Check]:
 
 def _package(name: str, bounds: str, extra: str | None) -> Check:
     state: State = "broken" if extra is None else "missing"
-    install = f'pip install "agentkit[{extra}]"' if extra else "pip install --upgrade agentkit"
+    install = install_command(extra) if extra else install_command()
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -121,11 +123,12 @@ def _satisfies(found: str, bounds: str) -> bool:
 
 def _llama_cpp_loads() -> Check:
     """Load the library in a child process: a build for another processor would crash this one."""
+    from modelstack.inference.llama.library import REINSTALL
+
     try:
         distribution("llama-cpp-python")
     except PackageNotFoundError:
-        return Check("llama.cpp", "missing", "not installed", 'pip install "agentkit[local]"')
-    again = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
+        return Check("llama.cpp", "missing", "not installed", install_command("local"))
     try:
         child = subprocess.run(
             [sys.executable, "-c", "import llama_cpp; print(llama_cpp.__version__)"],
@@ -135,11 +138,11 @@ def _llama_cpp_loads() -> Check:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return Check("llama.cpp", "missing", f"did not load within {LOAD_TIMEOUT_S} s", again)
+        return Check("llama.cpp", "missing", f"did not load within {LOAD_TIMEOUT_S} s", REINSTALL)
     if child.returncode != 0:
         lines = child.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"ended with status {child.returncode}"
-        return Check("llama.cpp", "missing", f"does not load: {reason}", again)
+        return Check("llama.cpp", "missing", f"does not load: {reason}", REINSTALL)
     return Check("llama.cpp", "ok", "the library loads")
 
 
@@ -198,7 +201,7 @@ def _prompt_cache() -> Check:
     except UserError as error:
         return Check("prompt cache", "missing", str(error), f"unset {SIZE_VARIABLE}")
     except ImportError:
-        return Check("prompt cache", "missing", "needs numpy", 'pip install "agentkit[local]"')
+        return Check("prompt cache", "missing", "needs numpy", install_command("local"))
     if store is None:
         return Check("prompt cache", "ok", f"off ({SIZE_VARIABLE}=0)")
     if folder.exists() and not os.access(folder, os.W_OK):

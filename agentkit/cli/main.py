@@ -61,7 +61,9 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"agentkit {version('agentkit')}")
+        from mcp_servers.distribution import NAME
+
+        typer.echo(f"agentkit {version(NAME)}")
         raise typer.Exit
 
 

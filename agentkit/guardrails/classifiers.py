@@ -15,6 +15,7 @@ from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.guardrails.guardrail import CheckedResult, Guardrail
 from agentkit.guardrails.verdicts import Allow, Block, Verdict
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from modelstack.align.guards.assess import Assessment
@@ -94,7 +95,7 @@ def _assess(check: _Check, text: str) -> Assessment:
         from modelstack.align.guards import assess
         from modelstack.align.guards.weights_file import ClassifierFileError
     except ImportError as error:
-        raise UserError(f"guardrails need {error.name}: pip install 'agentkit[local]'.") from error
+        raise UserError(f"guardrails need {error.name}: {install_command('local')}.") from error
     judge = {
         "request harm": assess.assess_request,
         "jailbreak": assess.assess_jailbreak,
@@ -103,6 +104,6 @@ def _assess(check: _Check, text: str) -> Assessment:
     try:
         return judge(text)
     except ImportError as error:  # safetensors, on the first load
-        raise UserError(f"guardrails need {error.name}: pip install 'agentkit[local]'.") from error
+        raise UserError(f"guardrails need {error.name}: {install_command('local')}.") from error
     except ClassifierFileError as error:
         raise UserError(f"the weights of the {check} classifier cannot be used: {error}") from error

@@ -44,7 +44,7 @@ _SCHEMES = ("Bearer", "Digest", "application/json", "text/event-stream")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110, section 5.1 (`token`)."""
 
-LAUNCHERS = ("python", "python3", "uvx", "pipx", "npx", "bunx", "node")
+LAUNCHERS = ("agentkit-mcp", "python", "python3", "uvx", "pipx", "npx", "bunx", "node")
 """Commands that only launch a server; its name is their first argument."""
 
 
@@ -53,7 +53,7 @@ class StdioTarget:
     """A command to run as a child process."""
 
     command: str
-    """"python" and "python3" mean the running interpreter."""
+    """"python" and "python3" mean the running interpreter, "agentkit-mcp" the servers installed for it."""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] | None = field(default=None, repr=False)
     """Added to HOME, LOGNAME, PATH, SHELL, TERM and USER; no other variable of the parent is passed."""
@@ -171,9 +171,10 @@ async def open_target(
         yield target  # pyright: ignore[reportUnknownVariableType]
         return
     if isinstance(target, StdioTarget):
+        command, args = _in_this_environment(target)
         target = StdioServerParameters(
-            command=sys.executable if target.command in ("python", "python3") else target.command,
-            args=list(target.args),
+            command=command,
+            args=args,
             env=dict(target.env) if target.env is not None else None,
             cwd=target.cwd,
             encoding_error_handler="replace",  # noise on stdout need not be UTF-8
@@ -196,6 +197,15 @@ async def open_target(
         raise UserError(
             f"an MCP target is a server object, a URL, StdioServerParameters or a transport, not {target!r}."
         )
+
+
+def _in_this_environment(target: StdioTarget) -> tuple[str, list[str]]:
+    """Return command and arguments; programs of this environment are found without its `bin` folder in PATH."""
+    if target.command in ("python", "python3"):
+        return sys.executable, [*target.args]
+    if target.command == "agentkit-mcp":
+        return sys.executable, ["-m", "mcp_servers", *target.args]
+    return target.command, [*target.args]
 
 
 class _Watched:

@@ -96,7 +96,7 @@ class MCPToolset(Toolset):
 
     Example:
         ```python
-        notes = MCPToolset.stdio("python", "-m", "mcp_servers.filesystem", "./notes")
+        notes = MCPToolset.stdio("agentkit-mcp", "filesystem", "./notes")
         async with notes:
             print([tool.name for tool in await notes.list_tools(context)])
         ```
@@ -185,7 +185,7 @@ class MCPToolset(Toolset):
         cwd: str | Path | None = None,
         **options: Unpack[MCPOptions],
     ) -> Self:
-        """Run a command as a child process. "python" is the running interpreter.
+        """Run a command as a child process. "python" is the running interpreter, "agentkit-mcp" runs our servers.
 
         Besides `env`, the child gets HOME, LOGNAME, PATH, SHELL, TERM and USER from the parent's environment.
         """

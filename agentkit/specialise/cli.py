@@ -11,6 +11,7 @@ import typer
 
 from agentkit.cli.options import AllowEnvOption, HeaderOption
 from agentkit.errors import UserError
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from agentkit.specialise.run import Start
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command to `agentkit`."""
     app.command()(specialise)
+
+
+def _print_keys(as_text: bool | None) -> None:
+    if as_text is not None:
+        from agentkit.specialise.recipe import SpecialiseRecipe
+        from modelstack.commands.recipe_arguments import show_keys
+
+        show_keys(SpecialiseRecipe, as_text=as_text)
 
 
 def specialise(
@@ -56,6 +65,15 @@ def specialise(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Examples of your own; `agentkit trace export-dataset` writes some."),
     ] = None,
+    keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--keys/--keys-json",
+            is_eager=True,
+            callback=_print_keys,
+            help="List the keys of a recipe; or as JSON.",
+        ),
+    ] = None,
 ) -> None:
     """Train the local model on your tools: data from the live servers, held-back test, adapter, report.
 
@@ -63,7 +81,7 @@ def specialise(
     execute=never forbids that. Nothing else of a server is ever called.
     """
     if find_spec("torch") is None:
-        raise UserError('`agentkit specialise` needs torch: pip install "agentkit[train]"')
+        raise UserError(f"`agentkit specialise` needs torch: {install_command('train')}")
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.options import servers_of
     from agentkit.models.resolve import resolve_model

@@ -46,7 +46,7 @@ class EpisodeServers(BaseModel, frozen=True, extra="forbid"):
     """Servers of an episode, and the folder that they work on."""
 
     servers: tuple[str, ...] = Field(min_length=1)
-    """Commands as for `--mcp`, such as `python -m mcp_servers.filesystem {world} --write`."""
+    """Commands as for `--mcp`, such as `agentkit-mcp filesystem {world} --write`."""
     world: str
     """Template folder; never written to."""
     allow: tuple[str, ...] = ()

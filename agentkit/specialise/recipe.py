@@ -18,6 +18,7 @@ class ReinforceOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of reinforcement after fine-tuning."""
 
     steps: int = Field(default=40, gt=0)
+    """Optimizer steps."""
     prompts: int = Field(default=4, gt=0)
     """Requests per step."""
     group: int = Field(default=8, ge=2)
@@ -25,13 +26,16 @@ class ReinforceOptions(BaseModel, frozen=True, extra="forbid"):
     max_tokens: int = Field(default=96, gt=0)
     """Maximum tokens of a reply."""
     lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of reinforcement."""
 
 
 class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
     """Recipe of a specialisation."""
 
     name: str = Field(default="specialised", pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything random in the run."""
     examples: int = Field(default=900, ge=20)
     """Training examples over the live tools."""
     test_examples: int = Field(default=150, ge=10)
@@ -51,6 +55,7 @@ class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
     minutes: float = Field(default=60, gt=0)
     """Maximum minutes of training."""
     epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training examples."""
     row_tokens: int = Field(default=2048, ge=256)
     """Tokens of a row; longer examples are dropped and counted."""
     lr: float | None = Field(default=None, gt=0)

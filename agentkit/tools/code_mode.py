@@ -27,6 +27,7 @@ from agentkit.errors import ModelRetry, UserError
 from agentkit.messages import RetryPromptPart
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.tool import ApprovalRule, Tool, ToolOutput
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from pydantic_monty import MontySession
@@ -306,5 +307,5 @@ def _monty() -> Any:
     try:
         import pydantic_monty
     except ImportError as error:
-        raise UserError('code mode needs pydantic-monty: pip install "agentkit[code]"') from error
+        raise UserError(f"code mode needs pydantic-monty: {install_command('code')}") from error
     return pydantic_monty

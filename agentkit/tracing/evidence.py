@@ -18,6 +18,7 @@ from agentkit.errors import UserError
 from agentkit.messages import RetryPromptPart, ToolReturnPart
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tracing.replies import TracedReply, TracedRun
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from modelstack.toolcalls.grammar.validation import SchemaValidator
@@ -168,4 +169,4 @@ def _installed() -> Generator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"checking calls needs {error.name}: pip install 'agentkit[train]'.") from error
+        raise UserError(f"checking calls needs {error.name}: {install_command('train')}.") from error

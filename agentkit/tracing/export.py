@@ -24,6 +24,7 @@ from agentkit.tracing.jsonl import trace_path
 from agentkit.tracing.private_file import private_file
 from agentkit.tracing.reading import read_events, trace_files
 from agentkit.tracing.replies import read_run
+from mcp_servers.distribution import install_command
 
 SUFFIXES = (".jsonl", ".jsonl.zst")
 LONGEST_LINE = 1 << 24
@@ -117,7 +118,7 @@ def _check(directory: Path, out: Path, license_id: str) -> None:
             import zstandard  # noqa: F401 # pyright: ignore[reportUnusedImport] - before an hour of reading
         except ImportError as error:
             raise UserError(
-                f"{out}: zstandard is not installed; pip install 'agentkit[train]', or choose a name in .jsonl."
+                f"{out}: zstandard is not installed; {install_command('train')}, or choose a name in .jsonl."
             ) from error
 
 

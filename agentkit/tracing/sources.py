@@ -16,6 +16,7 @@ from agentkit.errors import UserError
 from agentkit.events import AgentEvent
 from agentkit.tracing.jsonl import trace_path
 from agentkit.tracing.reading import RunSummary, read_events, summarise, trace_files
+from mcp_servers.distribution import install_command
 
 ENTRY_POINT_GROUP = "agentkit.trace_sources"
 
@@ -74,8 +75,6 @@ def trace_source(path: Path) -> TraceSource:
     try:
         make = cast("Callable[[Path], TraceSource]", point.load())
     except ImportError as error:
-        extras = ", ".join(point.extras) or "evals"
-        raise UserError(
-            f"{path}: what reads such files is not installed ({error}); `pip install 'agentkit[{extras}]'`."
-        ) from error
+        install = install_command(*point.extras or ["evals"])
+        raise UserError(f"{path}: the reader of such files is not installed ({error}); `{install}`.") from error
     return make(path)

@@ -15,8 +15,9 @@ from typing import Any
 from agentkit.errors import UserError
 from agentkit.models.base import ModelSettings
 from evals.case import Case, json_line
+from mcp_servers.distribution import NAME
 
-PACKAGES = ("agentkit", "inspect-ai", "llama-cpp-python", "llguidance", "pydantic", "numpy")
+PACKAGES = (NAME, "inspect-ai", "llama-cpp-python", "llguidance", "pydantic", "numpy")
 SPECIFICATION_FILE = "run.json"
 
 

@@ -25,6 +25,7 @@ from agentkit.errors import UserError
 from evals.case import Case
 from evals.language.core_tasks import FEW_SHOT_SEED
 from evals.language.records import read_records
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -127,7 +128,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise UserError('task files need PyYAML: pip install "agentkit[evals]"') from error
+        raise UserError(f"task files need PyYAML: {install_command('evals')}") from error
 
     class Loader(yaml.SafeLoader):
         """SafeLoader that keeps unknown tags as markers, so that errors can name their key, and refuses aliases.
@@ -311,7 +312,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise UserError('task files need Jinja: pip install "agentkit[local]"') from error
+        raise UserError(f"task files need Jinja: {install_command('local')}") from error
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
 
 

@@ -18,8 +18,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mcp_servers.distribution import NAME
+
 PACKAGES = (
-    "agentkit", "llama-cpp-python", "llguidance", "lm-format-enforcer", "numpy", "pydantic", "anyio", "inspect-ai",
+    NAME, "llama-cpp-python", "llguidance", "lm-format-enforcer", "numpy", "pydantic", "anyio", "inspect-ai",
     "torch", "transformers",
 )  # fmt: skip
 BUSY_SHARE = 0.25

@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.browser --allow ORIGIN [--chromium PATH] [--memory MB] [--no-sandbox] [--http ...]`."""
+"""`agentkit-mcp browser --allow ORIGIN [--chromium PATH] [--memory MB] [--no-sandbox] [--http ...]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mcp_servers.browser.chromium import Settings, find_chromium, sandbox_note
 from mcp_servers.browser.policy import Limits
+from mcp_servers.distribution import install_command
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
@@ -27,7 +28,7 @@ NOT_CONFINED = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the browser."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.browser",
+        prog="agentkit-mcp browser",
         description="Serve a page in an installed Chromium over MCP. It reaches the allowed origins and nothing "
         "else. Chromium's sandbox is on unless this runs as root or --no-sandbox is given.",
     )
@@ -60,9 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sandbox, note = sandbox_note(options.no_sandbox)
         executable = find_chromium(options.chromium)
-        with quick_imports():
-            from mcp_servers.browser.server import build_server
-
+        try:
+            with quick_imports():
+                from mcp_servers.browser.server import build_server
+        except ModuleNotFoundError as error:
+            parser.error(f"{error.name} is missing: {install_command('browser')}")
         settings = Settings(executable, sandbox=sandbox, width=options.width, height=options.height)
         limits = Limits(max_memory_bytes=options.memory * 1_000_000)
         server = build_server(options.allow, settings, limits=limits)

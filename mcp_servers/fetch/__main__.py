@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.fetch [--allow ORIGIN ...] [--ignore-robots] [--http --host --port --token]`."""
+"""`agentkit-mcp fetch [--allow ORIGIN ...] [--ignore-robots] [--http --host --port --token]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mcp_servers.distribution import install_command
 from mcp_servers.failures import StartError
 from mcp_servers.fetch.reach import CONFINED_TO, reach
 from mcp_servers.quick_start import quick_imports
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.fetch",
+        prog="agentkit-mcp fetch",
         description="Read web pages over MCP, as Markdown. Only addresses of the public internet are asked.",
     )
     parser.add_argument(
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from mcp_servers.fetch.policy import PORTS
             from mcp_servers.fetch.server import build_server
     except ModuleNotFoundError as error:
-        parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+        parser.error(f"{error.name} is missing: {install_command('servers')}")
 
     def build() -> Server[Any]:
         return build_server(allow=options.allow, ignore_robots=options.ignore_robots)

@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.filesystem ROOT [--write] [--http --host --port --token]`."""
+"""`agentkit-mcp filesystem ROOT [--write] [--http --host --port --token]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mcp_servers.serving import add_transport_arguments, serve
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.filesystem",
+        prog="agentkit-mcp filesystem",
         description="Serve the files below ROOT over MCP. Read only unless --write is given; "
         "links are never followed; deleted files go to ROOT/.trash.",
         epilog="search_text leaves out .git and what .gitignore and .ignore files in ROOT and below name (whether "

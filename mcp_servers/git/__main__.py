@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.git REPOSITORY [--write] [--author 'NAME <MAIL>'] [--http --host --port --token]`."""
+"""`agentkit-mcp git REPOSITORY [--write] [--author 'NAME <MAIL>'] [--http --host --port --token]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AUTHOR = re.compile(r"[^<>\n]*[^<>\s] <[^<>\s]+>")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the repository."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.git",
+        prog="agentkit-mcp git",
         description="Serve the git repository in REPOSITORY over MCP. Read only unless --write is given; nothing "
         "that its configuration names is ever run.",
     )

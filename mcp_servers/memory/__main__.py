@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.memory FILE [--read-only] [--max-mb N] [--http --host --port --token]`."""
+"""`agentkit-mcp memory FILE [--read-only] [--max-mb N] [--http --host --port --token]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEBIBYTE = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the store."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.memory",
+        prog="agentkit-mcp memory",
         description="Serve the knowledge store FILE over MCP. It is created if there is none; another program's "
         "file is refused and left as it is.",
     )

@@ -1,10 +1,11 @@
-"""`python -m mcp_servers.python [--seconds S] [--memory MIB] [--http --host --port --token]`."""
+"""`agentkit-mcp python [--seconds S] [--memory MIB] [--http --host --port --token]`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
+from mcp_servers.distribution import install_command
 from mcp_servers.failures import StartError
 from mcp_servers.python.policy import Limits
 from mcp_servers.python.reach import CONFINED_TO, reach
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve."""
     defaults = Limits()
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.python",
+        prog="agentkit-mcp python",
         description="Run Python that nobody trusts, over MCP: no files, no network, bounded time and memory.",
     )
     parser.add_argument(
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with quick_imports():
             from mcp_servers.python.server import build_server
     except ModuleNotFoundError as error:
-        parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+        parser.error(f"{error.name} is missing: {install_command('servers')}")
     limits = Limits(seconds=options.seconds, memory_bytes=options.memory * MIB)
     try:
         serve(lambda: build_server(limits=limits), options, reach())

@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.search FOLDER [--index FILE] [--include|--exclude GLOB ...] [--no-gitignore] ...`."""
+"""`agentkit-mcp search FOLDER [--index FILE] [--include|--exclude GLOB ...] [--no-gitignore] ...`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.search",
+        prog="agentkit-mcp search",
         description="Serve full-text search in the files below FOLDER over MCP. Text, Markdown, code, HTML and "
         "PDF are read; names that begin with a dot, node_modules, __pycache__ and links are skipped.",
         epilog="A GLOB without a slash is compared with names, one with a slash with whole paths; * crosses "

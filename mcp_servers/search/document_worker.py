@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from mcp_servers.child import answer_requests
+from mcp_servers.distribution import install_command
 from mcp_servers.failures import ToolFailure
 from mcp_servers.search.html_text import html_text
 
@@ -87,7 +88,7 @@ def _require(package: str) -> None:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ToolFailure(f'{error.name} is missing: pip install "agentkit[servers]"') from error
+        raise ToolFailure(f"{error.name} is missing: {install_command('servers')}") from error
 
 
 def _in_words(error: Exception) -> str:

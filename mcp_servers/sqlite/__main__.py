@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.sqlite DB [--write] [--export DIR] [--timeout S] [--max-rows N] [--http ...]`."""
+"""`agentkit-mcp sqlite DB [--write] [--export DIR] [--timeout S] [--max-rows N] [--http ...]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve the database."""
     defaults = Limits()
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_servers.sqlite",
+        prog="agentkit-mcp sqlite",
         description="Serve the SQLite database DB over MCP. Read only unless --write is given.",
     )
     parser.add_argument("database", metavar="DB", help="an existing database file (an empty file is one)")

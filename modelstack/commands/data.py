@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from modelstack.commands.help import explained
-from modelstack.commands.recipe_arguments import Arguments, Out, default_out, read_arguments
+from modelstack.commands.recipe_arguments import Arguments, Keys, Out, default_out, read_arguments
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run(
     options: Annotated[
         list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
     ] = None,
+    keys: Keys = None,
 ) -> None:
     """Process raw files through the steps of a recipe; the same command resumes a run that was stopped."""
     from rich.console import Console
@@ -48,7 +49,7 @@ def run(
     from modelstack.data.pipeline.report import CARD_FILE, REPORT_FILE, write_report
     from modelstack.data.pipeline.run import run_recipe
 
-    recipe = read_arguments(DataRecipe, "data run", arguments)
+    recipe: DataRecipe = read_arguments("data run", arguments)
     folder = default_out(out, recipe.name)
     console = Console()
     if on != "local":
@@ -101,6 +102,7 @@ def mix(
     characters_per_token: Annotated[
         float | None, typer.Option(min=0.1, help="For data runs, which count characters.")
     ] = None,
+    keys: Keys = None,
 ) -> None:
     """Calculate each source's number of tokens and of repetitions."""
     from rich.console import Console
@@ -140,15 +142,16 @@ def mix(
 @explained(
     reads="documents, which the recipe or `inputs=` names, and a GGUF model",
     writes="runs/NAME: documents.jsonl.zst, labelled as synthetic, attempts.jsonl, manifest.json",
-    example="modelstack data synthesise plain max_attempts=20 --model model.gguf",
+    example="modelstack data synthesise plain max_attempts=20 --model qwen2.5-coder-1.5b",
     then='modelstack data run fineweb \'inputs=[{kind="jsonl", path="runs/plain/documents.jsonl.zst"}]\'',
 )
 def synthesise(
     arguments: Arguments,
-    model: Annotated[Path, typer.Option(help="GGUF file of the writing model.")],
+    model: Annotated[Path, typer.Option(help="GGUF file of the writing model, or its name in the catalog.")],
     out: Out = None,
     adapter: Annotated[Path | None, typer.Option(help="GGUF adapter for the model.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Temperature of the sampling.")] = 0.8,
+    keys: Keys = None,
 ) -> None:
     """Generate documents with a model, a template and a grammar; each is checked and labelled as synthetic."""
     from rich.console import Console
@@ -158,9 +161,10 @@ def synthesise(
     from modelstack.data.synthetic.writer import EngineWriter, name_of
     from modelstack.inference.engine import EngineError
     from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.posttrain.weights_by_name import weights_path
     from modelstack.run_folder import RunFolder
 
-    recipe = read_arguments(SyntheticRecipe, "data synthesise", arguments)
+    recipe: SyntheticRecipe = read_arguments("data synthesise", arguments)
     folder = default_out(out, recipe.name)
     console = Console()
     with RunFolder(folder).held(), console.status("loading the model") as status:
@@ -168,9 +172,10 @@ def synthesise(
         def progress(outcomes: Counter[str]) -> None:
             status.update(f"{outcomes.total():,} attempts, {outcomes[KEPT]:,} documents")
 
+        weights = weights_path(model)
         try:
-            with LlamaCppEngine(model, lora_path=adapter) as engine:
-                writer = EngineWriter(engine, name_of(model, adapter), temperature=temperature)
+            with LlamaCppEngine(weights, lora_path=adapter) as engine:
+                writer = EngineWriter(engine, name_of(weights, adapter), temperature=temperature)
                 manifest = write_documents(recipe, writer, folder, progress)
         except EngineError as error:
             raise UserError(str(error)) from error
@@ -213,7 +218,7 @@ def quality(
     example="modelstack data tools synthetic tokens=50000",
     then="modelstack sft tools base=MODEL.gguf 'data.training=[\"runs/tool-data-synthetic/train.jsonl.zst\"]'",
 )
-def tools(arguments: Arguments, out: Out = None) -> None:
+def tools(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Make training and validation data for tool calling; the same recipe gives the same bytes."""
     from rich.console import Console
 
@@ -221,7 +226,7 @@ def tools(arguments: Arguments, out: Out = None) -> None:
     from modelstack.data.tools.recipe import ToolDataRecipe
 
     console = Console()
-    recipe = read_arguments(ToolDataRecipe, "data tools", arguments)
+    recipe: ToolDataRecipe = read_arguments("data tools", arguments)
 
     def report(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelstack.commands.help import explained
-from modelstack.commands.recipe_arguments import Arguments, Out, run_recipe
+from modelstack.commands.recipe_arguments import Arguments, Keys, Out, run_recipe
 
 
 @explained(
@@ -12,12 +12,11 @@ from modelstack.commands.recipe_arguments import Arguments, Out, run_recipe
     example="modelstack prefer dpo base=model.gguf",
     then="modelstack stage lineage runs/prefer; from the same pairs, modelstack reward bradley-terry",
 )
-def prefer(arguments: Arguments, out: Out = None) -> None:
+def prefer(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Train a model on preferences (DPO family, SimPO, CPO, ORPO, KTO); the same command resumes it."""
-    from modelstack.preferences.recipe import PreferenceRecipe
     from modelstack.preferences.run import prefer as run
 
-    run_recipe(PreferenceRecipe, run, "prefer", arguments, out)
+    run_recipe(run, "prefer", arguments, out)
 
 
 @explained(
@@ -26,9 +25,8 @@ def prefer(arguments: Arguments, out: Out = None) -> None:
     example="modelstack reward bradley-terry base=model.gguf",
     then="modelstack ppo instructgpt base=model.gguf",
 )
-def reward(arguments: Arguments, out: Out = None) -> None:
+def reward(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Train a reward model on pairs, for PPO and for best of n; the same command resumes it."""
-    from modelstack.preferences.reward.recipe import RewardRecipe
     from modelstack.preferences.reward.run import train_reward_model
 
-    run_recipe(RewardRecipe, train_reward_model, "reward", arguments, out)
+    run_recipe(train_reward_model, "reward", arguments, out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from modelstack.commands.help import explained
-from modelstack.commands.recipe_arguments import Arguments, Out, default_out, read_arguments, run_recipe
+from modelstack.commands.recipe_arguments import Arguments, Keys, Out, default_out, read_arguments, run_recipe
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,12 +77,11 @@ def tasks(
     example="modelstack reinforce json base=model.gguf",
     then="modelstack sample rejection, for examples of its right replies",
 )
-def reinforce(arguments: Arguments, out: Out = None) -> None:
+def reinforce(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Train a model by verified rewards (GRPO and its relatives); the same command resumes it."""
-    from modelstack.reasoning.policy.recipe import PolicyRecipe
     from modelstack.reasoning.policy.run import reinforce as run
 
-    run_recipe(PolicyRecipe, run, "reinforce", arguments, out)
+    run_recipe(run, "reinforce", arguments, out)
 
 
 @explained(
@@ -91,12 +90,11 @@ def reinforce(arguments: Arguments, out: Out = None) -> None:
     example="modelstack ppo instructgpt base=model.gguf reward=runs/reward",
     then="modelstack stage lineage runs/ppo",
 )
-def ppo(arguments: Arguments, out: Out = None) -> None:
+def ppo(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Train a model by PPO with a critic, against a reward model or a verifier; the same command resumes it."""
-    from modelstack.reasoning.ppo.recipe import PpoRecipe
     from modelstack.reasoning.ppo.run import optimise
 
-    run_recipe(PpoRecipe, optimise, "ppo", arguments, out)
+    run_recipe(optimise, "ppo", arguments, out)
 
 
 @explained(
@@ -105,7 +103,7 @@ def ppo(arguments: Arguments, out: Out = None) -> None:
     example="modelstack sample rejection model=runs/rl-json",
     then="modelstack distil gkd base=student.gguf",
 )
-def sample(arguments: Arguments, out: Out = None) -> None:
+def sample(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Sample replies to tasks and keep the correct ones as examples; the same command resumes it."""
     from rich.console import Console
 
@@ -114,7 +112,7 @@ def sample(arguments: Arguments, out: Out = None) -> None:
     from modelstack.train.run.stopping import STOPPED
 
     console = Console()
-    recipe = read_arguments(SampleRecipe, "sample", arguments)
+    recipe: SampleRecipe = read_arguments("sample", arguments)
     folder = default_out(out, recipe.name)
 
     def report(text: str) -> None:
@@ -136,12 +134,11 @@ def sample(arguments: Arguments, out: Out = None) -> None:
     example="modelstack distil gkd base=student.gguf teacher=runs/rl-json",
     then="modelstack stage lineage runs/distil",
 )
-def distil(arguments: Arguments, out: Out = None) -> None:
+def distil(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Train a student on a teacher's distributions, on given texts or its own; the same command resumes it."""
-    from modelstack.reasoning.distil.recipe import DistilRecipe
     from modelstack.reasoning.distil.run import distil as run
 
-    run_recipe(DistilRecipe, run, "distil", arguments, out)
+    run_recipe(run, "distil", arguments, out)
 
 
 @explained(
@@ -150,14 +147,14 @@ def distil(arguments: Arguments, out: Out = None) -> None:
     example="modelstack merge ties base=model.gguf",
     then="modelstack stage lineage runs/merged",
 )
-def merge(arguments: Arguments, out: Out = None) -> None:
+def merge(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     """Merge models or LoRA adapters: linear, SLERP, task arithmetic, TIES, DARE, DELLA and others."""
     from rich.console import Console
 
     from modelstack.reasoning.merging.recipe import MergeRecipe
     from modelstack.reasoning.merging.run import merge as run
 
-    recipe = read_arguments(MergeRecipe, "merge", arguments)
+    recipe: MergeRecipe = read_arguments("merge", arguments)
     run(recipe, default_out(out, recipe.name), Console())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -17,11 +19,8 @@ from modelstack.shipped_recipes import recipe_path
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modelstack.posttrain.recipe import TuningRecipe
     from modelstack.posttrain.stages.stage import Stage
 
-Recipe = TypeVar("Recipe", bound=BaseModel)
-Tuning = TypeVar("Tuning", bound="TuningRecipe")
 MODELS = {
     "data run": "modelstack.data.pipeline.recipe:DataRecipe",
     "data mix": "modelstack.data.mix:MixRecipe",
@@ -46,6 +45,33 @@ Arguments = Annotated[
         metavar="RECIPE [key=value ...]", help="A shipped recipe by name or a .toml file, and keys over it."
     ),
 ]
+
+
+def print_keys(context: typer.Context, as_text: bool | None) -> None:
+    """Print the keys of the command's recipe and end the command; `as_text` False prints JSON, None nothing."""
+    if as_text is not None:
+        show_keys(recipe_model(context.command.name or ""), as_text=as_text)
+
+
+def show_keys(model: type[BaseModel], *, as_text: bool) -> NoReturn:
+    """Print the keys of a recipe, as text or as JSON, and end the command."""
+    from modelstack.recipe_keys import keys_text, recipe_keys
+
+    keys = recipe_keys(model)
+    typer.echo(keys_text(keys) if as_text else json.dumps([asdict(key) for key in keys], indent=1))
+    raise typer.Exit
+
+
+Keys = Annotated[
+    bool | None,
+    typer.Option(
+        "--keys/--keys-json",
+        is_eager=True,
+        callback=print_keys,
+        show_default=False,
+        help="List the keys of a recipe with type, default and meaning; or as JSON.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/NAME of the recipe.")]
 
 
@@ -55,14 +81,14 @@ def recipe_model(command: str) -> type[BaseModel]:
     return getattr(import_module(module), name)
 
 
-def read_arguments(kind: type[Recipe], command: str, arguments: Sequence[str]) -> Recipe:
+def read_arguments(command: str, arguments: Sequence[str]) -> Any:
     """Return the recipe given by a command's arguments, with the overriding keys applied.
 
     Raises:
         UserError: The recipe does not exist or is not valid.
     """
     given, *overrides = arguments
-    return read_recipe(kind, recipe_path(given, command), overrides)
+    return read_recipe(recipe_model(command), recipe_path(given, command), overrides)
 
 
 def default_out(out: Path | None, name: str) -> Path:
@@ -71,8 +97,7 @@ def default_out(out: Path | None, name: str) -> Path:
 
 
 def run_recipe(
-    kind: type[Tuning],
-    run: Callable[[Tuning, Path, Console], Stage | None],
+    run: Callable[[Any, Path, Console], Stage | None],
     command: str,
     arguments: Sequence[str],
     out: Path | None,
@@ -87,7 +112,7 @@ def run_recipe(
     from modelstack.stability.supervisor import TrainingStopped
     from modelstack.train.run.stopping import STOPPED
 
-    recipe = read_arguments(kind, command, arguments)
+    recipe = read_arguments(command, arguments)
     try:
         stage = run(recipe, default_out(out, recipe.name), Console())
     except TrainingStopped as error:

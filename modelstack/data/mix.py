@@ -31,10 +31,13 @@ class MixRecipe(BaseModel, frozen=True, extra="forbid"):
     weights: dict[str, float] | None = None
     """Share of each source; 0 excludes it. None: derived from size and temperature."""
     temperature: float = Field(default=1.0, ge=1)
+    """Without weights, a source of size n is weighted by n to the power 1 / temperature."""
     max_epochs: float = Field(default=MAX_EPOCHS, gt=0)
+    """Maximum number of passes over a source, in the whole run."""
     anneal_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the tokens, at the end of the run, that has its own mix."""
     anneal_weights: dict[str, float] | None = None
+    """Share of each source at the end of the run; required with `anneal_share`."""
 
 
 @dataclass(frozen=True, slots=True)

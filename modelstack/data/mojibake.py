@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
 
@@ -33,7 +34,7 @@ class RepairText(BaseModel, frozen=True, extra="forbid"):
         try:
             from ftfy import TextFixerConfig, fix_text_segment
         except ImportError as error:
-            raise UserError("step 'repair_text' needs ftfy: pip install 'agentkit[data]'") from error
+            raise UserError(f"step 'repair_text' needs ftfy: {install_command('data')}") from error
         config = TextFixerConfig(
             unescape_html=False,
             fix_latin_ligatures=False,

@@ -58,13 +58,15 @@ def tokens_of(folders: Iterable[Path], characters_per_token: float | None = None
     counts: Counter[str] = Counter()
     if shards:
         if characters_per_token is not None:
-            raise UserError(f"characters per token are for data runs; the tokens of {shards[0]} are counted")
+            raise UserError(
+                f"--characters-per-token is for data runs: the tokens of {shards[0]} are counted, leave it out"
+            )
         for folder in shards:
             counts.update(_counted(Shards(folder)))
         return SourceTokens(dict(sorted(counts.items())))
     if characters_per_token is None:
         raise UserError(
-            f"{runs[0]} holds a data run, which counts characters; give the characters per token "
+            f"{runs[0]} holds a data run, which counts characters: give --characters-per-token, for example 4 "
             f"(`modelstack tokenizer report` prints bytes per token, nearly the same for English)"
         )
     text: list[Path] = []

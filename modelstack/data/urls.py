@@ -43,6 +43,7 @@ class UrlRules(BaseModel, frozen=True, extra="forbid"):
     soft_words: Words = ()
     """Words of which `min_soft_words` different ones must occur as whole words of the URL."""
     min_soft_words: int = Field(default=2, ge=1)
+    """Number of different `soft_words` that drops a document."""
     strict_words: Words = ()
     """Words that match anywhere in the URL after everything but letters and digits is removed."""
     drop_ip_hosts: bool = False

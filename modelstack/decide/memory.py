@@ -69,13 +69,17 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     shard: int = Field(default=1, ge=1)
     """FSDP's degree."""
     tp: int = Field(default=1, ge=1)
+    """Tensor-parallel degree."""
     pp: int = Field(default=1, ge=1)
+    """Pipeline stages."""
     cp: int = Field(default=1, ge=1)
+    """Context-parallel degree: parts of a sequence."""
     ep: int = Field(default=1, ge=1)
     """Expert-parallel degree, taken from shard x cp."""
     micro_batch: int = Field(default=1, ge=1)
     """Sequences per pass on one data-parallel rank."""
     checkpointing: Literal["none", "selective", "full"] = "none"
+    """Activations recomputed in the backward pass: none, cheap ones, or all of a layer."""
 
     @model_validator(mode="after")
     def _check_experts(self) -> Self:

@@ -8,7 +8,6 @@ weights.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,16 +20,12 @@ from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
-from modelstack.errors import UserError
-from modelstack.files import sha256_of
+from modelstack.posttrain.base_hash import base_sha256, require_same_base
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.chat_template import chat_format_of
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
-
-_HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors")
-"""Files that determine the output of a checkpoint folder."""
 
 
 @dataclass(frozen=True)
@@ -82,35 +77,3 @@ def load_base(
         return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
     loaded = load_gguf(path, dtype=dtype)
     return Base(loaded.model(), tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)
-
-
-def base_sha256(path: Path) -> str:
-    """Return the hash that identifies a base.
-
-    Raises:
-        UserError: The file or folder is missing, or the folder holds no weights.
-    """
-    if path.is_file():
-        return sha256_of(path)
-    if not path.is_dir():
-        raise UserError(f"base {str(path)!r} is missing: name a GGUF file or a checkpoint folder")
-    files = sorted(file for pattern in _HASHED for file in path.glob(pattern))
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise UserError(
-            f"base {str(path)!r} holds no .safetensors file: a checkpoint folder stores its weights there"
-        )
-    lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def require_same_base(expected: str, found: str) -> None:
-    """Refuse a base that an adapter was not trained on.
-
-    Raises:
-        UserError: The hashes differ.
-    """
-    if expected != found:
-        raise UserError(
-            f"the base has SHA-256 {found[:16]}..., the expected one is {expected[:16]}...: an adapter only fits "
-            f"the weights it was trained on. Name that base, or train a new adapter on this one"
-        )

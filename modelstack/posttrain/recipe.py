@@ -23,6 +23,7 @@ class TrainingFile(BaseModel, frozen=True, extra="forbid"):
     """File of training examples."""
 
     path: str
+    """Path of the file."""
     share: float | None = Field(default=None, gt=0, le=1)
     """Share of the training tokens. Either every file has one, or no file has one and each example occurs once an
     epoch.
@@ -68,10 +69,13 @@ class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
     """Learning-rate schedule in shares of the run, because the number of steps follows from the data."""
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Form of the schedule."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the run in which the learning rate rises."""
     decay: float = Field(default=0.2, gt=0, le=1)
     """Share of the run in which `wsd` decays."""
     final_factor: float = Field(default=0.1, ge=0, le=1)
+    """Factor on the learning rate at the end."""
 
     def over(self, n_steps: int) -> ScheduleConfig:
         """Return the schedule for a run of `n_steps` steps.
@@ -99,16 +103,22 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
     )
     """Keys that may change on resume: the base is identified by its hash, the others change no weight."""
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     base: str
-    """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained further."""
+    """A GGUF file, a checkpoint folder, the name of a model (`agentkit models list`), or the folder of a stage,
+    whose model or adapter is trained further.
+    """
     weights: str | None = None
     """Base weights of a stage that is an adapter; None: the path recorded by its run."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything random in the run."""
     data: TuningFiles
     train: Literal["lora", "full"] = "lora"
+    """Trained weights: an adapter, or all weights."""
     lora: LoraConfig | None = None
     """Form of the adapter; None: the form of the continued adapter, or the defaults for a new one."""
     epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training files."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps, instead of epochs."""
     minutes: float | None = Field(default=None, gt=0)
@@ -123,9 +133,11 @@ class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number type of the computation; adapters, masters and moments are fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; `auto`: CUDA if available."""
     threads: int | None = Field(default=None, gt=0)
     """Number of CPU threads; None: torch's choice. Sums depend on it, so a change on resume is reported."""
     max_norm: float = Field(default=1.0, gt=0)
+    """Maximum gradient norm; larger gradients are scaled down."""
     optimizer: TuningOptimizer = TuningOptimizer()
     schedule: TuningSchedule = TuningSchedule()
     guard: GuardConfig = GuardConfig()

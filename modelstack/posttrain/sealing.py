@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mcp_servers.distribution import NAME
 from modelstack.architecture.decoder import CausalLM
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import save_adapter
@@ -27,7 +28,7 @@ from modelstack.train.loop import Run
 from modelstack.train.metrics import METRICS_FILE, read_metrics
 from modelstack.train.run.report import machine_facts
 
-PACKAGES = ("agentkit", "torch", "safetensors", "llama-cpp-python", "llguidance")
+PACKAGES = (NAME, "torch", "safetensors", "llama-cpp-python", "llguidance")
 """Packages whose versions influence the bits of weights and replies."""
 
 

@@ -15,13 +15,15 @@ from typing import Literal
 import torch
 
 from modelstack.errors import UserError
-from modelstack.posttrain.base import Base, base_sha256, load_base, require_same_base
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.base_hash import base_sha256, require_same_base
 from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import read_adapter
 from modelstack.posttrain.recipe import TuningRecipe
 from modelstack.posttrain.stages.record import Origin
 from modelstack.posttrain.stages.stage import ADAPTER, MODEL, Stage, is_stage, open_stage
+from modelstack.posttrain.weights_by_name import weights_path
 from modelstack.run_folder import RunFolder
 
 
@@ -41,14 +43,14 @@ def starting_point(base: str | Path, weights: str | Path | None = None) -> Start
     """Return the weights, and the adapter if there is one, of a base.
 
     Args:
-        base: A GGUF file, a checkpoint folder or the folder of a stage.
+        base: A GGUF file, a checkpoint folder, the folder of a stage, or the name of a model in a catalog.
         weights: Base weights of a stage that is an adapter; None: the path recorded by its run.
 
     Raises:
         UserError: The base is missing, the stage is damaged, or the stage's base weights are missing or have
             another hash.
     """
-    path = Path(base)
+    path = weights_path(base)
     stage = open_stage(path) if is_stage(path) else None
     if (stage is None or not (path / ADAPTER).is_dir()) and weights is not None:
         raise UserError(
@@ -60,7 +62,7 @@ def starting_point(base: str | Path, weights: str | Path | None = None) -> Start
     if not (path / ADAPTER).is_dir():
         model = path / MODEL
         return StartingPoint(model, base_sha256(model), stage.origin)
-    found = Path(weights) if weights is not None else _weights_of(path)
+    found = weights_path(weights) if weights is not None else _weights_of(path)
     require_same_base(stage.record.base_sha256, base_sha256(found))
     return StartingPoint(found, stage.record.base_sha256, stage.origin, stage)
 

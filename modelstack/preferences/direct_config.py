@@ -43,7 +43,9 @@ class DirectTerm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: DirectName
+    """Name of the loss."""
     weight: float = Field(default=1.0, ge=0)
+    """Factor on the loss."""
 
 
 class DirectLossConfig(BaseModel):

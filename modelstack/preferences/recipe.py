@@ -36,6 +36,7 @@ class PreferenceRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
     data: PreferenceData
     method: Method = Direct()
+    """Loss and its settings."""
     rows: int = Field(default=16, gt=0)
     optimizer: PreferenceOptimizer = PreferenceOptimizer()
     max_validation: int = Field(default=500, gt=0)

@@ -34,6 +34,7 @@ class SimpoConfig(BaseModel):
     gamma: float = Field(default=1.0, ge=0)
     """Target margin, in units of beta times reward; the paper's gamma / beta is 0.3 to 0.55."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of pairs with swapped labels."""
     alpha: float = 0.0
     """Exponent of AlphaPO; 0: rewards are log-probabilities."""
     nll_coefficient: float = Field(default=0.0, ge=0)
@@ -49,6 +50,7 @@ class CpoConfig(BaseModel):
     form: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     """Function of the margin; `ipo` uses token means."""
     beta: float = Field(default=0.1, gt=0)
+    """Factor on the log-probabilities."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Label smoothing, for `sigmoid`."""
     alpha: float = 0.0

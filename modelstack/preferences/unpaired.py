@@ -31,12 +31,14 @@ class UnpairedConfig(BaseModel):
 
     name: Literal["kto", "apo_zero_unpaired"] = "kto"
     beta: float = Field(default=0.1, gt=0)
+    """Strength of the pull towards the reference."""
     desirable_weight: float = Field(default=1.0, ge=0)
     """Weight lambda_D of desirable completions.
 
     The KTO paper recommends lambda_D n_D / (lambda_U n_U) from 1 to 4/3, with the numbers n of rows of each kind.
     """
     undesirable_weight: float = Field(default=1.0, ge=0)
+    """Weight lambda_U of undesirable completions."""
 
 
 def kl_baseline(policy_B: Tensor, reference_B: Tensor) -> Tensor:

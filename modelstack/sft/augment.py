@@ -37,7 +37,9 @@ class AugmentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shuffle_tools: bool = True
+    """Whether the tools of an example change their order."""
     shuffle_parameters: bool = True
+    """Whether the parameters of a tool change their order."""
     mask_names: float = Field(default=0.3, ge=0, le=1)
     """Probability that all tools and parameters of an example get random names."""
     drop_optional: float = Field(default=0.2, ge=0, le=1)

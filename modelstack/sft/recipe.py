@@ -49,6 +49,7 @@ class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
     free: ClassVar[frozenset[str]] = TuningRecipe.free | {"evaluation"}
     data: SftData
     loss: TokenLoss = "cross_entropy"
+    """Loss of a token: -log p, or `dft`: -p log p with the factor p held constant."""
     evaluation: SftEvaluation = SftEvaluation()
 
     @model_validator(mode="after")

@@ -37,10 +37,15 @@ class RoleWeights(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forced: float = Field(default=0.2, ge=0, allow_inf_nan=False)
+    """Weight of characters that the grammar forces."""
     choice: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """Weight of the choice to call, to abstain or to end."""
     key: float = Field(default=1.5, ge=0, allow_inf_nan=False)
+    """Weight of argument names."""
     name: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """Weight of tool names."""
     value: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    """Weight of argument values."""
     text: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of replies in words, including the end of the turn."""
 

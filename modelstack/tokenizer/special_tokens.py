@@ -32,8 +32,11 @@ class SpecialTokens(BaseModel):
     turn: Pair | None = ("<|im_start|>", "<|im_end|>")
     """Tokens that open and close a turn of a conversation; None: there is no chat template."""
     tool_call: Pair | None = ("<tool_call>", "</tool_call>")
+    """Tokens around a tool call."""
     tool_response: Pair | None = ("<tool_response>", "</tool_response>")
+    """Tokens around a tool's result."""
     think: Pair | None = ("<think>", "</think>")
+    """Tokens around reasoning."""
     n_reserved: int = Field(default=16, ge=0, le=4096)
     """Number of reserved tokens: `<|reserved_0|>` and so on."""
 

@@ -42,6 +42,7 @@ class TokenizerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["byte-level", "byte-fallback"] = "byte-level"
+    """BPE over bytes, or over characters with bytes for those outside the alphabet."""
     vocab_size: int = Field(default=16_384, ge=300, le=1_000_000)
     """Number of ids, including special tokens; fewer if the documents do not contain enough pairs."""
     pretokenizer: PresetName = "qwen2"
@@ -50,6 +51,7 @@ class TokenizerConfig(BaseModel):
     """Grouping of digits; None: that of the preset ("byte-fallback": "1")."""
     special_tokens: SpecialTokens = SpecialTokens()
     special_placement: Literal["start", "end"] = "end"
+    """Place of the special tokens' ids."""
     pad_to_multiple_of: int = Field(default=64, ge=1, le=4096)
     """Reserved tokens are added until the number of ids is a multiple of this, for fast matrix kernels."""
     min_frequency: int = Field(default=2, ge=1)

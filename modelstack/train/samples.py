@@ -39,12 +39,15 @@ class SamplingConfig(BaseModel, frozen=True, extra="forbid"):
     """Prompts and sampling parameters."""
 
     prompts: tuple[str, ...] = ()
+    """Beginnings of the texts."""
     n_tokens: int = Field(default=64, gt=0)
     """Maximum number of tokens; an end-of-text token ends a text earlier."""
     temperature: float = Field(default=0.8, ge=0)
     """Sampling temperature; 0: always the most probable token."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of the probability that the sampled tokens make up."""
     seed: int = 0
+    """Seed of the sampling."""
 
 
 class Samples:

@@ -13,6 +13,7 @@ import typer.main
 
 import agentkit.cli.main
 import modelstack.cli
+from mcp_servers.__main__ import SERVERS
 from tests.docs.blocks import PAGES, ROOT, blocks_of
 from tests.docs.console import commands_of
 
@@ -20,7 +21,7 @@ PROGRAMS = {
     "agentkit": typer.main.get_command(agentkit.cli.main.app),
     "modelstack": typer.main.get_command(modelstack.cli.app),
 }
-INLINE = re.compile(r"`((?:agentkit|modelstack|python -m|make) [^`\n]+)`")
+INLINE = re.compile(r"`((?:agentkit|agentkit-mcp|modelstack|python -m|make) [^`\n]+)`")
 OURS = {"evals", "mcp_servers", "tools", "tests"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -78,6 +79,8 @@ def test_named_commands_exist_with_their_options(place: str) -> None:
             case ["python", "-m", module, *_] if module.islower() and module.split(".")[0] in OURS:
                 path = ROOT / module.replace(".", "/")
                 assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{place}: {module}"
+            case ["agentkit-mcp", server, *_] if server.islower():
+                assert server in SERVERS, f"{place}: agentkit-mcp {server}"
             case ["make", target, *_] if target.islower():
                 assert target in TARGETS, f"{place}: make {target}"
             case _:

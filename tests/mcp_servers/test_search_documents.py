@@ -15,6 +15,7 @@ from pypdf import PdfReader, PdfWriter
 from server_harness import asker
 
 from mcp_servers.child import KillableChild
+from mcp_servers.distribution import install_command
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem.root import Root
 from mcp_servers.search.documents import Document, DocumentReader
@@ -260,7 +261,7 @@ def test_a_missing_package_is_named_with_what_to_install(read: Any, monkeypatch:
     monkeypatch.setattr("mcp_servers.search.documents.KillableChild", without_packages)
     for name, package in (("a.pdf", "pypdf"), ("a.html", "lxml")):
         document = read(name, "<p>x")
-        assert document.problem == f'{package} is missing: pip install "agentkit[servers]"'
+        assert document.problem == f"{package} is missing: {install_command('servers')}"
 
 
 # -- through the server

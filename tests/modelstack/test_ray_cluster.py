@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
+from mcp_servers.distribution import install_command
 from modelstack.errors import UserError
 from modelstack.ray_cluster import ray_cluster
 
 
 def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'agentkit\[ray\]'"), ray_cluster(1):
+    with pytest.raises(UserError, match=re.escape(install_command("ray"))), ray_cluster(1):
         pass
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated, Literal
 
+import pytest
 from pydantic import BaseModel, Field
+from typer.testing import CliRunner
 
+from modelstack.cli import app
+from modelstack.commands.recipe_arguments import MODELS, recipe_model
+from modelstack.data.mix import MixRecipe
 from modelstack.recipe_keys import WIDTH, RecipeKey, keys_text, recipe_keys
 
 
@@ -84,3 +91,26 @@ def test_the_text_holds_every_key_and_is_not_wider_than_80_columns() -> None:
     lines = keys_text(recipe_keys(Trip)).splitlines()
     assert lines[:4] == ["name  string, required", "    Name of the trip.", "pace  table", "    Speed of a walk."]
     assert max(map(len, keys_text([RecipeKey("a", "string", "x " * 99, "y " * 99)]).splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize("command", MODELS)
+def test_each_key_of_each_command_has_a_meaning(command: str) -> None:
+    pytest.importorskip("torch", reason="needs torch (extra `train`)")
+    keys = recipe_keys(recipe_model(command))
+    assert not [key.key for key in keys if not key.meaning]
+    assert len({key.key for key in keys}) == len(keys)
+    assert max(map(len, keys_text(keys).splitlines())) <= WIDTH
+
+
+def test_a_command_prints_the_keys_of_its_recipe_without_a_recipe() -> None:
+    printed = CliRunner().invoke(app, ["data", "mix", "--keys"])
+    assert printed.exit_code == 0
+    assert printed.output == keys_text(recipe_keys(MixRecipe)) + "\n"
+    as_json = CliRunner().invoke(app, ["data", "mix", "--keys-json"])
+    assert json.loads(as_json.output) == [asdict(key) for key in recipe_keys(MixRecipe)]
+
+
+@pytest.mark.parametrize("command", MODELS)
+def test_each_command_with_a_recipe_has_the_option(command: str) -> None:
+    helped = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    assert "--keys" in helped.output and "--keys-json" in helped.output

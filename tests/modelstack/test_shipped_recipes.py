@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,43 +11,15 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="needs torch (extra `train`)")
 
-from pydantic import BaseModel
 
 from modelstack.cli import app
-from modelstack.data.mix import MixRecipe
-from modelstack.data.pipeline.recipe import DataRecipe
-from modelstack.data.synthetic.recipe import SyntheticRecipe
-from modelstack.data.tools.recipe import ToolDataRecipe
+from modelstack.commands.recipe_arguments import MODELS, recipe_model
 from modelstack.errors import UserError
-from modelstack.preferences.recipe import PreferenceRecipe
-from modelstack.preferences.reward.recipe import RewardRecipe
-from modelstack.reasoning.distil.recipe import DistilRecipe
-from modelstack.reasoning.merging.recipe import MergeRecipe
-from modelstack.reasoning.policy.recipe import PolicyRecipe
-from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.reasoning.rejection.recipe import SampleRecipe
 from modelstack.recipe_file import read_recipe
 from modelstack.sft.recipe import SftRecipe
 from modelstack.shipped_recipes import FOLDERS, ROOT, ShippedRecipe, recipe_path, shipped_recipe, shipped_recipes
 from modelstack.train.run.recipe import RunRecipe
-from modelstack.train.run.sweep import SweepRecipe
 
-KINDS: dict[str, type[BaseModel]] = {
-    "data run": DataRecipe,
-    "data mix": MixRecipe,
-    "data synthesise": SyntheticRecipe,
-    "data tools": ToolDataRecipe,
-    "train": RunRecipe,
-    "train sweep": SweepRecipe,
-    "sft": SftRecipe,
-    "prefer": PreferenceRecipe,
-    "reward": RewardRecipe,
-    "reinforce": PolicyRecipe,
-    "ppo": PpoRecipe,
-    "sample": SampleRecipe,
-    "distil": DistilRecipe,
-    "merge": MergeRecipe,
-}
 RECIPES = shipped_recipes()
 
 
@@ -74,14 +45,7 @@ def comment_of(recipe: ShippedRecipe) -> str:
 
 def test_each_file_is_a_recipe_of_a_command() -> None:
     assert sorted(recipe.path for recipe in RECIPES) == sorted(ROOT.rglob("*.toml"))
-    assert FOLDERS.keys() == KINDS.keys()
-
-
-def test_the_wheel_has_each_recipe() -> None:
-    package = ROOT.parent
-    settings = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = settings["tool"]["setuptools"]["package-data"]["modelstack"]
-    assert {recipe.path for recipe in RECIPES} <= {path for pattern in patterns for path in package.glob(pattern)}
+    assert FOLDERS.keys() == MODELS.keys() - {"tokenizer train"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -90,7 +54,9 @@ def test_a_comment_gives_the_command_of_its_recipe_and_others_that_exist(recipe:
     given = commands_in(comment_of(recipe))
     assert any(command == recipe.command and recipe.is_called(name) for command, name, _ in given)
     for command, name, overrides in given:
-        assert isinstance(read_recipe(KINDS[command], recipe_path(name, command), overrides), KINDS[command])
+        assert isinstance(
+            read_recipe(recipe_model(command), recipe_path(name, command), overrides), recipe_model(command)
+        )
 
 
 def test_a_recipe_is_found_by_its_name_with_or_without_folders(tmp_path: Path) -> None:

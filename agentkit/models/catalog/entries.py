@@ -90,6 +90,11 @@ def _read_catalog() -> Mapping[str, CatalogEntry]:
 CATALOG: Mapping[str, CatalogEntry] = _read_catalog()
 
 
+def model_files() -> dict[str, Path]:
+    """Return the path of each model's file by id, whether it is there or not; `modelstack` names weights by it."""
+    return {entry.id: entry.slot.path for entry in CATALOG.values()}
+
+
 def local_path(
     spec: str | os.PathLike[str], *, progress: Progress | None = None, tell: Tell | None = None
 ) -> Path:

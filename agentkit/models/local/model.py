@@ -32,6 +32,7 @@ from agentkit.models.base import (
 from agentkit.models.confidence import Calibration
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from agentkit.models.local.refused_tools import RefusedTools
+from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from agentkit.models.local.convention import Manner
@@ -221,7 +222,7 @@ class LocalModel(Model):
             from modelstack.inference.remembered import RememberedFacts
             from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
-            raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
+            raise UserError(f"{self.name!r} needs {error.name}: {install_command('local')}") from error
         prior, calibration = self._read_prior(), self._read_calibration()
         try:
             if isinstance(self._source, str | Path):

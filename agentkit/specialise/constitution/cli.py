@@ -45,6 +45,22 @@ ModelName = Annotated[
 Replier = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Gives the replies: the model to train. Default: --model.")
 ]
+
+
+def _print_keys(as_text: bool | None) -> None:
+    if as_text is not None:
+        from modelstack.commands.recipe_arguments import show_keys
+        from modelstack.preferences.constitution.run import ConstitutionRecipe
+
+        show_keys(ConstitutionRecipe, as_text=as_text)
+
+
+Keys = Annotated[
+    bool | None,
+    typer.Option(
+        "--keys/--keys-json", is_eager=True, callback=_print_keys, help="List the keys of a recipe; or as JSON."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a started one is continued.")]
 Recipe = Annotated[Path | None, typer.Option(metavar="RECIPE.toml", help="How it is asked; all has defaults.")]
 
@@ -63,6 +79,7 @@ def revise(
     overrides: Overrides = None,
     replier: Replier = None,
     recipe: Recipe = None,
+    keys: Keys = None,
 ) -> None:
     """Criticise and revise replies; leave examples that `modelstack sft` reads."""
     _run("revise", constitution, prompts, (replier or model, model), out, recipe, overrides or [])
@@ -77,6 +94,7 @@ def compare(
     overrides: Overrides = None,
     replier: Replier = None,
     recipe: Recipe = None,
+    keys: Keys = None,
 ) -> None:
     """Judge two replies to each prompt; leave pairs that `modelstack prefer` reads."""
     _run("compare", constitution, prompts, (replier or model, model), out, recipe, overrides or [])

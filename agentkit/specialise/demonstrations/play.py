@@ -6,7 +6,6 @@ conversation gets a separate world, written into the same folder and database.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -92,11 +91,10 @@ async def running_house() -> AsyncGenerator[House]:
         folder, database = Path(root, "files"), Path(root, "data.db")
         folder.mkdir()
         write_world(World(), folder, database)
-        python = sys.executable
         commands = {
-            "files": f"{python} -m mcp_servers.filesystem {folder} --write",
-            "tables": f"{python} -m mcp_servers.sqlite {database} --write",
-            "time": f"{python} -m mcp_servers.time",
+            "files": f"agentkit-mcp filesystem {folder} --write",
+            "tables": f"agentkit-mcp sqlite {database} --write",
+            "time": "agentkit-mcp time",
         }
         toolsets = [toolset for command in commands.values() for toolset in mcp_toolsets(command, pins=None)]
         async with connected(toolsets) as live:

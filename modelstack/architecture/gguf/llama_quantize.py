@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mcp_servers.distribution import install_command
 from modelstack.errors import UserError
 
 _F32 = 0
@@ -37,7 +38,7 @@ def quantize_in_child(source: Path, target: Path, file_type: int, in_full: Seque
         output = " ".join(done.stderr.split()[-60:]) or "nothing"
         raise UserError(
             f"llama.cpp could not quantise (exit {done.returncode}); its output: {output}. K-quants need "
-            f"llama-cpp-python: pip install 'agentkit[local]', or use another number type"
+            f"llama-cpp-python: {install_command('local')}, or use another number type"
         )
 
 

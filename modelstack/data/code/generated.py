@@ -68,6 +68,7 @@ class GeneratedCode(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["generated_code"] = "generated_code"
     drop_vendored: bool = True
+    """Whether to drop copies of other projects (`vendor/`, `node_modules/`)."""
     max_mean_line: float | None = Field(default=110, gt=0)
     """Maximum mean line length of JavaScript, TypeScript and CSS, in characters; more means minified.    """
     notebooks: Literal["script", "keep", "drop"] = "script"

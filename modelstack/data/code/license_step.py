@@ -41,6 +41,7 @@ class License(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["license"] = "license"
     allow: tuple[str, ...] = ("permissive",)
+    """SPDX ids and categories of licences that are kept."""
     keep_unlicensed: bool = False
     """Whether to keep documents without a known licence."""
     repository_licenses: Path | None = None

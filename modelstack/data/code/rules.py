@@ -39,31 +39,47 @@ class CodeRules(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["code_rules"] = "code_rules"
     max_line: int | None = Field(default=1_000, ge=1)
+    """Maximum characters of a line."""
     max_mean_line: float | None = Field(default=100, gt=0)
+    """Maximum mean characters of a line."""
     long_line_languages: tuple[str, ...] = _LONG_LINES
     """Languages with one paragraph per line; only `max_long_line` applies to their lines."""
     max_long_line: int | None = Field(default=100_000, ge=1)
+    """Maximum characters of a line in `long_line_languages`."""
     max_lines: int | None = Field(default=100_000, ge=1)
+    """Maximum lines of a file."""
     min_alphanumeric: float | None = Field(default=0.25, ge=0, le=1)
+    """Minimum share of letters and digits."""
     min_alphabetic: float | None = Field(default=None, ge=0, le=1)
     """Minimum share of letters. The Stack v2 uses 0.25 for letters alone; v1 for letters and digits."""
     min_comments: float | None = Field(default=0.01, ge=0, le=1)
+    """Minimum share of characters in comments, for the same languages as `max_comments`."""
     max_comments: float | None = Field(default=0.80, ge=0, le=1)
     """Maximum share of characters in comments; applies to programming languages with known comment syntax."""
     max_encoded_run: int | None = Field(default=1_024, ge=1)
+    """Maximum characters of one run of encoded data."""
     max_encoded: float | None = Field(default=0.5, ge=0, le=1)
+    """Maximum share of characters in encoded data (base64, hexadecimal, Unicode escapes)."""
     drop_xml: bool = True
+    """Whether to drop files that begin with an XML head."""
     min_visible: int | None = Field(default=100, ge=0)
     """Minimum characters of an HTML file that a browser shows."""
     min_visible_share: float | None = Field(default=0.2, ge=0, le=1)
+    """Minimum share of an HTML file that a browser shows."""
     sized_languages: tuple[str, ...] = ("json", "yaml")
+    """Languages of data files, to which `min_size` and `max_size` apply."""
     min_size: int | None = Field(default=100, ge=0)
+    """Minimum characters of a file of `sized_languages`."""
     max_size: int | None = Field(default=5_000, ge=0)
+    """Maximum characters of a file of `sized_languages`."""
     few_lines_languages: tuple[str, ...] = _FEW_LINES
+    """Languages of data files, to which `max_few_lines` applies."""
     max_few_lines: int | None = Field(default=512, ge=1)
+    """Maximum lines of a file of `few_lines_languages`."""
     tokenizer: Path | None = None
     """Tokenizer folder or file; None disables the limit on characters per token."""
     min_chars_per_token: dict[str, float] = {"python": 2.5, "java": 2.9, "javascript": 2.6}
+    """Minimum characters per token by language; needs `tokenizer`."""
 
     def build(self) -> Step:
         """Return the step."""

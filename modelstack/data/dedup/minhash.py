@@ -46,11 +46,13 @@ class MinHashConfig(BaseModel, frozen=True, extra="forbid"):
     n_words: int = Field(default=5, ge=1)
     """Words per run. A document with fewer words has no signature and is left to exact deduplication."""
     n_buckets: int = Field(default=14, ge=1)
+    """Buckets of a signature; documents that agree on one bucket form a pair."""
     n_hashes: int = Field(default=8, ge=1)
     """Hash functions per bucket."""
     simplified: bool = True
     """Whether to ignore case, digits, punctuation and accents."""
     seed: int = 1
+    """Seed of the hash functions."""
     family: Literal["pairwise", "datatrove"] = "pairwise"
     """Family of hash functions; see the module."""
 

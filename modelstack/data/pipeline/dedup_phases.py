@@ -34,6 +34,7 @@ class ExactStep(ExactConfig, frozen=True, extra="forbid"):
     """Drops documents with the same text as another."""
 
     keep: Literal["longest", "first"] = "first"
+    """Document kept of a group of equal texts."""
     earlier: tuple[Path, ...] = ()
     """Folders `keys` of earlier runs; documents equal to one of theirs are dropped too."""
 
@@ -42,6 +43,7 @@ class MinHashStep(MinHashConfig, frozen=True, extra="forbid"):
     """Drops documents that are near-duplicates of another."""
 
     keep: Literal["longest", "first"] = "longest"
+    """Document kept of a group of near-duplicates."""
     earlier: tuple[Path, ...] = ()
     """Folders `keys` of earlier runs; near-duplicates of their documents are dropped too."""
 
@@ -52,12 +54,14 @@ class LinesStep(LinesConfig, frozen=True, extra="forbid"):
     min_left: int = Field(default=1, ge=0)
     """Minimum characters left in a changed document."""
     earlier: tuple[Path, ...] = ()
+    """Folders `keys` of earlier runs; lines that occur in them are removed too."""
 
 
 class SubstringStep(SubstringConfig, frozen=True, extra="forbid"):
     """Removes long word spans that occurred before, and drops documents with too little text left."""
 
     min_left: int = Field(default=1, ge=0)
+    """Minimum characters left in a changed document."""
 
 
 CorpusStepConfig = ExactStep | MinHashStep | LinesStep | SubstringStep

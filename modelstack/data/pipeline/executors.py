@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcp_servers.distribution import install_command
 from modelstack.data.pipeline.phases import Phase
 from modelstack.data.pipeline.plan import phases_of
 from modelstack.data.pipeline.recipe import DataRecipe
@@ -93,7 +94,7 @@ def _executor(name: str) -> Any:
     try:
         import datatrove.executor  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise UserError(f"--on {name} needs datatrove's executors: pip install 'agentkit[ray]'") from error
+        raise UserError(f"--on {name} needs datatrove's executors: {install_command('ray')}") from error
     return getattr(datatrove.executor, EXECUTORS[name])
 
 

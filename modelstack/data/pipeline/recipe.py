@@ -46,10 +46,13 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
     """Configuration of a data run: its inputs and steps."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     inputs: tuple[InputConfig, ...] = Field(min_length=1)
+    """Raw files, by kind."""
     evaluations: tuple[Path, ...] = ()
     """Evaluation files for each step `decontaminate` without its own; like `inputs`, set by a command."""
     steps: tuple[Annotated[StepConfig, Field(discriminator="kind")], ...] = ()
+    """Steps in their order, by kind."""
 
     @model_validator(mode="before")
     @classmethod

@@ -27,8 +27,11 @@ class Privacy(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["privacy"] = "privacy"
     kinds: tuple[Kind, ...] = KINDS
+    """Kinds of private data that are replaced."""
     style: Style = "example"
+    """Placeholders: realistic reserved addresses and numbers, or tags such as <EMAIL>."""
     ip_scope: IpScope = "global"
+    """IP addresses that count as private: globally reachable ones, also reserved ones, or any."""
     max_findings: int | None = Field(default=None, ge=0)
     """Maximum findings of a kept document; None: no limit."""
 

@@ -44,6 +44,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid"):
     min_stop_words: int | None = 2
     """Minimum number of different stop words, in lower case. Rae et al. 2021, A.1.1."""
     stop_words: tuple[str, ...] = STOP_WORDS
+    """Words of which a text must contain a minimum number."""
 
     def build(self) -> Step:
         """Return the step."""

@@ -27,6 +27,7 @@ class C4BadWords(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["c4_bad_words"] = "c4_bad_words"
     words: tuple[str, ...] = ()
+    """Words or phrases of the list."""
     file: Path | None = None
     """File with one word or phrase per line, in addition to `words`."""
     keep_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -58,6 +59,7 @@ class WordList(BaseModel, frozen=True, extra="forbid"):
     name: str
     """Name of the list in the reason: "spam" gives `word_list_spam`."""
     words: tuple[str, ...] = ()
+    """Words or phrases of the list."""
     file: Path | None = None
     """File with one word or phrase per line, in addition to `words`."""
     max_hits: int = 0

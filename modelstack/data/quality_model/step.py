@@ -25,6 +25,7 @@ class QualityScore(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["quality_score"] = "quality_score"
     model: Path
+    """File `quality.safetensors` that `modelstack data quality` wrote."""
     threshold: float | None = Field(default=0.5, ge=0, le=1)
     """Minimum probability of a kept document; None: score without dropping."""
 

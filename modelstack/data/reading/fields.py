@@ -14,10 +14,15 @@ class Fields(BaseModel, frozen=True, extra="forbid"):
     """Names of the fields; the input's default applies to a missing field."""
 
     text_field: str = "text"
+    """Field with the text."""
     id_field: str = "id"
+    """Field with the id."""
     source_field: str = "source"
+    """Field with the source."""
     license_field: str = "license"
+    """Field with the licence."""
     url_field: str = "url"
+    """Field with the URL."""
 
 
 def document_of(record: dict[str, Any], place: str, fields: Fields, config: Input) -> Document | Broken:

@@ -19,9 +19,11 @@ class HtmlInput(Input, frozen=True):
 
     kind: Literal["html"] = "html"
     suffixes: tuple[str, ...] = (".html", ".htm", ".xhtml")
+    """Endings of the files that are read."""
     base_url: str = ""
     """Prefix of a page's path that forms its URL; "" for no URL."""
     files_in_shard: int = Field(default=1000, ge=1)
+    """Files that one task reads."""
 
 
 class CodeInput(Input, frozen=True):
@@ -40,6 +42,7 @@ class CodeInput(Input, frozen=True):
     The Stack v2 excludes files over 10 MB, most of which are data; source files over 1 MiB are generated.
     """
     files_in_shard: int = Field(default=1000, ge=1)
+    """Files that one task reads."""
 
 
 def read_html(path: Path, config: HtmlInput) -> Iterator[Document | Broken]:

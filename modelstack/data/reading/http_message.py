@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import zstandard
 
+from mcp_servers.distribution import install_command
 from modelstack.data.reading.limits import Limits
 from modelstack.data.reading.unpacking import GZIP_MAGIC, ZSTD_MAGIC
 from modelstack.data.reading.warc_records import MAX_HEADER_BYTES, header_fields
@@ -132,7 +133,7 @@ def _unbrotli(body: bytes, limits: Limits) -> bytes:
     try:
         from fastwarc.stream_io import BrotliReader  # pyright: ignore[reportMissingModuleSource]
     except ImportError as error:
-        raise UserError("a page packed with Brotli needs fastwarc: pip install 'agentkit[data]'") from error
+        raise UserError(f"a page packed with Brotli needs fastwarc: {install_command('data')}") from error
 
     try:
         unpacked = BrotliReader(io.BytesIO(body)).read(limits.max_record_bytes + 1)

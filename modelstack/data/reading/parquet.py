@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Broken, Document
 from modelstack.data.reading.fields import Fields, document_of
 from modelstack.data.reading.input_files import Input, name_in
@@ -96,7 +97,7 @@ def _pyarrow() -> tuple[Any, type[Exception]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UserError(
-            "an input of kind 'parquet' needs pyarrow: pip install 'agentkit[parquet]'; or turn the files "
+            f"an input of kind 'parquet' needs pyarrow: {install_command('parquet')}; or turn the files "
             "into JSON lines and use kind 'jsonl'"
         ) from error
     return parquet, pyarrow.ArrowException

@@ -29,6 +29,7 @@ class Checks(BaseModel, frozen=True, extra="forbid"):
     min_characters: int = Field(default=200, ge=1)
     """Minimum characters; Nemotron-CC drops documents with fewer than 50 tokens."""
     max_characters: int = Field(default=20_000, ge=1)
+    """Maximum characters of a document."""
     max_copied_share: float = Field(default=0.2, ge=0, le=1)
     """Maximum share of the document's 8-word runs that occur in its seed."""
     language: Language | None = Language()

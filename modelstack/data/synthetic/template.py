@@ -23,6 +23,7 @@ class Template(BaseModel, frozen=True, extra="forbid"):
     """A way to derive a document from a seed document."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the template, which is recorded with its documents."""
     form: Form = "document"
     """Form of the result: title and text, or question-answer pairs."""
     prompt: str

@@ -34,7 +34,9 @@ class ToolDataRecipe(BaseModel, frozen=True, extra="forbid"):
     """Configuration of a training set and a validation set."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     seed: int = 0
+    """Seed of everything random in the run."""
     tokens: int = Field(default=1_500_000, gt=0)
     """Tokens of the training set, prompt and target, with one-line signatures; estimated from characters."""
     validation_examples: int = Field(default=300, ge=0)
@@ -52,6 +54,7 @@ class ToolDataRecipe(BaseModel, frozen=True, extra="forbid"):
     shares: dict[str, float] = DEFAULT_SHARES
     """Shares of the tokens by sort of generated example."""
     api_shares: dict[str, float] = DEFAULT_API_SHARES
+    """Probabilities of the sources from which tools of the sorts `api_*` are drawn."""
     sources: dict[str, float] = {}
     """Shares of the tokens by source of the files' examples."""
     schemas_from: tuple[str, ...] = ("seal-tools",)

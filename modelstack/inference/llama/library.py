@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mcp_servers.distribution import install_command
 from modelstack.inference.engine import EngineError
 
 OPENMP_DEFAULTS = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "1000"}
@@ -24,6 +25,8 @@ microseconds, then sleep. Milliseconds per token with 2 threads on 2 idle cores:
 35, these settings 7.5. Beside another busy process: 16 to 400, 40, 25. "ACTIVE" matters if the engine is called
 from other threads than the one that loaded it: libgomp then sees more threads than cores, and under "PASSIVE" it
 would not spin at all (40 ms). Read when libgomp is loaded; settings of the user have priority."""
+REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
+"""Command that compiles the library again, for this machine."""
 GGML_LOG_LEVEL_ERROR = 4
 """`enum ggml_log_level` of ggml.h as compiled into llama-cpp-python; 3 is a warning, 4 an error."""
 
@@ -45,11 +48,11 @@ def library() -> ModuleType:
     try:
         import llama_cpp.llama_cpp as lib
     except ImportError as error:
-        raise EngineError('the local engine needs llama-cpp-python: pip install "agentkit[local]"') from error
+        raise EngineError(f"the local engine needs llama-cpp-python: {install_command('local')}") from error
     except (OSError, RuntimeError) as error:
         raise EngineError(
             f"llama-cpp-python is installed but its library does not load ({error}); "
-            f'reinstall it for this machine: pip install --force-reinstall "agentkit[local]"'
+            f"reinstall it for this machine: {REINSTALL}"
         ) from error
     _log_callback = lib.llama_log_callback(_on_log)
     lib.llama_log_set(_log_callback, ctypes.c_void_p(0))

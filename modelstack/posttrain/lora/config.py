@@ -24,10 +24,13 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=16, ge=1)
+    """Rank of the update BA."""
     alpha: float = Field(default=32.0, gt=0)
+    """Numerator of the factor on BA."""
     scaling: Literal["lora", "rslora"] = "lora"
     """Factor on BA: alpha / rank, or alpha / sqrt(rank)."""
     dora: bool = False
+    """Whether to learn the length of each weight row separately (DoRA)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the adapter's inputs that is dropped in training; the frozen weight sees all inputs."""
     targets: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1)
@@ -35,6 +38,7 @@ class LoraConfig(BaseModel):
     lr_ratio_b: float = Field(default=1.0, gt=0)
     """LoRA+: learning rate of B divided by that of A. The paper uses 16; 1 disables it."""
     init_seed: int = Field(default=0, ge=0)
+    """Seed of the initial A."""
 
     @property
     def scale(self) -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from modelstack.errors import UserError
 from modelstack.files import replacing_folder, sha256_of
-from modelstack.posttrain.base import base_sha256, load_base, require_same_base
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.base_hash import base_sha256, require_same_base
 from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
 from modelstack.posttrain.lora.files import save_adapter
 from modelstack.posttrain.lora.gguf import read_gguf_adapter

@@ -1,33 +1,38 @@
-"""Lineage of stages: a forest of all stages in some folders and of their recorded ancestors.
+"""Lineage of stages: a forest of all stages and pretrained models in some folders and of their recorded ancestors.
 
 A node is identified by its fingerprint, so a parent is found in any folder. A parent whose folder is missing is
 shown by the name and hash that its children recorded. Damaged stages stay in the tree with their faults, because
-showing them is the purpose of the tree.
+showing them is the purpose of the tree. The model of a run of `modelstack train` is a root. The run has no record
+of its files to check, so its state says only that it is there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelstack.errors import UserError
+from modelstack.posttrain.base_hash import base_sha256
 from modelstack.posttrain.stages.card import change, shown
 from modelstack.posttrain.stages.record import Origin, StageRecord
-from modelstack.posttrain.stages.stage import STAGE_FILE, faults_of, read_record
+from modelstack.posttrain.stages.stage import MODEL, STAGE_FILE, faults_of, is_stage, read_record
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-State = Literal["whole", "damaged", "not here"]
-_STYLES: dict[State, str] = {"whole": "green", "damaged": "bold red", "not here": "dim"}
+State = Literal["whole", "here", "damaged", "not here"]
+_STYLES: dict[State, str] = {"whole": "green", "here": "green", "damaged": "bold red", "not here": "dim"}
 _SHORT = 12
+TRAINING_FILE = "training.json"
+"""Origin of a checkpoint, beside its weights; `train.run.finish` writes it."""
 
 
 @dataclass(slots=True)
 class Node:
-    """A stage in one of the folders, or an ancestor known only from the records of its descendants."""
+    """A stage or a run in one of the folders, or an ancestor known only from the records of its descendants."""
 
     name: str
     kind: str
@@ -39,21 +44,29 @@ class Node:
     parents: tuple[str, ...] = ()
     """SHA-256 of each parent."""
     children: list[str] = field(default_factory=list[str])
+    about: str = ""
+    """Sentence about a run without a record: its length, and its loss on held-out text."""
 
 
 def find_stages(folders: Iterable[Path]) -> list[Path]:
-    """Return the paths of all stages in or below some folders, without duplicates, in the order of the folders.
+    """Return the folders of all stages and finished pretraining runs in or below some folders.
+
+    They are without duplicates, in the order of the given folders.
 
     Raises:
-        UserError: A folder is missing, or holds no stage.
+        UserError: A folder is missing, or holds neither stage nor run.
     """
     found: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name a stage, or a folder with stages in it")
-        here = [file.parent for file in sorted(folder.rglob(STAGE_FILE))]
+        runs = [file.parents[1] for file in folder.rglob(f"{MODEL}/{TRAINING_FILE}") if _pretraining(file)]
+        here = sorted({file.parent for file in folder.rglob(STAGE_FILE)} | {*runs})
         if not here:
-            raise UserError(f"no stage in {folder}: none of its folders has a {STAGE_FILE}")
+            raise UserError(
+                f"no stage in {folder}: none of its folders has a {STAGE_FILE}, or the {MODEL}/{TRAINING_FILE} "
+                f"of a finished pretraining"
+            )
         found |= {path.resolve(): None for path in here}
     return list(found)
 
@@ -100,6 +113,7 @@ def as_json(nodes: dict[str, Node]) -> list[dict[str, Any]]:
             "faults": list(node.faults),
             "parents": list(node.parents),
             "children": node.children,
+            "about": node.about,
             "evaluation": None if node.record is None else node.record.evaluation.model_dump(mode="json"),
         }
         for node in nodes.values()
@@ -107,6 +121,12 @@ def as_json(nodes: dict[str, Node]) -> list[dict[str, Any]]:
 
 
 def _examined(path: Path) -> Node:
+    if not is_stage(path) and (training := _pretraining(path / MODEL / TRAINING_FILE)):
+        about = (
+            f"pretrained: {training['steps']:,} steps, {training['n_tokens']:,} tokens; "
+            f"{training['held_out']['bits_per_byte']:.4f} bits per byte on held-out text"
+        )
+        return Node(path.resolve().name, "base", base_sha256(path / MODEL), "here", path, about=about)
     try:
         record = read_record(path)
     except UserError as error:
@@ -118,8 +138,20 @@ def _examined(path: Path) -> Node:
     return Node(record.name, record.kind, record.fingerprint, state, path, record, faults, parents)
 
 
+def _pretraining(file: Path) -> dict[str, Any] | None:
+    """Return the record of a finished run of `modelstack train`; None: the file is of another kind."""
+    try:
+        training = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_run = isinstance(training, dict) and {"steps", "n_tokens", "held_out"} <= training.keys()
+    return training if is_run else None
+
+
 def _of_copies(one: Node, other: Node) -> Node:
     """Return the node of a stage that exists in two folders, with the faults of both."""
+    if one.state == "here":
+        return one
     faults = (*one.faults, *(f"copy in {other.path}: {fault}" for fault in other.faults))
     return replace(one, faults=faults, state="damaged" if faults else "whole")
 
@@ -158,6 +190,8 @@ def _label(node: Node, again: bool) -> Any:
     )
     if again:
         return label.append(" (its own descendants are shown above)", style="dim")
+    if node.about:
+        label.append(f"\n{node.about}", style="dim")
     for fault in node.faults:
         label.append(f"\n{fault}", style="red")
     if node.record is not None:

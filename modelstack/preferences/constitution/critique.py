@@ -36,13 +36,17 @@ class RevisionSettings(BaseModel, frozen=True, extra="forbid"):
     """Settings of the supervised stage."""
 
     rounds: int = Field(default=MOST_ROUNDS, ge=1, le=MOST_ROUNDS)
+    """Rounds of critique and revision of a reply."""
     few_shot: bool = True
     """Whether the worked examples of the constitution precede each critique."""
     reply_tokens: int = Field(default=256, ge=1)
     """Maximum number of tokens of a reply or a revision."""
     critique_tokens: int = Field(default=160, ge=1)
+    """Maximum number of tokens of a critique."""
     reply_temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of first replies."""
     critic_temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature of critiques and revisions."""
     most_characters: int = Field(default=6000, ge=200)
     """Maximum number of characters of a text shown to a critic or judge; the rest is cut off. A longer revision
     is dropped."""

@@ -39,12 +39,15 @@ class FeedbackSettings(BaseModel, frozen=True, extra="forbid"):
     """Settings of the preference stage."""
 
     reply_tokens: int = Field(default=256, ge=1)
+    """Maximum number of tokens of a reply."""
     reply_temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature of the two compared replies; at 0 they would be equal."""
     chain_of_thought: bool = False
     """Whether the judge reasons before it chooses."""
     thought_tokens: int = Field(default=200, ge=1)
+    """Maximum number of tokens of the judge's reasoning."""
     thought_temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature of the judge's reasoning."""
     clamp: tuple[float, float] = CLAMP
     """Bounds of labels given after reasoning."""
     min_margin: float = Field(default=0.1, ge=0, lt=0.5)

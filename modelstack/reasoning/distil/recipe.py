@@ -42,7 +42,9 @@ class OnPolicy(BaseModel, frozen=True, extra="forbid"):
     share: float = Field(default=1.0, gt=0, le=1)
     """Share of the passes with sampled replies: GKD's lambda, 0.5 in TRL."""
     max_tokens: int = Field(default=128, ge=1)
+    """Maximum tokens of a reply."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the student."""
 
 
 class DistilOptimizer(TuningOptimizer):
@@ -60,8 +62,10 @@ class DistilRecipe(TuningRecipe, frozen=True, extra="forbid"):
     teacher_weights: str | None = None
     """Base weights of a teacher that is a stage with an adapter; None: the path recorded by its run."""
     teacher_precision: Precision = "bf16"
+    """Number type of the teacher's computation."""
     data: DistilData
     loss: Loss = DistillationConfig()
+    """Divergence between teacher and student."""
     on_policy: OnPolicy | None = None
     """Plan of sampled replies; None: all passes use the examples' own replies."""
     top_k: int | None = Field(default=None, ge=1)

@@ -45,6 +45,7 @@ class ClassicDistillationConfig(BaseModel):
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Weight of the teacher's divergence; the rest is cross-entropy with the labels."""
     temperature: float = Field(default=2.0, gt=0)
+    """Temperature of both distributions."""
 
 
 def distillation_loss(

@@ -28,6 +28,7 @@ class SamplerCorrection(BaseModel):
     name: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "sequence_mask"
     """Level of the ratio, and whether a ratio outside the bounds is set to the bound or to 0."""
     low: float = Field(default=0.0, ge=0)
+    """Lower bound of the ratio."""
     high: float = Field(default=3.0, gt=0)
     """Upper bound of the ratio; TRL's default. open-instruct truncates tokens at 2."""
 

@@ -55,7 +55,9 @@ class MergeRecipe(BaseModel, frozen=True, extra="forbid"):
     """Recipe for merging models or LoRA adapters."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     method: Method
+    """Merge method."""
     parents: tuple[str, ...] = Field(min_length=1)
     """Folders of stages, either all models or all adapters. A model may also be a checkpoint folder or a GGUF
     file, which is loaded completely into memory. The merged model takes config and tokenizer of the first

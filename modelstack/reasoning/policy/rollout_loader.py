@@ -43,7 +43,9 @@ class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
     group: int = Field(default=8, ge=2)
     """Number of replies to a prompt."""
     max_tokens: int = Field(default=128, ge=1)
+    """Maximum tokens of a reply."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
     grammar: bool = False
     """Whether replies are constrained to valid forms, as in serving.
 

@@ -33,10 +33,13 @@ class PpoSampling(BaseModel, frozen=True, extra="forbid"):
     """Batch of replies that is sampled with the same weights."""
 
     prompts: int = Field(default=512, ge=1)
+    """Prompts of a batch."""
     group: int = Field(default=1, ge=1)
     """Number of replies to a prompt; their baseline is the critic's value, not each other's reward."""
     max_tokens: int = Field(default=128, ge=1)
+    """Maximum tokens of a reply."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
     truncation_penalty: float = Field(default=0.0, ge=0)
     """Penalty on the reward of a truncated reply, which a reward model has not seen in training."""
 
@@ -84,6 +87,7 @@ class CriticRecipe(CriticConfig):
     With the policy's weights, the head initially outputs 0.
     """
     lr: float = Field(default=5e-5, gt=0)
+    """Learning rate of the critic."""
 
 
 class PpoOptimizer(TuningOptimizer):
@@ -108,7 +112,9 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     kl: KlReward = KlReward()
     mix: ExamplesMix | None = None
     gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount of later rewards; 1: none."""
     lam: float = Field(default=0.95, ge=0, le=1)
+    """Lambda of the generalised advantage estimate."""
     rows: int = Field(default=64, gt=0)
     micro_batches: int = Field(default=8, gt=0)
     optimizer: PpoOptimizer = PpoOptimizer()

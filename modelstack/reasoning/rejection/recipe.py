@@ -16,6 +16,7 @@ class SampleRecipe(BaseModel, frozen=True, extra="forbid"):
     """Recipe of rejection sampling."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     model: str
     """Policy: a GGUF file, a checkpoint folder, or the folder of a stage."""
     weights: str | None = None
@@ -27,15 +28,20 @@ class SampleRecipe(BaseModel, frozen=True, extra="forbid"):
     threshold: float = Field(default=1.0, gt=0)
     """Minimum reward of a correct reply."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything random in the run."""
     replies: int = Field(default=4, ge=1)
     """Number of replies per task."""
     max_tokens: int = Field(default=128, ge=1)
+    """Maximum tokens of a reply."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
     keep: KeepRules = KeepRules()
     tasks_at_once: int = Field(default=16, ge=1)
     """Number of tasks that are sampled and written together."""
     precision: Precision = "fp32"
+    """Number type of the computation."""
     device: Device = "auto"
+    """Device; `auto`: CUDA if available."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; None: torch's default. Rounding of sums depends on it."""
 

@@ -28,7 +28,9 @@ class KeepRules(BaseModel, frozen=True, extra="forbid"):
     max_pass_rate: float = Field(default=1.0, gt=0, le=1)
     """Tasks with a larger share of correct replies are dropped, since they teach little."""
     min_tokens: int = Field(default=1, ge=1)
+    """Minimum tokens of a reply."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Maximum tokens of a reply."""
     thinking: bool = False
     """Whether a reply must be one block of thought followed by an answer."""
     one_script: bool = False
@@ -36,6 +38,7 @@ class KeepRules(BaseModel, frozen=True, extra="forbid"):
     code_blocks: bool = True
     """Whether fenced code blocks are allowed."""
     max_paragraph_characters: int | None = Field(default=None, ge=1)
+    """Maximum characters of a paragraph."""
 
 
 def complaint(item: Item[object], completion: Completion, rules: KeepRules) -> str:

@@ -32,6 +32,7 @@ class VerifierPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: VerifierName
+    """Name of the verifier."""
     gate: Literal["think"] | None = None
     """Format that a reply must have to be rewarded: one block of `<think>`, then the answer."""
     gate_quotes: bool = False

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from mcp_servers.distribution import install_command
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.bounded_child import BoundedChild, ChildLimits, TookTooLong
 from modelstack.reasoning.verifiers.math_answers import final_answer
@@ -191,4 +192,4 @@ def _place(gold: GymGold) -> str:
 
 def _require() -> None:
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise UserError('these tasks need reasoning-gym: pip install "agentkit[verifiers]"')
+        raise UserError(f"these tasks need reasoning-gym: {install_command('verifiers')}")

@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Mapping
 from functools import cache
 
+from mcp_servers.distribution import install_command
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.bounded_child import BoundedChild, ChildLimits, TookTooLong
 
@@ -32,8 +33,7 @@ class MathVerify:
         """
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(
-                "comparing expressions needs math-verify, which is not installed: "
-                'pip install "agentkit[verifiers]"'
+                f"comparing expressions needs math-verify, which is not installed: {install_command('verifiers')}"
             )
         self._child = BoundedChild(CHILD, limits)
         self._readable: dict[str, bool] = {}

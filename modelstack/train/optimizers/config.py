@@ -38,12 +38,14 @@ class OptimizerConfig(BaseModel):
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moments."""
     eps: float = Field(default=1e-8, gt=0)
     """Epsilon of AdamW; V4 trains with 1e-20."""
 
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon: M <- momentum M + G."""
     nesterov: bool = True
+    """Whether Muon looks ahead by one step of its momentum."""
     newton_schulz: Literal["quintic_5", "deepseek_v4_10"] = "deepseek_v4_10"
     """Steps of the orthogonalisation: see `newton_schulz.SCHEDULES`."""
     newton_schulz_dtype: Literal["bfloat16", "float32"] = "bfloat16"

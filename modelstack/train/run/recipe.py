@@ -37,6 +37,7 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
     row_tokens: int | None = Field(default=None, ge=2)
     """Tokens per row; None: the plan's context, or 512 without a plan."""
     packing: Kind = "best_fit"
+    """Documents fitted into rows, or cut at the ends of rows."""
     window_rows: int = Field(default=256, ge=1)
     """Number of rows that are packed together."""
     weights: dict[str, float] | None = None
@@ -88,11 +89,15 @@ class ScheduleRecipe(BaseModel, frozen=True, extra="forbid"):
     """Learning-rate schedule: warm-up, stable, decay; or another form."""
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    """Warm-up, stable, decay; or another form."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises."""
     decay_steps: int | None = Field(default=None, ge=1)
     """Steps of the decay in `wsd`; None: stable to the end, for `branch`."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Form of the decay in `wsd`."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
+    """Factor on the learning rate at the end."""
 
     def over(self, n_steps: int) -> ScheduleConfig:
         """Return the schedule over `n_steps` steps.
@@ -115,6 +120,7 @@ class CheckpointRecipe(BaseModel, frozen=True, extra="forbid"):
     every: int = Field(default=100, gt=0)
     """Steps between checkpoints."""
     keep: int = Field(default=3, ge=1)
+    """Number of newest checkpoints that are kept."""
     in_background: bool = True
     """Whether a run over several processes continues training while a checkpoint is written."""
     memory_every: int | None = Field(default=None, gt=0)
@@ -141,8 +147,11 @@ class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
 
     layout: Layout = Layout()
     pipeline_schedule: str = "1F1B"
+    """Schedule of the pipeline, by torch's name."""
     compile_blocks: bool = False
+    """Whether `torch.compile` compiles each layer."""
     reshard_after_forward: bool = True
+    """Whether FSDP frees gathered weights after the forward pass."""
 
 
 class IndexerRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -171,6 +180,7 @@ class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
     step: int = Field(ge=1)
     """Number of steps of the other run at the branch; it must have a checkpoint of this step."""
     decay_steps: int = Field(ge=1)
+    """Steps of the decay."""
 
 
 PROMPTS = ("Once upon a time", "The capital of France is", "def main():")
@@ -181,10 +191,13 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     """A run from scratch, or a branch of another run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is runs/NAME unless --out names another."""
     seed: int = 0
+    """Seed of everything random in the run."""
     plan: str | None = None
     """Path of `plan.json`, or of its folder."""
     steps: int | None = Field(default=None, gt=0)
+    """Number of optimizer steps."""
     rows: int | None = Field(default=None, gt=0)
     """Rows per step, over all processes and micro-batches."""
     micro_batches: int = Field(default=1, gt=0)

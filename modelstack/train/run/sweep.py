@@ -41,7 +41,9 @@ class SweepRecipe(BaseModel, frozen=True, extra="forbid"):
     sizes: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Model config keys of each size, which override those of `run.model`."""
     warmup_share: float = Field(default=0.02, ge=0, lt=0.5)
+    """Share of a run in which the learning rate rises."""
     decay_share: float = Field(default=0.4, gt=0, lt=0.95)
+    """Share of a run in which the learning rate falls."""
     workers: int = Field(default=1, ge=1)
     """Concurrent runs, each with `run.threads` threads."""
     run: RunRecipe

@@ -19,6 +19,7 @@ from agentkit.models.catalog import entries
 from agentkit.models.catalog.entries import CATALOG
 from agentkit.models.catalog.store import Progress, Tell
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
+from mcp_servers.distribution import install_command
 from modelstack.inference.state_store import StateStore
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import HERMES
@@ -158,7 +159,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> dict[str, doctor.
 def test_a_missing_extra_is_an_offer_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = without(monkeypatch, "llama-cpp-python", "llguidance")
     assert checks["llama-cpp-python"].state == checks["llguidance"].state == "missing"
-    assert 'pip install "agentkit[local]" (compiles' in checks["llama-cpp-python"].fix
+    assert f"{install_command('local')} (compiles" in checks["llama-cpp-python"].fix
     assert runner.invoke(app, ["doctor"]).exit_code == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.guardrails import Allow, Block, SafetyClassifier
+from mcp_servers.distribution import install_command
 from modelstack.align.guards import assess
 from modelstack.align.guards.assess import Assessment
 from modelstack.align.guards.weights_file import ClassifierFileError
@@ -91,5 +93,5 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: p
         raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
 
     monkeypatch.setattr(assess, "assess_request", missing)
-    with pytest.raises(UserError, match=r"need safetensors: pip install 'agentkit\[local\]'"):
+    with pytest.raises(UserError, match=re.escape(f"need safetensors: {install_command('local')}")):
         SafetyClassifier().check_input("x")

@@ -97,6 +97,7 @@ def test_values_that_break_a_rule_are_not_shown(tmp_path: Path) -> None:
 
 def test_ids_are_short_and_hold_no_secret() -> None:
     assert MCPToolset.stdio("python", "-m", "mcp_servers.filesystem", "./notes").id == "mcp_servers.filesystem"
+    assert MCPToolset.stdio("agentkit-mcp", "filesystem", "./notes").id == "filesystem"
     assert MCPToolset.stdio("/usr/bin/notes-server", "--token", "x").id == "notes-server"
     assert MCPToolset.stdio("python", "-c", "secret = 1").id == "python"
     assert MCPToolset("https://user:pw@example.com/mcp?key=1").id == "example.com/mcp"

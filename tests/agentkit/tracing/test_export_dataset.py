@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from agentkit.messages import ModelResponse, TextPart
 from agentkit.testing import ScriptedModel, TestModel, call
 from agentkit.tracing.evidence import Reason
 from agentkit.tracing.export import RunChoice, export_examples
+from mcp_servers.distribution import install_command
 from modelstack.data.examples import read_examples
 from tests.agentkit.tracing.traced_runs import Runs, add, double, targets
 
@@ -152,7 +154,7 @@ def test_a_compressed_file_holds_the_same(runs: Runs) -> None:
 def test_compression_that_is_not_installed_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.run("Eight.")
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(UserError, match=r"zstandard is not installed; pip install 'agentkit\[train\]'"):
+    with pytest.raises(UserError, match=rf"zstandard is not installed; {re.escape(install_command('train'))}"):
         runs.write(out=runs.out.with_suffix(".jsonl.zst"))
     assert runs.export()[0]
 
@@ -166,7 +168,7 @@ def test_without_what_checks_calls_the_extra_is_named(runs: Runs) -> None:
         "export_examples(Path(sys.argv[1]), Path(sys.argv[2]), license_id='MIT')"
     )
     done = subprocess.run([sys.executable, "-c", code, runs.folder, runs.out], capture_output=True, text=True)
-    assert "UserError: checking calls needs numpy: pip install 'agentkit[train]'" in done.stderr
+    assert f"UserError: checking calls needs numpy: {install_command('train')}" in done.stderr
     assert not runs.out.exists()
 
 

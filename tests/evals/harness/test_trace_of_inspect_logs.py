@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import warnings
 import zipfile
@@ -35,6 +36,7 @@ from evals.harness.evaluation import evaluate
 from evals.harness.inspect_log import InspectLog
 from evals.harness.inspect_task import RUN_KEY
 from evals.harness.specification import Specification
+from mcp_servers.distribution import install_command
 
 
 def trace(*arguments: str) -> Result:
@@ -204,7 +206,7 @@ def test_a_reader_that_is_not_installed_is_an_error_with_the_fix(
             raise ModuleNotFoundError("No module named 'inspect_ai'")
 
     monkeypatch.setattr(sources, "entry_points", lambda group: [Point()])
-    with pytest.raises(UserError, match=r"No module named 'inspect_ai'.*pip install 'agentkit\[evals\]'"):
+    with pytest.raises(UserError, match=rf"No module named 'inspect_ai'.*{re.escape(install_command('evals'))}"):
         trace_source(ours)
 
 

@@ -179,7 +179,7 @@ def test_mistakes_are_told_in_one_line(shards: Shards, data_run: Path, tmp_path:
         (("a.toml", "b.toml", shards.folder), "at most one recipe, not 2"),
         (("n_tokens=5", tmp_path), "neither index.json of token shards nor manifest.json"),
         (("n_tokens=5", shards.folder, data_run), "name folders of one kind"),
-        (("n_tokens=5", data_run), "give the characters per token"),
+        (("n_tokens=5", data_run), "give --characters-per-token"),
         (("n_tokens=5", shards.folder, "--characters-per-token", 4), "are counted"),
         (("n_token=5", shards.folder), "nearest: 'n_tokens'"),
         ((many, shards.folder), "in max_epochs=4"),

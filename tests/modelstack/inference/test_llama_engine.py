@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcp_servers.distribution import install_command
 from modelstack.inference.engine import (
     ContextWindowError,
     EngineError,
@@ -404,7 +406,7 @@ def test_without_llama_cpp_the_error_names_the_extra(tiny_gguf: Path, monkeypatc
 
     library.cache_clear()
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
-    with pytest.raises(EngineError, match=r'pip install "agentkit\[local\]"'):
+    with pytest.raises(EngineError, match=re.escape(install_command("local"))):
         load(tiny_gguf)
 
 

@@ -10,7 +10,8 @@ import torch
 from modelstack.architecture.checkpoint import save_checkpoint
 from modelstack.architecture.gguf.export import export_gguf
 from modelstack.errors import UserError
-from modelstack.posttrain.base import base_sha256, load_base
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.base_hash import base_sha256
 from modelstack.tokenizer.chat import ChatMessage
 from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model, toy_tokenizer

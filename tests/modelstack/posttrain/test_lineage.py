@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from modelstack.cli import app
 from modelstack.errors import UserError
+from modelstack.posttrain.base_hash import base_sha256
 from modelstack.posttrain.stages.lineage import find_stages, lineage, tree
+from modelstack.posttrain.stages.record import Origin
 from tests.modelstack.posttrain.toy_stages import BASE, toy_stage
 
 
@@ -103,3 +105,37 @@ def test_a_folder_without_stages_is_a_mistake(tmp_path: Path) -> None:
         find_stages([tmp_path])
     with pytest.raises(UserError, match="is not a folder"):
         find_stages([tmp_path / "nowhere"])
+
+
+def pretrained(folder: Path, **record: object) -> str:
+    """Write what a finished run of `modelstack train` leaves, and return the hash of its model."""
+    model = folder / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    held_out = {"bits_per_byte": 1.5}
+    (model / "training.json").write_text(
+        json.dumps({"steps": 200, "n_tokens": 1_638_400, "held_out": held_out} | record)
+    )
+    return base_sha256(model)
+
+
+def test_a_pretraining_run_is_the_root_of_the_stages_trained_from_its_model(tmp_path: Path) -> None:
+    sha256 = pretrained(tmp_path / "nano")
+    toy_stage(tmp_path / "tools", "tools", Origin(kind="base", name="nano", sha256=sha256))
+    text = drawn(tmp_path)
+    assert depth_of(text, "nano") == [0] and depth_of(text, "tools") == [1]
+    assert "pretrained: 200 steps, 1,638,400 tokens; 1.5000 bits per byte on held-out text" in text
+    result = CliRunner().invoke(app, ["stage", "lineage", "--json", str(tmp_path / "nano")])
+    (node,) = json.loads(result.stdout)
+    assert (node["name"], node["kind"], node["sha256"], node["state"]) == ("nano", "base", sha256, "here")
+
+
+def test_a_run_that_is_not_finished_and_a_copy_are_not_roots_of_their_own(tmp_path: Path) -> None:
+    pretrained(tmp_path / "nano")
+    pretrained(tmp_path / "copy")
+    (tmp_path / "under-way" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "other" / "model").mkdir(parents=True)
+    (tmp_path / "other" / "model" / "training.json").write_text('{"steps": 1}')
+    assert len(find_stages([tmp_path])) == 2
+    assert len(lineage(find_stages([tmp_path]))) == 1

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import random
+import re
 import sys
 import tracemalloc
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from mcp_servers.distribution import install_command
 from modelstack.data.documents import Broken, Document
 from modelstack.data.reading import JsonlInput, Limits, ParquetInput, open_input
 from modelstack.errors import UserError
@@ -155,5 +157,5 @@ def test_damaged_parquet_is_broken(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"pip install 'agentkit\[parquet\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("parquet"))):
         list(open_input(ParquetInput(path=tmp_path)))

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
 from modelstack.cli import app
 from modelstack.errors import UserError
-from modelstack.posttrain.base import base_sha256, load_base
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.base_hash import base_sha256
 from modelstack.posttrain.stages.lineage import find_stages, lineage, tree
 from modelstack.posttrain.stages.stage import open_stage
 from modelstack.reasoning.merging import models as merging

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
-from modelstack.posttrain.base import base_sha256, load_base
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.base_hash import base_sha256
 from modelstack.posttrain.lora.adapters import add_lora
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import save_adapter
