@@ -97,13 +97,13 @@ def test_recipes_are_listed_by_command_and_copied_out(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("name", ["dpo", "bradley-terry", "gkd", "tools"])
 def test_a_training_is_shortened_by_a_number_of_steps(name: str) -> None:
     recipe = shipped_recipe(name)
-    shortened = read_recipe(KINDS[recipe.command], recipe.path, ["steps=4"])
+    shortened = read_recipe(recipe_model(recipe.command), recipe.path, ["steps=4"])
     assert shortened.model_dump()["steps"] == 4
 
 
 def test_an_error_of_a_recipe_begins_with_its_reason() -> None:
     with pytest.raises(UserError, match="^recipe: epochs and steps both set the length of the run"):
-        read_recipe(PreferenceRecipe, shipped_recipe("dpo").path, ["epochs=1", "steps=4"])
+        read_recipe(recipe_model("prefer"), shipped_recipe("dpo").path, ["epochs=1", "steps=4"])
 
 
 def test_a_file_of_keys_is_laid_over_a_recipe(tmp_path: Path) -> None:
