@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agentkit.basics.json_values import json_form, parsed_json
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
 from agentkit.events import AgentEvent, GuardrailEvent, VerdictKind
@@ -87,7 +88,7 @@ class Checks:
                 text = f"The result was withheld: {verdict.reason}"
                 return ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
             if isinstance(verdict, Rewrite):
-                part = replace(part, content=verdict.text)
+                part = _rewritten(part, verdict.text)
         return part
 
     async def _text(self, checks: Sequence[Guardrail], text: str, context: RunContext[Any]) -> str | Block:
@@ -122,3 +123,16 @@ class Checks:
                     tool_call_id=call.tool_call_id if call is not None else None,
                 )
             )
+
+
+def _rewritten(part: ToolReturnPart | RetryPromptPart, text: str) -> ToolReturnPart | RetryPromptPart:
+    """Return a result with other text, and the value of that text; code in code mode reads the value."""
+    if isinstance(part, RetryPromptPart) or part.data is None:
+        return replace(part, content=text)
+    if isinstance(part.data, str):
+        return replace(part, content=text, data=text)
+    try:
+        _, value = json_form(parsed_json(text))
+    except (ValueError, RecursionError):  # plain text: the value that was read before no longer fits it
+        value = None
+    return replace(part, content=text, data=value)

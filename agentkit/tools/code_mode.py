@@ -22,6 +22,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
+from agentkit.basics.hidden import strip_data
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
 from agentkit.messages import RetryPromptPart
@@ -221,13 +222,14 @@ class _Printed:
         self._left -= len(self._pieces[-1])
 
     def with_end(self, end: str) -> str:
-        """Return the printed text with `end` below it."""
+        """Return the printed text with `end` below it, without hidden characters, which code may have read."""
         text = "".join(self._pieces).rstrip("\n")
         if self._is_cut:
             text += f"\n(what was printed after {self._max_chars:,} characters is left out)"
         if len(end) > self._max_chars:
             end = f"{end[: self._max_chars]}\n(cut after {self._max_chars:,} of {len(end):,} characters)"
-        return "\n".join(part for part in (text, end) if part)
+        shown, n_hidden = strip_data("\n".join(part for part in (text, end) if part))
+        return f"{shown}\n[{n_hidden:,} hidden characters removed]" if n_hidden else shown
 
 
 def _output(value: Any, printed: _Printed) -> ToolOutput:

@@ -232,6 +232,31 @@ async def test_a_result_is_checked_before_the_model_reads_it() -> None:
     assert "wrote poison" not in str(model.calls[1].messages)
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "kept"),
+    [
+        ("a secret", "a ***", "a ***"),
+        ({"key": "secret", "n": 2}, '{"key":"***","n":2}', {"key": "***", "n": 2}),
+        (["secret", "open"], "withheld: ***", None),
+        (7, "8", 8),
+    ],
+)
+async def test_a_rewritten_result_has_the_value_of_its_new_text(value: Any, text: str, kept: Any) -> None:
+    @tool_result_guardrail
+    def check(result: CheckedResult, context: RunContext[Any]) -> Verdict:
+        return Rewrite(text)
+
+    def look() -> Any:
+        """Look."""
+        return value
+
+    agent = Agent(ScriptedModel([call("look"), "done"]), tools=[look], guardrails=[check])
+    result = await agent.run("look")
+    (part,) = [p for m in result.messages for p in m.parts if isinstance(p, ToolReturnPart)]
+    assert (part.content, part.data) == (text, kept)
+    assert "secret" not in str(result.messages)
+
+
 # --- answers ----------------------------------------------------------------------------------------------------
 
 

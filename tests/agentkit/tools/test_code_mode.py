@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,16 @@ from agentkit import Agent, FunctionToolset, ModelRetry, RunContext, ToolFailed,
 from agentkit.approvals.pending import Decision
 from agentkit.errors import CheckpointError
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
-from agentkit.guardrails import Allow, Block, CheckedCall, Verdict, tool_call_guardrail
+from agentkit.guardrails import (
+    Allow,
+    Block,
+    CheckedCall,
+    CheckedResult,
+    Rewrite,
+    Verdict,
+    tool_call_guardrail,
+    tool_result_guardrail,
+)
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart, TextPart, ToolReturnPart
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence.stored_state import state_from_json, state_to_json
@@ -273,6 +283,28 @@ async def test_guardrails_judge_each_call_of_the_code() -> None:
     part = await run("look_up(1)\npay_back(1)", tools=world.tools(), guardrails=[nothing_back])
     assert [name for name, _ in seen] == ["run_python", "look_up", "pay_back"]
     assert world.paid == [] and "nothing is paid back" in part.content
+
+
+async def test_code_reads_results_as_guardrails_rewrote_them() -> None:
+    @tool_result_guardrail
+    def no_price(checked: CheckedResult, context: RunContext[Any]) -> Verdict:
+        return (
+            Rewrite(re.sub('"price": *[0-9]+', '"price":0', checked.text)) if "price" in checked.text else Allow()
+        )
+
+    part = await run("order = look_up(3)\n(order['order'], order['price'])", guardrails=[no_price])
+    assert part.content == "[3, 0]"
+
+
+async def test_hidden_characters_of_results_do_not_reach_the_model_through_code() -> None:
+    async def page() -> str:
+        """Return a page."""
+        return "good\u200b \U000e0062morning"
+
+    printed = await run("print(page())\npage()", tools=[page])
+    assert printed.content == "good morning\ngood morning\n[4 hidden characters removed]"
+    failed = await run("raise ValueError(page())", tools=[page])
+    assert "ValueError: good morning" in failed.content
 
 
 async def consequential_after_hearsay() -> tuple[World, Agent[None, str]]:
