@@ -140,7 +140,7 @@ class Agent(Generic[DepsT, OutputT]):
             UserError: a tool or the output type cannot be expressed as a schema, two tools share a name, or an
                 argument has a value that is not allowed.
         """
-        check_arguments(locals())
+        check_arguments(locals())  # here these are the arguments alone
         if retries < 0:
             raise UserError(f"retries={retries!r} must be zero or more.")
         if on_tool_error not in ON_TOOL_ERROR:

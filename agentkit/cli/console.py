@@ -8,7 +8,6 @@ clipboard (OSC 52) or be answered as typed input; bidirectional controls show te
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from functools import cache
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-MAX_WARNING_CHARS = 1_000
-_LOGGER = logging.getLogger("agentkit")
 _LINE_ENDS = re.compile("\r\n?|[\u2028\u2029]")
 
 
@@ -35,15 +32,6 @@ def one_line(text: str, limit: int = 200) -> str:
     """Return `text` cleaned, on one line, cut to `limit` characters."""
     line = " ".join(clean(text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def error_lines(text: str, limit: int) -> str:
-    """Return an error's text cleaned and cut to `limit` characters, with its lines.
-
-    Lines after the first are indented: a line that a server wrote never looks like a line of this program.
-    """
-    shown = "\n  ".join(clean(text[: 4 * limit]).strip().splitlines())
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -59,19 +47,6 @@ def _lenient_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def show_warnings() -> None:
-    """Print the warnings of this package on standard error, one line each, cleaned: they may quote a server."""
-    if not any(isinstance(handler, _Warnings) for handler in _LOGGER.handlers):
-        _LOGGER.addHandler(_Warnings(logging.WARNING))
-
-
-class _Warnings(logging.Handler):
-    """Prints log records like other notices."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        notes_console().print(plain(f"warning: {one_line(record.getMessage(), MAX_WARNING_CHARS)}", "yellow"))
 
 
 def output_console() -> Console:

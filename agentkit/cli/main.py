@@ -12,16 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
-from agentkit.errors import AgentKitError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
-
-MAX_ERROR_CHARS = 4_000
-"""Characters of an error that are printed; enough for a difference of tool definitions, or a server's reply."""
-
-EXTRAS = {"eval": "evals", "compare": "evals", "calibrate": "evals", "specialise": "train"}
-"""Extra that a command needs, where several bring a module; `local` for all others."""
 
 
 class _Commands(TyperGroup):
@@ -75,7 +68,7 @@ def options(
     ] = False,
 ) -> None:
     """Take what stands before the command."""
-    from agentkit.cli.console import show_warnings
+    from agentkit.cli.error_output import show_warnings
 
     show_warnings()
 
@@ -87,31 +80,15 @@ def main() -> None:
 
 def _report(error: BaseException, command: str) -> int:
     """Print an error of a command and return the exit status."""
-    from agentkit.cli.console import error_lines, notes_console, one_line, plain
+    from agentkit.cli.console import notes_console, plain
+    from agentkit.cli.error_output import error_text
 
     error = _only_one(error)
     if isinstance(error, KeyboardInterrupt):
         notes_console().print("stopped", style="yellow")
         return INTERRUPTED
-    if isinstance(error, AgentKitError):
-        text = error_lines(str(error), MAX_ERROR_CHARS)
-    elif (fix := _missing_extra(error, command)) is not None:
-        text = fix
-    else:
-        what = one_line(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
-        text = f"{what} (`agentkit --debug COMMAND` shows where)"
-    notes_console().print(plain(f"error: {text}", "red"))
+    notes_console().print(plain(f"error: {error_text(error, command)}", "red"))
     return 1
-
-
-def _missing_extra(error: BaseException, command: str) -> str | None:
-    """Return the error that an extra is not installed; None if `error` is another one."""
-    from mcp_servers.missing_modules import how_to_install
-
-    if not isinstance(error, ImportError):
-        return None
-    fix = how_to_install(error, prefer=(EXTRAS.get(command, "local"),))
-    return None if fix is None else f"`agentkit {command}`: {fix}"
 
 
 def _only_one(error: BaseException) -> BaseException:

@@ -322,15 +322,15 @@ def _no_command(word: str) -> str | None:
     from mcp_servers.near_paths import near_path
 
     path = Path(word).expanduser()
+    is_path = os.sep in word or path.suffix == ".json"
+    if not is_path and (word in ("python", "python3") or which(word) is not None):
+        return None
     if path.is_dir():
         return f"MCP server {word!r} is a folder; serve its files with 'python -m mcp_servers.filesystem {word}'."
     if re.match(r"[\w.-]+:\d+(/|$)", word):
         return f"MCP server {word!r} is no command; for a URL write 'http://{word}'."
-    is_path = os.sep in word or path.suffix == ".json"
-    if path.exists() if is_path else (word in ("python", "python3") or which(word) is not None):
-        return None
     if is_path:
-        return f"MCP server {near_path(path)} {_SERVER_FORMS}."
+        return None if path.exists() else f"MCP server {near_path(path)} {_SERVER_FORMS}."
     _, found, near = near_path(path).partition("; ")
     hint = f"; {near}" if found else "."
     return f"MCP server {word!r}: there is no such command on PATH{hint} {_SERVER_FORMS}."

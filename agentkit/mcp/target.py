@@ -71,7 +71,10 @@ class HttpTarget:
         """Check the URL and the headers before anything is sent; no message has the value of a header."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"MCP server URL {self.url!r} must look like http://host/path or https://host/path.")
+            raise UserError(
+                f"MCP server URL {self.url!r} must look like http://host/path or https://host/path; "
+                f"a command is given as MCPToolset.stdio(COMMAND, ARGUMENT, ...)."
+            )
         for name, value in (self.headers or {}).items():
             if not _HEADER_NAME.fullmatch(name):
                 raise UserError(f"MCP server {describe(self)!r}: a header's name has letters, digits and hyphens.")

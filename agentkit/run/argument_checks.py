@@ -66,7 +66,11 @@ _VALUES: dict[str, tuple[tuple[type[Any], ...], str, str]] = {
 }
 """Types of an argument, in words, and an example."""
 
-_OR_PATH = ("checkpointer",)
+_NAMES: dict[str, tuple[tuple[type[Any], ...], str]] = {
+    "model": ((str,), " or its name"),
+    "checkpointer": ((str, PathLike), " or a path"),
+}
+"""Types that name an object instead, in words."""
 _NEVER_NONE = ("model", "prompt", "tools", "toolsets", "limits", "settings", "retries")
 _MAX_SHOWN_CHARS = 120
 
@@ -95,11 +99,9 @@ def check_arguments(given: Mapping[str, Any], *, never_none: tuple[str, ...] = _
 def _check_object(name: str, value: Any) -> None:
     module, class_name, example = _OBJECTS[name]
     given = value
-    is_named = name == "model" or name in _OR_PATH
-    if is_named and isinstance(value, (str, PathLike)) and (name != "model" or isinstance(value, str)):
-        return
+    naming, or_name = _NAMES.get(name, ((), ""))
     wanted = getattr(import_module(module), class_name)
-    if isinstance(value, wanted):
+    if isinstance(value, (wanted, *naming)):
         return
     if isinstance(value, type) and issubclass(value, wanted):
         example = f"{name}={value.__name__}()"
@@ -108,8 +110,7 @@ def _check_object(name: str, value: Any) -> None:
     elif name in ("limits", "settings") and isinstance(value, Mapping):
         example = f"{name}={class_name}(**{_shown(cast(object, value))})"
     article = "an" if class_name[0] in "AEIO" else "a"
-    other = " or its name" if name == "model" else " or a path" if is_named else ""
-    raise _wrong(name, given, f"{article} {class_name}{other}", example)
+    raise _wrong(name, given, f"{article} {class_name}{or_name}", example)
 
 
 def _check_list(name: str, value: Any) -> None:

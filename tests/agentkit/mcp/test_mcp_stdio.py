@@ -102,20 +102,21 @@ async def test_a_child_that_exits_at_once_is_reported_with_its_last_words(raw: R
     toolset = raw("print('a line before', file=sys.stderr)\nraise RuntimeError('no database')\n")
     with anyio.fail_after(20), pytest.raises(MCPConnectionError, match="no database") as caught:
         await toolset.__aenter__()
-    assert "a line before" in str(caught.value)
+    assert "a line before" in caught.value.stderr
 
 
 async def test_much_stderr_does_not_block_the_child_and_only_its_tail_is_kept(raw: Raw) -> None:
     toolset = raw("for n in range(20_000): print(f'line {n}', file=sys.stderr)\nsys.exit(1)\n")
     with anyio.fail_after(20), pytest.raises(MCPConnectionError) as caught:
         await toolset.__aenter__()
-    assert "line 19999" in str(caught.value) and "line 19000\n" not in str(caught.value)
+    assert "Its stderr says: line 19999 (its last 20 lines" in str(caught.value)
+    assert "line 19981" in caught.value.stderr and "line 19000\n" not in caught.value.stderr
 
 
 async def test_a_command_that_does_not_exist_is_named(context: RunContext[None]) -> None:
     with pytest.raises(MCPConnectionError, match="no-such-command") as caught:
         await MCPToolset.stdio("no-such-command").__aenter__()
-    assert "Is the command installed" in str(caught.value)
+    assert "there is no command 'no-such-command' on PATH. Is it installed?" in str(caught.value)
 
 
 async def test_the_child_gets_no_secret_of_the_parent(
