@@ -55,7 +55,7 @@ def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
         where = f"recipe key {key!r}" if key else "recipe"
-        if fault["type"] == "missing":
+        if fault["type"] == "missing" and all(isinstance(part, str) for part in fault["loc"]):
             raise UserError(f"recipe key {key!r} is missing: give it in the recipe, or as {key}=VALUE") from error
         given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
         raise UserError(f"{where}: {reason_of(fault)}{given}") from error

@@ -181,6 +181,7 @@ def test_mistakes_are_told_in_one_line(shards: Shards, data_run: Path, tmp_path:
         (("n_tokens=5", shards.folder, data_run), "name folders of one kind"),
         (("n_tokens=5", data_run), "give --characters-per-token"),
         (("n_tokens=5", shards.folder, "--characters-per-token", 4), "are counted"),
+        ((shards.folder,), "recipe key 'n_tokens' is missing: give it in the recipe, or as n_tokens=VALUE"),
         (("n_token=5", shards.folder), "nearest: 'n_tokens'"),
         ((many, shards.folder), "in max_epochs=4"),
     ):
