@@ -8,6 +8,7 @@
     python -m tools.data.near_duplicate_recall         compare the search for near-duplicates with its theory
     python -m tools.data.privacy_cases                 measure the detection of private data on labelled cases
     python -m tools.data.license_fingerprints          write the fingerprints of licence texts
+    python -m tools.docs.server_tables                 write the tables of the MCP servers' pages
 
 `tools.classifiers.data_files` lists the content of DATA_DIR.
 """
