@@ -273,9 +273,10 @@ def _limits(server: str) -> list[tuple[str, str]]:
         limits = import_module(f"{package}.policy").Limits
     except (ModuleNotFoundError, AttributeError):
         return constants
-    told = _attribute_docstrings(inspect.getsource(limits))
+    told, defaults = _attribute_docstrings(inspect.getsource(limits)), limits()
     return [
-        (_first_clause(told[field.name]), _value(field.name, field.default)) for field in fields(limits)
+        (_first_clause(told[field.name]), _value(field.name, getattr(defaults, field.name)))
+        for field in fields(limits)
     ] + constants
 
 
