@@ -13,6 +13,7 @@ from typing import Any
 MAX_BYTES = 200_000
 """Maximum size of an answer's text, and of its structured content as JSON."""
 MAX_FAILURE_CHARS = 10_000
+"""Maximum characters of an error's text."""
 CUT = "(the answer was cut here: {shown:,} of {whole:,} characters; ask for less)"
 
 

@@ -38,8 +38,8 @@ spec.loader.exec_module(package)
 from {module} import main
 main()
 """
-# The interpreter needs 30 MB of address space; this is several times the sum with every cap of the policies.
 MEMORY_BYTES = 512 * 1024 * 1024
+"""Address space of a child process; several times the 30 MB of the interpreter and every limit of the policies."""
 # Seconds of CPU beyond a request's deadline before the kernel ends a child whose parent is gone.
 CPU_GRACE_S = 2
 

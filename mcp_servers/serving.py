@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from mcp_servers.confinement.declared import Confinement
 
 TOKEN_VARIABLE = "MCP_SERVER_TOKEN"
-# 16 characters of a 64-letter alphabet are 96 bits, out of reach for guessing over HTTP.
 MIN_TOKEN_CHARS = 16
+"""Minimum characters of a token; with 64 letters they are 96 bits, too many to guess over HTTP."""
 GENERATED_TOKEN_BYTES = 32
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MCP_PATH = "/mcp"

@@ -35,11 +35,13 @@ from mcp_servers.failures import ToolFailure, suggestion
 from mcp_servers.hidden import visible
 from mcp_servers.long_calls import reporting
 
-# Calls that run at once; more wait. Memory and descriptors are bounded by this multiple of one call's caps.
 MAX_PARALLEL_CALLS = 4
-# Values in the arguments of one call; the largest argument of any tool is 500 texts. Each invalid value takes some
-# microseconds on the event loop.
+"""Calls that run at once; more wait. It bounds memory and descriptors to this multiple of one call's limits."""
 MAX_VALUES = 10_000
+"""Values in the arguments of one call; the largest argument of any tool is 500 texts.
+
+Each invalid value takes some microseconds on the event loop.
+"""
 # Mistakes explained in one answer: more do not help, and searching for similar names takes time.
 MAX_EXPLAINED = 10
 # The tool list never changes while a server runs; five minutes of caching save repeated listings.

@@ -14,6 +14,7 @@
     python -m tools.docs.recipe_pages                  write docs/reference/recipes from the recipes' models
     python -m tools.docs.terminal_picture FILE COMMAND draw what a command shows
     python -m tools.wheel_smoke                        build the distribution and use it outside the checkout
+    python -m tools.docs.server_tables                 write the tables of the MCP servers' pages
 
 `tools.classifiers.data_files` lists the content of DATA_DIR.
 """

@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "repeat for more",
     )
     parser.add_argument("--chromium", metavar="PATH", help="the browser (default: the one that is installed)")
-    parser.add_argument("--width", type=int, default=1280, help="of the page in pixels (%(default)s)")
-    parser.add_argument("--height", type=int, default=800, help="of the page in pixels (%(default)s)")
+    parser.add_argument("--width", type=int, default=1280, help="width of the page in pixels (%(default)s)")
+    parser.add_argument("--height", type=int, default=800, help="height of the page in pixels (%(default)s)")
     parser.add_argument(
         "--memory",
         type=int,
         metavar="MB",
         default=Limits().max_memory_bytes // 1_000_000,
-        help="a page that makes the processes of Chromium take more together is ended (%(default)s)",
+        help="memory of all processes of Chromium, above which the page is ended (%(default)s)",
     )
     parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its own sandbox")
     add_transport_arguments(parser, NOT_CONFINED)

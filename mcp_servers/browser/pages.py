@@ -20,6 +20,7 @@ from mcp_servers.browser.happenings import Happenings, quoted
 from mcp_servers.browser.policy import AllowedOrigins
 
 MAX_WINDOWS = 4
+"""Open windows of the browser."""
 BLANK = "about:blank"
 TOO_MUCH_MEMORY = "The page took too much memory and was ended."
 # A requested window arrives within a tenth of a second; one that Chromium denies the page never does.

@@ -37,9 +37,12 @@ ACTS = types.ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
 )
 MAX_TEXT_CHARS = 10_000
-MAX_KEYS_CHARS = 1_000  # about two seconds of key presses
+"""Characters that `type_text` puts into a field."""
+MAX_KEYS_CHARS = 1_000
+"""Characters of one `type_keys`: about two seconds of key presses."""
 MAX_SCROLL_PIXELS = 10_000
 MAX_WAIT_S = 10
+"""Seconds that `wait_for` waits."""
 
 Ref = Annotated[str, Field(pattern=r"^e[0-9]{1,9}$", description="Reference from the outline, like e12.")]
 X = Annotated[int, Field(ge=0, description="Pixels from the left of the screenshot.")]

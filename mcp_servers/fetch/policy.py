@@ -21,7 +21,9 @@ from mcp_servers.failures import StartError, ToolFailure
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PORTS = frozenset({80, 443, 8080, 8443})
 MAX_URL_CHARS = 2_000
+"""Characters of a URL."""
 MAX_REDIRECTS = 5
+"""Redirects that are followed."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -30,7 +32,7 @@ class Limits:
     """Limits of one call."""
 
     total_seconds: float = 20.0
-    """Seconds for everything: DNS, robots.txt, redirects, the body. agentkit waits 30 s for a call."""
+    """Seconds for the whole call: DNS, robots.txt, redirects, the body. agentkit waits 30 s for a call."""
     extract_seconds: float = 8.0
     """Seconds to convert a page to Markdown."""
     wire_bytes: int = 5 * 1024 * 1024

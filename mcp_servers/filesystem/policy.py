@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from mcp_servers.failures import ToolFailure
 from mcp_servers.hidden import escaped, visible
 
-# POSIX NAME_MAX and PATH_MAX on Linux and macOS, in bytes.
+# POSIX NAME_MAX and PATH_MAX on Linux and macOS.
 MAX_NAME_BYTES = 255
+"""Bytes of a name."""
 MAX_PATH_BYTES = 4096
-# Each level of a walk holds one descriptor; 64 levels times 4 calls stays far below the usual limit of 1,024.
+"""Bytes of a path."""
 MAX_DEPTH = 64
+"""Levels of a path: each holds one descriptor, and 64 times 4 calls stay far below the usual limit of 1,024."""
 TRASH = ".trash"
 TEMPORARY_PREFIX = ".mcp-tmp-"
 GIT_FOLDER = ".git"

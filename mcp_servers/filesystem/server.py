@@ -31,6 +31,7 @@ READ_ONLY = " Nothing can be changed."
 # About 5,000 tokens of prose, so that a page fits a small model's 8,192 with room to answer.
 DEFAULT_LINES = 500
 MAX_LINES = 10_000
+"""Lines that one read returns."""
 MAX_OFFSET = 1_000_000_000
 DEFAULT_TREE_DEPTH = 3
 

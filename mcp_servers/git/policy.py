@@ -19,7 +19,9 @@ from mcp_servers.filesystem.policy import GIT_FOLDER, PathParts, is_git_folder, 
 
 MAX_REVISION_CHARS = 250
 MAX_MESSAGE_CHARS = 20_000
+"""Characters of a commit message."""
 MAX_PATHS = 200
+"""Paths that one call names."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Limits:
     max_entries: int = 300
     """Files, commits or branches in one answer."""
     heap_bytes: int = 1024 * 1024 * 1024
-    """Memory of one git process in bytes, mapped packs not counted."""
+    """Memory of one git process, mapped packs not counted."""
     max_staged: int = 10_000
     """Maximum number of files that one `git_add` stages."""
 

@@ -14,6 +14,7 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.hidden import escaped, visible
 
 MAX_NAME_CHARS = 200
+"""Maximum characters of an entity's name."""
 MAX_LABEL_CHARS = 100
 """Maximum characters of an entity's kind or a relation's name."""
 MAX_TEXT_CHARS = 2_000
@@ -27,7 +28,9 @@ MAX_ITEMS = 100
 MAX_TEXTS = 500
 """Maximum observations in one call, over all its entities: 4 MB at most, as in one HTTP request."""
 MAX_QUERY_CHARS = 1_000
+"""Maximum characters of a search."""
 MAX_QUERY_WORDS = 32
+"""Maximum words of a search."""
 MAX_SHORT_CHARS = 100
 
 # Required by the orthography of Persian, Indic scripts and emoji; `visible` keeps them there.

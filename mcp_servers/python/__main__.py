@@ -20,21 +20,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = Limits()
     parser = argparse.ArgumentParser(
         prog="agentkit-mcp python",
-        description="Run Python that nobody trusts, over MCP: no files, no network, bounded time and memory.",
+        description="Run untrusted Python over MCP: no files, no network, bounded time and memory.",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
         default=defaults.seconds,
-        help="of computing, for one snippet (%(default)s)",
+        help="seconds that one snippet may run (%(default)s)",
     )
     parser.add_argument(
         "--memory",
         type=int,
         metavar="MIB",
         default=defaults.memory_bytes // MIB,
-        help="of one snippet or session (%(default)s)",
+        help="memory of one snippet or session (%(default)s)",
     )
     add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.hidden import visible
 
 MAX_CODE_CHARS = 50_000
+"""Characters of one snippet."""
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _MAX_DEPTH = 40
 _MAX_ITEMS = 2_000
@@ -25,6 +26,7 @@ class Limits:
     seconds: float = 5.0
     """Seconds of execution."""
     memory_bytes: int = 64 * 1024 * 1024
+    """Memory of one snippet or session."""
     output_chars: int = 16_000
     """Characters of printed output, and of the value: about 4,000 tokens each."""
     max_sessions: int = 8

@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="agentkit-mcp time",
         description="Serve time zones, date arithmetic, exact arithmetic and units over MCP.",
     )
-    parser.add_argument("--zone", metavar="ZONE", help="time zone of the user, as Europe/Berlin (the machine's)")
+    parser.add_argument(
+        "--zone", metavar="ZONE", help="time zone of the user, as Europe/Berlin (default: the machine's)"
+    )
     add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
 

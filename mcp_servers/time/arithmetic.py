@@ -19,13 +19,16 @@ from typing import Any, cast
 from mcp_servers.failures import ToolFailure, suggestion
 
 MAX_CHARS = 1_000
+"""Characters of an expression."""
 MAX_BITS = 14_000
 """Bits of a numerator or denominator: some 4,200 digits; Python prints no integer of more than 4,300."""
 MAX_DEPTH = 60
+"""Nested parentheses and operators of an expression."""
 SHOWN_DIGITS = 20
 DIGITS = 50
 """Decimal digits of computations that are not exact."""
 MAX_FACTORIAL = 1_000
+"""Largest number whose factorial is computed."""
 LARGEST_ANGLE = 10**15
 _PERCENT_OF = re.compile(r"(\d{1,40}(?:\.\d{1,40})?) ?(?:%|percent) ?of ?")
 """A percentage as people write it: 17% of 640."""

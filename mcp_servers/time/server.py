@@ -21,8 +21,8 @@ INSTRUCTIONS = (
     "call the tool. Times are written 2026-03-01T14:30 with their zone apart."
 )
 UNIT_WORKER = "mcp_servers.time.unit_worker"
-# The first call starts the child and loads the units, which takes about a second on an idle machine.
 UNIT_TIMEOUT_S = 10.0
+"""Seconds for converting a unit; the first call loads all units, about a second on an idle machine."""
 Zone = Annotated[str, Field(max_length=64, description="As Europe/Berlin; empty: the user's.")]
 Time = Annotated[str, Field(max_length=32, description="2026-03-01T14:30, or 14:30 for today.")]
 Day = Annotated[str, Field(max_length=32, description="2026-03-01.")]

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import pint
 
 MAX_CHARS = 80
+"""Characters of a unit."""
 MAX_EXPONENT = 12
+"""Exponent of a unit, as in `m**3`."""
 
 
 def convert(amount: Fraction, source: str, target: str) -> Fraction:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jsonschema
 import pytest
 from mcp import Client, MCPError
 from mcp.server.lowlevel.server import Server
-from server_harness import REPOSITORY, asker
+from server_harness import asker
 
 from mcp_servers import __version__
 from mcp_servers.browser.chromium import Settings
@@ -34,7 +33,6 @@ def _sqlite(folder: Path) -> Server[Any]:
     return sqlite(str(folder / "a.db"), write=True, export=str(folder))
 
 
-# In the order of the README's table.
 SERVERS: dict[str, Callable[[Path], Server[Any]]] = {
     "filesystem": lambda folder: filesystem(str(folder), write=True),
     "fetch": lambda folder: fetch(),
@@ -147,18 +145,6 @@ async def test_changing_tools_are_absent_without_write(tmp_path: Path) -> None:
         async with Client(server) as client:
             for tool in (await client.list_tools()).tools:
                 assert tool.annotations is not None and tool.annotations.read_only_hint
-
-
-async def test_the_readme_lists_the_tools_that_exist(tmp_path: Path) -> None:
-    readme = (REPOSITORY / "mcp_servers" / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(rf"^\| ({'|'.join(SERVERS)}) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
-    existing: list[tuple[str, str, list[str]]] = []
-    for name, build in SERVERS.items():
-        (tmp_path / name).mkdir()
-        async with Client(build(tmp_path / name)) as client:
-            tools = (await client.list_tools()).tools
-            existing += [(name, tool.name, [*tool.input_schema["properties"]]) for tool in tools]
-    assert [(server, tool, re.findall(r"`(\w+)", arguments)) for server, tool, arguments in listed] == existing
 
 
 def test_hidden_characters_are_those_that_the_client_takes_out() -> None:
