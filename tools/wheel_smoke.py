@@ -35,7 +35,7 @@ class Smoke(RuntimeError):
 
 def main() -> None:
     """Run all steps; exit status 1 at the first that fails."""
-    parser = argparse.ArgumentParser(prog="python -m tools.wheel_smoke", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.wheel_smoke", description="Build the wheel and use it.")
     parser.add_argument("--folder", type=Path, help="where to work (a temporary folder, removed at the end)")
     parser.add_argument("--wheel", type=Path, help="a wheel that is built already")
     parser.add_argument("--environment", type=Path, help="an environment that has the wheel already")
