@@ -113,7 +113,7 @@ def use(programs: Path, folder: Path) -> None:
     hint = "from mcp_servers.distribution import install_command; print(install_command('evals'))"
     started("hints name the distribution", ["python", "-c", hint], 'pip install "agentkit-modelstack[evals]"')
     started("agentkit --help", ["agentkit", "--help"], "chat")
-    started("agentkit doctor", ["agentkit", "doctor"], "The base install is complete")
+    started("agentkit doctor", ["agentkit", "doctor"], "the library loads")
     started("agentkit demo", ["agentkit", "demo"], "4 of 4")
     started("agentkit-mcp", ["agentkit-mcp"], "filesystem")
     started("modelstack recipes", ["modelstack", "recipes"], "nano")
@@ -144,7 +144,7 @@ def run(
     programs: Path | None = None,
     quiet: bool = False,
 ) -> str:
-    """Run a step and return its output; `programs` is put in front of PATH, and the checkout is not importable.
+    """Run a step, without the checkout in its path, and return what it printed; `programs` goes in front of PATH.
 
     Raises:
         Smoke: The command failed.
@@ -159,7 +159,7 @@ def run(
         raise Smoke(f"{' '.join(words)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
     if not quiet:
         print(f"ok  {name}  {time.perf_counter() - started:.1f} s", flush=True)
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 if __name__ == "__main__":
