@@ -35,7 +35,7 @@ class Smoke(RuntimeError):
 
 def main() -> None:
     """Run all steps; exit status 1 at the first that fails."""
-    parser = argparse.ArgumentParser(prog="python -m tools.wheel_smoke", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.wheel_smoke", description="Build the wheel and use it.")
     parser.add_argument("--folder", type=Path, help="where to work (a temporary folder, removed at the end)")
     parser.add_argument("--wheel", type=Path, help="a wheel that is built already")
     parser.add_argument("--environment", type=Path, help="an environment that has the wheel already")
@@ -113,7 +113,7 @@ def use(programs: Path, folder: Path) -> None:
     hint = "from mcp_servers.distribution import install_command; print(install_command('evals'))"
     started("hints name the distribution", ["python", "-c", hint], 'pip install "agentkit-modelstack[evals]"')
     started("agentkit --help", ["agentkit", "--help"], "chat")
-    started("agentkit doctor", ["agentkit", "doctor"], "The base install is complete")
+    started("agentkit doctor", ["agentkit", "doctor"], "the library loads")
     started("agentkit demo", ["agentkit", "demo"], "4 of 4")
     started("agentkit-mcp", ["agentkit-mcp"], "filesystem")
     started("modelstack recipes", ["modelstack", "recipes"], "nano")
@@ -144,7 +144,7 @@ def run(
     programs: Path | None = None,
     quiet: bool = False,
 ) -> str:
-    """Run a step and return its output; `programs` is put in front of PATH, and the checkout is not importable.
+    """Run a step, without the checkout in its path, and return what it printed; `programs` goes in front of PATH.
 
     Raises:
         Smoke: The command failed.
@@ -159,7 +159,7 @@ def run(
         raise Smoke(f"{' '.join(words)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
     if not quiet:
         print(f"ok  {name}  {time.perf_counter() - started:.1f} s", flush=True)
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 if __name__ == "__main__":
