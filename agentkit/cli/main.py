@@ -9,10 +9,10 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
 from agentkit.errors import AgentKitError
+from modelstack.terminal.plain_help import PlainGroup, PlainTyper
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
@@ -21,7 +21,7 @@ MAX_ERROR_CHARS = 2_000
 """Characters of an error that are printed; enough to quote a server's reply."""
 
 
-class _Commands(TyperGroup):
+class _Commands(PlainGroup):
     """Command group that reports the error of any command in one line."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -34,11 +34,9 @@ class _Commands(TyperGroup):
             raise typer.Exit(_report(error)) from error
 
 
-app = typer.Typer(
+app = PlainTyper(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     help="Agents that run offline on real tools.",
 )
 app.command()(run.run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from agentkit.errors import UserError
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
-app = typer.Typer(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
+app = PlainTyper(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
 
 ServerArgument = Annotated[
     str, typer.Argument(metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file.")

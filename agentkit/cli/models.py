@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelstack.terminal.plain_help import PlainTyper
+
 if TYPE_CHECKING:
     from agentkit.models.catalog.entries import CatalogEntry
 
-app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify, clear-prompts.")
+app = PlainTyper(
+    no_args_is_help=True,
+    help="Models that run in this process: list, pull, verify, clear-prompts.",
+)
 
 SpecArgument = Annotated[
     str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentkit.cli.options import TraceDirOption
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_LINE_CHARS = 160
 
-app = typer.Typer(no_args_is_help=True, help="Traces of runs: list, show, stats, replay, export-dataset.")
+app = PlainTyper(no_args_is_help=True, help="Traces of runs: list, show, stats, replay, export-dataset.")
 
 
 @app.command("list")
@@ -122,7 +123,7 @@ def _stats_tables(found: TraceStats) -> list[tuple[str, tuple[str, ...], list[tu
             f"{quantile(model.step_seconds, 0.5):.2f} / {quantile(model.step_seconds, 0.95):.2f}",
             f"{model.input_tokens:,} ({model.cached_tokens:,})",
             f"{model.output_tokens:,}",
-            f"{quantile(model.confidences, 0.5):.2f}" if model.confidences else "",
+            f"{quantile(model.tool_choices, 0.5):.2f}" if model.tool_choices else "",
         )
         for name, model in sorted(found.models.items())
     ]

@@ -19,9 +19,8 @@ def explained(*, reads: str, writes: str, example: str, then: str) -> Callable[[
     """
 
     def add(command: Command) -> Command:
-        lines = (f"Reads: {reads}", f"Writes: {writes}", f"Example: {example}", f"Next: {then}")
-        # The help is Rich markup, where a bracket opens a style.
-        text = "\n\n".join(line.replace("[", "\\[") for line in lines)
+        lines = (f"Reads: {reads}", f"Writes: {writes}", f"\b\nExample: {example}", f"Next: {then}")
+        text = "\n\n".join(lines)  # the backspace keeps the example on one line, so that it can be copied
         command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n{text}\n"
         return command
 

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,6 +146,13 @@ class LocalModel(Model):
         if isinstance(self._source, str | Path):
             return f"local:{Path(self._source).name}"
         return "local:engine"
+
+    @cached_property
+    def adapter(self) -> str | None:
+        """Name and hash of the adapter: those of its stage, else of its file."""
+        from agentkit.models.local.shipped import adapter_identity
+
+        return None if self._lora is None else adapter_identity(Path(self._lora))
 
     @property
     def profile(self) -> ModelProfile:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentkit.errors import UserError
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from modelstack.preferences.constitution.run import ConstitutionRecipe, Told
     from modelstack.preferences.constitution.schema import Constitution
 
-app = typer.Typer(
+app = PlainTyper(
     no_args_is_help=True,
     help="Training data by a constitution: critique and revision, and pairs from AI feedback (2212.08073).",
 )
