@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from agentkit.cli.options import JsonOption
 from agentkit.errors import UserError
 from modelstack.terminal.plain_help import PlainTyper
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
+AS_PINNED = "as pinned"
+MAX_DESCRIPTION_CHARS = 300
+"""Characters of a tool's description in a list on a terminal."""
 app = PlainTyper(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
 
 ServerArgument = Annotated[
@@ -30,21 +35,29 @@ KeyOption = Annotated[
 
 
 @app.command("list")
-def list_tools(server: ServerArgument, key: KeyOption = None) -> None:
+def list_tools(server: ServerArgument, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.cli.console import notes_console, one_line, plain, print_tables
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    output = output_console()
+    columns = (
+        Column("tool", "name"),
+        Column("hints", show=", ".join),
+        Column("description", show=lambda text: one_line(text, MAX_DESCRIPTION_CHARS), below=True),
+    )
+    servers: list[dict[str, Any]] = []
     for toolset in _toolsets(server, key):
         definitions, wire = _run(toolset, _listed)
-        for definition in definitions:
-            output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
-            output.print(plain(f"  {one_line(definition.description, 300)}"))
+        rows = [(each.name, _hints(each), each.description) for each in definitions]
+        state = _pin_state(_drift(toolset, wire))
+        table = Table(columns, rows, f"{toolset.id}: {len(definitions)} tools, {state}")
+        servers.append({"server": toolset.id, "pins": state, "tools": table.records()})
+        if not as_json:
+            print_tables(table)
         for line in toolset.warnings:
             notes_console().print(plain(one_line(line), "yellow"))
-        drift = _drift(toolset, wire)
-        state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
-        output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))
+    if as_json:
+        print_json(servers)
 
 
 @app.command()
@@ -53,9 +66,11 @@ def call(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="Its name.")],
     arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, an object.")] = "{}",
     key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Call one tool and print its result. Exit status 1: the call failed."""
     from agentkit.cli.console import output_console, plain
+    from modelstack.terminal.tables import print_json
 
     async def calling(toolset: MCPToolset) -> tuple[str, bool]:
         from agentkit.context import RunContext
@@ -75,27 +90,37 @@ def call(
         return output.content, output.is_error
 
     content, is_error = _run(_only(server, key), calling)
-    output_console().print(plain(content))
+    if as_json:
+        print_json({"tool": tool, "content": content, "is_error": is_error})
+    else:
+        output_console().print(plain(content))
     if is_error:
         raise typer.Exit(1)
 
 
 @app.command()
-def verify(server: ServerArgument, key: KeyOption = None) -> None:
+def verify(server: ServerArgument, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Compare a server's tools with their pins. Exit status 1: they differ, or nothing is pinned."""
     from agentkit.cli.console import output_console, plain
+    from modelstack.terminal.tables import print_json
 
-    output, is_same = output_console(), True
+    servers: list[dict[str, Any]] = []
     for toolset in _toolsets(server, key):
         drift = _drift(toolset, _run(toolset, _fetched))
-        is_same = is_same and drift == []
-        if drift is None:
-            output.print(plain(f"{toolset.id}: nothing is pinned (agentkit mcp pin)"))
-        elif not drift:
-            output.print(plain(f"{toolset.id}: as pinned"))
-        else:
+        state = _pin_state(drift)
+        servers.append(
+            {"server": toolset.id, "pins": state, "differences": [asdict(each) for each in drift or ()]}
+        )
+        if as_json:
+            continue
+        if drift:
             _show(toolset, drift)
-    if not is_same:
+        else:
+            hint = " (agentkit mcp pin)" if drift is None else ""
+            output_console().print(plain(f"{toolset.id}: {state}{hint}"))
+    if as_json:
+        print_json(servers)
+    if any(each["pins"] != AS_PINNED for each in servers):
         raise typer.Exit(1)
 
 
@@ -188,7 +213,13 @@ def _key(toolset: MCPToolset) -> str:
     return toolset.pinned_as
 
 
-def _hints(definition: ToolDefinition) -> str:
+def _pin_state(drift: Sequence[Drift] | None) -> str:
+    if drift is None:
+        return "not pinned"
+    return "not as pinned" if drift else AS_PINNED
+
+
+def _hints(definition: ToolDefinition) -> list[str]:
     hints = definition.annotations
     told = {
         "read only": hints.read_only,
@@ -196,7 +227,7 @@ def _hints(definition: ToolDefinition) -> str:
         "idempotent": hints.idempotent,
         "open world": hints.open_world,
     }
-    return ", ".join(name if value else f"not {name}" for name, value in told.items() if value is not None)
+    return [name if value else f"not {name}" for name, value in told.items() if value is not None]
 
 
 def _toolsets(server: str, key: str | None, **options: Any) -> list[MCPToolset]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ _INDENT = "    "
 """Indent of the lines below a row."""
 _READABLE = 24
 """Characters of a text column below which its cells are not wrapped: narrower text is hard to read."""
-_NUMBER = re.compile(r"[-+±<]?\d")
+_NUMBER = re.compile(r"(?!\d{4}-\d\d-)[-+±<]?\d")  # not a date
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def print_tables(console: Console, *tables: Table) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value as indented JSON on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """Print a value as indented JSON on standard output; characters outside ASCII are escaped."""
+    print(json.dumps(value, indent=1, default=str))
 
 
 def print_wrapped(console: Console, text: str, *, indent: str = "", style: str = "") -> None:
@@ -107,6 +107,8 @@ def _raw(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_raw(key)}={_raw(each)}" for key, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_raw, value))
     return " ".join(str(value).split())
@@ -183,8 +185,12 @@ def _grid(columns: Sequence[_Drawn], below: Sequence[list[str]], width: int) -> 
         lines += [(line, "") for line in _row_lines([c.cells[row] for c in columns], columns, widths)]
         for cells in below:
             if cells[row]:
-                lines += [(line, "dim") for line in _wrapped(_INDENT + cells[row], width, _INDENT)]
+                lines += [(line, "dim") for line in _indented(cells[row], width)]
     return lines
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return [line for part in text.split("\n") for line in _wrapped(_INDENT + part, width, _INDENT + "  ")]
 
 
 def _shrunk(columns: Sequence[_Drawn], room: int) -> list[int]:
