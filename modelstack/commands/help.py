@@ -1,9 +1,14 @@
-"""Help text shared by all commands: input, output, an example, the next command."""
+"""Help shared by all commands: input, output, an example, the next command; the option `--json`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+"""Option of the commands whose result is data."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -73,21 +73,43 @@ def progress_bars(
         yield tell
 
 
-class _Lines:
-    """Prints the newest progress, at most once per interval; the first report starts the clock."""
+@contextmanager
+def activity(console: Console, first: str, *, clock: Clock = time.monotonic) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, where no amount is known; yield the function that changes the text.
 
-    def __init__(self, console: Console, count: Callable[[float], str], clock: Clock) -> None:
+    Args:
+        console: Receives a spinner with the text, or lines if it is not a terminal.
+        first: First text.
+        clock: Seconds of a clock that never goes back.
+    """
+    if console.is_terminal:
+        with console.status(first) as status:
+            yield status.update
+        return
+    lines = _Lines(console, str, clock, wait_s=0.0)
+    yield lambda text: lines(text)
+
+
+class _Lines:
+    """Prints the newest progress, at most once per interval.
+
+    The first line comes `wait_s` after the start, so that short work prints nothing.
+    """
+
+    def __init__(
+        self, console: Console, count: Callable[[float], str], clock: Clock, wait_s: float = INTERVAL_S
+    ) -> None:
         self._console = console
         self._count = count
         self._clock = clock
-        self._last = clock()
+        self._due = clock() + wait_s
 
     def __call__(self, name: str, done: float = 0, total: float | None = None, note: str = "") -> None:
         """Print a line if the last one is old enough."""
         now = self._clock()
-        if now - self._last < INTERVAL_S:
+        if now < self._due:
             return
-        self._last = now
+        self._due = now + INTERVAL_S
         line = "  ".join(part for part in (name, _counted(done, total, self._count), note) if part)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

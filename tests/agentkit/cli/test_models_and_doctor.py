@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli import doctor
-from agentkit.cli.downloads import heartbeat
 from agentkit.cli.main import app
 from agentkit.models.catalog import entries
 from agentkit.models.catalog.entries import CATALOG
@@ -92,14 +91,6 @@ def test_a_pull_in_a_pipe_tells_sources_and_tenths(monkeypatch: pytest.MonkeyPat
         ]
     )
     assert len(lines) == 13
-
-
-def test_a_download_of_unknown_size_is_told_by_its_bytes() -> None:
-    told: list[str] = []
-    progress = heartbeat(told.append)
-    for done in (1_000_000, 60_000_000, 70_000_000, 160_000_000):
-        progress(done, None)
-    assert told == ["60 MB", "160 MB"]
 
 
 def test_a_missing_model_fails_verification_only_when_it_is_named() -> None:
