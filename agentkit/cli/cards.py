@@ -68,7 +68,13 @@ class EventPrinter:
     """
 
     def __init__(
-        self, notes: Console, answers: Console | None, *, show_messages: bool = False, brief: bool = False
+        self,
+        notes: Console,
+        answers: Console | None,
+        *,
+        show_messages: bool = False,
+        brief: bool = False,
+        asks: bool = False,
     ) -> None:
         """Print to these consoles.
 
@@ -76,8 +82,10 @@ class EventPrinter:
             notes: Receives everything but answers.
             answers: Receives answers.
             show_messages: Also print what the model was sent.
+            asks: Print no waiting calls, because the caller shows them with its question.
             brief: Print each call with its probability and the beginning of its result, and no tokens or times.
         """
+        self._asks = asks
         self._brief = brief
         self._notes = notes
         self._answers = answers
@@ -119,8 +127,9 @@ class EventPrinter:
                 self._note(f"resumed after step {step}")
             case GuardrailEvent() if event.verdict != "allow":
                 stage, verdict = event.stage.replace("_", " "), event.verdict.replace("_", " ")
-                self._note(f"{event.name} · {stage}: {verdict} {event.reason}", "yellow")
-            case ApprovalRequestedEvent(call=call):
+                reason = f" ({event.reason})" if event.reason else ""
+                self._note(f"{event.name} · {stage}: {verdict}{reason}", "yellow")
+            case ApprovalRequestedEvent(call=call) if not self._asks:
                 self._show_waiting(call)
             case PlanEvent():
                 self._show_plan(event)
@@ -212,7 +221,10 @@ class EventPrinter:
         alternatives = call.alternatives if call is not None and not self._brief else ()
         line.append(probabilities(event.probability, alternatives), style="magenta")
         self.end_line()
-        self._notes.print(line, soft_wrap=not self._notes.is_terminal)
+        if line.cell_len <= self._notes.width:
+            self._notes.print(line)
+        else:
+            print_wrapped(self._notes, line.plain, indent="  ")
 
     def _show_progress(self, event: ToolProgressEvent) -> None:
         of_total = f"/{event.total:g}" if event.total is not None else ""
@@ -244,7 +256,7 @@ class EventPrinter:
             cut = line if len(line) <= n_chars else line[: n_chars - 1] + "…"
             print_wrapped(self._notes, _INDENT + cut, style, indent=_INDENT)
         if len(lines) > RESULT_LINES:
-            self._note(f"    … {len(lines) - RESULT_LINES} more lines", "dim")
+            self._note(f"    … {count_of(len(lines) - RESULT_LINES, 'more line')}", "dim")
 
     def _note(self, text: str, style: str = "") -> None:
         self.end_line()

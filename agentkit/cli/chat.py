@@ -102,7 +102,7 @@ def chat(
     )
     if go_on and no_journal:
         raise UserError("--continue needs the journal; leave --no-journal out.")
-    printer = EventPrinter(notes, output)
+    printer = EventPrinter(notes, output, asks=True)
     storage = None if no_journal else ChatStorage.begin(journal_file(journal))
     conversation = Conversation(printer, storage=storage)
     toolsets = options.toolsets()

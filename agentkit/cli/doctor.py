@@ -264,7 +264,7 @@ def _api_key() -> Check:
 
 
 def _show(checks: list[Check]) -> None:
-    from agentkit.cli.console import notes_console, print_tables
+    from agentkit.cli.console import count_of, notes_console, print_tables
     from modelstack.terminal.tables import Column, Table
 
     columns = (
@@ -277,6 +277,6 @@ def _show(checks: list[Check]) -> None:
     n_broken = sum(check.state == "broken" for check in checks)
     notes = notes_console()
     if n_broken:
-        notes.print(f"The base install is broken in {n_broken} places (!!).", style="red")
+        notes.print(f"The base install is broken (!!): {count_of(n_broken, 'fault')}.", style="red")
     else:
         notes.print("The base install is complete; -- marks what is optional.", style="dim")

@@ -37,7 +37,7 @@ KeyOption = Annotated[
 @app.command("list")
 def list_tools(server: ServerArgument, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import notes_console, one_line, plain, print_tables
+    from agentkit.cli.console import count_of, notes_console, one_line, plain, print_tables
     from modelstack.terminal.tables import Column, Table, print_json
 
     columns = (
@@ -50,7 +50,7 @@ def list_tools(server: ServerArgument, key: KeyOption = None, as_json: JsonOptio
         definitions, wire = _run(toolset, _listed)
         rows = [(each.name, _hints(each), each.description) for each in definitions]
         state = _pin_state(_drift(toolset, wire))
-        table = Table(columns, rows, f"{toolset.id}: {len(definitions)} tools, {state}")
+        table = Table(columns, rows, f"{toolset.id}: {count_of(len(definitions), 'tool')}, {state}")
         servers.append({"server": toolset.id, "pins": state, "tools": table.records()})
         if not as_json:
             print_tables(table)
@@ -127,7 +127,7 @@ def verify(server: ServerArgument, key: KeyOption = None, as_json: JsonOption = 
 @app.command()
 def pin(server: ServerArgument, yes: YesOption = False, key: KeyOption = None) -> None:
     """Pin a server's tools as they are now. Shows the differences from the pins and asks first."""
-    from agentkit.cli.console import output_console, plain
+    from agentkit.cli.console import count_of, output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
     output = output_console()
@@ -138,10 +138,10 @@ def pin(server: ServerArgument, yes: YesOption = False, key: KeyOption = None) -
             output.print(plain(f"{toolset.id}: as pinned"))
             continue
         if drift is None:
-            output.print(plain(f"{toolset.id}: {len(wire)} tools, none pinned before"))
+            output.print(plain(f"{toolset.id}: {count_of(len(wire), 'tool')}, none pinned before"))
         else:
             _show(toolset, drift)
-        if yes or typer.confirm(f"pin {len(wire)} tools of {toolset.id}?"):
+        if yes or typer.confirm(f"pin {count_of(len(wire), 'tool')} of {toolset.id}?"):
             DEFAULT_PINS.write(_key(toolset), wire)
             output.print(plain(f"{toolset.id}: pinned"))
         else:

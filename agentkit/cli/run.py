@@ -122,12 +122,13 @@ def perform(
 
     notes, output = notes_console(), output_console()
     streams = sys.stdout.isatty()
-    printer = EventPrinter(notes, output if streams else None)
+    may_ask = not as_json and can_ask()
+    printer = EventPrinter(notes, output if streams else None, asks=may_ask)
     started = time.perf_counter()
     try:
         prepare_model(options.model, notes)
         agent = options.agent((lambda _event: None) if as_json else printer, options.toolsets())
-        result = _result(agent, options, task, run_id, notes, may_ask=not as_json and can_ask())
+        result = _result(agent, options, task, run_id, notes, may_ask=may_ask)
     except AgentKitError as error:
         if as_json:
             print(json.dumps(_failure(error)))

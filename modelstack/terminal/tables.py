@@ -22,7 +22,8 @@ _INDENT = "    "
 """Indent of the lines below a row."""
 _READABLE = 24
 """Characters of a text column below which its cells are not wrapped: narrower text is hard to read."""
-_NUMBER = re.compile(r"(?!\d{4}-\d\d-)[-+±<]?\d")  # not a date
+_NUMBER = re.compile(r"(?!\d{4}-\d\d-)(?!.*[a-z]{6})[-+±<]?\d", re.IGNORECASE)
+"""Beginning of a cell that is aligned to the right: a figure, with a unit or not; no date and no sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,13 @@ def print_wrapped(console: Console, text: str, *, indent: str = "", style: str =
     Args:
         console: Receives the text.
         text: The paragraph; it is not markup.
-        indent: Indent of the second and further lines.
+        indent: Indent of the second and further lines, also of those that the text brings.
         style: Style of the text.
     """
-    lines = _wrapped(text, console.width, indent) if console.is_terminal else [text]
-    for line in lines:
-        _print_line(console, line, style)
+    for number, part in enumerate(text.split("\n")):
+        line = indent + part if number else part
+        for shown in _wrapped(line, console.width, indent) if console.is_terminal else [line]:
+            _print_line(console, shown, style)
 
 
 def _print_line(console: Console, line: str, style: str = "") -> None:
