@@ -133,7 +133,7 @@ def calibrate(
         ),
     ],
 ) -> None:
-    """Calibrate a model's confidence on an evaluation whose correct choices are known.
+    """Calibrate the probabilities of a model's tool choices on an evaluation whose right choices are known.
 
     For your own data: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
     `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`. The second table shows the share of

@@ -41,7 +41,11 @@ class _Commands(PlainGroup):
         except (UserError, OSError, ModuleNotFoundError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
-            typer.secho(f"modelstack: {_explanation(error)}", err=True, fg="red")
+            from rich.console import Console
+
+            from modelstack.terminal.tables import print_wrapped
+
+            print_wrapped(Console(stderr=True), f"modelstack: {_explanation(error)}", style="red")
             raise typer.Exit(1) from error
 
 

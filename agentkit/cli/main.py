@@ -77,7 +77,7 @@ def main() -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one line and return the exit status."""
-    from agentkit.cli.console import notes_console, one_line, plain
+    from agentkit.cli.console import notes_console, one_line, print_wrapped
 
     error = _only_one(error)
     if isinstance(error, KeyboardInterrupt):
@@ -86,7 +86,7 @@ def _report(error: BaseException) -> int:
     text = str(error)
     if not isinstance(error, AgentKitError):
         text = f"{type(error).__name__}: {text} (`agentkit --debug COMMAND` shows where)"
-    notes_console().print(plain(f"error: {one_line(text, MAX_ERROR_CHARS)}", "red"))
+    print_wrapped(notes_console(), f"error: {one_line(text, MAX_ERROR_CHARS)}", "red")
     return 1
 
 

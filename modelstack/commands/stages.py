@@ -9,6 +9,9 @@ import typer
 
 from modelstack.commands.help import AsJson, explained
 
+_TREE_COLUMNS = 1_000
+"""Width at which no path in a tree is wrapped; the terminal wraps what is too long for it."""
+
 
 @explained(
     reads="the folder of a stage with an adapter, and the weights that it was trained on",
@@ -55,7 +58,7 @@ def lineage(
     if as_json:
         print_json(stages.as_json(nodes))
     elif (console := Console()).is_terminal:
-        console.print(stages.tree(nodes))
+        Console(width=_TREE_COLUMNS).print(stages.tree(nodes), soft_wrap=True)
     else:
         print_tables(console, stages.table(nodes))
     damaged = [node for node in nodes.values() if node.state == "damaged"]

@@ -41,6 +41,13 @@ class PlainTyper(typer.Typer):
 class PlainCommand(TyperCommand):
     """Command whose usage line shows an argument's notation as it is written: `RECIPE [key=value ...]`."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Create a command; its arguments without a notation are shown in capitals."""
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and parameter.metavar is None:
+                parameter.metavar = (parameter.name or "").upper()
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the command's name."""
         arguments = [p for p in self.get_params(ctx) if isinstance(p, TyperArgument) and not p.hidden]
@@ -71,7 +78,7 @@ def write_commands(commands: Mapping[str, Any], formatter: Any) -> None:
 
 def _notation(argument: TyperArgument) -> str:
     name = argument.display_name_raw
-    if any(sign in name for sign in "[]. "):
+    if any(sign in name for sign in "[] "):
         return name
-    name = f"{name}..." if argument.nargs != 1 else name
+    name = f"{name.removesuffix('...')}..." if argument.nargs != 1 else name
     return name if argument.required else f"[{name}]"

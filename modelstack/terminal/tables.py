@@ -236,7 +236,8 @@ def _row_by_row(columns: Sequence[_Drawn], width: int) -> list[tuple[str, str]]:
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    """Wrap between words; a line break in the text stays one."""
+    """Wrap between words; a line break in the text stays one, and a text's own indent holds for all its lines."""
+    indent = indent or text[: len(text) - len(text.lstrip(" "))]
     lines = [
         line
         for part in text.split("\n")

@@ -9,10 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
 from agentkit import Agent
 from agentkit.cli import approval, demo, doctor
@@ -24,7 +22,7 @@ from agentkit.models import resolve
 from agentkit.models.catalog.store import CACHE_VARIABLE
 from agentkit.testing import ScriptedModel, call
 from tests.agentkit.cli.golden_data import LONG_NOTE, write_traces
-from tests.golden import IDS_AND_TIMES, UPDATE, Golden
+from tests.golden import IDS_AND_TIMES, UPDATE, Golden, commands_of
 
 FOLDER = Path(__file__).with_name("golden")
 
@@ -209,18 +207,7 @@ def test_the_demo_shows_each_task_with_its_verdict(golden: Golden, monkeypatch: 
 # -- help ---------------------------------------------------------------------------------------------------
 
 
-def _commands(group: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = [words]
-    for name, command in group.commands.items():
-        path = (*words, name)
-        found += _commands(command, path) if hasattr(command, "commands") else [path]
-    return found
-
-
-HELP = _commands(typer.main.get_command(app))
-
-
-@pytest.mark.parametrize("words", HELP, ids=" ".join)
+@pytest.mark.parametrize("words", commands_of(app), ids=" ".join)
 def test_help_is_plain_text(golden: Golden, words: tuple[str, ...]) -> None:
     golden.check("help/" + ("-".join(words) or "agentkit"), (*words, "--help"), piped=False)
 
