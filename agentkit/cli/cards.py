@@ -203,9 +203,10 @@ class EventPrinter:
                 if isinstance(part, ThinkingPart):
                     self._block(part.content, "dim")
         self._thought_is_shown = False
-        if response.text and not self._in_answer:
-            self._stream(response.text)
+        is_streamed = self._in_answer
         self.end_line()
+        if response.text and not is_streamed and self._answers is not None:
+            print_wrapped(self._answers, response.text)
         self._calls = {call.tool_call_id: call for call in response.tool_calls}
         if not self._brief:
             self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")

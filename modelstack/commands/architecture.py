@@ -133,7 +133,7 @@ def ablate(
         report.draw(plan, table_rows, outcomes, temporary)
     columns = tuple(map(Column, report.HEADINGS))
     print_tables(console, Table(columns, [report.cells(row) for row in table_rows]))
-    print_wrapped(console, f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s")
+    print_wrapped(Console(stderr=True), f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s")
 
 
 @explained(

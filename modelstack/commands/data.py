@@ -128,10 +128,9 @@ def mix(
     if as_json:
         print_json(table.records())
         return
-    console = Console()
-    print_tables(console, table)
+    print_tables(Console(), table)
     how = "estimated from characters, held-out documents included" if sources.is_estimate else "counted"
-    print_wrapped(console, f"tokens {how}; {out}")
+    print_wrapped(Console(stderr=True), f"tokens {how}; {out}")
 
 
 @explained(
@@ -260,8 +259,8 @@ def _table(plan: MixPlan, tokens: Mapping[str, int]) -> Table:
     for source, size in tokens.items():
         row: list[object] = [source, size]
         for part in parts.values():
-            row += [part.weights[source], part.tokens[source], part.epochs(tokens)[source]]
+            row += [part.weights[source], round(part.tokens[source]), part.epochs(tokens)[source]]
         rows.append([*row, plan.epochs[source]] if plan.anneal else row)
-    totals = [cell for part in parts.values() for cell in (None, sum(part.tokens.values()), None)]
+    totals = [cell for part in parts.values() for cell in (None, round(sum(part.tokens.values())), None)]
     rows.append(["all", sum(tokens.values()), *totals, *([None] if plan.anneal else [])])
     return Table(tuple(columns), rows)

@@ -127,11 +127,13 @@ def report(
         equal_size=equal_size,
         seed=seed,
     )
-    console = Console(stderr=as_json)
     if as_json:
         print_json(measured.model_dump(mode="json"))
     else:
-        print_report(measured, console)
+        print_report(measured, Console())
+    console = Console(stderr=True)
+    for note in measured.notes:
+        print_wrapped(console, f"- {note}", indent="  ")
     if out is not None:
         stored, drawn = store_report(measured, out)
         print_wrapped(console, f"{stored}\n{drawn}")

@@ -67,8 +67,8 @@ def print_tables(console: Console, *tables: Table) -> None:
             for line, style in _laid_out(table, console.width):
                 _print_line(console, line, style)
         else:
-            for line in _tab_separated(table):
-                _print_line(console, line)
+            # Written past rich, which turns tabs into spaces.
+            console.file.write("".join(f"{line}\n" for line in _tab_separated(table)))
 
 
 def print_json(value: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
+from modelstack.terminal.tables import Column, Table, print_tables
 from modelstack.tokenizer.measures import Interval
 from modelstack.tokenizer.report import GroupMeasures, Report, TokenizerMeasures
 from modelstack.tokenizer.tokenizer_folder import write_text
@@ -31,7 +31,7 @@ def store_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the measures of the tokenizers, in total and by group, and the notes."""
+    """Print the measures of the tokenizers, in total and by group."""
     tables = [_summary(report)]
     for kind in ("domain", "language"):
         if any(group.kind == kind for group in report.tokenizers[0].groups):
@@ -39,8 +39,6 @@ def print_report(report: Report, console: Console) -> None:
     if report.tokenizers[0].parity:
         tables.append(_parity(report))
     print_tables(console, *tables)
-    for note in report.notes:
-        print_wrapped(console, f"- {note}", indent="  ")
 
 
 def _table(title: str, first: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:

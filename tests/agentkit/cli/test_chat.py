@@ -37,7 +37,7 @@ def test_turns_share_one_conversation_and_one_server(agentkit: Run, server: Call
     assert done.returncode == 0
     assert done.stderr.count("● echo") == 1  # the second turn still knows the first one's result
     assert done.stdout.count('{"echo": {"result": "hello"}}') == 2
-    assert "2 model requests · 1 tool calls" in done.stderr and "3 model requests · 1 tool calls" in done.stderr
+    assert "2 model requests · 1 tool call " in done.stderr and "3 model requests · 1 tool call " in done.stderr
 
 
 def test_a_reset_forgets_what_was_said(agentkit: Run, server: Callable[..., str]) -> None:
@@ -51,7 +51,7 @@ def test_the_commands_tell_what_there_is(agentkit: Run, server: Callable[..., st
     )
     assert done.returncode == 0 and done.stdout == ""
     assert "echo  Give the text back." in done.stderr
-    assert "/reset   forget the conversation" in done.stderr
+    assert "/reset   start a new conversation" in done.stderr
     assert "/nonsense is not a command" in done.stderr
 
 

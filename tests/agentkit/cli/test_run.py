@@ -29,7 +29,7 @@ def test_the_answer_goes_to_stdout_and_the_cards_to_stderr(
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"echo": {"result": "hello"}}
     assert "● echo {}" in done.stderr and "echo: success" in done.stderr
-    assert "2 model requests · 1 tool calls" in done.stderr
+    assert "2 model requests · 1 tool call " in done.stderr
 
 
 def test_a_reached_limit_is_exit_status_3(agentkit: Run, server: Callable[..., str]) -> None:

@@ -37,7 +37,7 @@ def test_a_table_shows_n_score_interval_failures_seconds_and_tokens(agentkit: Ag
         assert heading in done.stdout
     assert "0.500" in done.stdout and "0.150 to 0.850" in done.stdout
     assert "sum_0 failed: OSError: no sums today: sum_0" in done.stderr
-    assert "inspect view --log-dir" in done.stdout
+    assert "inspect view --log-dir" in done.stderr
 
 
 def test_two_runs_compare(agentkit: Agentkit, tmp_path: Path) -> None:

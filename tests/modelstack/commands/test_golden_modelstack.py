@@ -65,11 +65,8 @@ def test_a_plan_is_a_sentence_with_its_warnings_and_files(golden: Golden) -> Non
 
 def test_a_mix_has_a_line_for_each_source(golden: Golden) -> None:
     toy_shards(Path("shards"))
-    golden.check(
-        "data-mix",
-        "data mix square-root shards tokens=8000 -o mix.toml",
-        "data mix shards tokens=8000 -o mix.toml --json",
-    )
+    command = "data mix square-root shards n_tokens=8000 -o mix.toml"
+    golden.check("data-mix", command, f"{command} --json")
 
 
 def test_stages_are_a_tree_on_a_terminal_and_rows_in_a_pipe(golden: Golden) -> None:
