@@ -192,7 +192,7 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
         "run_id": result.run_id,
         "status": result.status,
         "output": result.output_or_none,
-        "confidence": result.confidence,
+        "tool_choice": result.confidence if result.usage.tool_calls else None,
         "usage": _jsonable(result.usage),
         "tool_calls": _calls(result.new_messages()),
         "pending": _jsonable(result.pending),

@@ -36,8 +36,9 @@ def goodput(
     )
     causes = [(cause, round(seconds, 3), round(share, 4)) for cause, seconds, share in found.seconds_by_cause()]
     by_cause = Table(columns, causes, found.head)
-    counts = Table((Column("counted"), Column("number")), [(name, n) for name, n in found.counts.items() if n])
+    counted = {name: n for name, n in found.counts.items() if n}
+    counts = Table((Column("counted"), Column("number")), list(counted.items()))
     if as_json:
-        print_json({"goodput": found.share, "seconds": by_cause.records(), "counts": dict(counts.rows)})
+        print_json({"goodput": found.share, "seconds": by_cause.records(), "counts": counted})
     else:
         print_tables(Console(), *(table for table in (by_cause, counts) if table.rows))

@@ -51,13 +51,12 @@ def progress_bars(
     if not console.is_terminal:
         yield _Lines(console, count, clock)
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),  # short, so that a training's loss and speed fit 80 columns beside it
         TextColumn("{task.fields[counted]}", markup=False),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,7 @@ from agentkit.models.base import (
 )
 from agentkit.models.confidence import Calibration
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
+from agentkit.models.local.shipped import adapter_identity
 
 if TYPE_CHECKING:
     from agentkit.models.local.convention import Manner
@@ -143,15 +144,11 @@ class LocalModel(Model):
     @property
     def name(self) -> str:
         """The catalog id, or the file's name."""
-        if isinstance(self._source, str | Path):
-            return f"local:{Path(self._source).name}"
-        return "local:engine"
+        return f"local:{Path(self._source).name}" if isinstance(self._source, str | Path) else "local:engine"
 
-    @cached_property
+    @property
     def adapter(self) -> str | None:
         """Name and hash of the adapter: those of its stage, else of its file."""
-        from agentkit.models.local.shipped import adapter_identity
-
         return None if self._lora is None else adapter_identity(Path(self._lora))
 
     @property

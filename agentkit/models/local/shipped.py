@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 ADAPTER_FILE, PRIOR_FILE, STAGE_FILE = "adapter.gguf", "prior.json", "stage.json"
@@ -28,6 +29,7 @@ def shipped_folder(model_id: str) -> Path | None:
     return folder
 
 
+@cache
 def adapter_identity(file: Path) -> str:
     """Return name and abbreviated SHA-256 of an adapter: those of the stage in its folder, else of the file."""
     try:

@@ -36,7 +36,7 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("AGENTKIT_JOURNAL", "runs.db")
     monkeypatch.setenv(CACHE_VARIABLE, "cache")
     time.tzset()
-    return Golden(app, "agentkit", FOLDER, update=request.config.getoption(UPDATE))
+    return Golden(app, "agentkit", FOLDER, update=bool(request.config.getoption(UPDATE)))
 
 
 @pytest.fixture

@@ -174,3 +174,12 @@ def test_the_second_of_two_runs_finds_its_prompt_on_disk(
     assert "from disk" not in first.stderr and "prompt 0 reused + " in first.stderr
     assert re.search(r"prompt (\d+) reused \(\1 from disk\) \+ \d+ prefilled, first token \d", second.stderr)
     assert second.stdout == first.stdout
+
+
+def test_the_task_is_read_from_standard_input(agentkit: Run) -> None:
+    done = agentkit("run", "-", "--model", "test", "--json", stdin="Twice four?\n")
+    assert done.returncode == 0
+    run_id = json.loads(done.stdout)["run_id"]
+    assert "Twice four?" in agentkit("trace", "show", run_id).stdout
+    empty = agentkit("run", "-", "--model", "test", stdin=" \n")
+    assert empty.returncode == 1 and "standard input is empty" in empty.stderr

@@ -26,7 +26,7 @@ GROUPS = ("small talk", "counting", "impossible")
 def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Golden:
     """Golden files, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    return Golden(app, "agentkit", FOLDER, update=request.config.getoption(UPDATE))
+    return Golden(app, "agentkit", FOLDER, update=bool(request.config.getoption(UPDATE)))
 
 
 def made_scores(n_wrong: int) -> tuple[Scored, ...]:

@@ -26,7 +26,7 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    return Golden(app, "modelstack", FOLDER, update=request.config.getoption(UPDATE))
+    return Golden(app, "modelstack", FOLDER, update=bool(request.config.getoption(UPDATE)))
 
 
 def test_the_overview_shows_steps_and_last_runs(golden: Golden) -> None:
