@@ -90,6 +90,8 @@ class EventPrinter:
         self._notes = notes
         self._answers = answers
         self._show_messages = show_messages
+        self._may_call = False
+        """Whether the current request lets the model choose between tools and an answer."""
         self._in_answer = False
         self._in_thought = False
         self._thought_is_shown = False
@@ -104,6 +106,7 @@ class EventPrinter:
             case ThinkingDeltaEvent(text=text):
                 self._stream_thought(text)
             case ModelRequestEvent():
+                self._may_call = bool(event.allowed_tools)
                 self._show_request(event)
             case ModelResponseEvent():
                 self._show_response(event)
@@ -209,7 +212,9 @@ class EventPrinter:
             print_wrapped(self._answers, response.text)
         self._calls = {call.tool_call_id: call for call in response.tool_calls}
         if not self._brief:
-            self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")
+            self._note(
+                f"step {event.step} · {event.duration_s:.2f} s{response_facts(response, self._may_call)}", "dim"
+            )
 
     def _show_call(self, event: ToolCallEvent) -> None:
         from rich.text import Text
@@ -265,14 +270,14 @@ class EventPrinter:
         print_wrapped(self._notes, indent + one_line(text, _NOTE_CHARS), style, indent=indent + "  ")
 
 
-def response_facts(response: ModelResponse) -> str:
+def response_facts(response: ModelResponse, may_call: bool = False) -> str:
     """Return a response's token counts, the probability of calling no tool, and abstention in words."""
     facts: list[str] = []
     if response.decoding is not None:
         facts.append(decoding_facts(response.decoding))
     elif response.usage.input_tokens or response.usage.output_tokens:
         facts.append(f"{count_of(response.usage.input_tokens, 'token')} in, {response.usage.output_tokens:,} out")
-    if response.p_answer is not None and not response.tool_calls:
+    if may_call and response.p_answer is not None and not response.tool_calls:
         facts.append(f"chose no tool, p {response.p_answer:.2f}")
     if response.abstained:
         facts.append("abstained: no tool fits")

@@ -82,6 +82,7 @@ def demo(
 
     started = time.perf_counter()
     output = output_console()
+    output.soft_wrap = not output.is_terminal  # wrapped between words: here sentences are read, not copied
     print_wrapped(output, INTRODUCTION)
     name, failure = usable_model(model, output)
     if failure is not None:

@@ -41,7 +41,7 @@ class Column:
     @property
     def name(self) -> str:
         """The key, or the heading as a key."""
-        return self.key or re.sub(r"\W+", "_", self.heading).strip("_").lower()
+        return self.key or re.sub(r"\W+", "_", self.heading.replace("%", "percent")).strip("_").lower()
 
 
 @dataclass(frozen=True, slots=True)
