@@ -109,5 +109,5 @@ def _replaced(text: str, replace: Replace) -> str:
 def _check_width(text: str) -> None:
     """No line is wider than the terminal, unless it ends in a long word or is a command to copy."""
     for line in text.splitlines():
-        is_command = line.lstrip().startswith("Example: ")
+        is_command = line.lstrip().startswith(("Example: ", "Next: "))
         assert cell_len(line) <= WIDTH or is_command or cell_len(line.split()[-1]) > WIDTH // 3, line

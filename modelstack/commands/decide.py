@@ -66,7 +66,7 @@ def plan(
     ] = 0.01,
     layout: Annotated[
         str | None,
-        typer.Option(help="shard=8,tp=2,pp=1,cp=1,ep=1,replicate=1,micro_batch=1,checkpointing=full."),
+        typer.Option(help="Such as shard=8,tp=2,micro_batch=1; also pp, cp, ep, replicate, checkpointing=full."),
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 2048,
     preset: Annotated[

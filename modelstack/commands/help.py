@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated, TypeVar
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 """Option of the commands whose result is data."""
+
+_UNWRAPPED = "\b\n"
+"""Keeps a paragraph on one line, so that a command can be copied."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -24,9 +28,10 @@ def explained(*, reads: str, writes: str, example: str, then: str) -> Callable[[
     """
 
     def add(command: Command) -> Command:
-        lines = (f"Reads: {reads}", f"Writes: {writes}", f"\b\nExample: {example}", f"Next: {then}")
-        text = "\n\n".join(lines)  # the backspace keeps the example on one line, so that it can be copied
-        command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n{text}\n"
+        is_command = then.startswith(("modelstack ", "agentkit "))
+        lines = [f"Reads: {reads}", f"Writes: {writes}", f"{_UNWRAPPED}Example: {example}"]
+        lines.append(f"{_UNWRAPPED if is_command else ''}Next: {then}")
+        command.__doc__ = "\n\n".join([cleandoc(command.__doc__ or ""), *lines]) + "\n"
         return command
 
     return add

@@ -53,6 +53,18 @@ class PlainCommand(TyperCommand):
         arguments = [p for p in self.get_params(ctx) if isinstance(p, TyperArgument) and not p.hidden]
         return ["[OPTIONS]", *map(_notation, arguments)]
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, options, then the options of each panel below its name."""
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                usual = "Arguments" if isinstance(parameter, TyperArgument) else "Options"
+                panels.setdefault(_panel(parameter) or usual, []).append(record)
+        for panel, rows in panels.items():
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl(rows)
+
 
 class PlainGroup(TyperGroup):
     """Group of commands whose help shows the whole first paragraph of each command, by panels."""
@@ -67,13 +79,18 @@ def write_commands(commands: Mapping[str, Any], formatter: Any) -> None:
     panels: dict[str, list[tuple[str, str]]] = {}
     for name, command in commands.items():
         if not command.hidden:
-            panel = getattr(command, "rich_help_panel", None)
             summary = " ".join(cleandoc(command.help or "").split("\n\n")[0].split())
-            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, summary))
+            panels.setdefault(_panel(command) or "Commands", []).append((name, summary))
     width = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
     for panel, rows in panels.items():
         with formatter.section(panel):
             formatter.write_dl([(f"{name:<{width}}", summary) for name, summary in rows])
+
+
+def _panel(part: object) -> str | None:
+    """Return the name of the panel of a command or a parameter."""
+    panel = getattr(part, "rich_help_panel", None)
+    return panel if isinstance(panel, str) else None
 
 
 def _notation(argument: TyperArgument) -> str:
