@@ -198,7 +198,8 @@ def _indented(text: str, width: int) -> list[str]:
 def _shrunk(columns: Sequence[_Drawn], room: int) -> list[int]:
     """Return widths that fit, from the full ones by narrowing the widest column again and again."""
     widths, least = [c.full for c in columns], [c.least for c in columns]
-    least[-1] = min(least[-1], _READABLE)
+    if sum(least) > room:  # only words of the last column may run over the edge
+        least[-1] = min(least[-1], _READABLE)
     while sum(widths) > room:
         wide = [k for k, each in enumerate(widths) if each > least[k]]
         if not wide:
