@@ -37,7 +37,9 @@ def test_any_other_adapter_has_the_name_and_the_hash_of_its_file(tmp_path: Path)
 
 def test_a_trace_names_the_adapter(tmp_path: Path) -> None:
     class Adapted(ScriptedModel):
-        adapter = "tools 0123456789ab"
+        @property
+        def adapter(self) -> str:
+            return "tools 0123456789ab"
 
     Agent(Adapted(["Eight."], name="small"), trace=tmp_path).run_sync("Twice four?")
     (file,) = tmp_path.iterdir()

@@ -68,5 +68,5 @@ def test_the_command_prints_both_kinds_of_refusal_calibration_and_time(capsys: p
     for table in validation.shipped_tables():
         print_tables(table)
     printed = capsys.readouterr().out
-    for words in ("our own labelled replies", "partial", "precision", "recall", "ECE", "p99 ms"):
+    for words in ("our own labelled replies", "partial", "precision", "recall", "ece", "p99_ms"):
         assert words in printed
