@@ -45,9 +45,8 @@ def test_the_catalog_is_listed_with_size_memory_licence_and_purpose() -> None:
 
 def test_the_list_says_what_is_here(empty_cache: Path) -> None:
     def is_here() -> bool:
-        listed = runner.invoke(app, ["models", "list"]).output
-        (row,) = (line for line in listed.splitlines() if line.startswith("gemma3-270m"))
-        return " yes " in row
+        listed = json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)
+        return {row["id"]: row["is_present"] for row in listed}["gemma3-270m"]
 
     entry = CATALOG["gemma3-270m"]
     assert not is_here()
