@@ -34,6 +34,8 @@ class RunStartedEvent:
     """Number of messages of earlier runs at the beginning; no event of this run contains them."""
     provider_name: str | None = None
     """The model's provider in OpenTelemetry's terms; None in older traces."""
+    adapter: str | None = None
+    """Name and hash of the adapter on the model's weights; None without one, and in older traces."""
     event_kind: Literal["run_started"] = "run_started"
 
 
@@ -48,6 +50,8 @@ class RunResumedEvent:
     step: int
     """Number of stored model responses; later ones in a trace are requested again."""
     provider_name: str | None = None
+    """See `RunStartedEvent`."""
+    adapter: str | None = None
     """See `RunStartedEvent`."""
     event_kind: Literal["run_resumed"] = "run_resumed"
 
@@ -254,6 +258,8 @@ class SideRequestEvent:
     duration_s: float
     provider_name: str | None = None
     """See `RunStartedEvent`."""
+    adapter: str | None = None
+    """See `RunStartedEvent`."""
     event_kind: Literal["side_request"] = "side_request"
 
 
@@ -268,6 +274,8 @@ class HandoffEvent:
     opening: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...]
     """Earlier conversation that the new agent sees."""
     provider_name: str | None = None
+    """See `RunStartedEvent`."""
+    adapter: str | None = None
     """See `RunStartedEvent`."""
     event_kind: Literal["handoff"] = "handoff"
 
@@ -289,6 +297,7 @@ class RunFinishedEvent:
     output: Any
     usage: RunUsage
     confidence: float | None
+    """Lowest probability of any choice between tools in the run; see `RunResult.confidence`."""
     duration_s: float
     event_kind: Literal["run_finished"] = "run_finished"
 

@@ -112,8 +112,9 @@ class RunResult(Generic[OutputT]):
 
     @property
     def confidence(self) -> float | None:
-        """Lowest probability of any decision in the run, under the grammar's mask.
+        """Lowest probability of any choice between tools in the run, under the grammar's mask.
 
-        A decision is the choice of a tool, or of answering instead. None if the model reports no probabilities.
+        Answering instead of calling a tool is one of the choices. The text of an answer has no part in it. None if
+        the model reports no probabilities.
         """
         return self.state.confidence

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentkit.cli.options import JsonOption
 from agentkit.errors import UserError
 from mcp_servers.distribution import install_command
 
@@ -16,12 +18,10 @@ if TYPE_CHECKING:
     from evals.case import Run
     from evals.harness.evaluation import Evaluation, ProgressCallback
     from evals.harness.suite import Table
+    from modelstack.terminal.tables import Table as LaidOutTable
 
 MAX_EXPLAINED = 5
 """Maximum number of failed runs whose error is printed; the result folder lists all of them."""
-
-N_PLAIN_LINES = 20
-"""Number of progress lines if standard error is not a terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -61,16 +61,19 @@ def evaluate(
         typer.Option(metavar="DIR", help="Folder for the results; an unfinished evaluation in it is resumed."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cases again.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model on a suite and report n, score, 95 % interval, failures, seconds and tokens per case."""
     if suite is None:
-        _list_suites()
+        _list_suites(as_json=as_json)
         return
     _need_inspect()
-    from agentkit.cli.console import notes_console, output_console, plain
+    from agentkit.cli.console import notes_console, print_wrapped
+    from evals.harness.comparison import read_summary
     from evals.harness.evaluation import default_folder
     from evals.harness.evaluation import evaluate as run_evaluation
     from evals.harness.specification import Specification
+    from modelstack.terminal.tables import print_json
 
     specification = Specification(
         suite=suite,
@@ -85,27 +88,35 @@ def evaluate(
     )
     folder = log_dir or default_folder(specification)
     notes = notes_console()
-    notes.print(plain(f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim"))
+    print_wrapped(notes, f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim")
     with progress() as tell:
         done = run_evaluation(
             specification, folder, max_parallel=parallel, retry_failed=retry_failed, on_progress=tell
         )
-    _report(done)
-    output_console().print(plain(f"log: inspect view --log-dir {done.log.parent}", "dim"))
+    _report(done, as_json=as_json)
+    if as_json:
+        tables = [{"title": table.title, "rows": _laid_out(table).records()} for table in done.tables]
+        print_json({"folder": str(done.folder), **read_summary(done.folder), "tables": tables})
+    print_wrapped(notes, f"log: inspect view --log-dir {done.log.parent}", "dim")
 
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
     second: Annotated[Path, typer.Argument(help="Folder of another evaluation of the same suite.")],
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare two evaluations case by case: difference with its interval, and McNemar's test."""
     from agentkit.cli.console import notes_console, plain
     from evals.harness.comparison import compare as compare_folders
     from evals.harness.comparison import comparison_table
+    from modelstack.terminal.tables import print_json
 
     comparison = compare_folders(first, second, seed=seed)
-    print_table(comparison_table(comparison))
+    if as_json:
+        print_json(asdict(comparison))
+    else:
+        print_tables(comparison_table(comparison))
     for name, only in (("first", comparison.only_in_first), ("second", comparison.only_in_second)):
         if only:
             notes_console().print(plain(f"only in the {name}: {len(only)} cases, {only[0]} and others", "yellow"))
@@ -123,7 +134,7 @@ def calibrate(
         ),
     ],
 ) -> None:
-    """Calibrate a model's confidence on an evaluation whose correct choices are known.
+    """Calibrate the probabilities of a model's tool choices on an evaluation whose right choices are known.
 
     For your own data: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
     `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`. The second table shows the share of
@@ -140,60 +151,60 @@ def calibrate(
     found = fit(decisions, model=model, n_unknown=n_unknown)
     found.calibration.save(out)
     drawn = draw(found, f"{model} on {suite}", out.with_suffix(".png"))
-    print_table(quality_table(found))
-    print_table(coverage_table(found))
+    print_tables(quality_table(found), coverage_table(found))
     notes = notes_console()
     if n_unknown:
         notes.print(plain(f"{n_unknown} runs failed or have no probability; they are left out", "yellow"))
     notes.print(plain(f"written: {out}, {drawn}", "dim"))
 
 
-def print_table(table: Table) -> None:
-    """Print a table; cell contents are escaped because they may look like markup."""
-    from rich.table import Table as RichTable
+def print_tables(*tables: Table) -> None:
+    """Print tables of text cells on standard output."""
+    from agentkit.cli import console
 
-    from agentkit.cli.console import output_console, plain
-
-    drawn = RichTable(title=plain(table.title), title_justify="left", title_style="bold")
-    for column in table.columns:
-        is_text = column in ("group", "condition", "task", "source", "figure")
-        drawn.add_column(plain(column), justify="left" if is_text else "right", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(plain(cell) for cell in row))
-    console = output_console()
-    console.soft_wrap = False
-    console.print(drawn)
+    console.print_tables(*map(_laid_out, tables))
 
 
-def _report(done: Evaluation) -> None:
-    from agentkit.cli.console import notes_console, one_line, plain
+def _laid_out(table: Table) -> LaidOutTable:
+    from modelstack.terminal.tables import Column
+    from modelstack.terminal.tables import Table as LaidOutTable
+
+    return LaidOutTable(tuple(map(Column, table.columns)), table.rows, table.title)
+
+
+def _report(done: Evaluation, *, as_json: bool) -> None:
+    from agentkit.cli.console import notes_console, one_line, print_wrapped
     from evals.harness.results import summary_table
 
     of = done.specification
     title = f"{of.suite} · {of.model} · seed {of.seed}" + (f" · {of.epochs} epochs" if of.epochs > 1 else "")
-    print_table(summary_table(title, done.lines))
-    for table in done.tables:
-        print_table(table)
+    if not as_json:
+        print_tables(summary_table(title, done.lines), *done.tables)
     notes = notes_console()
     failed = [s for s in done.scored if s.run.status in ("failed", "timed_out")]
     for each in failed[:MAX_EXPLAINED]:
-        notes.print(plain(one_line(f"{each.case.id} {each.run.status}: {each.run.error}"), "red"))
+        print_wrapped(notes, one_line(f"{each.case.id} {each.run.status}: {each.run.error}"), "red", indent="  ")
     if len(failed) > MAX_EXPLAINED:
-        notes.print(plain(f"{len(failed) - MAX_EXPLAINED} more failed; see {done.folder}/scores.csv", "red"))
+        print_wrapped(notes, f"{len(failed) - MAX_EXPLAINED} more failed; see {done.folder}/scores.csv", "red")
     for path in done.plots:
-        notes.print(plain(f"drawn: {path}", "dim"))
+        print_wrapped(notes, f"drawn: {path}", "dim")
 
 
-def _list_suites() -> None:
-    from agentkit.cli.console import output_console, plain
+def _list_suites(*, as_json: bool) -> None:
+    from agentkit.cli.console import print_tables
     from evals.harness.suite import SUITES, find_suite
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    console = output_console()
-    for name in SUITES:
-        suite = find_suite(name)
-        console.print(plain(f"{name:<18} {suite.description}", "bold"))
-        for key, about in suite.options.items():
-            console.print(plain(f"    -o {key}=...  {about}", "dim"))
+    def options(given: Mapping[str, str]) -> str:
+        return "\n".join(f"-o {key}=...  {about}" for key, about in given.items())
+
+    suites = [find_suite(name) for name in SUITES]
+    columns = (Column("suite"), Column("description"), Column("options", show=options, below=True))
+    table = Table(columns, [(suite.name, suite.description, dict(suite.options) or None) for suite in suites])
+    if as_json:
+        print_json(table.records())
+    else:
+        print_tables(table)
 
 
 def _options(given: list[str]) -> dict[str, str]:
@@ -215,30 +226,16 @@ def _need_inspect() -> None:
 
 @contextmanager
 def progress(name: str = "cases") -> Generator[ProgressCallback]:
-    """Show a progress bar on standard error, or occasional plain lines if it is not a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+    """Show the finished cases on standard error: a bar on a terminal, occasional lines elsewhere."""
     from agentkit.cli.console import notes_console
+    from modelstack.terminal.progress_bars import progress_bars
 
-    console = notes_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     n_failed = 0
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
+    with progress_bars(notes_console()) as shown:
 
         def tell(n_done: int, n_runs: int, run: Run) -> None:
             nonlocal n_failed
             n_failed += run.status in ("failed", "timed_out")
-            what = f"{name}, {n_failed} failed" if n_failed else name
-            bar.update(task, completed=n_done, total=n_runs, description=what)
-            if not console.is_terminal and (n_done % max(1, n_runs // N_PLAIN_LINES) == 0 or n_done == n_runs):
-                console.print(f"{n_done} of {n_runs} {what}")
+            shown(name, n_done, n_runs, f"{n_failed} failed" if n_failed else "")
 
         yield tell

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from mcp_servers.missing_modules import how_to_install
 from modelstack.commands.overview import overview
 from modelstack.commands.steps import RECIPES, STEPS
 from modelstack.errors import UserError
+from modelstack.terminal.plain_help import PlainGroup, PlainTyper, write_commands
 
 
-class _Commands(TyperGroup):
+class _Commands(PlainGroup):
     """Commands of one or two words; reports the mistakes that any of them raises."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -31,8 +31,9 @@ class _Commands(TyperGroup):
             return super().resolve_command(ctx, args)
         if others and others[0] != "--help":
             ctx.fail(f"No such command '{first} {others[0]}'. Commands: {', '.join(group)}")
-        for name, command in group.items():
-            typer.echo(f"modelstack {name:16} {command.get_short_help_str(52)}")
+        formatter = ctx.make_formatter()
+        write_commands(group, formatter)
+        typer.echo(formatter.getvalue().strip())
         ctx.exit()
 
     def invoke(self, ctx: Any) -> Any:
@@ -41,15 +42,18 @@ class _Commands(TyperGroup):
         except (UserError, OSError, ModuleNotFoundError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
-            typer.secho(f"modelstack: {_explanation(error, ctx.invoked_subcommand or '')}", err=True, fg="red")
+            from rich.console import Console
+
+            from modelstack.terminal.tables import print_wrapped
+
+            explanation = _explanation(error, ctx.invoked_subcommand or "")
+            print_wrapped(Console(stderr=True), f"modelstack: {explanation}", style="red")
             raise typer.Exit(1) from error
 
 
-app = typer.Typer(
+app = PlainTyper(
     cls=_Commands,
     invoke_without_command=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     help="Train and post-train models of your own. `modelstack` alone shows the steps and the last runs.",
 )
 for number, step in enumerate(STEPS, 1):

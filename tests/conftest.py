@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.golden import UPDATE
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -84,3 +86,8 @@ def two_ray_workers() -> Iterator[Any]:
 
     with ray_cluster(2) as ray:
         yield ray
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the golden files anew."""
+    parser.addoption(UPDATE, action="store_true", help="Write the golden files of commands' outputs anew.")

@@ -13,8 +13,8 @@ from agentkit.basics.hidden import is_plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-_MAX_ARGUMENT_LINES = 60
-"""Lines of arguments on one card; a longer card would scroll its title off the screen."""
+_LONG_CARD_LINES = 15
+"""Lines of arguments from which the title is repeated below, because it may have left the screen."""
 
 
 def can_ask() -> bool:
@@ -66,15 +66,20 @@ def _card(call: PendingCall, notes: Console, what: str) -> None:
 
     from agentkit.cli.console import one_line, plain
 
-    lines = _shown(call.arguments).splitlines()
-    body = "\n".join(lines[:_MAX_ARGUMENT_LINES])
-    if len(lines) > _MAX_ARGUMENT_LINES:
-        body += f"\n... {len(lines) - _MAX_ARGUMENT_LINES} more lines; look at them before you allow this"
-    text = plain(f"{body}\n\n{one_line(call.reason)}")
-    notes.print(Panel(text, title=plain(f"{call.tool_name} {what}"), title_align="left", border_style="yellow"))
+    body = readable_arguments(call.arguments)
+    title = plain(f"{one_line(call.tool_name, 60)} {what}")
+    panel = Panel(
+        plain(f"{body}\n\n{call.reason}"),
+        title=title,
+        title_align="left",
+        subtitle=title if body.count("\n") >= _LONG_CARD_LINES else None,
+        subtitle_align="left",
+        border_style="yellow",
+    )
+    notes.print(panel, soft_wrap=False)  # soft wrapping would cut the card at the edge of the terminal
 
 
-def _shown(arguments: str) -> str:
+def readable_arguments(arguments: str) -> str:
     """Return the arguments as indented JSON, with hidden characters escaped so that the user can see them."""
     try:
         given = json.loads(arguments)

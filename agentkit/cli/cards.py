@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agentkit.approvals.pending import PendingCall, QuestionKind
-from agentkit.cli.console import clean, one_line, plain
+from agentkit.cli.console import clean, count_of, one_line, plain, print_wrapped
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
@@ -39,11 +39,14 @@ if TYPE_CHECKING:
 RESULT_LINES = 6
 """Lines shown of a result or message; the trace holds all of it."""
 
-_RESULT_COLUMNS = 160
-_ARGUMENT_COLUMNS = 600
-_BRIEF_COLUMNS = 74
-"""Characters of a result line, or of a call without its probability; fits 80 columns with an indent."""
+_RESULT_CHARS = 160
+"""Characters of a result's line; longer ones are cut."""
+_NOTE_CHARS = 600
+"""Characters of a note, or of a call's arguments."""
+_BRIEF_CHARS = 74
+"""Characters of a result's line, or of a call without its probability; fits 80 columns with an indent."""
 _ALTERNATIVES = 3
+_INDENT = "    "
 _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
 _WAITS_FOR: Mapping[QuestionKind, str] = {
     "approval": "needs approval",
@@ -65,7 +68,13 @@ class EventPrinter:
     """
 
     def __init__(
-        self, notes: Console, answers: Console | None, *, show_messages: bool = False, brief: bool = False
+        self,
+        notes: Console,
+        answers: Console | None,
+        *,
+        show_messages: bool = False,
+        brief: bool = False,
+        asks: bool = False,
     ) -> None:
         """Print to these consoles.
 
@@ -73,12 +82,16 @@ class EventPrinter:
             notes: Receives everything but answers.
             answers: Receives answers.
             show_messages: Also print what the model was sent.
+            asks: Print no waiting calls, because the caller shows them with its question.
             brief: Print each call with its probability and the beginning of its result, and no tokens or times.
         """
+        self._asks = asks
         self._brief = brief
         self._notes = notes
         self._answers = answers
         self._show_messages = show_messages
+        self._may_call = False
+        """Whether the current request lets the model choose between tools and an answer."""
         self._in_answer = False
         self._in_thought = False
         self._thought_is_shown = False
@@ -93,6 +106,7 @@ class EventPrinter:
             case ThinkingDeltaEvent(text=text):
                 self._stream_thought(text)
             case ModelRequestEvent():
+                self._may_call = bool(event.allowed_tools)
                 self._show_request(event)
             case ModelResponseEvent():
                 self._show_response(event)
@@ -111,14 +125,14 @@ class EventPrinter:
         """Print an event that is neither the model's nor a tool's."""
         match event:
             case RunStartedEvent() if self._show_messages:
-                tools = ", ".join(event.tools) or "none"
-                self._note(f"{event.run_id} · model {event.model_name} · tools: {tools}")
+                self._show_start(event)
             case RunResumedEvent(step=step):
                 self._note(f"resumed after step {step}")
             case GuardrailEvent() if event.verdict != "allow":
                 stage, verdict = event.stage.replace("_", " "), event.verdict.replace("_", " ")
-                self._note(f"{event.name} · {stage}: {verdict} {event.reason}", "yellow")
-            case ApprovalRequestedEvent(call=call):
+                reason = f" ({event.reason})" if event.reason else ""
+                self._note(f"{event.name} · {stage}: {verdict}{reason}", "yellow")
+            case ApprovalRequestedEvent(call=call) if not self._asks:
                 self._show_waiting(call)
             case PlanEvent():
                 self._show_plan(event)
@@ -139,6 +153,13 @@ class EventPrinter:
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case _:
                 pass
+
+    def _show_start(self, event: RunStartedEvent) -> None:
+        self._note(event.run_id, "bold")
+        self._note(f"model: {event.model_name}")
+        if event.adapter is not None:
+            self._note(f"adapter: {event.adapter}")
+        self._note(f"tools: {', '.join(event.tools) or 'none'}")
 
     def end_line(self) -> None:
         """Finish an answer, or a thought, that was cut off in the middle of a line."""
@@ -185,12 +206,15 @@ class EventPrinter:
                 if isinstance(part, ThinkingPart):
                     self._block(part.content, "dim")
         self._thought_is_shown = False
-        if response.text and not self._in_answer:
-            self._stream(response.text)
+        is_streamed = self._in_answer
         self.end_line()
+        if response.text and not is_streamed and self._answers is not None:
+            print_wrapped(self._answers, response.text)
         self._calls = {call.tool_call_id: call for call in response.tool_calls}
         if not self._brief:
-            self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")
+            self._note(
+                f"step {event.step} · {event.duration_s:.2f} s{response_facts(response, self._may_call)}", "dim"
+            )
 
     def _show_call(self, event: ToolCallEvent) -> None:
         from rich.text import Text
@@ -198,12 +222,15 @@ class EventPrinter:
         call = self._calls.get(event.tool_call_id)
         line = Text("● ", style="cyan")
         line.append_text(plain(one_line(event.tool_name), "bold cyan"))
-        columns = _BRIEF_COLUMNS - len(event.tool_name) if self._brief else _ARGUMENT_COLUMNS
-        line.append_text(plain(" " + one_line(event.arguments, max(columns, 1))))
+        n_chars = _BRIEF_CHARS - len(event.tool_name) if self._brief else _NOTE_CHARS
+        line.append_text(plain(" " + one_line(event.arguments, max(n_chars, 1))))
         alternatives = call.alternatives if call is not None and not self._brief else ()
         line.append(probabilities(event.probability, alternatives), style="magenta")
         self.end_line()
-        self._notes.print(line)
+        if line.cell_len <= self._notes.width:
+            self._notes.print(line)
+        else:
+            print_wrapped(self._notes, line.plain, indent="  ")
 
     def _show_progress(self, event: ToolProgressEvent) -> None:
         of_total = f"/{event.total:g}" if event.total is not None else ""
@@ -221,33 +248,37 @@ class EventPrinter:
             self._note(f"  · {step.goal}" + (f"  ({step.tool})" if step.tool else ""))
 
     def _show_waiting(self, call: PendingCall) -> None:
-        self._note(f"{call.tool_name} {_WAITS_FOR[call.kind]}: {call.reason}", "yellow")
-        self._block(call.arguments, "")
+        from agentkit.cli.approval import readable_arguments
+
+        self.end_line()
+        print_wrapped(self._notes, f"{call.tool_name} {_WAITS_FOR[call.kind]}: {call.reason}", "yellow")
+        for line in readable_arguments(call.arguments).splitlines():  # whole: a person decides about it
+            print_wrapped(self._notes, _INDENT + line, indent=_INDENT)
 
     def _block(self, text: str, style: str) -> None:
-        columns = _BRIEF_COLUMNS if self._brief else _RESULT_COLUMNS
+        n_chars = _BRIEF_CHARS if self._brief else _RESULT_CHARS
         lines = clean(text).splitlines()
         for line in lines[:RESULT_LINES]:
-            cut = line if len(line) <= columns else line[: columns - 1] + "…"
-            self._notes.print(plain("    " + cut, style))
+            cut = line if len(line) <= n_chars else line[: n_chars - 1] + "…"
+            print_wrapped(self._notes, _INDENT + cut, style, indent=_INDENT)
         if len(lines) > RESULT_LINES:
-            self._note(f"    … {len(lines) - RESULT_LINES} more lines", "dim")
+            self._note(f"    … {count_of(len(lines) - RESULT_LINES, 'more line')}", "dim")
 
     def _note(self, text: str, style: str = "") -> None:
         self.end_line()
         indent = text[: len(text) - len(text.lstrip())]
-        self._notes.print(plain(indent + one_line(text, _ARGUMENT_COLUMNS), style))
+        print_wrapped(self._notes, indent + one_line(text, _NOTE_CHARS), style, indent=indent + "  ")
 
 
-def response_facts(response: ModelResponse) -> str:
-    """Return a response's token counts, answer probability and abstention in words."""
+def response_facts(response: ModelResponse, may_call: bool = False) -> str:
+    """Return a response's token counts, the probability of calling no tool, and abstention in words."""
     facts: list[str] = []
     if response.decoding is not None:
         facts.append(decoding_facts(response.decoding))
     elif response.usage.input_tokens or response.usage.output_tokens:
-        facts.append(f"{response.usage.input_tokens} tokens in, {response.usage.output_tokens} out")
-    if response.p_answer is not None and not response.tool_calls:
-        facts.append(f"p(answer) {response.p_answer:.2f}")
+        facts.append(f"{count_of(response.usage.input_tokens, 'token')} in, {response.usage.output_tokens:,} out")
+    if may_call and response.p_answer is not None and not response.tool_calls:
+        facts.append(f"chose no tool, p {response.p_answer:.2f}")
     if response.abstained:
         facts.append("abstained: no tool fits")
     return "".join(f" · {fact}" for fact in facts)
@@ -273,16 +304,16 @@ def probabilities(chosen: float | None, alternatives: Sequence[tuple[str, float]
 
 
 def usage_line(usage: RunUsage, confidence: float | None, duration_s: float | None = None) -> str:
-    """Return a run's usage in one line."""
-    cached = f" ({usage.cache_read_tokens} cached)" if usage.cache_read_tokens else ""
+    """Return a run's usage in one line; `confidence` is shown only if the run called tools."""
+    cached = f" ({usage.cache_read_tokens:,} cached)" if usage.cache_read_tokens else ""
     parts = [
-        f"{usage.requests} model requests",
-        f"{usage.tool_calls} tool calls",
-        f"{usage.input_tokens} tokens in{cached}",
-        f"{usage.output_tokens} out",
+        count_of(usage.requests, "model request"),
+        count_of(usage.tool_calls, "tool call"),
+        f"{count_of(usage.input_tokens, 'token')} in{cached}",
+        f"{usage.output_tokens:,} out",
     ]
-    if confidence is not None:
-        parts.append(f"confidence {confidence:.2f}")
+    if confidence is not None and usage.tool_calls:
+        parts.append(f"tool choice {confidence:.2f}")
     if duration_s is not None:
         parts.append(f"{duration_s:.1f} s")
     return " · ".join(parts)

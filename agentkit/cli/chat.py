@@ -11,7 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from agentkit.cli.options import (
     AgentOptions,
@@ -20,17 +22,20 @@ from agentkit.cli.options import (
     AskOption,
     HeaderOption,
     InstructionsOption,
+    JournalOption,
     MaxStepsOption,
     McpOption,
     ModelOption,
+    NoJournalOption,
     NoTraceOption,
     SeedOption,
     TemperatureOption,
     ThinkingOption,
     TraceDirOption,
+    journal_file,
     trace_directory,
 )
-from agentkit.errors import AgentKitError
+from agentkit.errors import AgentKitError, UserError
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from agentkit.agent import Agent
     from agentkit.approvals.pending import Decision
     from agentkit.cli.cards import EventPrinter
+    from agentkit.cli.chat_storage import ChatStorage
     from agentkit.events import AgentEvent
     from agentkit.messages import ModelMessage
     from agentkit.run.state import RunState
@@ -50,12 +56,14 @@ if TYPE_CHECKING:
     """State of a turn that waits, and the decisions about its calls."""
 
 PROMPT = "you> "
+_BANNER_MARGIN = 11
+"""Characters of the banner's left column."""
 NO_REPLY = "(no answer)"
 """Placeholder for a reply if its turn ended before any text was written."""
 
 _HELP = """/tools   what the model can call
 /usage   requests, tool calls and tokens of this chat
-/reset   forget the conversation
+/reset   start a new conversation
 /quit    leave, like Ctrl-D
 Ctrl-C   stops the turn that is running"""
 
@@ -73,11 +81,20 @@ def chat(
     trace_dir: TraceDirOption = None,
     no_trace: NoTraceOption = False,
     ask: AskOption = Ask.changes,
+    journal: JournalOption = None,
+    no_journal: NoJournalOption = False,
+    go_on: Annotated[
+        bool, typer.Option("--continue", "-c", help="Continue the last chat of the current folder.")
+    ] = False,
 ) -> None:
-    """Chat with the model. Ctrl-C stops a turn, Ctrl-D quits."""
+    """Chat with the model. Ctrl-C stops a turn, Ctrl-D quits.
+
+    The conversation is stored after each turn, in the journal.
+    """
     from anyio.from_thread import start_blocking_portal
 
     from agentkit.cli.cards import EventPrinter
+    from agentkit.cli.chat_storage import ChatStorage
     from agentkit.cli.console import notes_console, output_console
     from agentkit.cli.downloads import prepare_model
 
@@ -87,13 +104,19 @@ def chat(
     options = AgentOptions(
         model, mcp or (), max_steps, instructions, temperature, seed, trace, ask, thinking=thinking
     ).with_access(header, allow_env)
-    printer = EventPrinter(notes, output)
-    conversation = Conversation(printer)
+    if go_on and no_journal:
+        raise UserError("--continue needs the journal; leave --no-journal out.")
+    printer = EventPrinter(notes, output, asks=True)
+    storage = None if no_journal else ChatStorage.begin(journal_file(journal))
+    conversation = Conversation(printer, storage=storage)
     toolsets = options.toolsets()
     agent = options.agent(conversation.hear, toolsets)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(agent):
-        notes.print("/help lists the commands.", style="dim")
-        _Chat(agent, toolsets, portal, conversation, notes).talk()
+        if storage is not None and go_on:
+            conversation.messages = portal.call(storage.resume)
+        talk = _Chat(agent, toolsets, portal, conversation, notes)
+        talk.show_banner(options)
+        talk.talk()
 
 
 @dataclass
@@ -103,6 +126,7 @@ class Conversation:
     printer: EventPrinter
     messages: tuple[ModelMessage, ...] = ()
     usage: RunUsage | None = None
+    storage: ChatStorage | None = None
     partial_reply: list[str] = field(default_factory=list[str])
     """Text of the reply that is being written."""
 
@@ -127,6 +151,15 @@ class Conversation:
         self.partial_reply.clear()
         self.usage = state.usage if self.usage is None else self.usage.plus(state.usage)
 
+    async def store(self) -> None:
+        """Store the messages, if the chat has a storage.
+
+        Raises:
+            CheckpointError: They cannot be stored.
+        """
+        if self.storage is not None:
+            await self.storage.store(self.messages)
+
 
 @dataclass(frozen=True)
 class _Chat:
@@ -146,6 +179,26 @@ class _Chat:
                     return
             elif line:
                 self._turn(line)
+
+    def show_banner(self, options: AgentOptions) -> None:
+        """Show the model, the tools, and the files that this chat writes."""
+        from agentkit.cli.console import count_of, one_line, print_wrapped
+        from agentkit.models.resolve import resolve_model
+
+        model, conversation = resolve_model(options.model), self.conversation
+        tools = [one_line(name, 60) for name, _ in self.portal.call(self._tools)]
+        storage = conversation.storage
+        lines = {
+            "model": options.model + (f" ({model.name} + {model.adapter})" if model.adapter else ""),
+            "tools": ", ".join(tools) or "none; start with --mcp SERVER",
+            "traces": str(options.trace) if options.trace is not None else "none are written",
+            "chat": "is not stored" if storage is None else f"stored in {storage.database.path}",
+        }
+        if conversation.messages:
+            lines["continues"] = f"the last chat of this folder, {count_of(len(conversation.messages), 'message')}"
+        for name, text in lines.items():
+            print_wrapped(self.notes, f"{name:<{_BANNER_MARGIN}}{text}", "dim", indent=" " * _BANNER_MARGIN)
+        self.notes.print("/help lists the commands.", style="dim")
 
     def _read(self) -> str | None:
         try:
@@ -201,6 +254,8 @@ class _Chat:
 
     async def _run(self, prompt: str, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
         """Run or resume a turn; return its state if calls wait for a decision."""
+        from anyio import CancelScope
+
         from agentkit.cli.cards import NOTICES
 
         with scope:
@@ -217,6 +272,8 @@ class _Chat:
                 finally:
                     if not run.state.pending:
                         self.conversation.keep(run.state)
+                        with CancelScope(shield=True):  # also after Ctrl-C
+                            await self.conversation.store()
                     self.conversation.printer.end_line()
                 if status in NOTICES:
                     self.notes.print(NOTICES[status], style="yellow")
@@ -233,15 +290,15 @@ class _Chat:
             return [call.deny("The user did not allow it.") for call in state.pending]
 
     def _show_error(self, error: AgentKitError) -> None:
-        from agentkit.cli.console import one_line, plain
+        from agentkit.cli.console import one_line, print_wrapped
 
-        self.notes.print(plain(f"error: {one_line(str(error), 2_000)}", "red"))
+        print_wrapped(self.notes, f"error: {one_line(str(error), 2_000)}", "red")
 
     def _show_tools(self) -> None:
-        from agentkit.cli.console import one_line, plain
+        from agentkit.cli.console import one_line, print_wrapped
 
         for name, description in self.portal.call(self._tools):
-            self.notes.print(plain(f"{one_line(name)}  {one_line(description)}"))
+            print_wrapped(self.notes, f"{one_line(name)}  {one_line(description)}", indent="    ")
         if not self.toolsets:
             self.notes.print("none; start with --mcp SERVER", style="dim")
 
@@ -254,13 +311,16 @@ class _Chat:
 
     def _show_usage(self) -> None:
         from agentkit.cli.cards import usage_line
+        from agentkit.cli.console import print_wrapped
         from agentkit.usage import RunUsage
 
-        self.notes.print(usage_line(self.conversation.usage or RunUsage(), None))
+        print_wrapped(self.notes, usage_line(self.conversation.usage or RunUsage(), None))
 
     def _reset(self) -> None:
         self.conversation.messages = ()
-        self.notes.print("The conversation is forgotten.", style="dim")
+        if self.conversation.storage is not None:
+            self.conversation.storage.reset()
+        self.notes.print("A new conversation begins.", style="dim")
 
 
 def _read_line() -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentkit.cli.cards import decoding_facts
-from agentkit.cli.console import output_console, plain
+from agentkit.cli.console import count_of, output_console, plain, print_wrapped
 from agentkit.cli.demo_tasks import TASKS, DemoTask, unsolved
 from agentkit.errors import AgentRunError, ModelRetry
 from agentkit.messages import DecodingStats, ModelMessage, ModelResponse
@@ -81,12 +81,12 @@ def demo(
 
     started = time.perf_counter()
     output = output_console()
-    output.soft_wrap = False  # wrapped, because sentences are read here, not copied
-    output.print(plain(INTRODUCTION))
+    output.soft_wrap = not output.is_terminal  # wrapped between words: here sentences are read, not copied
+    print_wrapped(output, INTRODUCTION)
     name, failure = usable_model(model, output)
     if failure is not None:
-        output.print(plain(f"{model} cannot be fetched, so {name} does the tasks: {failure}", "yellow"))
-    output.print(plain(described(name)))
+        print_wrapped(output, f"{model} cannot be fetched, so {name} does the tasks: {failure}", "yellow")
+    print_wrapped(output, described(name))
     with tempfile.TemporaryDirectory(prefix="agentkit-demo-") as folder:
         reports = anyio.run(_run_all, Path(folder), name, output)
     _show_summary(reports, time.perf_counter() - started, output)
@@ -158,7 +158,7 @@ async def _run_all(folder: Path, model_name: str, output: Console) -> list[TaskR
         for toolset in toolsets:
             await stack.enter_async_context(toolset)
         tools = await _tools_of(toolsets)
-        output.print(plain(f"Tools: {', '.join(tools)}", "dim"))
+        print_wrapped(output, f"Tools: {', '.join(tools)}", "dim")
         for number, task in enumerate(TASKS, start=1):
             agent = Agent(
                 model,
@@ -173,7 +173,8 @@ async def _run_all(folder: Path, model_name: str, output: Console) -> list[TaskR
                 parallel_tool_calls=False,
                 on_event=hear,
             )
-            output.print(plain(f"\n▌ {number} of {len(TASKS)}  {task.text}", "bold"))
+            output.print()
+            print_wrapped(output, f"▌ {number} of {len(TASKS)}  {task.text}", "bold", indent="  ")
             clock.seconds = 0.0
             report = await _run_task(agent, task, tools, folder)
             report.model_seconds = clock.seconds
@@ -242,14 +243,14 @@ async def _run_task(agent: Agent[Any, str], task: DemoTask, tools: Mapping[str, 
 
 def _show_verdict(report: TaskReport, output: Console) -> None:
     n_calls = sum(len(response.tool_calls) for response in report.responses)
-    facts = f"{len(report.responses)} steps · {n_calls} calls"
-    if report.confidence is not None:
-        facts += f" · least p {report.confidence:.2f}"
+    facts = f"{count_of(len(report.responses), 'step')} · {count_of(n_calls, 'call')}"
+    if report.confidence is not None and n_calls:
+        facts += f" · tool choice {report.confidence:.2f}"
     facts += f" · {report.model_seconds:.1f} s of the model"
     if report.problems:
         output.print(plain(f"✗ not solved · {facts}", "red"))
         for problem in report.problems:
-            output.print(plain(f"  {problem}", "red"))
+            print_wrapped(output, f"  {problem}", "red", indent="  ")
     else:
         output.print(plain(f"✓ solved · {facts}", "green"))
 
@@ -269,6 +270,6 @@ def _show_summary(reports: Sequence[TaskReport], total_s: float, output: Console
         plain(f"\n{n_solved} of {len(reports)} solved", "bold green" if n_solved == len(reports) else "bold red")
     )
     output.print(plain(f"the model worked for {model_s:.1f} s; {total_s:.1f} s in all"))
-    output.print(plain(decoding_facts(tokens), "dim"))
+    print_wrapped(output, decoding_facts(tokens), "dim")
     if model_s > MODEL_BUDGET_S:
         output.print(plain(f"that is more than the {MODEL_BUDGET_S:.0f} s that two idle cores need", "yellow"))

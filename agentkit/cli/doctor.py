@@ -6,7 +6,6 @@ broken base install is a failure; everything else is optional.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from agentkit.cli.options import JsonOption
 from mcp_servers.distribution import NAME, install_command
 
 State = Literal["ok", "missing", "broken"]
@@ -31,7 +31,7 @@ SPARE_MEMORY_BYTES = 500_000_000
 LOAD_TIMEOUT_S = 60
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)([^;]*)")
 _EXTRA = re.compile(r"extra == ['\"]([^'\"]+)['\"]")
-_MARKS = {"ok": ("ok", "green"), "missing": ("--", "yellow"), "broken": ("!!", "red")}
+_MARKS = {"ok": "ok", "missing": "--", "broken": "!!"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,17 @@ class Check:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: JsonOption = False,
     model: Annotated[Path | None, typer.Option(help="A GGUF file to look at, too.")] = None,
 ) -> None:
     """Show what is installed, what is missing and how to get it. Exit status 1: the base install is broken."""
+    from modelstack.terminal.tables import print_json
+
     checks = examine()
     if model is not None:
         checks.append(_model_file(f"model {model.name}", model))
     if as_json:
-        print(json.dumps([asdict(check) for check in checks]))
+        print_json([asdict(check) for check in checks])
     else:
         _show(checks)
     if any(check.state == "broken" for check in checks):
@@ -264,21 +266,19 @@ def _api_key() -> Check:
 
 
 def _show(checks: list[Check]) -> None:
-    from rich.text import Text
+    from agentkit.cli.console import count_of, notes_console, print_tables
+    from modelstack.terminal.tables import Column, Table
 
-    from agentkit.cli.console import output_console, plain
-
-    output = output_console()
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        mark, style = _MARKS[check.state]
-        line = Text(f"{mark}  ", style=style)
-        line.append_text(plain(f"{check.name:<{width}}  {check.detail}"))
-        if check.fix:
-            line.append_text(plain(f"  → {check.fix}", "dim"))
-        output.print(line)
+    columns = (
+        Column("", "state", _MARKS.__getitem__),
+        Column("check", "name"),
+        Column("found", "detail"),
+        Column("fix", show="→ {}".format, below=True),
+    )
+    print_tables(Table(columns, [(check.state, check.name, check.detail, check.fix or None) for check in checks]))
     n_broken = sum(check.state == "broken" for check in checks)
+    notes = notes_console()
     if n_broken:
-        output.print(f"The base install is broken in {n_broken} places.", style="red")
+        notes.print(f"The base install is broken (!!): {count_of(n_broken, 'fault')}.", style="red")
     else:
-        output.print("The base install is complete; -- marks what is optional.", style="dim")
+        notes.print("The base install is complete; -- marks what is optional.", style="dim")

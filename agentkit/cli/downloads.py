@@ -1,17 +1,12 @@
-"""Fetches models with a progress bar, or with progress lines if the output is not a terminal."""
+"""Fetches models and shows the progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_LINES_PER_FILE = 10
-_BYTES_PER_LINE = 50_000_000
-"""Bytes per progress line if the size is unknown."""
 
 
 def prepare_model(model: str, notes: Console) -> None:
@@ -36,41 +31,22 @@ def pull_shown(spec: str, notes: Console) -> Path:
         ModelFileError: it cannot be fetched.
         UserError: the name is not understood.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from agentkit.cli.console import one_line, plain
+    from agentkit.cli.console import one_line, print_wrapped
     from agentkit.models.catalog.entries import is_present, parse_spec, pull
+    from modelstack.terminal.progress_bars import progress_bars
 
     if isinstance(parse_spec(spec), Path):
         return pull(spec)  # a file of the user's own is not fetched
 
-    def tell(line: str) -> None:
-        notes.print(plain(one_line(line, 400), "dim"))
-
     if not is_present(spec):
-        notes.print(plain(f"fetching {_facts(spec)}; it is kept for the next time"))
-    if not notes.is_terminal:
-        return pull(spec, progress=heartbeat(tell), tell=tell)
-    label = TextColumn("{task.description}", markup=False)
-    columns = (label, BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
-        task = bar.add_task(one_line(spec, 40), total=None)
-        return pull(spec, progress=lambda done, total: bar.update(task, completed=done, total=total), tell=tell)
-
-
-def heartbeat(tell: Callable[[str], None]) -> Callable[[int, int | None], None]:
-    """Return a listener that prints a line for every tenth of a download, for logs and pipes."""
-    n_told = 0
-
-    def progress(done: int, total: int | None) -> None:
-        nonlocal n_told
-        n_lines = done // _BYTES_PER_LINE if total is None else done * _LINES_PER_FILE // max(total, 1)
-        if n_lines > n_told:
-            of = "" if total is None else f" of {total / 1e6:.0f}"
-            tell(f"{done / 1e6:.0f}{of} MB")
-            n_told = n_lines
-
-    return progress
+        print_wrapped(notes, f"fetching {_facts(spec)}; it is kept for the next time")
+    name = one_line(spec, 40)
+    with progress_bars(notes, count=lambda n_bytes: f"{n_bytes / 1e6:,.0f} MB") as shown:
+        return pull(
+            spec,
+            progress=lambda done, total: shown(name, done, total),
+            tell=lambda line: print_wrapped(notes, one_line(line, 400), "dim"),
+        )
 
 
 def _facts(spec: str) -> str:

@@ -9,15 +9,15 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
+from modelstack.terminal.plain_help import PlainGroup, PlainTyper
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 
 
-class _Commands(TyperGroup):
+class _Commands(PlainGroup):
     """Command group that reports the error of any command without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -30,11 +30,9 @@ class _Commands(TyperGroup):
             raise typer.Exit(_report(error, ctx.invoked_subcommand or "")) from error
 
 
-app = typer.Typer(
+app = PlainTyper(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     help="Agents that run offline on real tools.",
 )
 app.command()(run.run)
@@ -80,14 +78,14 @@ def main() -> None:
 
 def _report(error: BaseException, command: str) -> int:
     """Print an error of a command and return the exit status."""
-    from agentkit.cli.console import notes_console, plain
+    from agentkit.cli.console import notes_console, print_wrapped
     from agentkit.cli.error_output import error_text
 
     error = _only_one(error)
     if isinstance(error, KeyboardInterrupt):
         notes_console().print("stopped", style="yellow")
         return INTERRUPTED
-    notes_console().print(plain(f"error: {error_text(error, command)}", "red"))
+    print_wrapped(notes_console(), f"error: {error_text(error, command)}", "red")
     return 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from agentkit.cli.options import AllowEnvOption, HeaderOption
+from agentkit.cli.options import AllowEnvOption, HeaderOption, JsonOption
 from agentkit.errors import UserError
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
-app = typer.Typer(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
+AS_PINNED = "as pinned"
+MAX_DESCRIPTION_CHARS = 300
+"""Characters of a tool's description in a list on a terminal."""
+app = PlainTyper(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
 
 ServerArgument = Annotated[
     str, typer.Argument(metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file.")
@@ -35,19 +40,30 @@ def list_tools(
     key: KeyOption = None,
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import one_line, output_console, plain
+    from agentkit.cli.console import count_of, notes_console, one_line, plain, print_tables
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    output = output_console()
+    columns = (
+        Column("tool", "name"),
+        Column("hints", show=", ".join),
+        Column("description", show=lambda text: one_line(text, MAX_DESCRIPTION_CHARS), below=True),
+    )
+    servers: list[dict[str, Any]] = []
     for toolset in _toolsets(server, key, header, allow_env):
         definitions, wire = _run(toolset, _listed)
-        for definition in definitions:
-            output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
-            output.print(plain(f"  {one_line(definition.description, 300)}"))
-        drift = _drift(toolset, wire)
-        state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
-        output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))
+        rows = [(each.name, _hints(each), each.description) for each in definitions]
+        state = _pin_state(_drift(toolset, wire))
+        table = Table(columns, rows, f"{toolset.id}: {count_of(len(definitions), 'tool')}, {state}")
+        servers.append({"server": toolset.id, "pins": state, "tools": table.records()})
+        if not as_json:
+            print_tables(table)
+        for line in toolset.warnings:
+            notes_console().print(plain(one_line(line), "yellow"))
+    if as_json:
+        print_json(servers)
 
 
 @app.command()
@@ -58,9 +74,11 @@ def call(
     key: KeyOption = None,
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Call one tool and print its result. Exit status 1: the call failed."""
     from agentkit.cli.console import output_console, plain
+    from modelstack.terminal.tables import print_json
 
     async def calling(toolset: MCPToolset) -> tuple[str, bool]:
         from agentkit.context import RunContext
@@ -80,7 +98,10 @@ def call(
         return output.content, output.is_error
 
     content, is_error = _run(_only(server, key, header, allow_env), calling)
-    output_console().print(plain(content))
+    if as_json:
+        print_json({"tool": tool, "content": content, "is_error": is_error})
+    else:
+        output_console().print(plain(content))
     if is_error:
         raise typer.Exit(1)
 
@@ -91,21 +112,29 @@ def verify(
     key: KeyOption = None,
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare a server's tools with their pins. Exit status 1: they differ, or nothing is pinned."""
     from agentkit.cli.console import output_console, plain
+    from modelstack.terminal.tables import print_json
 
-    output, is_same = output_console(), True
+    servers: list[dict[str, Any]] = []
     for toolset in _toolsets(server, key, header, allow_env):
         drift = _drift(toolset, _run(toolset, _fetched))
-        is_same = is_same and drift == []
-        if drift is None:
-            output.print(plain(f"{toolset.id}: nothing is pinned (agentkit mcp pin)"))
-        elif not drift:
-            output.print(plain(f"{toolset.id}: as pinned"))
-        else:
+        state = _pin_state(drift)
+        servers.append(
+            {"server": toolset.id, "pins": state, "differences": [asdict(each) for each in drift or ()]}
+        )
+        if as_json:
+            continue
+        if drift:
             _show(toolset, drift)
-    if not is_same:
+        else:
+            hint = " (agentkit mcp pin)" if drift is None else ""
+            output_console().print(plain(f"{toolset.id}: {state}{hint}"))
+    if as_json:
+        print_json(servers)
+    if any(each["pins"] != AS_PINNED for each in servers):
         raise typer.Exit(1)
 
 
@@ -118,7 +147,7 @@ def pin(
     allow_env: AllowEnvOption = None,
 ) -> None:
     """Pin a server's tools as they are now. Shows the differences from the pins and asks first."""
-    from agentkit.cli.console import output_console, plain
+    from agentkit.cli.console import count_of, output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
     output = output_console()
@@ -129,10 +158,10 @@ def pin(
             output.print(plain(f"{toolset.id}: as pinned"))
             continue
         if drift is None:
-            output.print(plain(f"{toolset.id}: {len(wire)} tools, none pinned before"))
+            output.print(plain(f"{toolset.id}: {count_of(len(wire), 'tool')}, none pinned before"))
         else:
             _show(toolset, drift)
-        if yes or typer.confirm(f"pin {len(wire)} tools of {toolset.id}?"):
+        if yes or typer.confirm(f"pin {count_of(len(wire), 'tool')} of {toolset.id}?"):
             DEFAULT_PINS.write(_key(toolset), wire)
             output.print(plain(f"{toolset.id}: pinned"))
         else:
@@ -206,7 +235,13 @@ def _key(toolset: MCPToolset) -> str:
     return toolset.pinned_as
 
 
-def _hints(definition: ToolDefinition) -> str:
+def _pin_state(drift: Sequence[Drift] | None) -> str:
+    if drift is None:
+        return "not pinned"
+    return "not as pinned" if drift else AS_PINNED
+
+
+def _hints(definition: ToolDefinition) -> list[str]:
     hints = definition.annotations
     told = {
         "read only": hints.read_only,
@@ -214,7 +249,7 @@ def _hints(definition: ToolDefinition) -> str:
         "idempotent": hints.idempotent,
         "open world": hints.open_world,
     }
-    return ", ".join(name if value else f"not {name}" for name, value in told.items() if value is not None)
+    return [name if value else f"not {name}" for name, value in told.items() if value is not None]
 
 
 def _toolsets(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from agentkit.models.catalog.entries import CatalogEntry
+from agentkit.cli.options import JsonOption
+from modelstack.terminal.plain_help import PlainTyper
 
-app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify, clear-prompts.")
+app = PlainTyper(
+    no_args_is_help=True,
+    help="Models that run in this process: list, pull, verify, clear-prompts.",
+)
 
 SpecArgument = Annotated[
     str,
@@ -19,41 +22,51 @@ SpecArgument = Annotated[
     ),
 ]
 
-_ROW = "{:<19}{:<10}{:>8}{:>9}   {:<6}{}"
-"""Column widths of the list; a line with the longest licence stays below 80 columns."""
-
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: JsonOption = False) -> None:
     """List the models of the catalog: size, memory, licence, purpose, and whether it is downloaded."""
-    from agentkit.cli.console import output_console, plain
-    from agentkit.models.catalog.entries import CATALOG
+    from agentkit.cli.console import notes_console, print_tables, print_wrapped
+    from agentkit.models.catalog.entries import CATALOG, is_present
     from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    output = output_console()
     profiles = {model_id: profile for profile, model_id in PROFILES.items()}
-    output.print(plain(_ROW.format("MODEL", "PROFILE", "FILE", "MEMORY", "HERE", "LICENCE"), "bold"))
-    for entry in CATALOG.values():
-        profile = profiles.get(entry.id, "")
-        output.print(plain(_facts(entry, f"{profile} *" if profile == DEFAULT_PROFILE else profile)))
-        output.print(plain(f"  {entry.description}", "dim"))
-        output.print(plain(f"  for {entry.good_for}", "dim"))
-        if not entry.open_source:
-            output.print(plain(f"  not an open-source licence: {entry.licence_url}", "yellow"))
+    columns = (
+        Column("model", "id"),
+        Column("profile", "", lambda profile: f"{profile} *" if profile == DEFAULT_PROFILE else profile),
+        Column("file", "bytes", lambda size: f"{size / 1e6:.0f} MB"),
+        Column("memory", "memory_bytes", lambda size: f"{size / 1e9:.1f} GB"),
+        Column("here", "is_present"),
+        Column("licence"),
+        Column("description", below=True),
+        Column("for", "good_for", lambda purpose: f"for {purpose}", below=True),
+        Column("terms", "restricted_by", lambda url: f"not an open-source licence: {url}", below=True),
+    )
+    rows = [
+        (
+            entry.id,
+            profiles.get(entry.id),
+            entry.size,
+            entry.memory,
+            is_present(entry.id),
+            entry.licence,
+            entry.description,
+            entry.good_for,
+            None if entry.open_source else entry.licence_url,
+        )
+        for entry in CATALOG.values()
+    ]
+    if as_json:
+        print_json(Table(columns, rows).records())
+        return
+    print_tables(Table(columns, rows))
     for line in (
         "* is `local`. local:PROFILE has the shipped adapter, if any; local:ID has none.",
-        "MEMORY: measured, of a process after an answer, with the default window.",
+        "memory: measured, of a process after an answer, with the default window.",
         "Others: hf:OWNER/REPO/FILE.gguf, https://HOST/FILE.gguf#sha256=..., ./FILE.gguf",
     ):
-        output.print(plain(line, "dim"))
-
-
-def _facts(entry: CatalogEntry, profile: str) -> str:
-    from agentkit.models.catalog.entries import is_present
-
-    here = "yes" if is_present(entry.id) else "no"
-    size, memory = f"{entry.size / 1e6:.0f} MB", f"{entry.memory / 1e9:.1f} GB"
-    return _ROW.format(entry.id, profile, size, memory, here, entry.licence)
+        print_wrapped(notes_console(), line, "dim")
 
 
 @app.command()
@@ -68,17 +81,24 @@ def pull(model: SpecArgument) -> None:
 @app.command()
 def verify(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All of the catalog if absent.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare fetched models with their hashes. Exit status 1: one is damaged, or the named one is missing."""
-    from agentkit.cli.console import output_console, plain
+    from agentkit.cli.console import print_tables
     from agentkit.models.catalog.entries import CATALOG
     from agentkit.models.catalog.entries import verify as verify_model
+    from modelstack.terminal.tables import Column, Table, print_json
 
     specs = list(CATALOG) if model is None else [_file_of(model)]
     states = {spec: verify_model(spec) for spec in specs}
-    for spec, state in states.items():
-        fix = "" if state == "ok" else f"  (agentkit models pull {spec})"
-        output_console().print(plain(f"{spec}  {state}{fix}"))
+    rows = [
+        (spec, state, None if state == "ok" else f"agentkit models pull {spec}") for spec, state in states.items()
+    ]
+    table = Table((Column("model"), Column("state"), Column("fix")), rows)
+    if as_json:
+        print_json(table.records())
+    else:
+        print_tables(table)
     if "damaged" in states.values() or (model is not None and states[specs[0]] != "ok"):
         raise typer.Exit(1)
 

@@ -104,10 +104,10 @@ AskOption = Annotated[
 ]
 JournalOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="SQLite file of runs that can be resumed; `agentkit runs` lists it."),
+    typer.Option(metavar="FILE", help="SQLite file of runs and chats that can be resumed."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-NoJournalOption = Annotated[bool, typer.Option("--no-journal", help="Store no run; it cannot be resumed.")]
+NoJournalOption = Annotated[bool, typer.Option("--no-journal", help="Store nothing that could be resumed.")]
 NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Write no trace.")]
 
 

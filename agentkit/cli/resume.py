@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,24 +26,36 @@ def runs(
     delete: Annotated[
         list[str] | None, typer.Option("--delete", metavar="RUN_ID", help="Delete this run; repeatable.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the runs that can be resumed, latest first."""
     import anyio
 
-    from agentkit.cli.console import one_line, output_console, plain
+    from agentkit.cli.console import local_time, minute_of, notes_console, print_tables
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    output, keeper = output_console(), SQLiteCheckpointer(journal_file(journal))
+    keeper = SQLiteCheckpointer(journal_file(journal))
 
     async def listed() -> list[RunSummary]:
         for run_id in delete or ():
             await keeper.delete(run_id)
         return list(await keeper.list_runs(status=status, limit=limit))  # pyright: ignore[reportArgumentType]
 
-    for run in anyio.run(listed):
-        when = datetime.fromtimestamp(run.updated_at).isoformat(" ", "seconds")
-        facts = f"{run.run_id}  {when}  {run.status}  {one_line(run.metadata.get('task', ''), 80)}"
-        output.print(plain(facts))
+    columns = (
+        Column("run", "run_id"),
+        Column("changed", "updated", minute_of),
+        Column("status"),
+        Column("task", below=True),
+    )
+    found = [(r.run_id, local_time(r.updated_at), r.status, r.metadata.get("task")) for r in anyio.run(listed)]
+    table = Table(columns, found)
+    if as_json:
+        print_json(table.records())
+    elif found:
+        print_tables(table)
+    else:
+        notes_console().print("no runs", style="dim")
 
 
 def resume(

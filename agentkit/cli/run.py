@@ -38,7 +38,7 @@ from agentkit.cli.options import (
     journal_file,
     trace_directory,
 )
-from agentkit.errors import AgentKitError, AgentRunError
+from agentkit.errors import AgentKitError, AgentRunError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ EXIT_CODES = {
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task; - reads it from standard input.")],
     model: ModelOption = "local",
     mcp: McpOption = None,
     header: HeaderOption = None,
@@ -99,7 +99,21 @@ def run(
         journal=kept_in,
         thinking=thinking,
     ).with_access(header, allow_env)
-    perform(options, task=task, as_json=as_json)
+    perform(options, task=_from_standard_input() if task == "-" else task, as_json=as_json)
+
+
+def _from_standard_input() -> str:
+    """Return the text on standard input.
+
+    Raises:
+        UserError: There is none.
+    """
+    text = sys.stdin.read().strip()
+    if not text:
+        raise UserError(
+            "the task is -, and standard input is empty: pipe a text, or name the task as an argument."
+        )
+    return text
 
 
 def perform(
@@ -107,17 +121,18 @@ def perform(
 ) -> NoReturn:
     """Run a task or resume a run, ask about its calls, print the result and exit with its status."""
     from agentkit.cli.cards import NOTICES, EventPrinter, usage_line
-    from agentkit.cli.console import notes_console, output_console, plain
+    from agentkit.cli.console import notes_console, output_console, plain, print_wrapped
     from agentkit.cli.downloads import prepare_model
 
     notes, output = notes_console(), output_console()
     streams = sys.stdout.isatty()
-    printer = EventPrinter(notes, output if streams else None)
+    may_ask = not as_json and can_ask()
+    printer = EventPrinter(notes, output if streams else None, asks=may_ask)
     started = time.perf_counter()
     try:
         prepare_model(options.model, notes)
         agent = options.agent((lambda _event: None) if as_json else printer, options.toolsets())
-        result = _result(agent, options, task, run_id, notes, may_ask=not as_json and can_ask())
+        result = _result(agent, options, task, run_id, notes, may_ask=may_ask)
     except AgentKitError as error:
         if as_json:
             print(json.dumps(_failure(error)))
@@ -132,7 +147,8 @@ def perform(
             notes.print(NOTICES[result.status], style="yellow")
         elif answer is None:
             notes.print(f"no answer: {result.status.replace('_', ' ')}", style="yellow")
-        notes.print(usage_line(result.usage, result.confidence, time.perf_counter() - started), style="dim")
+        usage = usage_line(result.usage, result.confidence, time.perf_counter() - started)
+        print_wrapped(notes, usage, "dim")
         if result.pending and options.journal is not None:
             notes.print(plain(f"go on: agentkit resume {result.run_id}{_at('--journal', options.journal)}"))
         if options.trace is not None:
@@ -180,7 +196,7 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
         "run_id": result.run_id,
         "status": result.status,
         "output": result.output_or_none,
-        "confidence": result.confidence,
+        "tool_choice": result.confidence if result.usage.tool_calls else None,
         "usage": _jsonable(result.usage),
         "tool_calls": _calls(result.new_messages()),
         "pending": _jsonable(result.pending),

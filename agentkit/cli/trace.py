@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentkit.cli.options import TraceDirOption
+from agentkit.cli.options import JsonOption, TraceDirOption
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from agentkit.tracing.export import ExportReport
     from agentkit.tracing.stats import TraceStats
+    from modelstack.terminal.tables import Table
 
-MAX_LINE_CHARS = 160
+MAX_PROMPT_CHARS = 160
+"""Characters of a prompt in a list of runs."""
 
-app = typer.Typer(no_args_is_help=True, help="Traces of runs: list, show, stats, replay, export-dataset.")
+app = PlainTyper(no_args_is_help=True, help="Traces of runs: list, show, stats, replay, export-dataset.")
 
 
 @app.command("list")
 def list_traces(
     trace_dir: TraceDirOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the newest runs, one a line."""
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    """List the newest runs."""
+    from agentkit.cli.console import local_time, minute_of, notes_console, one_line, plain, print_tables
     from agentkit.errors import UserError
     from agentkit.tracing.sources import trace_source
+    from modelstack.terminal.tables import Column, Table, print_json
 
-    where, output, notes = _where(trace_dir), output_console(), notes_console()
-    n_runs = 0
+    where, notes = _where(trace_dir), notes_console()
+    columns = (
+        Column("run", "run_id"),
+        Column("started", "", minute_of),
+        Column("status"),
+        Column("steps"),
+        Column("calls"),
+        Column("model", below=True),
+        Column("prompt", "", lambda text: one_line(text, MAX_PROMPT_CHARS), below=True),
+    )
+    rows: list[tuple[object, ...]] = []
     for run in trace_source(where).summaries(limit):
-        n_runs += 1
         if isinstance(run, UserError):
             notes.print(plain(one_line(str(run)), "yellow"))
             continue
-        started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
-        counts = f"{run.n_steps} steps  {run.n_tool_calls} calls"
-        facts = f"{run.run_id}  {started}  {run.status:<13}  {counts}  {run.model_name}  {run.prompt}"
-        output.print(plain(one_line(facts, MAX_LINE_CHARS)))
-    if not n_runs:
+        facts = (run.run_id, local_time(run.started), run.status, run.n_steps, run.n_tool_calls)
+        rows.append((*facts, run.model_name, run.prompt))
+    if as_json:
+        print_json(Table(columns, rows).records())
+    elif rows:
+        print_tables(Table(columns, rows))
+    else:
         notes.print(plain(f"no traces in {where}", "dim"))
 
 
@@ -50,24 +64,34 @@ def list_traces(
 def show(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run, or a unique beginning of its id.")],
     trace_dir: TraceDirOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a run: messages, calls with their probabilities, tokens, times, outcome."""
     from agentkit.cli.cards import EventPrinter, usage_line
-    from agentkit.cli.console import output_console, plain
+    from agentkit.cli.console import output_console, print_wrapped
     from agentkit.events import RunFailedEvent, RunFinishedEvent
     from agentkit.tracing.sources import trace_source
 
+    events = trace_source(_where(trace_dir)).events(run_id)
+    if as_json:
+        from pydantic_core import to_jsonable_python
+
+        from modelstack.terminal.tables import print_json
+
+        print_json([{"time": at, **to_jsonable_python(event)} for at, event in events])
+        return
     output = output_console()
     printer = EventPrinter(output, output, show_messages=True)
     ended = False
-    for _, event in trace_source(_where(trace_dir)).events(run_id):
+    for _, event in events:
         printer(event)
         if isinstance(event, RunFinishedEvent):
-            output.print(plain(f"{event.status} · {usage_line(event.usage, event.confidence, event.duration_s)}"))
+            usage = usage_line(event.usage, event.confidence, event.duration_s)
+            print_wrapped(output, f"{event.status.replace('_', ' ')} · {usage}")
             ended = True
         elif isinstance(event, RunFailedEvent):
-            output.print(plain(f"failed · {event.error_type}: {event.error}", "red"))
-            output.print(plain(usage_line(event.usage, None)))
+            print_wrapped(output, f"failed · {event.error_type}: {event.error}", "red")
+            print_wrapped(output, usage_line(event.usage, None))
             ended = True
     if not ended:
         output.print("unfinished: the process ended first, or is still running", style="yellow")
@@ -77,12 +101,14 @@ def show(
 def stats(
     trace_dir: TraceDirOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 1000,
+    as_json: JsonOption = False,
 ) -> None:
     """Show statistics of the newest runs: statuses, tokens, times, and outcomes of each tool's calls."""
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.cli.console import notes_console, one_line, plain, print_tables
     from agentkit.errors import UserError
     from agentkit.tracing.sources import trace_source
     from agentkit.tracing.stats import TraceStats
+    from modelstack.terminal.tables import print_json
 
     source, found, notes = trace_source(_where(trace_dir)), TraceStats(), notes_console()
     for run in source.summaries(limit):
@@ -90,64 +116,92 @@ def stats(
             notes.print(plain(one_line(str(run)), "yellow"))
         else:
             found.add(event for _, event in source.events(run.run_id))
-    if not found.models:
+    tables = _stats_tables(found)
+    if as_json:
+        print_json({name: table.records() for name, table in tables.items()})
+    elif found.models:
+        print_tables(*(table for table in tables.values() if table.rows))
+    else:
         notes.print(plain(f"no traces in {_where(trace_dir)}", "dim"))
-        return
-    from rich.table import Table
-
-    output = output_console()
-    output.soft_wrap = False
-    for title, columns, rows in _stats_tables(found):
-        table = Table(title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(plain(cell) for cell in row))
-        output.print(table)
 
 
-def _stats_tables(found: TraceStats) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Return title, columns and rows of each table that has rows."""
+def _stats_tables(found: TraceStats) -> dict[str, Table]:
+    """Return the tables by their names in JSON."""
     from agentkit.tracing.stats import quantile
+    from modelstack.terminal.tables import Column, Table
 
-    def counted(counts: Counter[str]) -> str:
-        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.most_common())
+    def counted(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
+    def times(seconds: Sequence[float]) -> tuple[float | None, float | None]:
+        return (_rounded(quantile(seconds, 0.5)), _rounded(quantile(seconds, 0.95))) if seconds else (None, None)
+
+    number, seconds = "{:,}".format, "{:.3f}".format
     models = [
         (
             name,
-            f"{model.n_runs:,}",
-            counted(model.statuses),
-            f"{len(model.step_seconds):,}",
-            f"{quantile(model.step_seconds, 0.5):.2f} / {quantile(model.step_seconds, 0.95):.2f}",
-            f"{model.input_tokens:,} ({model.cached_tokens:,})",
-            f"{model.output_tokens:,}",
-            f"{quantile(model.confidences, 0.5):.2f}" if model.confidences else "",
+            model.n_runs,
+            dict(model.statuses.most_common()),
+            len(model.step_seconds),
+            *times(model.step_seconds),
+            model.input_tokens,
+            model.cached_tokens,
+            model.output_tokens,
+            _rounded(quantile(model.tool_choices, 0.5)) if model.tool_choices else None,
         )
         for name, model in sorted(found.models.items())
     ]
     tools = [
         (
             name,
-            f"{tool.n_calls:,}",
-            f"{tool.outcomes['success'] / tool.n_calls:.0%}",
-            counted(tool.outcomes),
-            f"{quantile(tool.seconds, 0.5):.3f} / {quantile(tool.seconds, 0.95):.3f}",
+            tool.n_calls,
+            _rounded(tool.outcomes["success"] / tool.n_calls),
+            dict(tool.outcomes.most_common()),
+            *times(tool.seconds),
         )
         for name, tool in sorted(found.tools.items(), key=lambda item: (-item[1].n_calls, item[0]))
     ]
-    verdicts = [
-        (name, stage.replace("_", " "), verdict.replace("_", " "), f"{count:,}")
-        for (stage, name, verdict), count in found.verdicts.most_common()
-    ]
-    seconds = "s, median / 95th"
-    columns_of_models = ("model", "runs", "ended", "steps", seconds, "input (cached)", "output", "confidence")
-    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = [
-        ("runs", columns_of_models, models),
-        ("tool calls", ("tool", "calls", "well", "outcomes", seconds), tools),
-        ("guardrails that did not allow", ("guardrail", "stage", "verdict", "times"), verdicts),
-    ]
-    return [table for table in tables if table[2]]
+    verdicts = [(name, stage, verdict, count) for (stage, name, verdict), count in found.verdicts.most_common()]
+    median, slowest = Column("median s", "median_s", seconds), Column("95th s", "p95_s", seconds)
+    columns_of_models = (
+        Column("model"),
+        Column("runs", show=number),
+        Column("ended", "statuses", counted),
+        Column("steps", show=number),
+        median,
+        slowest,
+        Column("tokens in", "input_tokens", number),
+        Column("cached", "cached_tokens", number),
+        Column("tokens out", "output_tokens", number),
+        Column("tool choice", "median_tool_choice", "{:.2f}".format),
+    )
+    columns_of_tools = (
+        Column("tool"),
+        Column("calls", show=number),
+        Column("succeeded", "success_share", "{:.0%}".format),
+        Column("outcomes", show=counted),
+        median,
+        slowest,
+    )
+    columns_of_verdicts = (
+        Column("guardrail"),
+        Column("stage", show=_spaced),
+        Column("verdict", show=_spaced),
+        Column("times", show=number),
+    )
+    return {
+        "models": Table(columns_of_models, models, "runs by model"),
+        "tools": Table(columns_of_tools, tools, "tool calls"),
+        "guardrails": Table(columns_of_verdicts, verdicts, "guardrails that did not allow"),
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 @app.command()
@@ -214,18 +268,16 @@ def export_dataset(
     Traces hold what was said: messages, results of tools and any secret in them go into OUT as they are. Only you
     can read OUT, and nothing leaves this machine: look through it before you hand it on, or a model trained on it.
     """
-    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.cli.console import notes_console, one_line, plain, print_tables
     from agentkit.tracing.export import RunChoice, export_examples
+    from modelstack.terminal.tables import Column, Table
 
     choice = RunChoice(tuple(run_ids or ()), model, None if since is None else since.timestamp())
     report = export_examples(_where(trace_dir), out, choice, license_id=license_id, last_only=last_only)
     notes = notes_console()
     for line in report.unreadable:
         notes.print(plain(one_line(line), "yellow"))
-    rows = _rows(report)
-    width = max(len(name) for name, _ in rows)
-    for name, count in rows:
-        output_console().print(plain(f"{name:<{width}}  {count:>7,}"))
+    print_tables(Table((Column("counted"), Column("number", show="{:,}".format)), _rows(report)))
     if not report.written:
         notes.print(plain(f"no good reply: {out} was not written", "yellow"))
         raise typer.Exit(1)

@@ -220,6 +220,11 @@ class Model(ABC):
         return IN_PROCESS_PROVIDER
 
     @property
+    def adapter(self) -> str | None:
+        """Name and hash of the LoRA adapter on the model's weights, for traces; None without one."""
+        return None
+
+    @property
     def profile(self) -> ModelProfile:
         """Capabilities of the model."""
         return ModelProfile()

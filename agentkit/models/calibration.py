@@ -57,6 +57,11 @@ class CalibratedModel(Model):
         return self._model.provider
 
     @property
+    def adapter(self) -> str | None:
+        """The model's adapter."""
+        return self._model.adapter
+
+    @property
     def profile(self) -> ModelProfile:
         """Capabilities of the model."""
         return self._model.profile

@@ -100,6 +100,11 @@ class FallbackModel(Model):
         return self._models[0].provider
 
     @property
+    def adapter(self) -> str | None:
+        """Adapter of the first model."""
+        return self._models[0].adapter
+
+    @property
     def profile(self) -> ModelProfile:
         """Capabilities that all models share."""
         return common_profile([model.profile for model in self._models])

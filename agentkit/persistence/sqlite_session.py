@@ -99,5 +99,23 @@ class SQLiteSession(Session):
         )
 
 
+async def latest_session(database: SQLiteDatabase, prefix: str) -> str | None:
+    """Return the id of the session that changed last among those whose id begins with `prefix`; None without one.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+
+    def find(connection: sqlite3.Connection) -> str | None:
+        row = connection.execute(
+            "SELECT session_id FROM branches WHERE substr(session_id, 1, length(?1)) = ?1 "
+            "ORDER BY updated_at DESC LIMIT 1",
+            (prefix,),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    return await database.read(find)
+
+
 def _version(tip: bytes | None) -> str:
     return "" if tip is None else tip.hex()

@@ -67,9 +67,10 @@ class Report:
         """Report that a run begins, or is resumed."""
         name, model = setup.agent_name, setup.model
         if setup.request is None:
-            self.send(RunResumedEvent(state.run_id, name, model.name, tools, state.step, model.provider))
+            kind, before = RunResumedEvent, state.step
         else:
-            self.send(RunStartedEvent(state.run_id, name, model.name, tools, state.n_history, model.provider))
+            kind, before = RunStartedEvent, state.n_history
+        self.send(kind(state.run_id, name, model.name, tools, before, model.provider, model.adapter))
 
     def handed_over(
         self,
@@ -85,7 +86,7 @@ class Report:
         self._n_messages = max(self._n_messages, handed.at)
         self._instructions = instructions
         shown = tuple(instructed(opening, instructions))
-        self.send(HandoffEvent(from_agent, handed.to, model.name, tools, shown, model.provider))
+        self.send(HandoffEvent(from_agent, handed.to, model.name, tools, shown, model.provider, model.adapter))
 
     def asking(self) -> None:
         """Note the time at which the requests of a step begin."""
@@ -147,7 +148,10 @@ class Report:
         duration_s: float,
     ) -> None:
         """Report a request outside the conversation."""
-        self.send(SideRequestEvent(purpose, model.name, tuple(messages), response, duration_s, model.provider))
+        event = SideRequestEvent(
+            purpose, model.name, tuple(messages), response, duration_s, model.provider, model.adapter
+        )
+        self.send(event)
 
     def plan(self, planned: Planned, reason: str | None) -> None:
         """Report a plan, or its revision for a reason."""

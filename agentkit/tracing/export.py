@@ -22,7 +22,7 @@ from agentkit.tracing.evidence import Reason, run_fault
 from agentkit.tracing.examples import Example, examples_of, json_bytes
 from agentkit.tracing.jsonl import trace_path
 from agentkit.tracing.private_file import private_file
-from agentkit.tracing.reading import read_events, trace_files
+from agentkit.tracing.reading import model_of, read_events, trace_files
 from agentkit.tracing.replies import read_run
 from mcp_servers.distribution import install_command
 
@@ -135,8 +135,8 @@ def _chosen(directory: Path, choice: RunChoice, report: ExportReport) -> list[Pa
         except (UserError, OSError) as error:
             report.cannot_read(error)
             continue
-        models.add(start.model_name)
-        if choice.model_name in (None, start.model_name) and started >= (choice.since or 0.0):
+        models.add(model_of(start))
+        if choice.model_name in (None, start.model_name, model_of(start)) and started >= (choice.since or 0.0):
             chosen.append((started, path.name, path))
     report.n_runs = len(chosen) + len(report.unreadable)
     if not report.n_runs:

@@ -24,6 +24,7 @@ from agentkit.events import (
     RunFinishedEvent,
     RunResumedEvent,
     RunStartedEvent,
+    SideRequestEvent,
     ToolCallEvent,
 )
 from agentkit.messages import UserPromptPart
@@ -44,6 +45,7 @@ class RunSummary:
     started: float
     """Seconds since the epoch."""
     model_name: str
+    """Name of the model, with its adapter."""
     prompt: str
     """The user's last message."""
     status: str
@@ -77,7 +79,7 @@ def summarise(path: Path) -> RunSummary:
     for at, event in read_events(path):
         match event:
             case RunStartedEvent():
-                run_id, model_name, started = event.run_id, event.model_name, at
+                run_id, model_name, started = event.run_id, model_of(event), at
             case ModelRequestEvent(messages=messages):
                 said = [p.content for m in messages for p in m.parts if isinstance(p, UserPromptPart)]
                 prompt = said[-1] if said else prompt
@@ -94,6 +96,11 @@ def summarise(path: Path) -> RunSummary:
             case _:
                 pass
     return RunSummary(run_id, started, model_name, prompt, status, n_steps, n_tool_calls)
+
+
+def model_of(event: RunStartedEvent | RunResumedEvent | SideRequestEvent) -> str:
+    """Return the name of an event's model, with its adapter."""
+    return event.model_name if event.adapter is None else f"{event.model_name} + {event.adapter}"
 
 
 def status_of_failure(event: RunFailedEvent) -> str:

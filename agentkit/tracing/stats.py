@@ -19,7 +19,7 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.messages import ModelResponse
-from agentkit.tracing.reading import status_of_failure
+from agentkit.tracing.reading import model_of, status_of_failure
 
 
 @dataclass(slots=True)
@@ -34,8 +34,8 @@ class ModelStats:
     cached_tokens: int = 0
     """Input tokens that were not evaluated again."""
     output_tokens: int = 0
-    confidences: list[float] = field(default_factory=list[float])
-    """Confidence of each run whose model reports one."""
+    tool_choices: list[float] = field(default_factory=list[float])
+    """Lowest probability of a tool choice, of each run with calls whose model reports probabilities."""
 
     @property
     def n_runs(self) -> int:
@@ -75,17 +75,18 @@ class TraceStats:
 
     def add(self, events: Iterable[AgentEvent]) -> None:
         """Count one run; a resumed one counts once, with the usage of all its parts and its last status."""
-        model, status, confidence = ModelStats(), "unfinished", None
+        model, status, confidence, has_calls = ModelStats(), "unfinished", None, False
         for event in events:
             match event:
-                case RunStartedEvent(model_name=name):
-                    model = self.models.setdefault(name, model)
-                case RunResumedEvent(model_name=name):
-                    model, status = self.models.setdefault(name, model), "unfinished"
+                case RunStartedEvent():
+                    model = self.models.setdefault(model_of(event), model)
+                case RunResumedEvent():
+                    model, status = self.models.setdefault(model_of(event), model), "unfinished"
                 case ModelResponseEvent(response=response, duration_s=duration_s):
                     model.count(response, duration_s)
-                case SideRequestEvent(model_name=name, response=response, duration_s=duration_s):
-                    self.models.setdefault(name, ModelStats()).count(response, duration_s)
+                    has_calls = has_calls or bool(response.tool_calls)
+                case SideRequestEvent(response=response, duration_s=duration_s):
+                    self.models.setdefault(model_of(event), ModelStats()).count(response, duration_s)
                 case ToolResultEvent(tool_name=name, outcome=outcome, duration_s=duration_s):
                     tool = self.tools.setdefault(name, ToolStats())
                     tool.outcomes[outcome] += 1
@@ -99,8 +100,8 @@ class TraceStats:
                 case _:
                     pass
         model.statuses[status] += 1
-        if confidence is not None:
-            model.confidences.append(confidence)
+        if confidence is not None and has_calls:
+            model.tool_choices.append(confidence)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
 from modelstack.align.guards.refusal_judge import KINDS, Kind, RefusalWeights, shipped_judge
@@ -184,4 +184,4 @@ def shipped_tables() -> list[Table]:
 
 if __name__ == "__main__":
     for table in shipped_tables():
-        print_table(table)
+        print_tables(table)

@@ -244,7 +244,7 @@ def main() -> int:
 
     from agentkit import LocalModel
     from agentkit.errors import UserError
-    from evals.cli import print_table
+    from evals.cli import print_tables
     from evals.structured_output.reading import draw, read_items
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -288,7 +288,7 @@ def main() -> int:
         ]
         options.json.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for table in (*coverage_tables(found), source_table([item.source for item in items], found)):
-        print_table(table)
+        print_tables(table)
     return 0
 
 

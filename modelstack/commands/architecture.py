@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from modelstack.commands.help import explained
+from modelstack.commands.help import AsJson, explained
 
 
 class FloatType(StrEnum):
@@ -38,26 +38,25 @@ def count(
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     value_bytes: Annotated[int, typer.Option("--bytes", help="Bytes of a cached value.")] = 2,
     tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, such as 15e12.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Count parameters, FLOPs, weights and cache of models, side by side."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from modelstack.architecture.counts.table import Workload, sections
     from modelstack.architecture.presets.find import find_config
+    from modelstack.terminal.tables import Column, Table, print_json, print_tables
 
     workload = Workload(context, batch, value_bytes, tokens)
-    table = Table(header_style="bold")
-    table.add_column("")
-    for model in models:
-        table.add_column(Text(model), justify="right", overflow="fold")
-    for section in sections([find_config(model) for model in models], workload):
-        table.add_section()
-        table.add_row(Text(section.title, style="bold"))
-        for row in section.rows:
-            table.add_row(row.label, *row.cells)
-    Console().print(table)
+    columns = (Column("quantity", show=str), *(Column(model, model) for model in models))
+    tables = [
+        Table(columns, [(row.label, *row.cells) for row in section.rows], section.title)
+        for section in sections([find_config(model) for model in models], workload)
+    ]
+    if as_json:
+        print_json([{"title": table.title, "rows": table.records()} for table in tables])
+    else:
+        print_tables(Console(), *tables)
 
 
 @explained(
@@ -89,10 +88,7 @@ def ablate(
     show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
 ) -> None:
     """Train the base and each choice on the same bytes; print bits per byte with paired intervals."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
 
     from modelstack.architecture.ablation import choices as known
     from modelstack.architecture.ablation import report, running
@@ -100,12 +96,14 @@ def ablate(
     from modelstack.architecture.ablation.training import Budget
     from modelstack.architecture.config import build
     from modelstack.files import replacing
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
 
     console = Console()
     base, available = known.read_recipe(recipe) if recipe is not None else (build(known.BASE), known.CHOICES)
     if show:
-        for choice in available.values():
-            console.print(f"{choice.name:12}{choice.about}", highlight=False, soft_wrap=True)
+        listed = [(choice.name, choice.about) for choice in available.values()]
+        print_tables(console, Table((Column("choice"), Column("meaning")), listed))
         return
     names = choices or list(available if recipe is not None else known.DEFAULT)
     plan = running.Plan(
@@ -116,15 +114,14 @@ def ablate(
         tuple(text or ()),
     )
     started = time.monotonic()
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("runs", total=len(list(plan.runs())))
+    n_runs, n_finished = len(list(plan.runs())), 0
+    with progress_bars(console) as told:
 
         def finished(name: str, seed: int, outcome: running.Outcome) -> None:
-            progress.update(task, advance=1, description=f"{name}, seed {seed}: {outcome.bits_per_byte:.3f}")
-            if not console.is_terminal:
-                line = f"{name}, seed {seed}: {outcome.bits_per_byte:.3f} bits per byte, {outcome.seconds:.0f} s"
-                print(line, flush=True)
+            nonlocal n_finished
+            n_finished += 1
+            last = f"{name}, seed {seed}: {outcome.bits_per_byte:.3f} bits per byte, {outcome.seconds:.0f} s"
+            told("runs", n_finished, n_runs, last)
 
         outcomes = running.run(plan, out, n_processes=processes, on_finished=finished)
     seconds = time.monotonic() - started
@@ -134,13 +131,9 @@ def ablate(
         temporary.write_text(report.markdown(plan, table_rows, source, seconds), encoding="utf-8")
     with replacing(out / "ablation.png") as temporary:
         report.draw(plan, table_rows, outcomes, temporary)
-    table = Table(*report.HEADINGS, box=SIMPLE_HEAD, padding=0)
-    for row in table_rows:
-        table.add_row(*report.cells(row))
-    console.print(table)
-    console.print(
-        f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s", highlight=False, soft_wrap=True
-    )
+    columns = tuple(map(Column, report.HEADINGS))
+    print_tables(console, Table(columns, [report.cells(row) for row in table_rows]))
+    print_wrapped(Console(stderr=True), f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s")
 
 
 @explained(

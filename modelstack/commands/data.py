@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modelstack.commands.help import explained
+from modelstack.commands.help import AsJson, explained
 from modelstack.commands.recipe_arguments import Arguments, Keys, Out, default_out, read_arguments
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from modelstack.data.mix import MixPlan
+    from modelstack.terminal.tables import Table
 
 
 @explained(
@@ -43,11 +42,12 @@ def run(
 ) -> None:
     """Process raw files through the steps of a recipe; the same command resumes a run that was stopped."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from modelstack.data.pipeline.recipe import DataRecipe
     from modelstack.data.pipeline.report import CARD_FILE, REPORT_FILE, write_report
     from modelstack.data.pipeline.run import run_recipe
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import print_wrapped
 
     recipe: DataRecipe = read_arguments("data run", arguments)
     folder = default_out(out, recipe.name)
@@ -57,30 +57,21 @@ def run(
 
         chosen = [*(options or []), *([] if workers is None else [f"workers={workers}"])]
         if not run_on(on, recipe, folder, chosen):
-            console.print(
-                f"submitted; when the jobs are done, the same command without --on writes {folder / REPORT_FILE}"
+            print_wrapped(
+                console,
+                f"submitted; when the jobs are done, the same command without --on writes {folder / REPORT_FILE}",
             )
             return
     elif options:
         raise UserError("--with is for --on ray or slurm: name one of them, or leave --with out")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def progress(name: str, done: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(name, total=total)
-            bars.update(shown[name], completed=done)
-
-        phases = run_recipe(recipe, folder, n_workers=workers or os.cpu_count() or 1, progress=progress)
+    with progress_bars(console, keep=True) as told:
+        phases = run_recipe(recipe, folder, n_workers=workers or os.cpu_count() or 1, progress=told)
     manifest = write_report(recipe, folder, phases)
-    console.print(
+    print_wrapped(
+        console,
         f"{manifest['n_documents_read']:,} documents read, {manifest['n_documents']:,} kept with "
         f"{manifest['n_chars']:,} characters: {folder / REPORT_FILE}, {folder / CARD_FILE}; documents in "
         + ", ".join(sorted({str((folder / name).parent) for name in manifest["files"]})),
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -102,6 +93,7 @@ def mix(
     characters_per_token: Annotated[
         float | None, typer.Option(min=0.1, help="For data runs, which count characters.")
     ] = None,
+    as_json: AsJson = False,
     keys: Keys = None,
 ) -> None:
     """Calculate each source's number of tokens and of repetitions."""
@@ -113,6 +105,7 @@ def mix(
     from modelstack.files import replacing
     from modelstack.recipe_file import read_recipe
     from modelstack.shipped_recipes import recipe_path, shipped_recipes
+    from modelstack.terminal.tables import print_json, print_tables, print_wrapped
 
     shipped = shipped_recipes("data mix")
     recipes = [
@@ -133,10 +126,13 @@ def mix(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(fragment, encoding="utf-8")
-    console = Console()
-    console.print(_table(plan, sources.tokens))
+    table = _table(plan, sources.tokens)
+    if as_json:
+        print_json(table.records())
+        return
+    print_tables(Console(), table)
     how = "estimated from characters, held-out documents included" if sources.is_estimate else "counted"
-    console.print(f"tokens {how}; {out}", highlight=False, markup=False, soft_wrap=True)
+    print_wrapped(Console(stderr=True), f"tokens {how}; {out}")
 
 
 @explained(
@@ -163,14 +159,16 @@ def synthesise(
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.posttrain.weights_by_name import weights_path
     from modelstack.run_folder import RunFolder
+    from modelstack.terminal.progress_bars import activity
+    from modelstack.terminal.tables import print_wrapped
 
     recipe: SyntheticRecipe = read_arguments("data synthesise", arguments)
     folder = default_out(out, recipe.name)
     console = Console()
-    with RunFolder(folder).held(), console.status("loading the model") as status:
+    with RunFolder(folder).held(), activity(console, "loading the model") as told:
 
         def progress(outcomes: Counter[str]) -> None:
-            status.update(f"{outcomes.total():,} attempts, {outcomes[KEPT]:,} documents")
+            told(f"{outcomes.total():,} attempts, {outcomes[KEPT]:,} documents")
 
         weights = weights_path(model)
         try:
@@ -180,12 +178,10 @@ def synthesise(
         except EngineError as error:
             raise UserError(str(error)) from error
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in manifest["outcomes"].items() if reason != KEPT)
-    console.print(
+    print_wrapped(
+        console,
         f"{manifest['n_attempts']:,} attempts, {manifest['n_documents']:,} documents: {folder / DOCUMENTS_FILE}"
         + (f"; the others: {reasons}" if reasons else ""),
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -201,15 +197,22 @@ def quality(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its card and its plot.")],
 ) -> None:
     """Fit a classifier of text quality."""
+    from rich.console import Console
+
     from modelstack.data.quality_model.fit import MODEL_FILE, fit, thresholds, write
+    from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
     from modelstack.tokenizer.documents import find_files, read_documents
 
     texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
     fitted = fit(*texts)
     write(fitted, out, sources={"good": [p.name for p in good], "raw": [p.name for p in raw]})
-    typer.echo(f"AUC {fitted.model.stated['auc']:.4f} on texts held out; {out / MODEL_FILE}")
-    for threshold, kept_raw, kept_good in thresholds(fitted):
-        typer.echo(f"threshold {threshold:.4f} keeps {kept_raw:.1%} of raw, {kept_good:.1%} of reference texts")
+    print_wrapped(Console(), f"AUC {fitted.model.stated['auc']:.4f} on texts held out; {out / MODEL_FILE}")
+    columns = (
+        Column("threshold", show="{:.4f}".format),
+        Column("raw texts kept", show="{:.1%}".format),
+        Column("reference texts kept", show="{:.1%}".format),
+    )
+    print_tables(Console(), Table(columns, thresholds(fitted)))
 
 
 @explained(
@@ -224,12 +227,13 @@ def tools(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
 
     from modelstack.data.tools.build import build
     from modelstack.data.tools.recipe import ToolDataRecipe
+    from modelstack.terminal.tables import print_wrapped
 
     console = Console()
     recipe: ToolDataRecipe = read_arguments("data tools", arguments)
 
     def report(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, text)
 
     manifest = build(recipe, default_out(out, recipe.name), report)
     for name in ("train", "validation"):
@@ -243,23 +247,25 @@ def tools(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
 
 
 def _table(plan: MixPlan, tokens: Mapping[str, int]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from modelstack.terminal.tables import Column, Table
 
     parts = {"stable": plan.stable} | ({"anneal": plan.anneal} if plan.anneal else {})
-    table = Table("source", header_style="bold")
-    columns = ["tokens"]
+    number = "{:,.0f}".format
+    columns = [Column("source"), Column("tokens", show=number)]
     for name in parts:
-        columns += [f"{name}: weight", "drawn", "epochs"]
-    for column in [*columns, *(["epochs in all"] if plan.anneal else [])]:
-        table.add_column(column, justify="right")
+        columns += [
+            Column(f"{name}: weight", show="{:.4f}".format),
+            Column("drawn", f"{name}_drawn", number),
+            Column("epochs", f"{name}_epochs", "{:.2f}".format),
+        ]
+    if plan.anneal:
+        columns.append(Column("epochs in all", show="{:.2f}".format))
+    rows: list[list[object]] = []
     for source, size in tokens.items():
-        cells = [f"{size:,}"]
+        row: list[object] = [source, size]
         for part in parts.values():
-            drawn = part.tokens[source]
-            cells += [f"{part.weights[source]:.4f}", f"{drawn:,.0f}", f"{part.epochs(tokens)[source]:.2f}"]
-        table.add_row(escape(source), *cells, *([f"{plan.epochs[source]:.2f}"] if plan.anneal else []))
-    table.add_section()
-    totals = [cell for part in parts.values() for cell in ("", f"{sum(part.tokens.values()):,.0f}", "")]
-    table.add_row("all", f"{sum(tokens.values()):,}", *totals)
-    return table
+            row += [part.weights[source], round(part.tokens[source]), part.epochs(tokens)[source]]
+        rows.append([*row, plan.epochs[source]] if plan.anneal else row)
+    totals = [cell for part in parts.values() for cell in (None, round(sum(part.tokens.values())), None)]
+    rows.append(["all", sum(tokens.values()), *totals, *([None] if plan.anneal else [])])
+    return Table(tuple(columns), rows)

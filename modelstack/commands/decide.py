@@ -66,7 +66,7 @@ def plan(
     ] = 0.01,
     layout: Annotated[
         str | None,
-        typer.Option(help="shard=8,tp=2,pp=1,cp=1,ep=1,replicate=1,micro_batch=1,checkpointing=full."),
+        typer.Option(help="Such as shard=8,tp=2,micro_batch=1; also pp, cp, ep, replicate, checkpointing=full."),
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 2048,
     preset: Annotated[
@@ -91,6 +91,7 @@ def plan(
     from modelstack.decide.plan_page import write_page
     from modelstack.decide.planner import plan as decide
     from modelstack.decide.planner import resolve
+    from modelstack.terminal.tables import print_wrapped
 
     request = request_of(
         budget_flops=budget_flops,
@@ -119,18 +120,16 @@ def plan(
         *write_page(decided, resolve(request, own_devices, own_law), out),
     )
     console = Console()
-    console.print(
+    print_wrapped(
+        console,
         f"{decided.model.name}: {decided.model.n_parameters:,} parameters, {decided.n_tokens:,} tokens, "
         f"{decided.training.hours:.3g} h on {devices} x {device}, {decided.training.energy_kwh:.3g} kWh, "
         f"{decided.training.usd:.3g} USD; expected loss {decided.loss:.3f} ({law})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     for warning in decided.warnings:
-        console.print(f"- {warning}", highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, f"- {warning}")
     for file in files:
-        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, str(file))
 
 
 @explained(
@@ -150,6 +149,7 @@ def fit_law(
 
     from modelstack.decide import isoflop
     from modelstack.decide.isoflop_page import told, write_fit
+    from modelstack.terminal.tables import print_wrapped
 
     points = isoflop.read_runs(runs)
     fit = isoflop.fit_law(points, n_bootstrap=bootstrap, seed=seed)
@@ -157,4 +157,4 @@ def fit_law(
     console = Console()
     files = write_fit(fit, parabolas, points, out)
     for line in [*told(fit, parabolas), *map(str, files)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, line)

@@ -1,9 +1,18 @@
-"""Help text shared by all commands: input, output, an example, the next command."""
+"""Help shared by all commands: input, output, an example, the next command; the option `--json`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from inspect import cleandoc
+from typing import Annotated, TypeVar
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+"""Option of the commands whose result is data."""
+
+_UNWRAPPED = "\b\n"
+"""Keeps a paragraph on one line, so that a command can be copied."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -19,10 +28,10 @@ def explained(*, reads: str, writes: str, example: str, then: str) -> Callable[[
     """
 
     def add(command: Command) -> Command:
-        lines = (f"Reads: {reads}", f"Writes: {writes}", f"Example: {example}", f"Next: {then}")
-        # The help is Rich markup, where a bracket opens a style.
-        text = "\n\n".join(line.replace("[", "\\[") for line in lines)
-        command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n\n{text}\n"
+        is_command = then.startswith(("modelstack ", "agentkit "))
+        lines = [f"Reads: {reads}", f"Writes: {writes}", f"{_UNWRAPPED}Example: {example}"]
+        lines.append(f"{_UNWRAPPED if is_command else ''}Next: {then}")
+        command.__doc__ = "\n\n".join([cleandoc(command.__doc__ or ""), *lines]) + "\n"
         return command
 
     return add

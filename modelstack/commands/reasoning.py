@@ -109,6 +109,7 @@ def sample(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
 
     from modelstack.reasoning.rejection.recipe import SampleRecipe
     from modelstack.reasoning.rejection.run import sample as run
+    from modelstack.terminal.tables import print_wrapped
     from modelstack.train.run.stopping import STOPPED
 
     console = Console()
@@ -116,7 +117,7 @@ def sample(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     folder = default_out(out, recipe.name)
 
     def report(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, text)
 
     found = run(recipe, folder, report)
     if found is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from modelstack.commands.help import explained
+from modelstack.commands.help import AsJson, explained
 
 
 @explained(
@@ -15,16 +15,19 @@ from modelstack.commands.help import explained
     example="modelstack recipes",
     then="modelstack recipes show NAME; modelstack COMMAND NAME",
 )
-def recipes() -> None:
+def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes by command."""
-    from itertools import groupby
+    from rich.console import Console
 
     from modelstack.shipped_recipes import shipped_recipes
+    from modelstack.terminal.tables import Column, Table, print_json, print_tables
 
-    for command, of_command in groupby(shipped_recipes(), lambda recipe: recipe.command):
-        typer.echo(f"modelstack {command}")
-        for recipe in of_command:
-            typer.echo(f"  {recipe.path.stem:17} {recipe.about}")
+    rows = [(recipe.command, recipe.path.stem, recipe.about) for recipe in shipped_recipes()]
+    table = Table((Column("command"), Column("recipe"), Column("about")), rows)
+    if as_json:
+        print_json(table.records())
+    else:
+        print_tables(Console(), table)
 
 
 @explained(

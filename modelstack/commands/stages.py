@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from modelstack.commands.help import explained
+from modelstack.commands.help import AsJson, explained
+
+_TREE_COLUMNS = 1_000
+"""Width at which no path in a tree is wrapped; the terminal wraps what is too long for it."""
 
 
 @explained(
@@ -44,20 +47,21 @@ def lineage(
         list[Path],
         typer.Argument(metavar="FOLDER...", help="Stages and pretraining runs, or folders that contain some."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the stages as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the ancestry of stages down to pretraining and check each record; status 1 if one is damaged."""
-    import json
-
     from rich.console import Console
 
     from modelstack.posttrain.stages import lineage as stages
+    from modelstack.terminal.tables import print_json, print_tables
 
     nodes = stages.lineage(stages.find_stages(folders))
     if as_json:
-        typer.echo(json.dumps(stages.as_json(nodes), indent=1))
+        print_json(stages.as_json(nodes))
+    elif (console := Console()).is_terminal:
+        Console(width=_TREE_COLUMNS).print(stages.tree(nodes), soft_wrap=True)
     else:
-        Console().print(stages.tree(nodes))
+        print_tables(console, stages.table(nodes))
     damaged = [node for node in nodes.values() if node.state == "damaged"]
     for node in damaged:
         typer.secho(f"damaged: {node.name} in {node.path}: {'; '.join(node.faults)}", err=True, fg="red")

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelstack.commands.help import explained
+from modelstack.commands.help import AsJson, explained
 from modelstack.commands.recipe_arguments import Keys
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from modelstack.terminal.progress_bars import Tell
     from modelstack.tokenizer.documents import Document
     from modelstack.tokenizer.text_tokenizer import TextTokenizer
 
@@ -47,6 +46,8 @@ def train(
     from rich.console import Console
 
     from modelstack.recipe_file import read_recipe
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import print_wrapped
     from modelstack.tokenizer.documents import find_files, sample_documents
     from modelstack.tokenizer.tokenizer_folder import save_tokenizer
     from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
@@ -61,18 +62,17 @@ def train(
     config = read_recipe(TokenizerConfig, Path(recipes[0]) if recipes else None, overrides)
     files = find_files(inputs)
     console = Console()
-    with _progress(console) as progress:
-        reading = progress.add_task("reading", total=None)
+    with progress_bars(console, keep=True) as told:
+        told("reading")
         documents = sample_documents(files, _bytes(max_megabytes), held_out=False, share=held_out)
-        progress.update(reading, total=1, completed=1, description=f"read {len(documents):,} documents")
-        trained = train_tokenizer(_tracked(documents, progress), config)
+        told("reading", len(documents), len(documents))
+        trained = train_tokenizer(_tracked(documents, told), config)
     save_tokenizer(trained, out)
-    console.print(
+    print_wrapped(
+        console,
         f"{out}: {trained.tokenizer.get_vocab_size():,} ids, {trained.n_learnt:,} of them learnt from "
         f"{trained.n_documents:,} documents ({trained.n_bytes / 1e6:.1f} MB); "
         f"configuration {config.fingerprint()[:12]}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -108,10 +108,12 @@ def report(
     ] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.json and report.png.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and the numbers.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a tokenizer on held-out text, alone or in comparison with others."""
     from rich.console import Console
 
+    from modelstack.terminal.tables import print_json, print_wrapped
     from modelstack.tokenizer.documents import find_files, sample_documents
     from modelstack.tokenizer.report import SMOLLM2_BODY, CostModel, build_report
     from modelstack.tokenizer.report_output import print_report, store_report
@@ -127,11 +129,16 @@ def report(
         equal_size=equal_size,
         seed=seed,
     )
-    console = Console()
-    print_report(measured, console)
+    if as_json:
+        print_json(measured.model_dump(mode="json"))
+    else:
+        print_report(measured, Console())
+    console = Console(stderr=True)
+    for note in measured.notes:
+        print_wrapped(console, f"- {note}", indent="  ")
     if out is not None:
         stored, drawn = store_report(measured, out)
-        console.print(f"{stored}\n{drawn}", highlight=False, soft_wrap=True)
+        print_wrapped(console, f"{stored}\n{drawn}")
 
 
 def _load_named(named: Sequence[str]) -> dict[str, TextTokenizer]:
@@ -160,17 +167,9 @@ def _bytes(megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * 1_000_000)
 
 
-def _progress(console: object) -> Progress:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)  # pyright: ignore[reportArgumentType]
-
-
-def _tracked(documents: Sequence[Document], progress: Progress) -> Iterator[str]:
+def _tracked(documents: Sequence[Document], told: Tell) -> Iterator[str]:
     """Yield texts and show progress; the duration of the merges is not known in advance."""
-    counting = progress.add_task("counting words", total=len(documents))
-    for document in documents:
+    for n_done, document in enumerate(documents, start=1):
         yield document.text
-        progress.advance(counting)
-    progress.add_task("learning merges", total=None)
+        told("counting words", n_done, len(documents))
+    told("learning merges")

@@ -46,6 +46,7 @@ def fit_prior(
     from modelstack.files import replacing
     from modelstack.sft.prior.fit import fitted, lines
     from modelstack.sft.prior.masses import read_masses, write_masses
+    from modelstack.terminal.tables import print_wrapped
 
     console = Console()
     if not out.parent.is_dir():  # raises now rather than after minutes of sampling
@@ -61,33 +62,30 @@ def fit_prior(
     with replacing(out) as temporary:
         temporary.write_text(prior.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for line in lines(prior):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_wrapped(console, line)
 
 
 def _asked(
     console: Console, file: Path, model: Path, lora: Path | None, n_examples: int, seed: int, threads: int | None
 ) -> tuple[Origin, list[Asked]]:
     """Return a model's choice probabilities on the examples of a file; shows progress."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from modelstack.data.examples import read_examples
     from modelstack.inference.engine import EngineError
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.sft.prior import masses as decision_masses
     from modelstack.sft.prior.exact_calls import chosen
+    from modelstack.terminal.progress_bars import progress_bars
 
     examples = chosen(
         [each for each in read_examples(file) if decision_masses.is_decision(each)], n_examples, seed
     )
-    columns = (TextColumn("asking"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with (
             LlamaCppEngine(model, lora_path=lora, n_threads=threads, n_threads_prefill=threads) as engine,
-            Progress(*columns, console=console, transient=True) as progress,
+            progress_bars(console) as told,
         ):
-            task = progress.add_task("", total=len(examples))
             asked = decision_masses.ask_choices(
-                engine, examples, told=lambda n: progress.update(task, completed=n)
+                engine, examples, told=lambda n: told("examples asked", n, len(examples))
             )
     except EngineError as error:
         raise UserError(str(error)) from error

@@ -50,14 +50,22 @@ class Goodput:
         """Goodput, 0 to 1."""
         return self.n_useful * self.median_step_s / self.wall_s
 
-    def lines(self) -> list[str]:
-        """Return the account as a table to print."""
-        useful_s = self.n_useful * self.median_step_s
-        rows = [("useful steps", useful_s), *self.lost_s.items()]
-        shares = [f"{name:24}{seconds:10.1f} s{seconds / self.wall_s:9.1%}" for name, seconds in rows]
-        counted = [f"{name:24}{n:10}" for name, n in self.counts.items() if n]
+    @property
+    def head(self) -> str:
+        """The share and how it is calculated."""
         head = f"goodput {self.share:.1%}: {self.n_useful} useful steps x {self.median_step_s:.3f} s"
-        return [f"{head} / {self.wall_s:.1f} s", *shares, *counted]
+        return f"{head} / {self.wall_s:.1f} s"
+
+    def seconds_by_cause(self) -> list[tuple[str, float, float]]:
+        """Return cause, seconds and share of the run's time; the first cause is useful steps."""
+        rows = [("useful steps", self.n_useful * self.median_step_s), *self.lost_s.items()]
+        return [(name, seconds, seconds / self.wall_s) for name, seconds in rows]
+
+    def lines(self) -> list[str]:
+        """Return the account as lines of text."""
+        shares = [f"{name:24}{seconds:10.1f} s{share:9.1%}" for name, seconds, share in self.seconds_by_cause()]
+        counted = [f"{name:24}{n:10}" for name, n in self.counts.items() if n]
+        return [self.head, *shares, *counted]
 
 
 def account(events: Sequence[Event], faults: Mapping[str, int] | None = None) -> Goodput:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelstack.terminal.tables import Column, Table, print_tables
 from modelstack.tokenizer.measures import Interval
 from modelstack.tokenizer.report import GroupMeasures, Report, TokenizerMeasures
 from modelstack.tokenizer.tokenizer_folder import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 REPORT_FILE, PLOT_FILE = "report.json", "report.png"
 _COLOURS = ("#1b6ca8", "#f2a65a", "#b8b8b8", "#5b8c5a", "#8d6cab", "#c0504d", "#4f4f4f")
@@ -31,31 +31,23 @@ def store_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the measures of the tokenizers, in total and by group, and the notes."""
-    console.print(_summary(report))
+    """Print the measures of the tokenizers, in total and by group."""
+    tables = [_summary(report)]
     for kind in ("domain", "language"):
         if any(group.kind == kind for group in report.tokenizers[0].groups):
-            for label, measure in _PANELS:
-                console.print(_by_group(report, kind, f"{label}, by {kind}", measure))
+            tables += [_by_group(report, kind, f"{label}, by {kind}", measure) for label, measure in _PANELS]
     if report.tokenizers[0].parity:
-        console.print(_parity(report))
-    for note in report.notes:
-        console.print(f"- {note}", highlight=False, markup=False)
+        tables.append(_parity(report))
+    print_tables(console, *tables)
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right")
-    return table
+def _table(title: str, first: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    columns = (Column(first), *(Column(name, name) for name in names))
+    return Table(columns, [(label, *cells) for label, cells in rows], title)
 
 
 def _summary(report: Report) -> Table:
     cost = report.cost
-    table = _table(f"on {_amount(report)}; ± 95 %", [each.name for each in report.tokenizers])
     whole: list[GroupMeasures] = [each.group() for each in report.tokenizers]
     owner = "tied" if cost.tied else "untied"
     rows: list[tuple[str, list[str]]] = [
@@ -80,9 +72,11 @@ def _summary(report: Report) -> Table:
         ),
         ("encoding, MB/s", [f"{each.megabytes_per_second:.1f}" for each in report.tokenizers]),
     ]
-    for label, values in rows:
-        table.add_row(label, *values)
-    return table
+    return _table(f"on {_amount(report)}; ± 95 %", "measure", _names(report), rows)
+
+
+def _names(report: Report) -> list[str]:
+    return [each.name for each in report.tokenizers]
 
 
 def _amount(report: Report) -> str:
@@ -91,21 +85,20 @@ def _amount(report: Report) -> str:
 
 
 def _by_group(report: Report, kind: str, title: str, measure: Measure) -> Table:
-    table = _table(title, [each.name for each in report.tokenizers])
-    for groups in zip(*(each.groups for each in report.tokenizers), strict=True):
-        if groups[0].kind == kind:
-            label = f"{groups[0].name} ({groups[0].n_documents:,})"
-            table.add_row(label, *(_shown(measure(group)) for group in groups))
-    return table
+    rows = [
+        (f"{groups[0].name} ({groups[0].n_documents:,})", [_shown(measure(group)) for group in groups])
+        for groups in zip(*(each.groups for each in report.tokenizers), strict=True)
+        if groups[0].kind == kind
+    ]
+    return _table(title, kind, _names(report), rows)
 
 
 def _parity(report: Report) -> Table:
-    table = _table(
-        "parity: tokens of the same lines to those of the base", [each.name for each in report.tokenizers]
-    )
-    for language in report.tokenizers[0].parity:
-        table.add_row(language, *(_shown(each.parity.get(language)) for each in report.tokenizers))
-    return table
+    rows = [
+        (language, [_shown(each.parity.get(language)) for each in report.tokenizers])
+        for language in report.tokenizers[0].parity
+    ]
+    return _table("parity: tokens of the same lines to those of the base", "language", _names(report), rows)
 
 
 def _digits(measured: TokenizerMeasures) -> str:

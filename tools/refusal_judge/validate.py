@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.refusals.judge_validation import CLASS_COLUMNS, class_row, refuses_by_prefix, shipped_tables
 from evals.statistics import brier, expected_calibration_error, wilson
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for table in tables:
-        print_table(table)
+        print_tables(table)
     return 0
 
 

@@ -32,6 +32,7 @@ from agentkit.models.base import (
 from agentkit.models.confidence import Calibration
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from agentkit.models.local.refused_tools import RefusedTools
+from agentkit.models.local.shipped import adapter_identity
 from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
@@ -147,9 +148,12 @@ class LocalModel(Model):
     @property
     def name(self) -> str:
         """The catalog id, or the file's name."""
-        if isinstance(self._source, str | Path):
-            return f"local:{Path(self._source).name}"
-        return "local:engine"
+        return f"local:{Path(self._source).name}" if isinstance(self._source, str | Path) else "local:engine"
+
+    @property
+    def adapter(self) -> str | None:
+        """Name and hash of the adapter: those of its stage, else of its file."""
+        return None if self._lora is None else adapter_identity(Path(self._lora))
 
     @property
     def profile(self) -> ModelProfile:

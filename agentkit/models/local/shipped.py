@@ -6,9 +6,14 @@ of the decision between tools), `stage.json` (recipe, data, lineage, hashes) and
 
 from __future__ import annotations
 
+import hashlib
+import json
+from functools import cache
 from pathlib import Path
 
-ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
+ADAPTER_FILE, PRIOR_FILE, STAGE_FILE = "adapter.gguf", "prior.json", "stage.json"
+SHOWN_DIGITS = 12
+"""Digits of a hash that tell adapters apart in a trace."""
 ALWAYS_ABSTAINING = frozenset({"smollm2-135m"})
 """Models whose adapter saw `[]` offered in every training prompt. The other adapters were trained on both: with
 `abstain=true` they reply `[]` if no tool fits, without it they decline in words."""
@@ -22,3 +27,18 @@ def shipped_folder(model_id: str) -> Path | None:
     if folder.parent != _FOLDER or not (folder / ADAPTER_FILE).is_file():
         return None
     return folder
+
+
+@cache
+def adapter_identity(file: Path) -> str:
+    """Return name and abbreviated SHA-256 of an adapter: those of the stage in its folder, else of the file."""
+    try:
+        stage = json.loads((file.parent / STAGE_FILE).read_text(encoding="utf-8"))
+        return f"{stage['stage']['name']} {stage['fingerprint'][:SHOWN_DIGITS]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        with file.open("rb") as content:
+            return f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()[:SHOWN_DIGITS]}"
+    except OSError:  # loading the model reports it
+        return file.name

@@ -11,22 +11,20 @@ The complete workflow, from a constitution to a model:
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentkit.errors import UserError
+from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from modelstack.preferences.constitution.run import ConstitutionRecipe, Told
     from modelstack.preferences.constitution.schema import Constitution
 
-app = typer.Typer(
+app = PlainTyper(
     no_args_is_help=True,
     help="Training data by a constitution: critique and revision, and pairs from AI feedback (2212.08073).",
 )
@@ -131,6 +129,7 @@ def _run(
     from modelstack.preferences.constitution.run import EXAMPLES, PAIRS, ConstitutionRecipe
     from modelstack.preferences.constitution.schema import read_constitution
     from modelstack.recipe_file import read_recipe
+    from modelstack.terminal.progress_bars import progress_bars
 
     notes = notes_console()
     try:
@@ -138,7 +137,11 @@ def _run(
         read = read_constitution(constitution)
         for name in dict.fromkeys(names):
             prepare_model(name, notes)
-        with _bar(notes) as told:
+        with progress_bars(notes) as shown:
+
+            def told(done: int, total: int) -> None:
+                shown("prompts", done, total)
+
             n_made, n_asked = anyio.run(_stage, stage, read, prompts, names, out, settings, told)
     except StackError as error:
         raise UserError(str(error)) from error
@@ -174,15 +177,3 @@ async def _stage(
             return sum(each.target is not None for each in revised), len(items)
         compared = await run_comparisons(constitution, items, recipe, who, out, told)
         return sum(each.preference is not None for each in compared), len(items)
-
-
-@contextmanager
-def _bar(notes: Console) -> Generator[Told]:
-    """Show the number of finished prompts."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(
-        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=notes, transient=True
-    ) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -37,18 +37,19 @@ def demonstrations(
     from agentkit.specialise.demonstrations.play import written_demonstrations
     from modelstack.data.examples import Example, write_examples
     from modelstack.data.tools.decontamination import Cleaner, read_evaluations
+    from modelstack.terminal.progress_bars import progress_bars
 
-    notes = notes_console()
     cleaner = Cleaner(read_evaluations(evaluations or []))
 
     def is_clean(example: Example) -> bool:
         return cleaner.is_clean(example, names_are_kept=True)
 
     async def play() -> None:
-        if written:
-            found = await written_demonstrations(seed, is_clean, notes.print)
-        else:
-            found = await played(conversations, seed, is_clean, notes.print, unplaced=unplaced)
+        with progress_bars(notes_console()) as told:
+            if written:
+                found = await written_demonstrations(seed, is_clean, told)
+            else:
+                found = await played(conversations, seed, is_clean, told, unplaced=unplaced)
         n_examples = write_examples(out, found)
         n_targets = sum(1 + sum(message.train for message in example.messages) for example in found)
         n_dropped = sum(cleaner.dropped.values())

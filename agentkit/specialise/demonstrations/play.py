@@ -31,6 +31,7 @@ from agentkit.specialise.live import LiveTool, Outcome, call, connected
 from modelstack.data.examples import Call, Example, Message, Tool, check_example
 from modelstack.data.tools.spoken import Scene, scene
 from modelstack.errors import UserError
+from modelstack.terminal.progress_bars import Tell
 
 SOURCE, LICENSE = "house", "Apache-2.0"
 _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
@@ -108,7 +109,7 @@ async def running_house() -> AsyncGenerator[House]:
 
 
 async def demonstrations(
-    n: int, seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None], *, unplaced: bool = False
+    n: int, seed: int, is_clean: Callable[[Example], bool], told: Tell, *, unplaced: bool = False
 ) -> list[Example]:
     """Return up to `n` conversations.
 
@@ -116,7 +117,7 @@ async def demonstrations(
         n: Number to play; failed ones and repetitions of an evaluation are dropped.
         seed: Determines everything except clock times.
         is_clean: Whether an example repeats no evaluation.
-        told: Receives progress messages.
+        told: Receives the number of played conversations.
         unplaced: Whether conversations are short, have all servers, and start with a request that does not mention
             the place of the answer: the usual start in `agentkit chat`.
     """
@@ -127,14 +128,11 @@ async def demonstrations(
             played = await play(house, make_world(now), now, f"house-{seed}-{number}", unplaced=unplaced)
             if played is not None and is_clean(played):
                 found.append(played)
-            if (number + 1) % 50 == 0:
-                told(f"{number + 1} of {n} conversations played, {len(found)} kept")
+            told("conversations", number + 1, n, f"{len(found)} kept")
     return found
 
 
-async def written_demonstrations(
-    seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None]
-) -> list[Example]:
+async def written_demonstrations(seed: int, is_clean: Callable[[Example], bool], told: Tell) -> list[Example]:
     """Return the written conversations, played; `seed` decides which tools are shown besides the called ones.
 
     Raises:
@@ -142,12 +140,13 @@ async def written_demonstrations(
     """
     found: list[Example] = []
     async with running_house() as house:
-        for kit in written_kits():
+        kits = list(written_kits())
+        for n_played, kit in enumerate(kits, start=1):
             for number in range(len(kit.conversations)):
                 played = await play_written(house, kit, number, scene(kit.name, seed, number))
                 if is_clean(played):
                     found.append(played)
-            told(f"the kit {kit.name} played, {len(found)} conversations kept")
+            told("kits", n_played, len(kits), f"{len(found)} conversations kept")
     return found
 
 

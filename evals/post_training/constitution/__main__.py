@@ -20,7 +20,7 @@ from rich.console import Console
 
 from agentkit.errors import UserError
 from agentkit.models.catalog.entries import local_path
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.post_training.constitution.embedded_judge import EmbeddedJudge, embedded_judge
 from evals.post_training.constitution.loop import Looped, LoopRecipe, StoppedError, run_loop
 from evals.post_training.constitution.report import facts, page, tables
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(given.out / "report.json", json.dumps(found | {"command": " ".join(told)}, indent=1) + "\n")
     _write(given.out / "report.md", page(found, " ".join(told)))
     for table in tables(found):
-        print_table(table)
+        print_tables(table)
     return 0
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.post_training.r1 import stages
 from evals.post_training.r1.measuring import measure
 from evals.post_training.r1.plan import R1Plan
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None, plan: R1Plan | None = None) -> int:
         "load of the machine at the end (1, 5, 15 minutes)": loads,
     }
     for table in write_report(work.folder, work.plan, found, facts):
-        print_table(table)
+        print_tables(table)
     console.print(f"{work.folder / REPORT_FILE} holds all of it")
     return 0
 

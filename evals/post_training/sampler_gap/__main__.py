@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.post_training.sampler_gap.arms import Experiment, GapPlan, run
 from evals.post_training.sampler_gap.report import write_report
 from modelstack.errors import UserError
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for table in tables:
-        print_table(table)
+        print_tables(table)
     return 0
 
 

@@ -120,16 +120,16 @@ def main(
     ] = Path("eval-logs/grammar-worth"),
 ) -> None:
     """Run all conditions, print one table, then the paired comparison of each condition with the previous one."""
-    from evals.cli import print_table, progress
+    from evals.cli import print_tables, progress
 
     done: list[tuple[Condition, Evaluation]] = []
     for condition in CONDITIONS:
         with progress(condition.name) as tell:
             wanted = specification(condition, model, limit=limit, seed=seed, data=data)
             done.append((condition, evaluate(wanted, log_dir / condition.name, on_progress=tell)))
-    print_table(side_by_side(done))
+    print_tables(side_by_side(done))
     for (_, before), (_, after) in zip(done, done[1:], strict=False):
-        print_table(comparison_table(compare(before.folder, after.folder, seed=seed)))
+        print_tables(comparison_table(compare(before.folder, after.folder, seed=seed)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from modelstack.posttrain.base_hash import base_sha256
 from modelstack.posttrain.stages.card import change, shown
 from modelstack.posttrain.stages.record import Origin, StageRecord
 from modelstack.posttrain.stages.stage import MODEL, STAGE_FILE, faults_of, is_stage, read_record
+from modelstack.terminal.tables import Column, Table
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -99,6 +100,24 @@ def tree(nodes: dict[str, Node]) -> Tree:
         if not node.parents:
             _grow(forest, node, nodes, drawn)
     return forest
+
+
+def table(nodes: dict[str, Node]) -> Table:
+    """Return the nodes as a table, with their parents by name and abbreviated hash."""
+    columns = ("name", "kind", "sha256", "state", "path", "parents", "faults")
+    rows = [
+        (
+            node.name,
+            node.kind,
+            node.sha256,
+            node.state,
+            node.path,
+            [f"{nodes[parent].name} {parent[:_SHORT]}" for parent in node.parents],
+            list(node.faults),
+        )
+        for node in nodes.values()
+    ]
+    return Table(tuple(map(Column, columns)), rows)
 
 
 def as_json(nodes: dict[str, Node]) -> list[dict[str, Any]]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from modelstack.errors import UserError
 from modelstack.posttrain.base import load_base
@@ -31,6 +28,7 @@ from modelstack.reasoning.merging.models import Advanced, merge_models
 from modelstack.reasoning.merging.parents import Parents, find_parents
 from modelstack.reasoning.merging.recipe import FREE, READS, MergeRecipe, MergeResolved
 from modelstack.run_folder import RunFolder, claim
+from modelstack.terminal.progress_bars import progress_bars
 from modelstack.train.run.progress import Display
 from modelstack.train.run.report import machine_facts
 
@@ -67,8 +65,8 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
             display.say(f"{out} is finished already")
             return open_stage(out)
         _remove_leftovers(out)
-        with _bar(console) as advanced:
-            parts, metrics = _write(recipe, parents, out, advanced)
+        with progress_bars(console) as told:
+            parts, metrics = _write(recipe, parents, out, lambda done, total: told("merging", done, total))
         # Claimed only now, so that a recipe that failed can be corrected in the same folder.
         claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
         stage = seal(out, _record(resolved, parents, metrics), parts)
@@ -134,14 +132,6 @@ def _what(recipe: MergeRecipe, parents: Parents) -> str:
         return f"{told}, over their base {base}."
     into = f"an adapter of rank {recipe.rank} on {base}" if recipe.rank is not None else f"their base {base}"
     return f"{told}, as products B A, into {into}."
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[Advanced]:
-    columns = (TextColumn("merging"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _remove_leftovers(out: Path) -> None:

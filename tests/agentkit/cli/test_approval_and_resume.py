@@ -30,7 +30,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
 
 
 def run_id_of(agentkit: Agentkit) -> str:
-    return agentkit("runs").stdout.split()[0]
+    return json.loads(agentkit("runs", "--json").stdout)[0]["run_id"]
 
 
 def test_where_nobody_can_be_asked_the_run_stops_and_can_be_resumed(

@@ -37,7 +37,31 @@ def test_turns_share_one_conversation_and_one_server(agentkit: Run, server: Call
     assert done.returncode == 0
     assert done.stderr.count("● echo") == 1  # the second turn still knows the first one's result
     assert done.stdout.count('{"echo": {"result": "hello"}}') == 2
-    assert "2 model requests · 1 tool calls" in done.stderr and "3 model requests · 1 tool calls" in done.stderr
+    assert "2 model requests · 1 tool call " in done.stderr and "3 model requests · 1 tool call " in done.stderr
+
+
+def test_a_chat_is_continued_in_its_folder_and_nowhere_else(
+    agentkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = tmp_path / "one", tmp_path / "one more"
+    for each in (folder, other):
+        each.mkdir()
+    monkeypatch.chdir(folder)
+    agentkit("chat", "--model", "test", stdin="first\n")
+    agentkit("chat", "--model", "test", stdin="second\n/reset\nthird\n")
+    done = agentkit("chat", "--model", "test", "--continue", stdin="fourth\n")
+    assert "the last chat of this folder, 2 messages" in done.stderr
+    assert "4 messages" in agentkit("chat", "--model", "test", "-c", stdin="").stderr
+    monkeypatch.chdir(other)
+    missing = agentkit("chat", "--model", "test", "--continue", stdin="")
+    assert missing.returncode == 1 and "begin one without --continue" in missing.stderr
+
+
+def test_a_chat_without_a_journal_is_not_stored(agentkit: Run, tmp_path: Path) -> None:
+    done = agentkit("chat", "--model", "test", "--no-journal", stdin="hello\n")
+    assert "chat       is not stored" in done.stderr and not (tmp_path / "runs.db").exists()
+    refused = agentkit("chat", "--model", "test", "--no-journal", "--continue", stdin="")
+    assert refused.returncode == 1 and "leave --no-journal out" in refused.stderr
 
 
 def test_a_reset_forgets_what_was_said(agentkit: Run, server: Callable[..., str]) -> None:
@@ -51,7 +75,7 @@ def test_the_commands_tell_what_there_is(agentkit: Run, server: Callable[..., st
     )
     assert done.returncode == 0 and done.stdout == ""
     assert "echo  Give the text back." in done.stderr
-    assert "/reset   forget the conversation" in done.stderr
+    assert "/reset   start a new conversation" in done.stderr
     assert "/nonsense is not a command" in done.stderr
 
 

@@ -25,6 +25,7 @@ from agentkit.models.catalog.entries import is_present
 from agentkit.models.catalog.store import ModelFileError
 from agentkit.testing import ScriptedModel, call
 from agentkit.tools.tool import Tool
+from tests.golden import TERMINAL
 
 Run = Callable[..., Any]
 
@@ -93,7 +94,9 @@ def test_the_demo_runs_its_tasks_on_real_servers(agentkit: Run, monkeypatch: pyt
     assert re.search(r"the model worked for \d+\.\d s; \d+\.\d s in all", done.stdout)
 
 
-def test_the_demo_fits_80_columns_where_it_is_piped(agentkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_fits_80_columns_on_a_terminal(agentkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TERMINAL.items():
+        monkeypatch.setenv(name, value)
     wordy = ["no tool needed " * 30, call("search_text", text="butter " * 40), "done", "x", "y"]
     for script in (SOLUTION, wordy):
         model = ScriptedModel(script)

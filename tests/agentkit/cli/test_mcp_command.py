@@ -36,8 +36,8 @@ def test_tools_are_listed_with_their_hints_and_the_state_of_their_pins(
     says(tmp_path, {**BUY, "annotations": {"destructiveHint": True, "readOnlyHint": False}})
     listed = agentkit("mcp", "list", shop)
     assert listed.returncode == 0
-    assert "buy  not read only, destructive" in listed.stdout and "Buy a thing." in listed.stdout
-    assert "1 tools, not pinned" in listed.stdout
+    assert "buy\tnot read only, destructive\tBuy a thing." in listed.stdout
+    assert "1 tool, not pinned" in listed.stdout
     assert not (tmp_path / "pins").exists()
 
 

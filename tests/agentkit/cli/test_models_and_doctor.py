@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli import doctor
-from agentkit.cli.downloads import heartbeat
 from agentkit.cli.main import app
 from agentkit.models.catalog import entries
 from agentkit.models.catalog.entries import CATALOG
@@ -21,6 +20,7 @@ from agentkit.models.catalog.store import Progress, Tell
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from mcp_servers.distribution import install_command
 from modelstack.inference.state_store import StateStore
+from tests.golden import TERMINAL
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import HERMES
 
@@ -34,21 +34,20 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_catalog_is_listed_with_size_memory_licence_and_purpose() -> None:
-    listed = runner.invoke(app, ["models", "list"]).output
+    listed = runner.invoke(app, ["models", "list"], env=TERMINAL).output
     for entry in CATALOG.values():
         (row,) = (line for line in listed.splitlines() if line.startswith(entry.id))
         assert f"{entry.size / 1e6:.0f} MB" in row and f"{entry.memory / 1e9:.1f} GB" in row
         assert row.endswith(entry.licence) and entry.good_for in listed
     assert max(map(len, listed.splitlines())) < 80
-    assert f"{PROFILES[DEFAULT_PROFILE]:<18} {DEFAULT_PROFILE} *" in listed
+    assert f"{PROFILES[DEFAULT_PROFILE]}  {DEFAULT_PROFILE} *" in listed
     assert listed.count("not an open-source licence: https://ai.google.dev/gemma/terms") == 1
 
 
 def test_the_list_says_what_is_here(empty_cache: Path) -> None:
     def is_here() -> bool:
-        listed = runner.invoke(app, ["models", "list"]).output
-        (row,) = (line for line in listed.splitlines() if line.startswith("gemma3-270m"))
-        return " yes " in row
+        listed = json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)
+        return {row["id"]: row["is_present"] for row in listed}["gemma3-270m"]
 
     entry = CATALOG["gemma3-270m"]
     assert not is_here()
@@ -74,7 +73,7 @@ def test_pulling_gemma_tells_its_terms_first(monkeypatch: pytest.MonkeyPatch) ->
     assert f"fetching gemma3-270m (253 MB, {terms})" in output
 
 
-def test_a_pull_in_a_pipe_tells_sources_and_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pull_in_a_pipe_tells_sources_and_nothing_that_scrolls(monkeypatch: pytest.MonkeyPatch) -> None:
     def pull(spec: str, *, progress: Progress, tell: Tell) -> Path:
         tell("trying the hub")
         for done in range(0, 491_000_001, 1_000_000):
@@ -83,24 +82,7 @@ def test_a_pull_in_a_pipe_tells_sources_and_tenths(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(entries, "pull", pull)
     lines = runner.invoke(app, ["models", "pull", "small"]).output.splitlines()
-    assert (
-        lines[1] == "trying the hub"
-        and lines[2] == "50 of 491 MB"
-        and lines[-2:]
-        == [
-            "491 of 491 MB",
-            "model.gguf",
-        ]
-    )
-    assert len(lines) == 13
-
-
-def test_a_download_of_unknown_size_is_told_by_its_bytes() -> None:
-    told: list[str] = []
-    progress = heartbeat(told.append)
-    for done in (1_000_000, 60_000_000, 70_000_000, 160_000_000):
-        progress(done, None)
-    assert told == ["60 MB", "160 MB"]
+    assert lines[1:] == ["trying the hub", "model.gguf"]
 
 
 def test_a_missing_model_fails_verification_only_when_it_is_named() -> None:
@@ -171,7 +153,7 @@ def test_a_process_that_was_looked_over_can_still_import_setuptools() -> None:
 def test_a_missing_base_package_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without(monkeypatch, "httpx")["httpx"].state == "broken"
     result = runner.invoke(app, ["doctor"])
-    assert result.exit_code == 1 and "broken in 1 place" in result.output
+    assert result.exit_code == 1 and "broken (!!): 1 fault" in result.output
 
 
 def test_a_library_that_cannot_be_loaded_is_found_without_ending_the_doctor(

@@ -29,7 +29,7 @@ def test_the_answer_goes_to_stdout_and_the_cards_to_stderr(
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"echo": {"result": "hello"}}
     assert "● echo {}" in done.stderr and "echo: success" in done.stderr
-    assert "2 model requests · 1 tool calls" in done.stderr
+    assert "2 model requests · 1 tool call " in done.stderr
 
 
 def test_a_reached_limit_is_exit_status_3(agentkit: Run, server: Callable[..., str]) -> None:
@@ -174,3 +174,12 @@ def test_the_second_of_two_runs_finds_its_prompt_on_disk(
     assert "from disk" not in first.stderr and "prompt 0 reused + " in first.stderr
     assert re.search(r"prompt (\d+) reused \(\1 from disk\) \+ \d+ prefilled, first token \d", second.stderr)
     assert second.stdout == first.stdout
+
+
+def test_the_task_is_read_from_standard_input(agentkit: Run) -> None:
+    done = agentkit("run", "-", "--model", "test", "--json", stdin="Twice four?\n")
+    assert done.returncode == 0
+    run_id = json.loads(done.stdout)["run_id"]
+    assert "Twice four?" in agentkit("trace", "show", run_id).stdout
+    empty = agentkit("run", "-", "--model", "test", stdin=" \n")
+    assert empty.returncode == 1 and "standard input is empty" in empty.stderr

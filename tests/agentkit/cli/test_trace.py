@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,7 @@ def run(tmp_path: Path, *script: ModelResponse | Exception, limits: UsageLimits 
     return agent.run_sync("What is twice four?").run_id
 
 
-def test_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_runs_are_counted(tmp_path: Path) -> None:
     calling = ModelResponse((CALL,), decoding=DECODING)
     for _ in range(3):
         run(tmp_path, calling, ModelResponse((TextPart("Eight."),), p_answer=0.9))
@@ -43,25 +43,22 @@ def test_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run(tmp_path, ModelError("down"))
     wrong = ToolCallPart("double", '{"n":"x"}')
     run(tmp_path, ModelResponse((wrong,)), ModelResponse((TextPart("Eight."),)))
-    shown = trace("stats")
-    assert "4 completed, 1 failed" in shown
-    assert "3 success, 1 retry" in shown and "75%" in shown
-    assert "0.75" in shown  # the median confidence
-    assert "guardrails" not in shown
+    shown = json.loads(trace("stats", "--json"))
+    (model,), (tool,) = shown["models"], shown["tools"]
+    assert model["statuses"] == {"completed": 4, "failed": 1} and model["median_tool_choice"] == 0.75
+    assert tool["outcomes"] == {"success": 3, "retry": 1} and tool["success_share"] == 0.75
+    assert shown["guardrails"] == []
 
 
 def test_where_there_is_nothing_to_count_it_says_so(tmp_path: Path) -> None:
     assert "no traces in" in trace("stats")
 
 
-def test_a_trace_that_cannot_be_read_does_not_hide_the_others_from_the_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_a_trace_that_cannot_be_read_does_not_hide_the_others_from_the_count(tmp_path: Path) -> None:
     run_id = run(tmp_path, ModelResponse((TextPart("Eight."),)))
     (tmp_path / "traces" / "run_bad.jsonl").write_text("no json\n")
     shown = trace("stats")
-    assert "1 completed" in shown and "run_bad" in shown and run_id
+    assert "completed=1" in shown and "run_bad" in shown and run_id
 
 
 def test_a_run_is_shown_step_by_step(tmp_path: Path) -> None:
@@ -74,10 +71,10 @@ def test_a_run_is_shown_step_by_step(tmp_path: Path) -> None:
         "310 reused + 12 prefilled, reply 9 sampled + 21 forced tokens",
         '● double {"n":4}  p 0.75 (else halve 0.20)',
         "double: success",
-        "p(answer) 0.90",
+        "chose no tool, p 0.90",
         "Eight.",
-        "completed · 2 model requests · 1 tool calls",
-        "confidence 0.75",
+        "completed · 2 model requests · 1 tool call ·",
+        "tool choice 0.75",
     ):
         assert expected in shown
 
@@ -96,7 +93,7 @@ def test_runs_are_listed_with_how_they_ended(tmp_path: Path) -> None:
         run(tmp_path, ModelError("broken"))
     listed = trace("list")
     assert all(status in listed for status in ("completed", "limit_reached", "failed"))
-    assert trace("list", "--limit", "1").count("run_") == 1
+    assert len(json.loads(trace("list", "--limit", "1", "--json"))) == 1
 
 
 def test_a_failed_run_says_why(tmp_path: Path) -> None:

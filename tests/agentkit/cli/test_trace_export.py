@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def traces(tmp_path: Path) -> Path:
 
 
 def table(printed: str) -> dict[str, int]:
-    rows = [line.rsplit(maxsplit=1) for line in printed.splitlines()]
-    return {name.strip(): int(count.replace(",", "")) for name, count in rows}
+    header, *rows = [line.split("\t") for line in printed.splitlines()]
+    assert header == ["counted", "number"]
+    return {name: int(count) for name, count in rows}
 
 
 def test_a_table_says_what_became_of_every_run_and_reply(agentkit: Run, traces: Path, tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_options_choose_runs_and_replies(agentkit: Run, traces: Path, tmp_path: 
     assert done.returncode == 0
     (example,) = read_examples(out)
     assert (example.reply, example.license) == ("Eight.", "MIT")
-    newest = agentkit("trace", "list", "--limit", "1").stdout.split()[0]
+    newest = json.loads(agentkit("trace", "list", "--limit", "1", "--json").stdout)[0]["run_id"]
     assert table(agentkit("trace", "export-dataset", str(out), newest[:12]).stdout)["runs read"] == 1
     late = agentkit("trace", "export-dataset", str(out), "--since", "2999-01-01T10:00:00")
     assert late.returncode == 1 and "none of the 3 runs is as chosen" in late.stderr

@@ -33,11 +33,11 @@ def agentkit(monkeypatch: pytest.MonkeyPatch, adder: FunctionModel) -> Agentkit:
 def test_a_table_shows_n_score_interval_failures_seconds_and_tokens(agentkit: Agentkit, tmp_path: Path) -> None:
     done = agentkit("eval", "sums", "-o", "trouble=sum_0", "--limit", "4", "--log-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    for heading in ("group", "n", "score", "95 % interval", "failed", "s/case", "tokens/case"):
-        assert heading in done.stdout
+    headings = ["group", "n", "score", "95_percent_interval", "failed", "s_case", "tokens_case"]
+    assert done.stdout.splitlines()[1].split("\t")[: len(headings)] == headings
     assert "0.500" in done.stdout and "0.150 to 0.850" in done.stdout
     assert "sum_0 failed: OSError: no sums today: sum_0" in done.stderr
-    assert "inspect view --log-dir" in done.stdout
+    assert "inspect view --log-dir" in done.stderr
 
 
 def test_two_runs_compare(agentkit: Agentkit, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_two_runs_compare(agentkit: Agentkit, tmp_path: Path) -> None:
     agentkit("eval", "sums", "-o", "trouble=sum_0", "--log-dir", str(tmp_path / "b"))
     done = agentkit("compare", str(tmp_path / "a"), str(tmp_path / "b"))
     assert done.returncode == 0, done.stderr
-    assert "-0.167" in done.stdout and "only first" in done.stdout
+    assert "-0.167" in done.stdout and "only_first" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_the_list_names_every_suite_with_its_options(agentkit: Agentkit) -> None
     for name in SUITES:
         assert name in done.stdout
         for key in find_suite(name).options:
-            assert f"-o {key}=" in done.stdout
+            assert f"{key}=" in done.stdout

@@ -114,14 +114,19 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def rows(listed: str) -> dict[str, list[str]]:
+    """Return status, steps, calls, model and prompt by the run's id."""
+    cells = [line.split("\t") for line in listed.splitlines()[1:]]
+    return {run_id: facts for run_id, _, *facts in cells}
+
+
 def test_our_runs_are_listed_with_score_steps_and_calls(ours: Path) -> None:
     listed = trace("list", "--trace-dir", str(ours))
     assert listed.exit_code == 0
-    lines = {line.split()[0]: line for line in listed.output.splitlines()}
+    lines = rows(listed.stdout)
     assert sorted(lines) == [f"sum_{i}{epoch}" for i in range(4) for epoch in ("", "@2")]
-    assert "score 1" in lines["sum_2"] and "score 0" in lines["sum_1@2"]
-    assert "2 steps 1 calls doubler 2+2" in lines["sum_2"]
-    assert "failed 0 steps 0 calls function 3+3" in lines["sum_3"]
+    assert lines["sum_2"] == ["score 1", "2", "1", "doubler", "2+2"] and lines["sum_1@2"][0] == "score 0"
+    assert lines["sum_3"] == ["failed", "0", "0", "function", "3+3"]
     assert trace("list", "--trace-dir", str(ours), "--limit", "2").output.count("sum_") == 2
 
 
@@ -129,12 +134,12 @@ def test_a_run_of_ours_is_shown_with_what_only_our_trace_knows(ours: Path) -> No
     shown = trace("show", "sum_2", "--trace-dir", str(ours))
     assert shown.exit_code == 0, shown.output
     for expected in (
-        "sum_2 · model doubler · tools: double",
+        "sum_2\nmodel: doubler\ntools: double\n",
         "2+2",
         '● double {"n":2}  p 0.75',
         "double: success",
         "doubles 1: expected 4",
-        "completed · 2 model requests · 1 tool calls",
+        "completed · 2 model requests · 1 tool call ·",
     ):
         assert expected in shown.output
 
@@ -146,17 +151,17 @@ def test_a_failed_run_of_ours_says_why(ours: Path) -> None:
 
 
 def test_the_beginning_of_an_id_is_enough_where_one_sample_has_it(ours: Path) -> None:
-    assert "sum_1@2 · model" in trace("show", "sum_1@", "--trace-dir", str(ours)).output
+    assert "sum_1@2\nmodel: doubler" in trace("show", "sum_1@", "--trace-dir", str(ours)).output
     ambiguous = trace("show", "sum", "--trace-dir", str(ours))
     assert ambiguous.exit_code == 1
     assert "'sum' matches 8 samples" in " ".join(ambiguous.output.split())
 
 
 def test_samples_of_another_task_are_listed_and_shown_from_their_messages(foreign: Path) -> None:
-    lines = {line.split()[0]: line for line in trace("list", "--trace-dir", str(foreign)).output.splitlines()}
-    assert "score C" in lines["7"] and "2 steps 1 calls mockllm/model What does answer mean?" in lines["7"]
-    assert "score I" in lines["wrong"] and "1 steps 0 calls" in lines["wrong"]
-    assert "failed" in lines["broken"]
+    lines = rows(trace("list", "--trace-dir", str(foreign)).stdout)
+    assert lines["7"] == ["score C", "2", "1", "mockllm/model", "What does answer mean?"]
+    assert lines["wrong"][:3] == ["score I", "1", "0"]
+    assert lines["broken"][0] == "failed"
     shown = trace("show", "7", "--trace-dir", str(foreign)).output
     for expected in (
         "tools: lookup",

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.refusals import judge_validation as validation
 from modelstack.align.guards.refusal_judge import shipped_judge
 
@@ -66,7 +66,7 @@ def test_a_precision_without_any_other_class_is_not_shown() -> None:
 
 def test_the_command_prints_both_kinds_of_refusal_calibration_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     for table in validation.shipped_tables():
-        print_table(table)
+        print_tables(table)
     printed = capsys.readouterr().out
-    for words in ("our own labelled replies", "partial", "precision", "recall", "ECE", "p99 ms"):
+    for words in ("our own labelled replies", "partial", "precision", "recall", "ece", "p99_ms"):
         assert words in printed

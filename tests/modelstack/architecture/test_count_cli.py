@@ -20,8 +20,8 @@ def run(*arguments: str) -> Result:
 
 def figures(output: str) -> dict[str, list[str]]:
     """Return the cells of each row by its label."""
-    lines = (line.strip("│┃ ").split("│") for line in output.splitlines() if line.startswith("│"))
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+    rows = (line.split("\t") for line in output.splitlines() if "\t" in line and not line.startswith("quantity\t"))
+    return {label: cells for label, *cells in rows}
 
 
 def test_models_stand_side_by_side() -> None:

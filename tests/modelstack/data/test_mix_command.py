@@ -102,7 +102,7 @@ def test_the_command_prints_what_each_source_gives_and_writes_what_the_trainer_r
         "weights = {big = 0.5, mid = 0.3, small = 0.2}\nanneal_weights = {big = 0, mid = 0.25, small = 0.75}\n",
         encoding="utf-8",
     )
-    result = mix(recipe, "max_epochs=3.5", shards.folder, "--out", tmp_path / "deep" / "part.toml")
+    result = mix(recipe, "max_epochs=3.5", shards.folder, "--out", tmp_path / "deep" / "part.toml", "--json")
     assert result.exit_code == 0, result.output
     values = {
         "n_tokens": n_tokens,
@@ -118,19 +118,19 @@ def test_the_command_prints_what_each_source_gives_and_writes_what_the_trainer_r
     assert data.anneal_weights == pytest.approx(plan.anneal.weights, rel=1e-5)
     assert data.anneal_share == 0.1
     assert (data.text, data.source_field) == ((), None)
-    rows = {line.split("│")[1].strip(): line for line in result.output.splitlines() if line.count("│") > 5}
+    rows = {row["source"]: row for row in json.loads(result.stdout)}
     for name, size in sizes.items():
-        cells = [cell.strip() for cell in rows[name].split("│")[2:-1]]
-        assert cells == [
-            f"{size:,}",
-            f"{plan.stable.weights[name]:.4f}",
-            f"{plan.stable.tokens[name]:,.0f}",
-            f"{plan.stable.tokens[name] / size:.2f}",
-            f"{plan.anneal.weights[name]:.4f}",
-            f"{plan.anneal.tokens[name]:,.0f}",
-            f"{plan.anneal.tokens[name] / size:.2f}",
-            f"{plan.epochs[name]:.2f}",
-        ]
+        assert rows[name] == {
+            "source": name,
+            "tokens": size,
+            "stable_weight": plan.stable.weights[name],
+            "stable_drawn": round(plan.stable.tokens[name]),
+            "stable_epochs": plan.stable.tokens[name] / size,
+            "anneal_weight": plan.anneal.weights[name],
+            "anneal_drawn": round(plan.anneal.tokens[name]),
+            "anneal_epochs": plan.anneal.tokens[name] / size,
+            "epochs_in_all": plan.epochs[name],
+        }
 
 
 def test_of_a_data_run_the_part_names_the_text_and_the_field_of_the_sources(

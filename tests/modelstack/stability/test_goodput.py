@@ -141,7 +141,7 @@ def test_a_real_run_writes_what_the_account_needs(tmp_path: Path) -> None:
     assert useful_s + sum(goodput.lost_s.values()) == pytest.approx(goodput.wall_s)
     printed = CliRunner().invoke(app, ["goodput", str(tmp_path)])
     assert printed.exit_code == 0
-    assert "29 useful steps" in printed.output and "fault: bit_flip                  1" in printed.output
+    assert "29 useful steps" in printed.output and "fault: bit_flip\t1" in printed.output
 
 
 def test_a_folder_without_events_is_named(tmp_path: Path) -> None:

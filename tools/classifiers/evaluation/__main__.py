@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from agentkit.guardrails import SafetyClassifier
-from evals.cli import print_table
+from evals.cli import print_tables
 from evals.harness.suite import Table
 from modelstack.align.guards.linear_classifier import LinearClassifier, Platt
 from modelstack.align.guards.weights_file import ClassifierFileError
@@ -40,8 +39,6 @@ from tools.classifiers.train import GUARDS, decontaminated, rows_for
 
 SETS = {"request-harm": request_sets, "jailbreak": jailbreak_sets, "injection": injection_sets}
 N_LATENCY = 2000
-N_COLUMNS_OF_A_FILE = 170
-"""Width of tables in a file or pipe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("eval-logs/safety_classifiers"), help="for figures and results"
     )
     options = parser.parse_args(arguments)
-    if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", str(N_COLUMNS_OF_A_FILE))
     all_measured: dict[str, Measured] = {}
     printed: list[Table] = []
     for name in options.only or SETS:
@@ -154,14 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         all_measured[name] = measured
         for table in tables(name, measured, options.seed):
-            print_table(table)
+            print_tables(table)
             printed.append(table)
         for kind in ("development", "held out"):
             if all(measures.pooled(measured.sets, measured.ours, kind)):
                 path = options.out / f"{name}-{kind.replace(' ', '-')}.png"
                 print(draw(name, measured.sets, (measured.ours, measured.theirs), kind, path))
     printed.append(latency(all_measured))
-    print_table(printed[-1])
+    print_tables(printed[-1])
     path = options.out / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(table) for table in printed], indent=1), "utf-8")

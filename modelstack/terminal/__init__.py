@@ -1,0 +1,1 @@
+"""Output of the command lines: tables, progress of long work, and help texts."""

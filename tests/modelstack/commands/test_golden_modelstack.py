@@ -1,0 +1,118 @@
+"""Output of modelstack's commands as golden files, at 80 columns and in a pipe; see `tests.golden`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from modelstack.cli import app
+from modelstack.stability.run_events import Event, Restored, Saved, Started, Stepped
+from modelstack.tokenizer.tokenizer_folder import save_tokenizer
+from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.golden import UPDATE, Golden, commands_of
+from tests.modelstack.data.toy_shards import toy_shards
+from tests.modelstack.posttrain.toy_stages import toy_stage
+
+FOLDER = Path(__file__).with_name("golden")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Golden:
+    """Golden files, in an empty folder and in UTC."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    return Golden(app, "modelstack", FOLDER, update=bool(request.config.getoption(UPDATE)))
+
+
+def test_the_overview_shows_steps_and_last_runs(golden: Golden) -> None:
+    for name, mark in (("nano", "report.md"), ("plan", "plan.json"), ("a-long-name-" * 4, "law.json")):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, mark).write_text("{}", encoding="utf-8")
+        os.utime(Path("runs", name, mark), (1_772_353_800, 1_772_353_800))
+    golden.check("overview", "")
+
+
+def test_commands_of_one_word_list_those_that_follow(golden: Golden) -> None:
+    golden.check("group", "data")
+
+
+def test_recipes_are_listed_by_command(golden: Golden) -> None:
+    golden.check("recipes", "recipes")
+
+
+def test_counts_stand_side_by_side(golden: Golden) -> None:
+    golden.check(
+        "count",
+        "count nano-9m",
+        "count llama-3-8b qwen3-30b-a3b nano-9m --tokens 15e12",
+        "count llama-3-8b qwen3-30b-a3b nano-9m deepseek-v3 llama-3-70b",
+        "count nano-9m --json",
+    )
+
+
+def test_choices_of_an_ablation_are_listed(golden: Golden) -> None:
+    golden.check("ablate-list", "ablate --list")
+
+
+def test_a_plan_is_a_sentence_with_its_warnings_and_files(golden: Golden) -> None:
+    golden.check("plan", "plan --hours 24 --device h100 --devices 8")
+
+
+def test_a_mix_has_a_line_for_each_source(golden: Golden) -> None:
+    toy_shards(Path("shards"))
+    command = "data mix square-root shards n_tokens=8000 -o mix.toml"
+    golden.check("data-mix", command, f"{command} --json")
+
+
+def test_stages_are_a_tree_on_a_terminal_and_rows_in_a_pipe(golden: Golden) -> None:
+    one = toy_stage(Path("runs/one"), "one")
+    two = toy_stage(Path("runs/two"), "two", one.origin, kind="preference")
+    toy_stage(Path("runs/merged"), "both", one.origin, two.origin, kind="merged")
+    golden.check("stage-lineage", "stage lineage runs", replace=[(re.escape(str(Path.cwd())), "/home/ada")])
+
+
+def test_the_time_of_a_run_is_accounted_for(golden: Golden) -> None:
+    def steps(first: int, n: int, begin: float) -> list[Event]:
+        return [Stepped(time=begin + k + 1, step=first + k, seconds=1.0) for k in range(n)]
+
+    events: list[Event] = [
+        Started(time=0.0),
+        *steps(0, 4, 2.0),
+        Saved(time=6.5, step=4, seconds=0.5),
+        *steps(4, 3, 6.5),
+        Started(time=12.0),
+        Restored(time=13.0, step=4, seconds=1.0, n_damaged=1),
+        *steps(4, 6, 14.5),
+    ]
+    lines = "".join(event.model_dump_json() + "\n" for event in events)
+    Path("events.jsonl").write_text(lines, encoding="utf-8")
+    golden.check("goodput", "goodput .", "goodput . --json")
+
+
+def test_tokenizers_are_compared_column_by_column(golden: Golden) -> None:
+    text = "the cat sat on the mat, and 2024 cats sat on 1,999 mats\n" * 40
+    for name in ("notes", "letters"):
+        Path(f"{name}.txt").write_text(text if name == "notes" else text.upper(), encoding="utf-8")
+    for name, size in (("small", 300), ("large-with-a-long-name", 320)):
+        train_into(Path(name), [text], TokenizerConfig(vocab_size=size))
+    report = (
+        "tokenizer report small --against large-with-a-long-name --text notes.txt --text letters.txt --held-out 1"
+    )
+    golden.check(
+        "tokenizer-report", report, replace=[(r"(encoding, MB/s\s+)[\d.]+(\s+)[\d.]+", r"\g<1>1.0\g<2>1.0")]
+    )
+
+
+def train_into(folder: Path, texts: list[str], config: TokenizerConfig) -> None:
+    save_tokenizer(train_tokenizer(texts, config), folder)
+
+
+@pytest.mark.parametrize("words", commands_of(app), ids=" ".join)
+def test_help_is_plain_text(golden: Golden, words: tuple[str, ...]) -> None:
+    words = tuple(" ".join(words).split())
+    golden.check("help/" + ("-".join(words) or "modelstack"), (*words, "--help"), piped=False)
