@@ -290,9 +290,10 @@ class _Chat:
             return [call.deny("The user did not allow it.") for call in state.pending]
 
     def _show_error(self, error: AgentKitError) -> None:
-        from agentkit.cli.console import one_line, print_wrapped
+        from agentkit.cli.console import print_wrapped
+        from agentkit.cli.error_output import MAX_ERROR_CHARS, error_lines
 
-        print_wrapped(self.notes, f"error: {one_line(str(error), 2_000)}", "red")
+        print_wrapped(self.notes, f"error: {error_lines(str(error), MAX_ERROR_CHARS)}", "red")
 
     def _show_tools(self) -> None:
         from agentkit.cli.console import one_line, print_wrapped

@@ -43,7 +43,7 @@ def list_tools(
     as_json: JsonOption = False,
 ) -> None:
     """List a server's tools and compare them with their pins; no tool is called."""
-    from agentkit.cli.console import count_of, notes_console, one_line, plain, print_tables
+    from agentkit.cli.console import count_of, one_line, print_tables
     from modelstack.terminal.tables import Column, Table, print_json
 
     columns = (
@@ -60,8 +60,6 @@ def list_tools(
         servers.append({"server": toolset.id, "pins": state, "tools": table.records()})
         if not as_json:
             print_tables(table)
-        for line in toolset.warnings:
-            notes_console().print(plain(one_line(line), "yellow"))
     if as_json:
         print_json(servers)
 
