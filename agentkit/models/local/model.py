@@ -102,8 +102,8 @@ class LocalModel(Model):
                 (`agentkit calibrate`), or its file's path.
             grammar: Library that computes the token masks. None disables masking: replies are parsed leniently,
                 calls may be malformed, and no probabilities are reported.
-            unsupported_schema: Schema keywords that the grammar cannot enforce: refuse the tool, or check them after
-                decoding and resample; "check" leaves out a tool whose schema no grammar holds, with a warning.
+            unsupported_schema: Schema keywords that the grammar cannot enforce: refuse the tool, or check them
+                after decoding and resample; "check" leaves out, with a warning, a tool that no grammar holds.
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
             abstain: Lets the model reply that no tool fits: `[]`, or words in a convention without such a form.
