@@ -30,12 +30,12 @@ def commands_of(code: str) -> list[tuple[str, str]]:
 
 
 def printed(command: str, folder: Path) -> tuple[str, int]:
-    """Run a command at 80 columns without colours; return what it prints and its status."""
+    """Run a command as on a terminal of 80 columns without colours; return what it prints and its status."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
+        env=os.environ | {"PATH": path, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "TTY_COMPATIBLE": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
