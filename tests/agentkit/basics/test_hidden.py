@@ -43,17 +43,17 @@ def test_what_scripts_and_emoji_need_stays_in_data(text: str) -> None:
 @pytest.mark.parametrize("is_escaped", [False, True])
 def test_an_approval_writes_out_what_looks_like_nothing(blank: str, is_escaped: bool) -> None:
     arguments = json.dumps({"path": f"notes{blank}.txt", "line": "a\nb"}, ensure_ascii=is_escaped)
-    shown = approval._shown(arguments)
+    shown = approval.readable_arguments(arguments)
     assert f"notes{json.dumps(blank)[1:-1]}.txt" in shown
     assert shown.isascii()
 
 
 def test_an_approval_shows_other_scripts_as_they_are() -> None:
     arguments = json.dumps({"an": "Zoë 日本 👍", "text": "eins\nzwei"}, ensure_ascii=True)
-    assert "Zoë 日本 👍" in approval._shown(arguments)
-    assert "eins\\nzwei" in approval._shown(arguments)
+    assert "Zoë 日本 👍" in approval.readable_arguments(arguments)
+    assert "eins\\nzwei" in approval.readable_arguments(arguments)
 
 
 def test_a_card_is_printed_without_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().print(approval._shown('{"a": "x\u202ey"}'))
+    Console().print(approval.readable_arguments('{"a": "x\u202ey"}'))
     assert "\u202e" not in capsys.readouterr().out
