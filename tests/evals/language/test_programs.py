@@ -23,7 +23,7 @@ from evals.language.programs import pass_tables, require_sandbox, score_program
 from modelstack.errors import UserError as StackError
 from modelstack.reasoning.verifiers.code_answers import fenced_code
 from modelstack.sandbox import running
-from modelstack.sandbox.running import judge_program
+from modelstack.sandbox.running import Verdict, judge_program
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data/evals/capability"
 ADD = {
@@ -259,17 +259,38 @@ def test_every_canonical_solution_of_humaneval_passes_and_an_empty_body_fails(sa
     assert passing == []
 
 
+def judge_together(programs: Sequence[tuple[Case, str]]) -> Verdict:
+    """Judge the programs of several MBPP tasks in one sandbox; each has its own globals and is one test."""
+    sources, tests, names = [], [], []
+    for number, (case, code) in enumerate(programs):
+        own = {name: f"{name}_of_{number}" for name in case.data["names"]}
+        parts = mbpp.sources_of(case, code)
+        sources.append(
+            f"space = {{'__name__': 'program'}}\nfor part in {parts!r}:\n    exec(part, space)\n"
+            f"globals().update({{own: space[name] for name, own in {own!r}.items()}})"
+        )
+        tests.append("\n".join([*(f"{name} = {each}" for name, each in own.items()), *case.data["tests"]]))
+        names += own.values()
+    return judge_program(sources, tests, names, every_test=True)
+
+
 @pytest.mark.slow
 def test_every_reference_of_mbpp_passes_and_a_wrong_one_fails(sandbox: None) -> None:
+    """25 programs share a sandbox, whose two processes take longer to start than a program to run."""
     records = mbpp_records()
     cases = mbpp.load({"data": str(DATA / "mbpp.jsonl")})
     assert len(cases) == 500
     failing: list[str] = []
-    for case in cases:
-        sources = mbpp.sources_of(case, records[case.id]["code"])
-        verdict = judge_program(sources, case.data["tests"], case.data["names"])
-        if not verdict.passed:
-            failing.append(f"{case.id}: {verdict.reason}")
+    for first in range(0, len(cases), 25):
+        some = cases[first : first + 25]
+        verdict = judge_together([(case, records[case.id]["code"]) for case in some])
+        if verdict.tests_passed != (True,) * len(some):
+            failing.append(f"{some[0].id} to {some[-1].id}: {verdict.reason}, {verdict.tests_passed}")
     assert failing == []
-    other = mbpp.sources_of(cases[0], records[cases[1].id]["code"])
-    assert not judge_program(other, cases[0].data["tests"], cases[0].data["names"]).passed
+    case, other = cases[:2]
+    (name,) = case.data["names"]
+    verdict = judge_together([(case, records[case.id]["code"]), (case, f"def {name}(*_): return None")])
+    assert verdict.tests_passed == (True, False)
+    assert not judge_program(
+        mbpp.sources_of(case, records[other.id]["code"]), case.data["tests"], case.data["names"]
+    ).passed
