@@ -277,7 +277,7 @@ def export_dataset(
     notes = notes_console()
     for line in report.unreadable:
         notes.print(plain(one_line(line), "yellow"))
-    print_tables(Table((Column("counted"), Column("number", show="{:,}".format)), _rows(report)))
+    print_tables(Table((Column("counted", show=str), Column("number", show="{:,}".format)), _rows(report)))
     if not report.written:
         notes.print(plain(f"no good reply: {out} was not written", "yellow"))
         raise typer.Exit(1)

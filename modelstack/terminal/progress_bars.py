@@ -70,6 +70,9 @@ def progress_bars(
             bars.update(tasks[name], completed=done, total=total, counted=counted, note=note)
 
         yield tell
+        for task in bars.tasks:
+            if task.total is None:  # else the bar of a finished part would stay half full
+                bars.update(task.id, completed=1, total=1)
 
 
 @contextmanager

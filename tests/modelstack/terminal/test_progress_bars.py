@@ -75,3 +75,10 @@ def test_a_terminal_has_a_bar_for_each_part() -> None:
         told("writing", 2, 2, "done [x]")
     shown = printed(terminal)
     assert "[reading]" in shown and "1 of 2" in shown and "done [x]" in shown
+
+
+def test_the_bar_of_an_unknown_amount_ends_full() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, no_color=True, _environ={"TERM": "dumb"})
+    with progress_bars(terminal, keep=True) as told:
+        told("merging")
+    assert printed(terminal).split() == ["merging", "━" * 12, "0:00:00"]
