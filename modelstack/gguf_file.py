@@ -136,16 +136,24 @@ class GGUFFile:
         self._at = self._tensors_at
         return self._tensors(self._n_tensors)
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """Return a tensor's bytes.
+    def raw(self, name: str, rows: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return the bytes of a tensor, or of some rows of one with several axes.
+
+        Args:
+            name: Name of the tensor.
+            rows: First row along the outermost axis, and the row after the last; None: all rows.
 
         Raises:
             UserError: The file has been truncated meanwhile.
         """
         tensor = self.tensors[name]
-        self._file.seek(tensor.start)
-        data = np.fromfile(self._file, dtype=np.uint8, count=tensor.n_bytes)
-        if data.size != tensor.n_bytes:
+        start, n_bytes = tensor.start, tensor.n_bytes
+        if rows is not None:  # rows of a tensor with several axes are whole blocks of numbers
+            row_bytes = tensor.n_bytes // tensor.shape[0]
+            start, n_bytes = start + rows[0] * row_bytes, (rows[1] - rows[0]) * row_bytes
+        self._file.seek(start)
+        data = np.fromfile(self._file, dtype=np.uint8, count=n_bytes)
+        if data.size != n_bytes:
             raise self._error(f"it is cut off within {name}")
         return data
 

@@ -1,7 +1,7 @@
 """Checkpoint folders in the format of transformers and vLLM: config.json, safetensors, tokenizer files.
 
-Loading is strict: the tensors of the files and of the model must match in names and shapes. The model is created
-on the meta device and adopts the tensors of the files, so a load holds the weights in memory only once.
+Loading is strict: the tensors of the files and of the model must match in names and shapes. Tensors are read one
+at a time (`filling`), so a load holds the weights, or a process's share of them, in memory only once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from modelstack.architecture.checkpoint_names import PARTS, Place, file_name, place_of
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.filling import HEAD, Filling, Spread, filling
 from modelstack.architecture.presets.registry import from_hf, to_hf
 from modelstack.errors import UserError
 from modelstack.files import read_json_object, replacing_folder
@@ -73,12 +74,15 @@ def save_checkpoint(
     return Path(folder)
 
 
-def load_checkpoint(folder: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
+def load_checkpoint(
+    folder: str | Path, *, dtype: torch.dtype | None = None, spread: Spread | None = None
+) -> CausalLM:
     """Read a checkpoint folder written by this project, by transformers, or downloaded from the Hugging Face hub.
 
     Args:
         folder: The folder with config.json and safetensors.
         dtype: Type of floating-point parameters; None: as in the files.
+        spread: Distributes the model over processes, each of which keeps its share; None: the whole model.
 
     Raises:
         UserError: A file is missing or broken, the family is unknown, the weights are quantised, or tensors are
@@ -89,30 +93,23 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype | None = None) -> 
     if config.num_nextn_predict_layers and not _has_mtp(folder, config):
         # transformers drops these layers but keeps their number in the config.
         config = config.with_(num_nextn_predict_layers=0)
-    with torch.device("meta"):
-        model = CausalLM(config)
-    expected = model.state_dict()
-    found: dict[str, Tensor] = {}
+    weights = filling(config, dtype, spread)
     unknown: list[str] = []
-    filled: dict[str, set[Place]] = {}
+    parts: dict[str, set[Place]] = {}
     for name, read in _weights(folder):
         place = place_of(name, config)
-        if place.name is None:
+        if place.name is None or (place.name == HEAD and config.tie_word_embeddings):
             continue
-        target = expected.get(place.name)
+        target = weights.expected.get(place.name)
         if target is None:
             unknown.append(name)
             continue
-        _put(found, filled, place, read(), target, name)
-    if config.tie_word_embeddings and "model.embed_tokens.weight" in found:
-        found.setdefault("lm_head.weight", found["model.embed_tokens.weight"])
-    _check_complete(config, expected, found, filled, unknown, folder)
-    if dtype is not None:
-        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        found = {n: t.to(dtype) if n in parameters and t.is_floating_point() else t for n, t in found.items()}
-    model.load_state_dict(found, strict=True, assign=True)
-    model.tie_weights()
-    return model.requires_grad_(True).eval()
+        tensor, offsets = _block(name, place, read(), target)
+        weights.put(place.name, tensor, offsets)
+        if place.expert is not None:
+            parts.setdefault(place.name, set()).add(place)
+    _check_complete(config, weights, parts, unknown, folder)
+    return weights.model()
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -166,7 +163,7 @@ def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[t
     config = model.config
     parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        if name == HEAD and config.tie_word_embeddings:
             continue
         tensor = tensor.detach()
         if dtype is not None and name in parameters:
@@ -214,28 +211,20 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _put(
-    found: dict[str, Tensor],
-    filled: dict[str, set[Place]],
-    place: Place,
-    tensor: Tensor,
-    target: Tensor,
-    name: str,
-) -> None:
-    """Store a file's tensor in `found`, either whole or as a part of a packed tensor."""
-    assert place.name is not None
+def _block(name: str, place: Place, tensor: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return a file's tensor as a block of a tensor in memory, and the start of the block.
+
+    Raises:
+        UserError: The shapes do not match, or the model has fewer experts.
+    """
     if place.expert is None:
         _check_shape(name, tensor, target.shape)
-        found[place.name] = tensor
-        return
+        return tensor, (0,) * tensor.ndim
     if place.expert >= target.shape[0]:
         raise UserError(f"{name}: expert {place.expert} is out of range; the config has {target.shape[0]} experts")
-    if place.name not in found:
-        found[place.name] = torch.empty(target.shape, dtype=tensor.dtype)
-    rows = _half(found[place.name][place.expert], place.half)
+    rows = _half(target[place.expert], place.half)
     _check_shape(name, tensor, rows.shape)
-    rows.copy_(tensor)
-    filled.setdefault(place.name, set()).add(place)
+    return tensor[None], (place.expert, len(rows) if place.half == "up" else 0, *(0 for _ in rows.shape[1:]))
 
 
 def _half(gate_up: Tensor, half: str | None) -> Tensor:
@@ -251,15 +240,10 @@ def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
 
 
 def _check_complete(
-    config: ModelConfig,
-    expected: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
-    filled: Mapping[str, set[Place]],
-    unknown: list[str],
-    folder: Path,
+    config: ModelConfig, weights: Filling, parts: Mapping[str, set[Place]], unknown: list[str], folder: Path
 ) -> None:
-    missing = [name for name in expected if name not in found]
-    for name, places in filled.items():
+    missing = [name for name in weights.expected if name not in weights.filled]
+    for name, places in parts.items():
         wanted = (config.n_routed_experts or 0) * (2 if name.endswith("gate_up_proj") else 1)
         if len(places) != wanted:
             missing.append(f"{name} ({wanted - len(places)} of {wanted} parts)")

@@ -51,6 +51,14 @@ class OwnPart(NamedTuple):
     offsets: tuple[int, ...]
     """Start of the block in the whole parameter, for each axis."""
 
+    def keep(self, block: Tensor, offsets: Sequence[int]) -> None:
+        """Copy the numbers of this part that are in another block of the parameter, which starts at `offsets`."""
+        axes = list(zip(self.offsets, self.values.shape, offsets, block.shape, strict=True))
+        begins = [max(own, others) for own, _, others, _ in axes]
+        ends = [min(own + n_own, others + n_others) for own, n_own, others, n_others in axes]
+        if all(begin < end for begin, end in zip(begins, ends, strict=True)):
+            self.values[_slices(begins, ends, self.offsets)].copy_(block[_slices(begins, ends, offsets)])
+
 
 def whole_part(parameter: Tensor) -> OwnPart:
     """Return the whole parameter as one part."""
@@ -96,7 +104,7 @@ def _fill(name: str, part: OwnPart, shape: torch.Size, seed: int, std: float, is
     leaf = name.rpartition(".")[2]
     if leaf == "A_log":
         drawn = torch.empty(shape).uniform_(*DECAY_RANGE, generator=_generator(name, seed)).log()
-        _keep(part, 0, drawn)
+        part.keep(drawn, (0,) * drawn.ndim)
     elif leaf == "dt_bias":
         part.values.fill_(1.0)
     elif leaf in ("scale", "hc_scale"):
@@ -120,17 +128,14 @@ def _draw_normal(part: OwnPart, shape: torch.Size, std: float, generator: torch.
         end = min(start + step, n_rows)
         if (n_rows - end) * n_of_row < NORMALS_AT_ONCE:
             end = n_rows
-        _keep(part, start, torch.empty(end - start, *shape[1:]).normal_(0.0, std, generator=generator))
+        drawn = torch.empty(end - start, *shape[1:]).normal_(0.0, std, generator=generator)
+        part.keep(drawn, (start, *(0 for _ in shape[1:])))
         start = end
 
 
-def _keep(part: OwnPart, start: int, drawn: Tensor) -> None:
-    """Copy the process's own part of some rows of a parameter; the first drawn row is row `start` of the whole."""
-    first, *others = part.offsets
-    begin, end = max(start, first), min(start + len(drawn), first + len(part.values))
-    if begin < end:
-        columns = tuple(slice(o, o + n) for o, n in zip(others, part.values.shape[1:], strict=True))
-        part.values[begin - first : end - first].copy_(drawn[(slice(begin - start, end - start), *columns)])
+def _slices(begins: Sequence[int], ends: Sequence[int], offsets: Sequence[int]) -> tuple[slice, ...]:
+    """Return the index of a range of the whole parameter in a block that starts at `offsets`."""
+    return tuple(slice(b - o, e - o) for b, e, o in zip(begins, ends, offsets, strict=True))
 
 
 def _generator(name: str, seed: int) -> torch.Generator:

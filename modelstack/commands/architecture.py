@@ -195,7 +195,7 @@ def import_gguf(
     tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
     with tempfile.TemporaryDirectory() as folder:
         save_text_tokenizer(tokenizer, folder)
-        save_checkpoint(loaded.model(), out, tokenizer=folder, dtype=getattr(torch, dtype.value))
+        save_checkpoint(loaded.model, out, tokenizer=folder, dtype=getattr(torch, dtype.value))
     typer.echo(
         f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} parameters"
     )

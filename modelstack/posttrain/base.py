@@ -19,6 +19,7 @@ import torch
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.filling import Spread
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.posttrain.base_hash import base_sha256, require_same_base
 from modelstack.tokenizer.chat import ChatEncoder
@@ -56,6 +57,7 @@ def load_base(
     *,
     dtype: torch.dtype = torch.float32,
     expected_sha256: str | None = None,
+    spread: Spread | None = None,
 ) -> Base:
     """Read a base model.
 
@@ -64,6 +66,7 @@ def load_base(
         dtype: Number type of the weights in memory. bfloat16 halves the memory, and doubles the speed on a CPU
             that supports it.
         expected_sha256: Hash that an adapter or a recipe requires.
+        spread: Distributes the model over processes, each of which reads its share; None: the whole model.
 
     Raises:
         UserError: The base is missing, cannot be read, has no tokenizer, or has another hash than expected.
@@ -73,7 +76,7 @@ def load_base(
     if expected_sha256 is not None:
         require_same_base(expected_sha256, sha256)
     if path.is_dir():
-        model = load_checkpoint(path, dtype=dtype)
+        model = load_checkpoint(path, dtype=dtype, spread=spread)
         return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
-    loaded = load_gguf(path, dtype=dtype)
-    return Base(loaded.model(), tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)
+    loaded = load_gguf(path, dtype=dtype, spread=spread)
+    return Base(loaded.model, tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)

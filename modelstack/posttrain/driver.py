@@ -22,7 +22,7 @@ from modelstack.posttrain.passes import TuningPasses
 from modelstack.posttrain.processes import Processes, joined_processes
 from modelstack.posttrain.recipe import LAYOUT, TuningRecipe, TuningResolved
 from modelstack.posttrain.sealing import seal_training
-from modelstack.posttrain.sharding import shard, unshard
+from modelstack.posttrain.sharding import unshard
 from modelstack.posttrain.stages.record import Evaluation
 from modelstack.posttrain.stages.stage import Stage, is_stage, open_stage
 from modelstack.posttrain.starting_point import device_kind, starting_point
@@ -80,6 +80,7 @@ def run_training(method: type[Training[Any]], recipe: TuningRecipe, path: Path, 
         with display.preparing() as told:
             job = Job(resolved, start, path, processes, held)
             training = processes.first_then_others(lambda: method(job, told))
+            training.measure(told)
         assembled = Assembled(training, folder, metrics, display)
         return assembled.seal() if assembled.take_steps() else None
 
@@ -142,8 +143,6 @@ class Assembled:
         """
         self._training, self._folder, self._metrics, self._display = training, folder, metrics, display
         recipe, self._processes = training.resolved.recipe, training.job.processes
-        if self._processes.mesh is not None:
-            shard(training, self._processes.mesh)
         state, self._loader = _state(training)
         factor = schedule(recipe.schedule.over(training.n_steps))
         self._clock = Clock(factor, training.n_steps, recipe.minutes) if recipe.minutes else None

@@ -1,7 +1,7 @@
 """Processes that share a training, started by torchrun: rows are split by rank, weights are sharded by FSDP2.
 
-The first process claims the folder, prepares the data and writes the stage. If it raises a UserError, every
-process raises it.
+The first process claims the folder, reads the data before the others and writes the stage. If it raises a
+UserError, every process raises it. Each process reads only its share of the weights (`starting_point.load_start`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -75,6 +75,10 @@ class Processes:
         if self.mesh is None:
             return list(own)
         return [item for text in self.ranks.texts(json.dumps(list(own))) for item in json.loads(text)]
+
+    def all_have(self, own: Result | None) -> TypeGuard[Result]:
+        """Return whether no process has None; every process calls this."""
+        return self.ranks.worst(int(own is None)) == 0
 
     def on_first(self, do: Callable[[], Result]) -> Result | None:
         """Call `do` in the first process while the others wait; return its result there, None elsewhere.

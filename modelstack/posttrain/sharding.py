@@ -1,39 +1,27 @@
-"""Model of a training over several processes: sharded by FSDP2 during training, whole again for its stage."""
+"""End of a training over several processes: the sharded weights become a whole model for the stage."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from modelstack.posttrain.starting_point import load_start
+from modelstack.posttrain.starting_point import computes_in_bf16, load_start
 from modelstack.posttrain.training import Training
-from modelstack.train.parallel.mesh import Mesh, ParallelConfig
-from modelstack.train.parallel.parallelize import parallelize
-
-
-def shard(training: Training[Any], mesh: Mesh) -> None:
-    """Shard the model of a training, in place; a method that samples also keeps the whole base model."""
-    recipe, whole = training.resolved.recipe, training.base.model
-    # Adapters are fp32 on a base that already has the compute type. In full training all weights are fp32 masters.
-    is_cast = training.resolved.lora is None and recipe.precision == "bf16"
-    model = copy.deepcopy(whole) if training.samples else whole
-    parallelize(model, mesh, ParallelConfig(layout=mesh.layout, precision="bf16" if is_cast else "fp32"))
-    if training.samples and is_cast:
-        whole.to(torch.bfloat16)
-    training.model = model
 
 
 def unshard(training: Training[Any]) -> None:
-    """Copy the trained weights into a whole model in the first process; every process calls this."""
+    """Copy the trained weights into a whole model in the first process; every process calls this.
+
+    The first process therefore needs memory for the whole model at the end.
+    """
     resolved, job = training.resolved, training.job
     sharded = training.model
-    if not training.samples and job.processes.is_first:
+    if sharded is training.base.model and job.processes.is_first:
         training.base = load_start(resolved.recipe, resolved.lora, job.start)
-        if resolved.lora is None and resolved.recipe.precision == "bf16":
+        if computes_in_bf16(resolved.recipe, resolved.lora):
             training.base.model.to(torch.bfloat16)
     copy_trained(sharded, training.base.model if job.processes.is_first else None)
     training.model = training.base.model

@@ -8,16 +8,21 @@ These are identified by their hash, so their path may change.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.initialise import OwnPart
 from modelstack.errors import UserError
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.base_hash import base_sha256, require_same_base
-from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
+from modelstack.posttrain.lora.adapters import add_lora, draw_adapters, load_lora_state
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import read_adapter
 from modelstack.posttrain.recipe import TuningRecipe
@@ -25,6 +30,9 @@ from modelstack.posttrain.stages.record import Origin
 from modelstack.posttrain.stages.stage import ADAPTER, MODEL, Stage, is_stage, open_stage
 from modelstack.posttrain.weights_by_name import weights_path
 from modelstack.run_folder import RunFolder
+from modelstack.train.parallel.materialise import allocate, own_part
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig
+from modelstack.train.parallel.parallelize import parallelize
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,17 @@ def _name(path: Path) -> str:
     return resolved.parent.name if resolved.name == MODEL and path.is_dir() else resolved.name
 
 
-def load_start(recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoint) -> Base:
+def load_start(
+    recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoint, mesh: Mesh | None = None
+) -> Base:
     """Load the base and prepare the trained part: a new adapter, the stage's adapter, or all weights.
+
+    Args:
+        recipe: The recipe.
+        lora: Form of the adapter; None: all weights are trained.
+        start: The weights and the adapter to continue.
+        mesh: Processes that share the model, sharded by FSDP2. Each reads its share and holds no more than one
+            tensor beside it. None: the whole model.
 
     Raises:
         UserError: The base cannot be read, or the adapter does not fit it.
@@ -99,13 +116,38 @@ def load_start(recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoi
     torch.manual_seed(recipe.seed)  # for dropout; all other randomness has its own generators
     # Trained weights stay fp32 until the optimizer has copied them as its masters.
     dtype = torch.bfloat16 if lora is not None and recipe.precision == "bf16" else torch.float32
-    base = load_base(start.weights, dtype=dtype)
-    if lora is not None:
-        add_lora(base.model, lora)
-        if start.stage is not None:
-            load_lora_state(base.model, read_adapter(start.stage.path / ADAPTER).state)
-    base.model.to(device_kind(recipe))
+    if mesh is None:
+        base = load_base(start.weights, dtype=dtype)
+        if lora is not None:
+            add_lora(base.model, lora)
+        base.model.to(device_kind(recipe))
+    else:
+        base = load_base(start.weights, dtype=dtype, spread=partial(_spread, recipe=recipe, lora=lora, mesh=mesh))
+        if lora is not None:
+            draw_adapters(base.model, lora)
+    if start.stage is not None:
+        load_lora_state(base.model, read_adapter(start.stage.path / ADAPTER).state)
     return base
+
+
+def _spread(
+    model: CausalLM, recipe: TuningRecipe, lora: LoraConfig | None, mesh: Mesh
+) -> Callable[[Tensor], OwnPart]:
+    """Add the adapter to a model on the meta device, shard the model and give it memory; see `filling.Spread`."""
+    if lora is not None:
+        add_lora(model, lora)
+    precision = "bf16" if computes_in_bf16(recipe, lora) else "fp32"
+    parallelize(model, mesh, ParallelConfig(layout=mesh.layout, precision=precision))
+    allocate(model, mesh.device)
+    return own_part
+
+
+def computes_in_bf16(recipe: TuningRecipe, lora: LoraConfig | None) -> bool:
+    """Return whether fp32 masters are rounded to bf16 for the computation.
+
+    Adapters are fp32 on a base that already has the compute type.
+    """
+    return lora is None and recipe.precision == "bf16"
 
 
 def device_kind(recipe: TuningRecipe) -> Literal["cpu", "cuda"]:

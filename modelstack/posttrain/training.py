@@ -75,21 +75,19 @@ class Report:
 class Training(ABC, Generic[Resolved]):
     """Training by one method.
 
-    The driver calls `resolve`, creates an object of the class, and calls `optimizer`, `parts` and `hooks`. At the
-    end it calls `write` and `report`.
+    The driver calls `resolve`, creates an object of the class, and calls `measure`, `optimizer`, `parts` and
+    `hooks`. At the end it calls `write` and `report`.
     """
 
     kind: ClassVar[Kind]
     """Kind of the stage."""
     is_spread: ClassVar[bool] = False
     """Whether the method supports several processes."""
-    samples: ClassVar[bool] = False
-    """Whether the base model samples between steps, so that every process keeps it whole."""
     values_file: ClassVar[str] = REWARDS_FILE
     """File of the metrics of `TuningPasses`, one line a step."""
 
     base: Base
-    """Model on its device, with the adapter to train, and its tokenizer."""
+    """Model on its device, with the adapter to train, and its tokenizer; sharded if several processes share it."""
     model: nn.Module
     """Module that the optimizer updates: the base model, a wrapper of it, or a sharded copy of it."""
     data: DataManifest
@@ -100,7 +98,9 @@ class Training(ABC, Generic[Resolved]):
     """Held-back measurements before training."""
 
     def __init__(self, job: Job[Resolved], told: Told) -> None:
-        """Read rows and model, and measure the model on held-back rows.
+        """Read rows and model.
+
+        The first process does this before the others, so nothing here may run a sharded model.
 
         Args:
             job: The run.
@@ -111,6 +111,14 @@ class Training(ABC, Generic[Resolved]):
         """
         self.job = job
         self.resolved = job.resolved
+
+    @abstractmethod
+    def measure(self, told: Told) -> None:
+        """Measure the model on held-back rows before training; all processes call this together.
+
+        Args:
+            told: Receives progress.
+        """
 
     @classmethod
     def resolve(cls, recipe: Any, start: StartingPoint) -> TuningResolved[Any]:

@@ -46,27 +46,30 @@ class PreferenceTraining(Training[PreferenceResolved]):
     is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[PreferenceResolved], told: Told) -> None:
-        """Render the preferences, and score them by the reference if the method has one."""
+        """Read and render the preferences, and load the base."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         told("reading preferences")
         sides = read_sides(recipe.data)
         told("loading the base")
-        self.base = load_start(recipe, self.resolved.lora, job.start)
+        self.base = load_start(recipe, self.resolved.lora, job.start, job.processes.mesh)
         self.model = self.base.model
         told("rendering preferences")
         self._units = units = sides.units(recipe.data, form_of(recipe.method), self.base)
         self._held_back = sides.held_back(recipe.data, self.base, recipe.max_validation, recipe.seed)
         self._sums: Sums | None = None
+        self._reference: Tensor | None = None
+        self.data = sides.manifest(recipe.data, units)
+        self.n_rows = len(units)
+
+    def measure(self, told: Told) -> None:
+        """Score held-back pairs, and all units by the reference if the method has one."""
         if self._held_back is not None:
             told("measuring the base on held-back pairs")
             self._sums = score(self.base.model, self._held_back)
             self.before = standing(self._sums)
-        self._reference: Tensor | None = None
-        if has_reference(recipe.method):
+        if has_reference(self.resolved.recipe.method):
             self._reference = self._kept_reference(told)
-        self.data = sides.manifest(recipe.data, units)
-        self.n_rows = len(units)
 
     def parts(self) -> tuple[UnitLoader, PreferencePasses]:
         """Return the loader of units and the passes of the method's loss."""
@@ -103,4 +106,5 @@ class PreferenceTraining(Training[PreferenceResolved]):
             self.job.folder / REFERENCE_FILE,
             hashlib.sha256(json.dumps(content).encode()).hexdigest(),
             lambda: {"sums": torch.from_numpy(score(self.base.model, units, asked).log_probs)},
+            self.job.processes,
         )["sums"]

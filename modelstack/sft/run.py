@@ -53,14 +53,14 @@ class FineTuning(Training[SftResolved]):
     is_spread: ClassVar[bool] = True
 
     def __init__(self, job: Job[SftResolved], told: Told) -> None:
-        """Render the examples, and measure the base on held-back examples."""
+        """Read and render the examples, and load the base."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         data = recipe.data
         told("reading examples")
         read = read_training_data(data)
         told("loading the base")
-        self.base = load_start(recipe, self.resolved.lora, job.start)
+        self.base = load_start(recipe, self.resolved.lora, job.start, job.processes.mesh)
         self.model = self.base.model
         told("rendering examples")
         examples = tokenise(
@@ -74,15 +74,19 @@ class FineTuning(Training[SftResolved]):
         )
         self._held_back = read.validation
         self._targets = self._chosen_targets()
-        if (targets := self._targets) is not None:
-            told("measuring the base on held-back examples")
-            self.before = (measured_once(job.folder, targets.fingerprint, lambda: self._loss(targets)),)
         rank, world = job.processes.rank, job.processes.world
         self._loader = SftLoader(
             examples, self.row_order(data.layout), rows_per_batch=self.rows_per_batch, rank=rank, world=world
         )
         self.n_rows = self._loader.rows_per_epoch
         self.data = read.manifest.model_copy(update={"n_too_long": sum(examples.n_dropped.values())})
+
+    def measure(self, told: Told) -> None:
+        """Measure the loss of held-back examples."""
+        if (targets := self._targets) is not None:
+            told("measuring the base on held-back examples")
+            folder, processes = self.job.folder, self.job.processes
+            self.before = (measured_once(folder, targets.fingerprint, lambda: self._loss(targets), processes),)
 
     def parts(self) -> tuple[SftLoader, Passes]:
         """Return the loader of rows, and the passes of the token loss."""

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from modelstack.architecture.decoder import CausalLM
@@ -241,7 +242,10 @@ def _tensors(rows: Sequence[Row], documents: HeldOut, row_tokens: int) -> tuple[
 
 @contextmanager
 def in_use(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode; restore each module's mode and torch's random state afterwards."""
+    """Put a model into evaluation mode; restore each module's mode and torch's random state afterwards.
+
+    Weights that FSDP gathered in the block are freed.
+    """
     modes = {module: module.training for module in model.modules()}
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     model.eval()
@@ -251,3 +255,6 @@ def in_use(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for module in modes:
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a checkpoint that is loaded next changes the shards only

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelstack.architecture.decoder import CausalLM
+    from modelstack.architecture.filling import Spread
 
 BANDS = "rope_freqs.weight"
 MAX_BANDS = 4096
@@ -39,39 +40,41 @@ MAX_BANDS = 4096
 class Loaded:
     """A model read from a file."""
 
-    config: ModelConfig
-    state_dict: dict[str, Tensor]
-    """Tensors for a strict load; float32 unless `load_gguf` was given another type."""
+    model: CausalLM
+    """The model; float32 unless `load_gguf` was given another type."""
     tokenizer: dict[str, Any]
     """Metadata `tokenizer.*`."""
     name: str | None
     """Value of `general.name`."""
 
-    def model(self) -> CausalLM:
-        """Return the model with these tensors, without a copy."""
-        import torch
+    @property
+    def config(self) -> ModelConfig:
+        """Config of the model."""
+        return self.model.config
 
-        from modelstack.architecture.decoder import CausalLM
-
-        with torch.device("meta"):
-            model = CausalLM(self.config)
-        model.load_state_dict(self.state_dict, strict=True, assign=True)
-        model.tie_weights()
-        return model.requires_grad_(True).eval()
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors of the model, without a copy."""
+        return self.model.state_dict()
 
 
-def load_gguf(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Loaded:
+def load_gguf(
+    path: str | os.PathLike[str], *, dtype: torch.dtype | None = None, spread: Spread | None = None
+) -> Loaded:
     """Read a model and dequantise it.
 
     Args:
         path: The file.
         dtype: Type of the weights; None: float32. Only one tensor at a time is float32, so bfloat16 halves the
             peak memory.
+        spread: Distributes the model over processes, each of which keeps its share; None: the whole model.
 
     Raises:
         UserError: The file is not GGUF, is damaged, belongs to an unknown family, or computes a different function
             than our model would.
     """
+    from modelstack.architecture.filling import filling
+
     with open_gguf(path) as file:
         family = family_in_file(file.fields.get("general.architecture"))
         shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
@@ -80,11 +83,14 @@ def load_gguf(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None)
         _refuse_other_tensors(rules, expected_shapes(config), shapes)
         tokenizer = {key: value for key, value in file.fields.items() if key.startswith("tokenizer.")}
         _check_tokens(tokenizer, config.vocab_size)
-        state_dict = {rule.name: _tensor(file, rule, config, dtype) for rule in rules}
+        weights = filling(config, dtype, spread)
+        for rule in rules:
+            shape = weights.expected[rule.name].shape
+            for rows in weights.rows(rule.name) if rule.keeps_rows and len(shape) > 1 else [None]:
+                first = 0 if rows is None else rows[0]
+                weights.put(rule.name, _tensor(file, rule, config, rows), (first, *(0 for _ in shape[1:])))
         name = file.fields.get("general.name")
-    if config.tie_word_embeddings:
-        state_dict["lm_head.weight"] = state_dict["model.embed_tokens.weight"]
-    return Loaded(config, state_dict, tokenizer, name if isinstance(name, str) else None)
+    return Loaded(weights.model(), tokenizer, name if isinstance(name, str) else None)
 
 
 def _bands(file: GGUFFile) -> Array | None:
@@ -95,7 +101,7 @@ def _bands(file: GGUFFile) -> Array | None:
         raise UserError(
             f"GGUF tensor {BANDS} has shape {stored.shape}; it must be one axis of at most {MAX_BANDS} factors"
         )
-    return decode(file.raw(BANDS), stored.ggml_type, stored.shape)
+    return _decoded(file, BANDS, None)
 
 
 def _refuse_other_tensors(
@@ -122,16 +128,22 @@ def _check_tokens(tokenizer: Mapping[str, Any], vocab_size: int) -> None:
         raise UserError(f"GGUF key tokenizer.ggml.tokens has {n} tokens, but the embedding has {vocab_size} rows")
 
 
-def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig, dtype: torch.dtype | None) -> Tensor:
+def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig, rows: tuple[int, int] | None) -> Tensor:
+    """Return a tensor of ours, or some rows of one that is stored unchanged."""
     import torch
 
-    stored = [file.tensors[name] for name in rule.stored]
-    parts = tuple(decode(file.raw(tensor.name), tensor.ggml_type, tensor.shape) for tensor in stored)
+    parts = tuple(_decoded(file, name, rows) for name in rule.stored)
     if rule.holds_experts != (parts[0].dtype == np.int64):
-        raise UserError(f"GGUF tensor {rule.stored[0]} has numbers of the wrong type {stored[0].ggml_type}")
+        type_name = file.tensors[rule.stored[0]].ggml_type
+        raise UserError(f"GGUF tensor {rule.stored[0]} has numbers of the wrong type {type_name}")
     if rule.holds_experts and not 0 <= parts[0].min() <= parts[0].max() < (config.n_routed_experts or 0):
         raise UserError(
             f"GGUF tensor {rule.stored[0]} contains expert numbers outside 0..{(config.n_routed_experts or 0) - 1}"
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(rule.join(parts)))
-    return tensor if dtype is None or rule.holds_experts else tensor.to(dtype)
+    return torch.from_numpy(np.ascontiguousarray(rule.join(parts)))
+
+
+def _decoded(file: GGUFFile, name: str, rows: tuple[int, int] | None) -> Array:
+    stored = file.tensors[name]
+    shape = stored.shape if rows is None else (rows[1] - rows[0], *stored.shape[1:])
+    return decode(file.raw(name, rows), stored.ggml_type, shape)

@@ -43,6 +43,11 @@ class Rule:
     holds_experts: bool = False
     """Whether it is a table of expert numbers, not weights."""
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the stored tensor is the same one, so that some rows of it can be read alone."""
+        return self.join is _only
+
     def stored_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the shapes of the stored tensors for a tensor of `shape`."""
         return [part.shape for part in self.split(np.broadcast_to(np.float32(0), shape))]

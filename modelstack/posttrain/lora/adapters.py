@@ -20,6 +20,7 @@ from modelstack.posttrain.lora.config import ALL_LINEAR, LoraConfig
 from modelstack.posttrain.lora.linear import LoraLinear
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.optimizers.optimizer import GroupedOptimizer
+from modelstack.train.parallel.materialise import own_part
 
 PEFT_PREFIX = "base_model.model."
 PEFT_NAMES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_magnitude": "lora_magnitude_vector"}
@@ -33,8 +34,7 @@ ignored.
 def add_lora(model: CausalLM, config: LoraConfig) -> None:
     """Freeze a model and add adapters to its target layers, in place.
 
-    A is initialised as in peft and B is 0, so the model's output is unchanged. Initial values depend only on the
-    seed and on the name of each layer.
+    A model on the meta device gets adapters without values, for `draw_adapters`.
 
     Raises:
         UserError: The model already has adapters, a target is not a linear layer of its blocks, or the rank is
@@ -46,8 +46,18 @@ def add_lora(model: CausalLM, config: LoraConfig) -> None:
     model.requires_grad_(False)
     for name, linear in targets.items():
         path, _, leaf = name.rpartition(".")
-        adapted = LoraLinear(linear, config, name)
-        setattr(model.get_submodule(path), leaf, adapted.train(linear.training))
+        setattr(model.get_submodule(path), leaf, LoraLinear(linear, config).train(linear.training))
+    draw_adapters(model, config)
+
+
+def draw_adapters(model: CausalLM, config: LoraConfig) -> None:
+    """Give new adapters their initial values; in a sharded model, each process draws its part.
+
+    A is initialised as in peft and B is 0, so the model's output is unchanged. The values depend only on the seed
+    and on the name of each layer.
+    """
+    for name, layer in lora_layers(model):
+        layer.draw(config, name)
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
@@ -68,10 +78,10 @@ def lora_state(model: CausalLM) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_lora_state(model: CausalLM, state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of an adapter into the model's adapters.
+    """Copy the tensors of an adapter into the model's adapters, or this process's part of them.
 
     Args:
-        model: Model with adapters of the same configuration.
+        model: Model with adapters of the same configuration, sharded or not.
         state: All tensors by peft's names, as in `lora_state`.
 
     Raises:
@@ -91,7 +101,7 @@ def load_lora_state(model: CausalLM, state: Mapping[str, Tensor]) -> None:
                 f"another rank, or its base another width; call add_lora with the adapter's config"
             )
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        own_part(tensor).keep(state[name], (0,) * tensor.ndim)
 
 
 def lora_parameter_groups(model: CausalLM, lr: float, config: LoraConfig) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from modelstack.architecture.projections import SharesInput
 from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.train.parallel.materialise import own_part
 
 
 class LoraLinear(SharesInput):
@@ -41,24 +42,37 @@ class LoraLinear(SharesInput):
     lora_magnitude: nn.Parameter | None
     """DoRA: length of each row of W + s BA, [O], fp32."""
 
-    def __init__(self, linear: nn.Linear, config: LoraConfig, name: str) -> None:
-        """Take over the parameters of a layer, frozen.
+    def __init__(self, linear: nn.Linear, config: LoraConfig) -> None:
+        """Take over the parameters of a layer, frozen, with an adapter that has no values yet (`draw`).
 
         Args:
             linear: The layer; its tensors are shared.
             config: Rank, scaling and kind of the adapter.
-            name: Name of the layer in the model; with the seed it determines the initial A.
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.dropout = config.scale, config.dropout
         device = linear.weight.device
-        self.lora_A = nn.Parameter(_first_a(config, name, linear.in_features).to(device))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank, device=device))
+        self.lora_A = nn.Parameter(torch.empty(config.rank, linear.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.empty(linear.out_features, config.rank, device=device))
         self.lora_magnitude = None
         if config.dora:
-            self.lora_magnitude = nn.Parameter(torch.linalg.vector_norm(linear.weight.detach().float(), dim=1))
+            self.lora_magnitude = nn.Parameter(torch.empty(linear.out_features, device=device))
+
+    @torch.no_grad()
+    def draw(self, config: LoraConfig, name: str) -> None:
+        """Give the adapter its initial values, or this process's part of them.
+
+        Args:
+            config: As in `__init__`.
+            name: Name of the layer in the model; with the seed it determines A.
+        """
+        own_part(self.lora_A).keep(_first_a(config, name, self.in_features), (0, 0))
+        own_part(self.lora_B).values.zero_()
+        if self.lora_magnitude is not None:  # its parts are the lengths of the rows in the weight's parts
+            weight = own_part(self.weight).values.float()
+            own_part(self.lora_magnitude).values.copy_(torch.linalg.vector_norm(weight, dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output for inputs [..., I], shape [..., O]."""

@@ -65,12 +65,15 @@ class RewardTraining(Training[RewardResolved]):
         told("rendering preferences")
         self._units = sides.units(recipe.data, "pairs", self.base)
         self._held_back = sides.held_back(recipe.data, self.base, recipe.max_validation, recipe.seed)
-        if self._held_back is not None:
-            told("scoring held-back pairs")
-            self.before = measured(score_pairs(self._value_model, self._held_back))
         self._normalised: Normalisation | None = None
         self.data = sides.manifest(recipe.data, self._units)
         self.n_rows = len(self._units)
+
+    def measure(self, told: Told) -> None:
+        """Score the held-back pairs."""
+        if self._held_back is not None:
+            told("scoring held-back pairs")
+            self.before = measured(score_pairs(self._value_model, self._held_back))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of the head and of the adapters or all weights."""

@@ -60,7 +60,7 @@ class Distillation(Training[DistilResolved]):
         )
 
     def __init__(self, job: Job[DistilResolved], told: Told) -> None:
-        """Read examples, student and teacher; with `top_k`, store the teacher's output."""
+        """Read examples, student and teacher."""
         super().__init__(job, told)
         recipe = self.resolved.recipe
         told("reading examples")
@@ -69,6 +69,7 @@ class Distillation(Training[DistilResolved]):
         self.base = load_start(recipe, self.resolved.lora, job.start)
         self.model = self.base.model
         teacher = self._loaded_teacher()
+        self._teacher: CausalLM | StoredTeacher = teacher
         told("rendering examples")
         longest = min(self.base.config.max_position_embeddings, teacher.config.max_position_embeddings)
         self._examples = self._tokenised(read.training, longest)
@@ -76,11 +77,18 @@ class Distillation(Training[DistilResolved]):
         if read.validation:
             drawn = chosen(read.validation, recipe.max_validation, recipe.seed)
             self._held_back = self._tokenised({"validation": drawn}, longest)
-            told("measuring the student on held-back examples")
-            self.before = measured(self.base.model, teacher, self._held_back)
-        self._teacher = teacher if recipe.top_k is None else self._stored(teacher, recipe.top_k, told)
         self.data = read.manifest.model_copy(update={"n_too_long": sum(self._examples.n_dropped.values())})
         self.n_rows = self._examples.n_examples
+
+    def measure(self, told: Told) -> None:
+        """Measure the divergences on held-back examples; with `top_k`, store the teacher's output."""
+        teacher, top_k = self._teacher, self.resolved.recipe.top_k
+        assert not isinstance(teacher, StoredTeacher)  # nothing was stored yet
+        if self._held_back is not None:
+            told("measuring the student on held-back examples")
+            self.before = measured(self.base.model, teacher, self._held_back)
+        if top_k is not None:
+            self._teacher = self._stored(teacher, top_k, told)
 
     def parts(self) -> tuple[DistilLoader, DistilPasses]:
         """Return the loader of given or sampled replies, and the passes of the divergence."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, cast
 
+import torch
 from rich.console import Console
 
 from modelstack.architecture.decoder import CausalLM
@@ -22,7 +23,7 @@ from modelstack.posttrain.resolving import resolved_parts
 from modelstack.posttrain.sharding import copy_trained
 from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
-from modelstack.posttrain.starting_point import StartingPoint, load_start
+from modelstack.posttrain.starting_point import StartingPoint, computes_in_bf16, load_start
 from modelstack.posttrain.training import Job, Report, Told, Training
 from modelstack.posttrain.values_hook import REWARDS_FILE
 from modelstack.reasoning.episodes.worlds import opened_worlds
@@ -63,7 +64,6 @@ class PolicyGradient(Training[PolicyResolved]):
 
     kind: ClassVar[Kind] = "reasoning"
     is_spread: ClassVar[bool] = True
-    samples: ClassVar[bool] = True
 
     @classmethod
     def resolve(cls, recipe: PolicyRecipe, start: StartingPoint) -> PolicyResolved:
@@ -81,7 +81,10 @@ class PolicyGradient(Training[PolicyResolved]):
         return resolved
 
     def __init__(self, job: Job[PolicyResolved], told: Told) -> None:
-        """Read the tasks, open the worlds of episodes, and measure held-back tasks."""
+        """Read the tasks, open the worlds of episodes, and load the base.
+
+        The base samples, so every process holds it whole. Several processes share a second model, the trained one.
+        """
         super().__init__(job, told)
         recipe = self.resolved.recipe
         verifier = recipe.data.verifier
@@ -93,8 +96,10 @@ class PolicyGradient(Training[PolicyResolved]):
             tasks = tasks.prepared(self._episodes.worlds)
         told("loading the base")
         self.base = load_start(recipe, self.resolved.lora, job.start)
-        self.model = self.base.model
-        told("answering held-back tasks")
+        mesh = job.processes.mesh
+        self.model = (
+            self.base.model if mesh is None else load_start(recipe, self.resolved.lora, job.start, mesh).model
+        )
         self._held_back = HeldBack(
             tasks.held_back,
             self.base.encoder,
@@ -102,11 +107,15 @@ class PolicyGradient(Training[PolicyResolved]):
             VerifierJudge(self._reward, self.base.encoder),
             [recipe.max_tokens, recipe.sampling.grammar, recipe.episodes and recipe.episodes.model_dump()],
         )
-        self.before = self._held_back.before(job.folder)
         self.data = tasks.manifest
         self._tasks = tasks.training
         self._sampling = job.held.enter_context(ExitStack())
         """Closes engines that only training needs."""
+
+    def measure(self, told: Told) -> None:
+        """Measure held-back tasks in the first process; the others read its result."""
+        told("answering held-back tasks")
+        self.before = self.job.processes.first_then_others(lambda: self._held_back.before(self.job.folder))
 
     @property
     def n_steps(self) -> int:
@@ -126,8 +135,10 @@ class PolicyGradient(Training[PolicyResolved]):
         """Return the loader of rollouts, and the passes of the algorithm."""
         recipe, config = self.resolved.recipe, self.resolved.policy
         sampled, model, temperature = self.base.model, cast(CausalLM, self.model), recipe.sampling.temperature
-        reference = Reference(sampled) if config.kl.coefficient > 0 or recipe.watch_kl else None
         is_sharded = model is not sampled
+        if is_sharded and computes_in_bf16(recipe, self.resolved.lora):
+            sampled.to(torch.bfloat16)
+        reference = Reference(sampled) if config.kl.coefficient > 0 or recipe.watch_kl else None
         self._loader = RolloutLoader(
             self._sampler(),
             self._tasks,

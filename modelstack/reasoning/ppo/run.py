@@ -76,7 +76,7 @@ class Ppo(Training[PpoResolved]):
         return resolved
 
     def __init__(self, job: Job[PpoResolved], told: Told) -> None:
-        """Read tasks, policy, judge and critic, and measure held-back tasks."""
+        """Read tasks, policy, judge and critic."""
         super().__init__(job, told)
         recipe, lora = self.resolved.recipe, self.resolved.lora
         tasks = read_policy_tasks(
@@ -86,16 +86,19 @@ class Ppo(Training[PpoResolved]):
         self.base = base = load_start(recipe, lora, job.start)
         reward = None if recipe.reward is None else open_stage(Path(recipe.reward))
         self._judge = self._judge_of(reward, told)
-        told("answering held-back tasks")
         limit = recipe.sampling.max_tokens
         greedy = EqualLengthSampler(base.model, frozenset(base.encoder.end_ids), limit, temperature=0.0)
         self._held_back = HeldBack(tasks.held_back, base.encoder, greedy, self._judge, [limit])
-        self.before = self._held_back.before(job.folder)
         self._tasks = tasks.training
         self.data = tasks.manifest
         self._mix = self._mixed_in()
         self._actor_critic = ActorCritic(base.model, critic_of(base.model, recipe, lora, reward))
         self.model = self._actor_critic
+
+    def measure(self, told: Told) -> None:
+        """Measure held-back tasks."""
+        told("answering held-back tasks")
+        self.before = self._held_back.before(self.job.folder)
 
     @property
     def n_steps(self) -> int:

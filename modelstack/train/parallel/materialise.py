@@ -32,9 +32,14 @@ def materialise(
         seed: Seed of the whole model.
         token_frequency_V: Token frequencies by which hash routing assigns experts.
     """
+    allocate(model, device)
+    return initialise(model, seed, token_frequency_V, own_part=own_part)
+
+
+def allocate(model: CausalLM, device: torch.device) -> None:
+    """Give a model or a pipeline stage on the meta device memory without values, in place."""
     model.to_empty(device=device)
     model.tie_weights()  # `to_empty` gave the two tensors separate memory
-    return initialise(model, seed, token_frequency_V, own_part=own_part)
 
 
 def own_part(parameter: Tensor) -> OwnPart:

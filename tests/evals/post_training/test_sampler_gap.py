@@ -53,7 +53,7 @@ def test_the_start_is_made_once_and_nothing_held_back_is_trained_on(tmp_path: Pa
 
 def test_spread_channels_compute_what_they_did(tmp_path: Path) -> None:
     make_start(PLAN, tmp_path, lambda _: None)
-    model = load_gguf(tmp_path / BASE).model()
+    model = load_gguf(tmp_path / BASE).model
     ids = torch.arange(20)[None]
     with torch.no_grad():
         before = model(ids).logits_BTV

@@ -109,7 +109,7 @@ def test_every_family_runs_with_quantised_weights(tmp_path: Path) -> None:
     for name, changes in QUANTISED.items():
         path = toy_file(toy_model(toy_config(name, **changes)), tmp_path / f"{name}.gguf", "q8_0").path
         ids = _ids(N_TOKENS_V4 if "v4" in name else N_TOKENS)
-        logits[name], _ = _decode(load_gguf(path).model(), ids, 0)
+        logits[name], _ = _decode(load_gguf(path).model, ids, 0)
         tasks.append(Task(name, path, ids[0].tolist()))
     theirs = run_in_llama_cpp(tasks, tmp_path)
     for name, ours in logits.items():

@@ -88,7 +88,7 @@ def _tokenizer_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _logits(loaded: Loaded, ids: list[int]) -> Tensor:
-    return loaded.model()(torch.tensor([ids])).logits_BTV[0]
+    return loaded.model(torch.tensor([ids])).logits_BTV[0]
 
 
 def _text(kind: str) -> str:

@@ -78,7 +78,7 @@ def test_the_merged_file_computes_the_same_within_its_number_type(
     merged = merge_adapter(gguf, tmp_path / "adapter")
     exported = write_merged_gguf(merged, tmp_path / "merged.gguf", type_name=type_name)
     wanted, before = _logits(base.model), _logits(load_base(gguf).model)
-    found = _logits(load_gguf(exported.path).model())
+    found = _logits(load_gguf(exported.path).model)
     assert (found - wanted).abs().max() < apart
     assert (found - wanted).abs().mean() < 0.5 * (before - wanted).abs().mean()
 

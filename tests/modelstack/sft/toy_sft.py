@@ -38,14 +38,21 @@ STILL = {
 """No augmentation: what is seen again is the same."""
 
 
-def write_base(folder: Path) -> Path:
-    """Write a toy llama as GGUF, its numbers in full, and beside it as a checkpoint folder; return the file."""
+def write_base(folder: Path, family: str = "llama", type_name: str = "f32", **changes: Any) -> Path:
+    """Write a toy model as GGUF, and beside it as a checkpoint folder; return the file.
+
+    Args:
+        folder: Folder of both.
+        family: A name in `gguf_models.MODELS`.
+        type_name: Number type of the file; its numbers are in full by default.
+        changes: Other values of the config.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model = toy_model(toy_config("llama", max_position_embeddings=2 * ROW_TOKENS))
+    model = toy_model(toy_config(family, max_position_embeddings=2 * ROW_TOKENS, **changes))
     with torch.no_grad():
         model.lm_head.weight.mul_(10)  # of numbers so small that no adapter could be sure of a token
     tokenizer = toy_tokenizer() | {"tokenizer.ggml.pre": "gpt-2"}
-    file = export_gguf(model.config, model.state_dict(), tokenizer, folder / "toy.gguf", type_name="f32").path
+    file = export_gguf(model.config, model.state_dict(), tokenizer, folder / "toy.gguf", type_name=type_name).path
     save_text_tokenizer(load_base(file).tokenizer, folder / "tokenizer")
     save_checkpoint(model, folder / "checkpoint", tokenizer=folder / "tokenizer")
     return file

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from modelstack.train.step import TrainState, train_step
 from tests.modelstack.train.parallel_cases import make_batch, on_ranks, whole_values
 from tests.modelstack.train.run.toy_run import toy_recipe
 from tests.modelstack.train.toys import family_config
+from tests.modelstack.train.watched_memory import MIB, on_linux, watched
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +45,6 @@ STARTS: dict[str, tuple[str, Layout, dict[str, Any]]] = {
     "pipeline, tied head": ("llama", Layout(pp=2), {"tie_word_embeddings": True}),
 }
 WITH_TP = {"fsdp and tp": ("qwen3", Layout(shard=2, tp=2), {"vocab_size": 132})}
-MIB = 2**20
 BIG = published(
     "nano-9m",
     vocab_size=512,
@@ -118,46 +114,15 @@ def test_a_matrix_that_is_cut_twice_starts_with_one_processs_bits(tmp_path: Path
         assert all(differing == [] for differing in of_rank.values()), of_rank
 
 
-def _status(key: str) -> int:
-    """Return a line of this process's memory, in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(key)
-
-
-@contextmanager
-def _watched() -> Iterator[list[int]]:
-    """Give the most memory that came to this process in the block: files that are mapped are left out."""
-    gc.collect()
-    before, peak, done = _status("RssAnon"), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            peak[0] = max(peak[0], _status("RssAnon") - before)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-        peak[0] = max(peak[0], _status("RssAnon") - before)
-
-
 def memory_of_a_start(rank: int) -> dict[str, int]:
     layout = Layout(shard=2)
     _started(STARTS["fsdp"])  # what torch makes once is made
     mesh, resolved = make_mesh(layout), _resolved(layout)
-    with _watched() as peak:
+    with watched() as peak:
         state = spread(BIG, resolved, mesh, None)
     share = sum(parameter.to_local().nbytes for parameter in state.model.parameters())  # pyright: ignore
     whole = sum(parameter.nbytes for parameter in state.model.parameters())
     return {"peak": peak[0], "share": share, "whole": whole}
-
-
-on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc/self/status")
 
 
 @on_linux
@@ -176,7 +141,7 @@ def memory_of_a_resume(folder: Path, rank: int) -> dict[str, Any]:
     store.save(1, {"run": {"train": state.state_dict()}})
     saved = [parameter.to_local().clone() for parameter in state.model.parameters()]  # pyright: ignore
     train_step(state, [make_batch(mesh.data_rank)])
-    with _watched() as peak:
+    with watched() as peak:
         loaded = store.load({"run": {"train": state.state_dict()}})
         assert loaded is not None
         state.load_state_dict(loaded.state["run"]["train"])

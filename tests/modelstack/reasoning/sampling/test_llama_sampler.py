@@ -201,7 +201,7 @@ def test_a_split_q4_1_model_computes_what_the_q4_1_file_says(family: str, tmp_pa
                     0.05 * torch.randn(len(weight), weight.shape[1] // 32, 1).expand(-1, -1, 32).flatten(1)
                 )
     toy_file(model, tmp_path / "q4_1.gguf", "q4_1")
-    stored = load_gguf(tmp_path / "q4_1.gguf").model()
+    stored = load_gguf(tmp_path / "q4_1.gguf").model
     missing = write_split(tmp_path / "q4_1.gguf", tmp_path / "split.gguf")
     assert len(missing) == 7 * model.config.num_hidden_layers
     write_rollout_adapter(stored, missing, tmp_path / "adapter.gguf")
