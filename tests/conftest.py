@@ -90,4 +90,4 @@ def two_ray_workers() -> Iterator[Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes outputs of commands anew."""
-    parser.addoption(UPDATE, action="store_true", help="Write outputs of commands anew: golden files, documentation.")
+    parser.addoption(UPDATE, action="store_true", help="Write outputs of commands anew: golden files and docs.")
