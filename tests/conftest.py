@@ -106,5 +106,5 @@ def two_ray_workers() -> Iterator[Any]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that writes the golden files anew."""
-    parser.addoption(UPDATE, action="store_true", help="Write the golden files of commands' outputs anew.")
+    """Add the option that writes outputs of commands anew."""
+    parser.addoption(UPDATE, action="store_true", help="Write outputs of commands anew: golden files and docs.")

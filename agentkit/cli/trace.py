@@ -232,7 +232,7 @@ def replay(
         return
     place = "" if found.token is None else f" at token {found.token}"
     output.print(plain(f"{n_same} replies are the same", "red"))
-    output.print(plain(f"step {found.step}: the {found.what} differs{place}", "red"))
+    output.print(plain(f"step {found.step}: not the same {found.what}{place}", "red"))
     output.print(plain(f"  then: {one_line(found.traced, 500)}"))
     output.print(plain(f"  now:  {one_line(found.replayed, 500)}"))
     raise typer.Exit(1)

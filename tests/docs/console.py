@@ -1,6 +1,7 @@
 """`console` blocks: commands behind `$ `, each followed by the output that it prints.
 
 In an expected output a line `...` stands for any number of lines, and `…` for any characters of a line.
+`pytest tests/docs --update-golden` writes outputs without such marks anew.
 """
 
 from __future__ import annotations
@@ -63,3 +64,15 @@ def check_console(block: Block, folder: Path) -> None:
         assert status == wanted, f"{block}: $ {command}\nexited {status}, not {wanted}:\n{output}"
         if expected and not block.output_varies:
             assert matches(expected, output), f"{block}: $ {command}\nexpected:\n{expected}\nprinted:\n{output}"
+
+
+def update_console(block: Block, folder: Path) -> None:
+    """Run the commands of a block, and write what they print to its page, but for outputs with `...` or `…`."""
+    code = block.code
+    for command, expected in commands_of(block.code):
+        output, _ = printed(command, folder)
+        varies = block.output_varies or "…" in expected or "..." in expected.splitlines()
+        if expected and not varies:
+            code = code.replace(expected, output, 1)
+    page = block.page.read_text(encoding="utf-8")
+    block.page.write_text(page.replace(block.code, code, 1), encoding="utf-8")

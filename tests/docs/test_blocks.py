@@ -1,6 +1,7 @@
 """The code blocks of README and of the documentation run as they stand, and print what they show.
 
-`pytest tests/docs --update-examples` writes the output of Python blocks (`#>`) anew.
+`pytest tests/docs --update-examples` writes the output of Python blocks (`#>`) anew, `--update-golden` that of
+commands.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 
 from agentkit.testing import block_model_requests
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
-from tests.docs.console import check_console
+from tests.docs.console import check_console, update_console
+from tests.golden import UPDATE
 
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", *DATA}
@@ -67,7 +69,7 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(
         if block.language == "python":
             scope = _run(block, examples[block.line], scope, eval_example)
         elif block.language == "console":
-            check_console(block, folder)
+            (update_console if request.config.getoption(UPDATE) else check_console)(block, folder)
         else:
             DATA[block.language](block.code)
 

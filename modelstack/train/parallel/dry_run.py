@@ -92,10 +92,11 @@ class DryRun:
     def text(self) -> str:
         """Return the result as a page of text."""
         layout, found = self.parallel.layout, self.predicted
-        degrees = ", ".join(f"{name}={value}" for name, value in layout.model_dump().items() if value != 1)
+        chosen = [f"{name}={value}" for name, value in layout.model_dump().items() if value not in (1, "none")]
+        facts = ", ".join([*chosen, f"context {self.context}", self.parallel.precision])
+        ranks = "1 rank" if layout.n_devices == 1 else f"{layout.n_devices} ranks"
         lines = [
-            f"dry run on {layout.n_devices} ranks without devices: {degrees or 'one rank'}; "
-            f"context {self.context}, {self.parallel.precision}",
+            f"dry run on {ranks} without devices: {facts}",
             "predicted for the fullest rank, with AdamW's two moments (GB): "
             + ", ".join(f"{part} {n_bytes / GB:.2f}" for part, n_bytes in found.model_dump().items()),
         ]
