@@ -63,7 +63,7 @@ $(BIN)/python:
 
 $(VENV)/.local: $(BIN)/python pyproject.toml
 	@echo "Installing. llama-cpp-python is compiled now, once: about 3 minutes on 2 cores ($(N_CORES) here)."
-	$(BUILD_ENV) $(PIP) -e ".[local]"
+	$(BUILD_ENV) $(PIP) -e ".[local,servers]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local pyproject.toml

@@ -260,3 +260,9 @@ def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_sho
     assert n_solved >= 1
     assert "invalid arguments" not in done.stdout and "which is no tool" not in done.stdout
     assert "reused" in done.stdout and "forced" in done.stdout
+
+
+def test_make_demo_installs_what_the_demos_servers_need() -> None:
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text(encoding="utf-8")
+    installed = re.search(r"^\$\(VENV\)/\.local:.*?-e \"\.\[(.*?)\]\"", makefile, re.MULTILINE | re.DOTALL)
+    assert installed and installed[1].split(",") == ["local", "servers"]
