@@ -81,6 +81,10 @@ async def test_numbers_of_an_answer_stand_in_what_the_conversation_shows_or_coun
         assert n_answers > 50
 
 
+def silent(name: str, done: float = 0, total: float | None = None, note: str = "") -> None:
+    """Receive progress and show nothing."""
+
+
 @pytest.mark.anyio
 async def test_the_same_seed_gives_the_same_requests_calls_and_tools() -> None:
     def without_clock(example: Example) -> object:
@@ -89,19 +93,19 @@ async def test_the_same_seed_gives_the_same_requests_calls_and_tools() -> None:
             for m in example.messages
         ], [tool.name for tool in example.tools]
 
-    first = await demonstrations(4, 7, lambda example: True, lambda *_: None)
-    second = await demonstrations(4, 7, lambda example: True, lambda *_: None)
+    first = await demonstrations(4, 7, lambda example: True, silent)
+    second = await demonstrations(4, 7, lambda example: True, silent)
     assert first and [without_clock(each) for each in first] == [without_clock(each) for each in second]
 
 
 @pytest.mark.anyio
 async def test_what_repeats_an_evaluation_is_left_out() -> None:
-    assert await demonstrations(2, 7, lambda example: False, lambda *_: None) == []
+    assert await demonstrations(2, 7, lambda example: False, silent) == []
 
 
 @pytest.mark.anyio
 async def test_a_place_that_was_looked_into_in_vain_is_no_target_and_another_one_is_looked_into_next() -> None:
-    played = await demonstrations(40, 11, lambda example: True, lambda *_: None, unplaced=True)
+    played = await demonstrations(40, 11, lambda example: True, silent, unplaced=True)
     astray = [
         example
         for example in played
