@@ -29,6 +29,9 @@ _KERNEL = ("/sys/devices/system/cpu", "/proc/self", "/proc/sys/vm/overcommit_mem
 READABLE = (*_LIBRARIES, *_SETTINGS, *_DEVICES, *_KERNEL)
 WRITABLE = ("/dev/null",)
 
+_SHARED_PREFIXES = ("/usr", "/usr/local")
+"""Prefixes of a system's Python, which hold other programs, too. Its own files there are libraries."""
+
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _ELF_MAGIC, _PT_INTERP = b"\x7fELF", 3
 _MAX_INTERPRETER_BYTES = 4096
@@ -44,7 +47,8 @@ def python_paths() -> tuple[str, ...]:
     except FileNotFoundError:  # the working directory has been removed
         here = ""
     searched = (path for path in sys.path if path and os.path.realpath(path) != here)
-    paths = (sys.prefix, sys.base_prefix, _PACKAGE, *searched)
+    prefixes = (prefix for prefix in (sys.prefix, sys.base_prefix) if prefix not in _SHARED_PREFIXES)
+    paths = (*prefixes, _PACKAGE, *searched)
     return tuple(dict.fromkeys(path for path in paths if os.path.realpath(path) != os.sep))
 
 

@@ -264,7 +264,9 @@ def _table(plan: MixPlan, tokens: Mapping[str, int]) -> Table:
     for source, size in tokens.items():
         row: list[object] = [source, size]
         for part in parts.values():
-            row += [part.weights[source], round(part.tokens[source]), part.epochs(tokens)[source]]
+            # Rounded: the last digits depend on the machine's linear algebra.
+            weight, epochs = round(part.weights[source], 6), round(part.epochs(tokens)[source], 6)
+            row += [weight, round(part.tokens[source]), epochs]
         rows.append([*row, plan.epochs[source]] if plan.anneal else row)
     totals = [cell for part in parts.values() for cell in (None, round(sum(part.tokens.values())), None)]
     rows.append(["all", sum(tokens.values()), *totals, *([None] if plan.anneal else [])])

@@ -124,6 +124,8 @@ def test_the_command_takes_a_configuration_and_keys(base: Path, world: Path, tmp
 
 
 def test_a_model_that_is_not_local_cannot_be_trained(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["specialise", "--mcp", "x", "--model", "openai:gpt", "--out", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["specialise", "--mcp", "python -m mcp_servers.time", "--model", "openai:gpt", "--out", str(tmp_path)]
+    )
     assert result.exit_code == 1
     assert "cannot be trained" in result.output

@@ -459,7 +459,7 @@ async def test_names_that_are_none_in_python_are_changed() -> None:
 
 async def test_without_the_sandbox_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic_monty", None)
-    with pytest.raises(UserError, match=r"agentkit\[code\]"):
+    with pytest.raises(UserError, match=r"pip install .*\[code\]"):
         await run("1")
 
 

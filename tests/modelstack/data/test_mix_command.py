@@ -123,12 +123,12 @@ def test_the_command_prints_what_each_source_gives_and_writes_what_the_trainer_r
         assert rows[name] == {
             "source": name,
             "tokens": size,
-            "stable_weight": plan.stable.weights[name],
+            "stable_weight": round(plan.stable.weights[name], 6),
             "stable_drawn": round(plan.stable.tokens[name]),
-            "stable_epochs": plan.stable.tokens[name] / size,
-            "anneal_weight": plan.anneal.weights[name],
+            "stable_epochs": round(plan.stable.tokens[name] / size, 6),
+            "anneal_weight": round(plan.anneal.weights[name], 6),
             "anneal_drawn": round(plan.anneal.tokens[name]),
-            "anneal_epochs": plan.anneal.tokens[name] / size,
+            "anneal_epochs": round(plan.anneal.tokens[name] / size, 6),
             "epochs_in_all": plan.epochs[name],
         }
 

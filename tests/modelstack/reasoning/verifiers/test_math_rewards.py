@@ -134,7 +134,7 @@ def test_an_expression_without_math_verify_is_an_error_that_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"agentkit\[verifiers\]"):
+    with pytest.raises(UserError, match=r"pip install .*\[verifiers\]"):
         MathVerifier(symbolic=MathVerify).score(Item("x", "x^2"), Completion(r"\boxed{x^2}"))
 
 
