@@ -73,7 +73,7 @@ async def test_a_server_that_dies_is_told_in_one_line_and_the_whole_is_kept(raw:
     assert "`error.stderr`" in message and "\n" not in message
     assert caught.value.stderr.startswith("loading\nTraceback")
     assert caught.value.stderr in caught.value.__notes__[0]  # so a traceback shows it
-    again = copy.copy(caught.value)  # as pickle does it
+    again = copy.copy(caught.value)
     assert (str(again), again.stderr) == (message, caught.value.stderr)
 
 
