@@ -11,11 +11,22 @@ import errno
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows: without the lock, two writers may remove each other's temporary file
+    fcntl = None
+
+LOCK_NAME = ".lock"
+"""Name of the file whose lock serialises the writers of a folder."""
+LOCK_WAIT_S = 5.0
+"""Seconds that a writer waits for another one, which needs milliseconds."""
+LOCK_POLL_S = 0.02
 SCRATCH_PREFIX = ".write-"
 """Prefix of the names of files that are being written."""
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
@@ -61,13 +72,19 @@ def make_private_folder(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "not a folder that only you can write", str(folder))
 
 
-def open_lock(path: Path) -> int:
-    """Return the descriptor of a file that is used only as a lock.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder's writers; the kernel releases it when its holder ends.
 
     Raises:
-        OSError: it cannot be opened, or it is a link.
+        OSError: the folder cannot be written, its lock is a link, or another writer held it too long.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o600)
+    lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o600)
+    try:
+        _wait_for(lock)
+        yield
+    finally:
+        os.close(lock)
 
 
 def replace_private(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
@@ -103,3 +120,21 @@ def _is_private(found: os.stat_result) -> bool:
 
 def _is_own(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid()
+
+
+def _wait_for(lock: int) -> None:
+    """Take the lock of an open file.
+
+    Raises:
+        BlockingIOError: another writer held the lock too long.
+    """
+    if fcntl is None:
+        return
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_S)

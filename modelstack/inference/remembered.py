@@ -2,7 +2,8 @@
 
 Hashing 500 MB of weights takes half a second, and so does timing thread counts. A hash belongs to a file in a
 certain state: place, inode, size, and times of its last changes (including the inode's, which no program can set).
-A fact that is lost or damaged is measured again. The file is therefore small, replaced atomically, and not locked.
+A fact that is lost or damaged is measured again. The file is small and replaced atomically. Writers exclude each
+other, threads of one process too, or one would overwrite what another has just learned.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, cast
 from modelstack.inference.llama.threads import ThreadCounts
 from modelstack.inference.private_files import (
     is_private_folder,
+    locked,
     make_private_folder,
     open_private,
     replace_private,
@@ -110,11 +112,12 @@ class RememberedFacts:
         return {}
 
     def _write(self, name: str, value: Any) -> None:
-        facts = {known: kept for known, kept in self._read().items() if known != name}
-        facts = dict(list(facts.items())[-(MAX_FACTS - 1) :])
         with suppress(OSError):
             make_private_folder(self._path.parent)
-            replace_private(self._path, [json.dumps({**facts, name: value}).encode()])
+            with locked(self._path.parent):
+                facts = {known: kept for known, kept in self._read().items() if known != name}
+                facts = dict(list(facts.items())[-(MAX_FACTS - 1) :])
+                replace_private(self._path, [json.dumps({**facts, name: value}).encode()])
 
 
 def files_key(files: Sequence[Path], build: str) -> str | None:

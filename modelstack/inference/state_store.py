@@ -20,9 +20,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -32,34 +31,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.private_files import (
+    LOCK_NAME,
     SCRATCH_PREFIX,
     is_private_folder,
+    locked,
     make_private_folder,
-    open_lock,
     open_private,
     remove,
     replace_private,
 )
 from modelstack.inference.sequences import common_prefix_length
 
-try:
-    import fcntl
-except ImportError:  # Windows: without the lock, two writers may remove each other's temporary file
-    fcntl = None
-
 DEFAULT_MAX_BYTES = 1 << 30
 MAX_FILES = 256
 """Maximum number of files, whose heads `closest` reads; 1 GiB holds about 45 states of 1,000 tokens of a 135M
 model."""
 MAX_TOKENS = 1 << 20
-LOCK_WAIT_S = 5.0
-"""Seconds that a writer waits for another one, which needs milliseconds; afterwards nothing is stored."""
-LOCK_POLL_S = 0.02
 
 _MAGIC = b"KVSTATE1"
 _HEAD = struct.Struct("<8s32sIQ")
 _HASH_BYTES = 32
-_SUFFIX, _LOCK_NAME = ".kv", ".lock"
+_SUFFIX = ".kv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +115,7 @@ class StateStore:
         digest.update(state.data)
         try:
             make_private_folder(self.folder)
-            with self._locked():
+            with locked(self.folder):
                 self._make_room(n_bytes)
                 replace_private(self._path(key, tokens), (head, state.data, digest.digest()))
         except OSError:
@@ -135,9 +127,9 @@ class StateStore:
         usage = self.usage()
         with suppress(OSError):
             if is_private_folder(self.folder):
-                with self._locked():
+                with locked(self.folder):
                     for path in list(self.folder.iterdir()):
-                        if path.name != _LOCK_NAME:
+                        if path.name != LOCK_NAME:
                             remove(path)
         return usage
 
@@ -181,20 +173,6 @@ class StateStore:
             return StoredState(held.tolist(), content[_HEAD.size + held.nbytes : -_HASH_BYTES])
 
         return _read_or_remove(path, read)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock.
-
-        Raises:
-            OSError: the folder cannot be written, or another process held the lock too long.
-        """
-        lock = open_lock(self.folder / _LOCK_NAME)
-        try:
-            _wait_for(lock)
-            yield
-        finally:
-            os.close(lock)
 
     def _make_room(self, n_bytes: int) -> None:
         """Remove leftovers, and the least recently used states until `n_bytes` more fit."""
@@ -268,21 +246,3 @@ def _verified(file: FileIO) -> NDArray[np.uint8] | None:
             return None
         n_read += n
     return content if hashlib.sha256(view[:-_HASH_BYTES]).digest() == view[-_HASH_BYTES:].tobytes() else None
-
-
-def _wait_for(lock: int) -> None:
-    """Take the lock of an open file.
-
-    Raises:
-        BlockingIOError: another process held the lock too long.
-    """
-    if fcntl is None:
-        return
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(LOCK_POLL_S)

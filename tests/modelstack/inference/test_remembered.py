@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_the_oldest_facts_are_dropped(facts: RememberedFacts, monkeypatch: pytes
     for name in "abcd":
         facts.learn_threads(name, ThreadCounts(1, 2))
     assert [facts.threads(name) is not None for name in "abcd"] == [False, True, True, True]
+
+
+def test_what_several_threads_learn_at_once_is_all_kept(facts: RememberedFacts, tmp_path: Path) -> None:
+    keys = [bytes([index]) * 32 for index in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: RememberedFacts(tmp_path / "facts").learn_invariance(key, True), keys))
+    assert all(facts.invariance(key) for key in keys)
 
 
 def test_thread_counts_hold_for_a_day(facts: RememberedFacts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelstack.inference import state_store
+from modelstack.inference import private_files, state_store
 from modelstack.inference.state_store import StateStore, StoreUsage
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -222,7 +222,7 @@ def test_a_read_only_folder_still_serves(store: StateStore, monkeypatch: pytest.
 
     for name in ("utime", "replace", "unlink", "chmod", "mkdir"):  # root may write whatever a mode says
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr(state_store, "open_lock", refuse)
+    monkeypatch.setattr(state_store, "locked", refuse)
     assert found(store)
     assert not store.put(KEY, TOKENS[:-1], STATE)
     store.clear()
@@ -283,8 +283,14 @@ def test_a_reader_waits_for_no_writer_and_a_writer_gives_up(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put(KEY, TOKENS, STATE)
-    monkeypatch.setattr(state_store, "LOCK_WAIT_S", 0.05)
-    hold = "import signal\nwith store._locked():\n    print('held', flush=True); signal.pause()"
+    monkeypatch.setattr(private_files, "LOCK_WAIT_S", 0.05)
+    hold = """
+import signal
+from modelstack.inference.private_files import locked
+with locked(store.folder):
+    print("held", flush=True)
+    signal.pause()
+"""
     with process(store, hold) as holder:
         assert holder.stdout is not None and holder.stdout.readline().strip() == "held"
         assert found(store)
