@@ -8,6 +8,7 @@ agent without a planner does not load planning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from os import PathLike
 from typing import Any, cast
@@ -100,7 +101,7 @@ def _check_object(name: str, value: Any) -> None:
     module, class_name, example = _OBJECTS[name]
     given = value
     naming, or_name = _NAMES.get(name, ((), ""))
-    wanted = getattr(import_module(module), class_name)
+    wanted = _class(module, class_name)
     if isinstance(value, (wanted, *naming)):
         return
     if isinstance(value, type) and issubclass(value, wanted):
@@ -117,10 +118,10 @@ def _check_list(name: str, value: Any) -> None:
     members, example = _LISTS[name]
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise _wrong(name, cast(object, value), f"a list of {members}", example)
-    if name not in _MEMBERS or not isinstance(value, (list, tuple)):
+    if name not in _MEMBERS or not isinstance(value, (list, tuple)) or not value:
         return
     module, class_names = _MEMBERS[name]
-    wanted = tuple(getattr(import_module(module), each) for each in class_names)
+    wanted = tuple(_class(module, each) for each in class_names)
     for member in cast("Iterable[object]", value):
         if not isinstance(member, wanted):
             fix, shown = f"write {example}", _shown(member)
@@ -131,6 +132,12 @@ def _check_list(name: str, value: Any) -> None:
             elif name == "message_history":
                 fix = "read stored messages with messages_from_json(...)"
             raise UserError(f"{name} takes a list of {members}, and {shown} is none; {fix}.")
+
+
+@cache
+def _class(module: str, name: str) -> type[Any]:
+    """Return a class of a module that is imported now."""
+    return getattr(import_module(module), name)
 
 
 def _is_value(value: Any, kinds: tuple[type[Any], ...]) -> bool:
