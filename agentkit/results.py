@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar, cast
 
 from agentkit.approvals.pending import PendingCall
 from agentkit.errors import NoOutputError, attach_run
-from agentkit.messages import ModelMessage, ToolCallPart
+from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
 from agentkit.run.repeated_calls import repeated_calls
 from agentkit.run.state import RunState, RunStatus
 from agentkit.usage import RunUsage
@@ -85,6 +85,12 @@ class RunResult(Generic[OutputT]):
     def new_messages(self) -> tuple[ModelMessage, ...]:
         """Return the messages of this run alone."""
         return self.state.messages[self.state.n_history :]
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """Tool calls that the model asked for in this run, in order, denied and invalid ones included."""
+        responses = (message for message in self.new_messages() if isinstance(message, ModelResponse))
+        return tuple(call for response in responses for call in response.tool_calls)
 
     @property
     def handed_to(self) -> str | None:

@@ -341,6 +341,14 @@ async def test_views_of_toolsets_filter_and_rename() -> None:
         await Agent(TestModel(), toolsets=[FunctionToolset([add]).renamed({"nope": "x"})]).run("x")
 
 
+async def test_a_result_lists_the_calls_of_its_run_alone() -> None:
+    agent = Agent(ScriptedModel([call("add", a=1, b=2), "3", call("add", a=3, b="x"), "?"]), tools=[add])
+    first = await agent.run("one")
+    second = await agent.run("two", message_history=first.messages)
+    calls = [[(each.tool_name, each.arguments_dict()) for each in r.tool_calls] for r in (first, second)]
+    assert calls == [[("add", {"a": 1, "b": 2})], [("add", {"a": 3, "b": "x"})]]
+
+
 async def test_a_conversation_goes_on_with_message_history() -> None:
     model = ScriptedModel(["first", "second"])
     agent = Agent(model, instructions="Be brief.")
