@@ -333,7 +333,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._declared.handoffs = handoffs_of((*self._declared.handoffs, to))
 
     def output_validator(self, function: Callable[[RunContext[DepsT], OutputT], Any]) -> Callable[..., Any]:
-        """Add a coroutine function that checks or changes an answer; it may raise `ModelRetry`."""
+        """Add a function, plain or coroutine, that checks or changes an answer; it may raise `ModelRetry`."""
         declared = self._declared
         declared.output_validators = (*declared.output_validators, cast(OutputValidator, function))
         return function

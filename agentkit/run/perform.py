@@ -13,6 +13,7 @@ if their tool is idempotent.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -404,7 +405,8 @@ class Performer(Generic[DepsT, OutputT]):
     async def _read_output(self, text: str) -> OutputT:
         output = await self._setup.output.read(text, self._context)
         for validate in self._setup.output_validators:
-            output = await validate(self._context(), output)
+            validated = validate(self._context(), output)
+            output = await validated if inspect.isawaitable(validated) else validated
         return output
 
     async def _end(self, output: OutputT | None, status: RunResultStatus) -> None:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
 Sink = Callable[[AgentEvent], None]
-OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
+OutputValidator = Callable[[RunContext[Any], Any], Any]
+"""Maps a parsed answer to the output; plain or coroutine function."""
 
 HistoryFilter = Callable[[Sequence[ModelMessage]], Sequence[ModelMessage]]
 """Maps the previous agent's view of a conversation, without the hand-off call, to the next agent's view."""

@@ -157,6 +157,18 @@ async def test_an_output_validator_may_ask_for_another_answer() -> None:
     assert (await agent.run("x")).output == "TWO"
 
 
+async def test_an_output_validator_may_be_a_plain_function() -> None:
+    agent = Agent(ScriptedModel(["one", "two"]))
+
+    @agent.output_validator
+    def check(context: RunContext[None], output: str) -> str:
+        if output == "one":
+            raise ModelRetry("not one")
+        return output.upper()
+
+    assert (await agent.run("x")).output == "TWO"
+
+
 async def test_deps_and_context_reach_a_tool() -> None:
     seen: list[RunContext[dict[str, int]]] = []
 
