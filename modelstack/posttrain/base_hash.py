@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
+from modelstack.posttrain.weights_by_name import nearest_path_hint
 
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors")
 """Files that determine the output of a checkpoint folder."""
@@ -21,7 +22,9 @@ def base_sha256(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
     if not path.is_dir():
-        raise UserError(f"base {str(path)!r} is missing: name a GGUF file or a checkpoint folder")
+        raise UserError(
+            f"base {str(path)!r} is missing: name a GGUF file or a checkpoint folder{nearest_path_hint(path)}"
+        )
     files = sorted(file for pattern in _HASHED for file in path.glob(pattern))
     if not any(file.suffix == ".safetensors" for file in files):
         raise UserError(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from mcp_servers.near_paths import nearest_path
 from modelstack.errors import UserError
 
 GROUP = "modelstack.catalogs"
@@ -34,10 +35,17 @@ def weights_path(given: str | Path) -> Path:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)
         hint = f"; nearest model: {near[0]!r}. `agentkit models list` shows all" if near else ""
+        hint = nearest_path_hint(path) + hint
         raise UserError(f"{name!r} is missing: it is neither a file or folder here nor a model by name{hint}")
     if not known[name].is_file():
         raise UserError(f"model {name!r} is not on this machine: `agentkit models pull {name}` fetches it")
     return known[name]
+
+
+def nearest_path_hint(missing: Path) -> str:
+    """Return the end of an error about missing weights: the nearest path, or nothing if no name is similar."""
+    near = nearest_path(missing)
+    return "" if near is None else f"; nearest path: {str(near)!r}"
 
 
 def catalog() -> Mapping[str, Path]:

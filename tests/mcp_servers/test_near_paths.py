@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcp_servers.near_paths import near_path
+from mcp_servers.near_paths import near_path, nearest_path
 
 
 def test_a_missing_path_names_the_nearest_one_in_its_folder(tmp_path: Path) -> None:
@@ -19,3 +19,5 @@ def test_a_missing_path_names_the_nearest_one_in_its_folder(tmp_path: Path) -> N
     )
     assert near_path(models / "qwertz") == f"'{models}/qwertz' does not exist."
     assert near_path(models / "missing.gguf" / "x") == f"'{models}/missing.gguf/x' does not exist."
+    assert nearest_path(models / "mising.gguf") == models / "missing.gguf"
+    assert nearest_path(models / "qwertz") is None

@@ -16,6 +16,7 @@ from modelstack.errors import UserError
 from modelstack.posttrain.stages.record import Origin
 from modelstack.posttrain.stages.stage import ADAPTER, is_stage
 from modelstack.posttrain.starting_point import StartingPoint, starting_point
+from modelstack.posttrain.weights_by_name import nearest_path_hint
 from modelstack.reasoning.merging.recipe import WITHOUT_BASE, MergeRecipe
 from modelstack.reasoning.merging.tensor_files import ModelTensors
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -57,7 +58,8 @@ def find_parents(recipe: MergeRecipe) -> Parents:
     """
     for path in recipe.parents:
         if not Path(path).exists():
-            raise UserError(f"parent {path} is missing: name a stage, a checkpoint folder or a GGUF file")
+            hint = nearest_path_hint(Path(path))
+            raise UserError(f"parent {path} is missing: name a stage, a checkpoint folder or a GGUF file{hint}")
     adapters = [path for path in recipe.parents if (Path(path) / ADAPTER).is_dir()]
     if adapters and len(adapters) < len(recipe.parents):
         other = next(path for path in recipe.parents if path not in adapters)

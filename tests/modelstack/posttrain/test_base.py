@@ -97,6 +97,14 @@ def test_another_base_than_expected_is_refused_with_both_hashes(gguf: Path) -> N
         load_base(gguf, expected_sha256="0" * 64)
 
 
+def test_a_mistyped_path_of_a_base_names_the_nearest_in_its_folder(gguf: Path, folder: Path) -> None:
+    for there in (gguf, folder):
+        mistyped = there.with_name(there.name[:1] + there.name[2:])
+        with pytest.raises(UserError) as refused:
+            load_base(mistyped)
+        assert str(refused.value).endswith(f"a checkpoint folder; nearest path: {str(there)!r}")
+
+
 def test_a_base_that_is_not_there_or_has_no_weights_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no-such\.gguf' is missing: name a GGUF file or a checkpoint folder"):
         load_base(tmp_path / "no-such.gguf")

@@ -43,6 +43,13 @@ def test_an_unknown_name_names_the_nearest_model() -> None:
         weights_path("smal-model")
 
 
+def test_an_unknown_name_names_the_nearest_path_here_too(tmp_path: Path) -> None:
+    (tmp_path / "smol-model").mkdir()
+    with pytest.raises(UserError) as refused:
+        weights_path("smal-model")
+    assert "nearest path: 'smol-model'; nearest model: 'small-model'." in str(refused.value)
+
+
 def test_paths_are_paths(tmp_path: Path) -> None:
     (tmp_path / "small-model").mkdir()
     assert weights_path("small-model") == Path("small-model")

@@ -130,6 +130,7 @@ def test_adapters_that_do_not_go_together_are_refused(base: Path, tmp_path: Path
             "a is an adapter and .*model a model: merge the adapter into",
         ),
         ([here / "a", here / "none"], base, {}, "parent .*none is missing"),
+        ([here / "a", tmp_path / "modle"], base, {}, "modle is missing: .*; nearest path: '.*/model'"),
         ([here / "a", here / "b"], None, {}, "'base' is missing, but merged adapters need it"),
         (
             [here / "a", here / "b"],
