@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,6 +72,7 @@ def examine() -> list[Check]:
         *_models(),
         _cache(),
         _prompt_cache(),
+        *_records(),
         _cores(),
         _memory(),
         _tool("gcc", "apt install gcc (only to compile llama-cpp-python)"),
@@ -182,10 +183,40 @@ def _cache() -> Check:
     from agentkit.models.catalog.store import CACHE_VARIABLE, cache_dir
 
     folder = cache_dir()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(there, os.W_OK):
+    if not _can_be_written(folder):
         return Check("cache", "missing", f"{folder} cannot be written", f"set {CACHE_VARIABLE} to another folder")
-    return Check("cache", "ok", f"{folder}, {shutil.disk_usage(there).free / 1e9:.1f} GB free")
+    return Check("cache", "ok", f"{folder}, {shutil.disk_usage(_existing(folder)).free / 1e9:.1f} GB free")
+
+
+def _records() -> list[Check]:
+    """Report where the command line keeps runs, conversations, traces and pins; nothing is created."""
+    from agentkit.cli.options import JOURNAL_VARIABLE, journal_file
+    from agentkit.mcp.pins import PINS_VARIABLE, ToolPins
+    from agentkit.tracing.jsonl import TRACE_VARIABLE, default_trace_directory
+
+    journal = _record("journal", journal_file(None), JOURNAL_VARIABLE, "file")
+    return [
+        journal,
+        replace(journal, name="sessions"),  # conversations of `agentkit chat` are in the journal's file
+        _record("traces", default_trace_directory(), TRACE_VARIABLE, "folder"),
+        _record("pins", ToolPins().folder, PINS_VARIABLE, "folder"),
+    ]
+
+
+def _record(name: str, path: Path, variable: str, kind: Literal["file", "folder"]) -> Check:
+    path = path.absolute()
+    if not _can_be_written(path):
+        return Check(name, "missing", f"{path} cannot be written", f"set {variable} to another {kind}")
+    return Check(name, "ok", str(path) if path.exists() else f"{path}, not written yet")
+
+
+def _can_be_written(path: Path) -> bool:
+    return os.access(_existing(path), os.W_OK)
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or its nearest folder that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _prompt_cache() -> Check:

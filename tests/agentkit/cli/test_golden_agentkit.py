@@ -182,6 +182,10 @@ def test_the_doctor_names_what_is_missing_and_the_fix(golden: Golden, monkeypatc
         Check("pydantic", "broken", "2.1, wanted >=2.10,<3", "pip install --upgrade agentkit"),
         Check("llama-cpp-python", "missing", "not installed", "pip install it (it compiles for some minutes)"),
         Check("prompt cache", "ok", "/home/ada/.cache/agentkit/prompts, 38 prompts, 455 MB of at most 1074 MB"),
+        Check("journal", "ok", "/home/ada/.local/state/agentkit/runs.db"),
+        Check("sessions", "ok", "/home/ada/.local/state/agentkit/runs.db"),
+        Check("traces", "ok", "/home/ada/.local/state/agentkit/traces, not written yet"),
+        Check("pins", "missing", "/srv/pins cannot be written", "set AGENTKIT_PINS_DIR to another folder"),
     ]
     monkeypatch.setattr(doctor, "examine", lambda: checks)
     golden.check("doctor", "doctor", "doctor --json")

@@ -198,6 +198,38 @@ def test_the_doctor_says_where_the_prompt_cache_lies_and_how_large_it_is(
     assert {check.name: check for check in doctor.examine()}["prompt cache"].state == "missing"
 
 
+def test_the_doctor_says_where_runs_conversations_traces_and_pins_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"journal": tmp_path / "runs.db", "traces": tmp_path / "traces", "pins": tmp_path / "pins"}
+    monkeypatch.setenv("AGENTKIT_JOURNAL", str(places["journal"]))
+    monkeypatch.setenv("AGENTKIT_TRACE_DIR", str(places["traces"]))
+    monkeypatch.setenv("AGENTKIT_PINS_DIR", str(places["pins"]))
+
+    def found() -> dict[str, str]:
+        checks = {check.name: check for check in doctor.examine()}
+        assert {checks[name].state for name in (*places, "sessions")} == {"ok"}
+        assert checks["sessions"].detail == checks["journal"].detail
+        return {name: checks[name].detail for name in places}
+
+    assert found() == {name: f"{place}, not written yet" for name, place in places.items()}
+    assert not any(place.exists() for place in places.values())
+    places["journal"].touch()
+    places["traces"].mkdir()
+    places["pins"].mkdir()
+    assert found() == {name: str(place) for name, place in places.items()}
+
+
+def test_the_doctor_names_the_variable_that_moves_a_place_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTKIT_TRACE_DIR", str(tmp_path / "traces"))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: path != tmp_path)
+    found = {check.name: check for check in doctor.examine()}["traces"]
+    assert (found.state, found.fix) == ("missing", "set AGENTKIT_TRACE_DIR to another folder")
+    assert found.detail == f"{tmp_path / 'traces'} cannot be written"
+
+
 def test_the_prompt_cache_can_be_cleared(empty_cache: Path) -> None:
     store = StateStore(empty_cache / "prompts")
     store.put(bytes(32), range(9), np.zeros(3_000_000, np.uint8))
