@@ -88,10 +88,18 @@ def evaluate(
     )
     folder = log_dir or default_folder(specification)
     notes = notes_console()
-    print_wrapped(notes, f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim")
+
+    def say_where() -> None:
+        print_wrapped(notes, f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim")
+
     with progress() as tell:
         done = run_evaluation(
-            specification, folder, max_parallel=parallel, retry_failed=retry_failed, on_progress=tell
+            specification,
+            folder,
+            max_parallel=parallel,
+            retry_failed=retry_failed,
+            on_start=say_where,
+            on_progress=tell,
         )
     _report(done, as_json=as_json)
     if as_json:

@@ -50,6 +50,7 @@ def evaluate(
     model: Model | None = None,
     max_parallel: int = 1,
     retry_failed: bool = False,
+    on_start: Callable[[], None] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Run an evaluation, or the unfinished part of it, and write its results.
@@ -63,6 +64,7 @@ def evaluate(
         max_parallel: Maximum number of cases at the same time; a model in this process still takes one request at
             a time.
         retry_failed: Run cases again that failed or timed out before.
+        on_start: Called once before the first case, when the specification is valid and the folder is ready.
         on_progress: Called after each case.
 
     Raises:
@@ -78,6 +80,8 @@ def evaluate(
     else:
         replace_file(folder / SPECIFICATION_FILE, json.dumps(record, indent=1) + "\n")
     with Journal(folder) as journal:
+        if on_start is not None:
+            on_start()
         performer = _Performer(suite, specification, model, journal, len(cases), retry_failed, on_progress)
         log = _run_inspect(suite, cases, performer, folder / LOG_FOLDER, specification, max_parallel)
         scored = score_all(suite, cases, journal.runs.get, specification.epochs)

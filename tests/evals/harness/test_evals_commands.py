@@ -38,6 +38,7 @@ def test_a_table_shows_n_score_interval_failures_seconds_and_tokens(agentkit: Ag
     assert "0.500" in done.stdout and "0.150 to 0.850" in done.stdout
     assert "sum_0 failed: OSError: no sums today: sum_0" in done.stderr
     assert "inspect view --log-dir" in done.stderr
+    assert done.stderr.splitlines()[0].startswith("results in ")
 
 
 def test_two_runs_compare(agentkit: Agentkit, tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_what_is_asked_wrongly_ends_in_one_line(
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_list_names_every_suite_with_its_options(agentkit: Agentkit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,11 @@ def test_suites_are_listed_with_their_options(golden: Golden) -> None:
 
 
 def test_a_report_has_groups_intervals_and_failures(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "evaluate", lambda of, folder, **_: finished(folder, 6, of.model))
+    def evaluated(of: Specification, folder: Path, *, on_start: Callable[[], None], **_: object) -> Evaluation:
+        on_start()
+        return finished(folder, 6, of.model)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluated)
     command = "eval first-hour --model local:small --log-dir results"
     golden.check("eval", command, f"{command} --json")
 
