@@ -30,6 +30,18 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all tests that share a fixture of their module, so that it is made once."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        if fixtures is None or item.get_closest_marker("xdist_group") is not None:
+            continue
+        definitions = (found for each in fixtures.name2fixturedefs.values() for found in each)
+        if any(found.scope == "module" and found.baseid for found in definitions):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Run `pytest.mark.anyio` tests on asyncio."""
@@ -95,9 +107,12 @@ def smollm2_gguf() -> Path:
     return local_path("smollm2-135m")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_ray_workers() -> Iterator[Any]:
-    """A Ray cluster of two CPUs on this machine, as the module `ray`; for tests of `xdist_group("ray")`."""
+    """A Ray cluster of two CPUs on this machine, as the module `ray`; for tests of `xdist_group("ray")`.
+
+    It starts once, in the process that runs the group, and stays until that process has no more tests.
+    """
     pytest.importorskip("ray", reason="needs ray (extra `ray`)")
     from modelstack.ray_cluster import ray_cluster
 
