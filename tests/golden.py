@@ -103,7 +103,7 @@ def commands_of(app: typer.Typer) -> list[tuple[str, ...]]:
 
 
 def on_screen(output: str) -> str:
-    """Return the text that an output leaves on a terminal, without styles: a bar that was erased is not in it.
+    """Return the text that an output leaves on a terminal, without styles, erased bars and spaces at ends.
 
     A line that is wider than the terminal stays one line.
     """
@@ -129,7 +129,7 @@ def on_screen(output: str) -> str:
                 column += len(piece)
     while lines[row + 1 :] and not lines[-1]:
         del lines[-1]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _replaced(text: str, replace: Replace) -> str:

@@ -45,6 +45,7 @@ def train(
     """Train a tokenizer on text and write it as a folder that transformers loads."""
     from rich.console import Console
 
+    from modelstack.architecture.counts.table import quantity
     from modelstack.recipe_file import read_recipe
     from modelstack.terminal.progress_bars import progress_bars
     from modelstack.terminal.tables import print_wrapped
@@ -71,8 +72,9 @@ def train(
     print_wrapped(
         console,
         f"{out}: {trained.tokenizer.get_vocab_size():,} ids, {trained.n_learnt:,} of them learnt from "
-        f"{trained.n_documents:,} documents ({trained.n_bytes / 1e6:.1f} MB); "
+        f"{trained.n_documents:,} documents ({quantity(trained.n_bytes, 'B')}); "
         f"configuration {config.fingerprint()[:12]}",
+        indent="  ",
     )
 
 

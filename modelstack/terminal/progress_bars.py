@@ -67,9 +67,9 @@ def progress_bars(
         tasks: dict[str, TaskID] = {}
 
         def tell(name: str, done: float = 0, total: float | None = None, note: str = "") -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total, counted="", note="")
             counted = _counted(done, total, count)
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, counted=counted, note=note)
             bars.update(tasks[name], completed=done, total=total, counted=counted, note=note)
 
         yield tell
