@@ -30,7 +30,7 @@ HEADINGS = {
     "cache KiB": "cache_kib",
     "seconds": "seconds",
 }
-"""Keys of the columns by heading: number of parameters, FLOPs of training, cache at full context, seconds a run."""
+"""Keys of the columns by heading; FLOPs are those of training, seconds those of a run."""
 
 
 @dataclass(frozen=True, slots=True)
