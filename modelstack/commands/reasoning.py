@@ -71,7 +71,7 @@ def tasks(
     options = {"task": gym, "level": level, "config": _object(config), "form": form.value, "shots": shots}
     made = tasks_of(_source(kind, seed, options), cast("Side", side.value), n, seed, canaries)
     n_written = write_tasks(out, made)
-    told = f"{out}: {n_written} tasks ({kind.value}, {side.value}, seed {seed}), verifier = {kind.value!r}"
+    told = f"{out}: {n_written} tasks ({side.value}, seed {seed}); verifier: {kind.value}"
     print_wrapped(Console(), told, indent="  ")
 
 

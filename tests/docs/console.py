@@ -41,10 +41,10 @@ def printed(command: str, folder: Path) -> tuple[str, int]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        encoding="utf-8",
         timeout=200,
     )
-    return "\n".join(line.rstrip() for line in on_screen(done.stdout).splitlines()) + "\n", done.returncode
+    shown = on_screen(done.stdout.decode())  # bytes: text mode would turn a bar's carriage returns into line feeds
+    return "\n".join(line.rstrip() for line in shown.splitlines()) + "\n", done.returncode
 
 
 def matches(expected: str, output: str) -> bool:

@@ -102,8 +102,8 @@ class DryRun:
         ]
         for one in self.ranks:
             lines += [
-                f"rank {one.rank}, stage {one.stage}: {one.n_layers} layers of {one.n_parameters:,} parameters, "
-                f"{one.n_held:,} of them on this rank",
+                f"rank {one.rank}, stage {one.stage}: {one.n_layers} layers, {one.n_parameters:,} parameters, "
+                f"{one.n_held:,} held here",
                 f"  allocated: masters {quantity(one.masters, 'B')}, gradients {quantity(one.gradients, 'B')}, "
                 f"optimizer {quantity(one.optimizer, 'B')}",
                 "  communication of a micro-batch: "
