@@ -219,13 +219,15 @@ def replay(
     """
     import anyio
 
-    from agentkit.cli.console import one_line, output_console, plain, print_wrapped
+    from agentkit.cli.console import notes_console, one_line, output_console, plain, print_wrapped
     from agentkit.models.resolve import resolve_model
     from agentkit.tracing.replay import replay as replayed
     from agentkit.tracing.sources import trace_source
+    from modelstack.terminal.progress_bars import activity
 
     events = [event for _, event in trace_source(_where(trace_dir)).events(run_id)]
-    n_same, found = anyio.run(replayed, events, resolve_model(model or "local"))
+    with activity(notes_console(), "asking the model again"):
+        n_same, found = anyio.run(replayed, events, resolve_model(model or "local"))
     output = output_console()
     if found is None:
         output.print(plain(f"no difference; replies compared: {n_same}"))

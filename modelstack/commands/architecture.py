@@ -156,20 +156,22 @@ def export_gguf(
 
     from modelstack.architecture.checkpoint import load_checkpoint
     from modelstack.architecture.gguf import export
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import print_wrapped
     from modelstack.tokenizer.gguf_tokenizer import gguf_fields
     from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
-    tokenizer = gguf_fields(load_tokenizer(checkpoint))
-    model = load_checkpoint(checkpoint)
-    exported = export.export_gguf(
-        model.config,
-        model.state_dict(),
-        tokenizer,
-        out,
-        type_name=type_name,
-        name=name or checkpoint.resolve().name,
-    )
+    with activity(Console(stderr=True), "writing the file"):
+        tokenizer = gguf_fields(load_tokenizer(checkpoint))
+        model = load_checkpoint(checkpoint)
+        exported = export.export_gguf(
+            model.config,
+            model.state_dict(),
+            tokenizer,
+            out,
+            type_name=type_name,
+            name=name or checkpoint.resolve().name,
+        )
     for note in exported.notes:
         print_wrapped(Console(stderr=True), f"note: {note}", indent="  ")
     print_wrapped(Console(), f"{exported.path}: {exported.n_bytes:,} bytes", indent="  ")
@@ -192,13 +194,14 @@ def import_gguf(
 
     from modelstack.architecture.checkpoint import save_checkpoint
     from modelstack.architecture.gguf.load import load_gguf
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import print_wrapped
     from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
     from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 
-    loaded = load_gguf(file)
-    tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
-    with tempfile.TemporaryDirectory() as folder:
+    with activity(Console(stderr=True), "writing the checkpoint"), tempfile.TemporaryDirectory() as folder:
+        loaded = load_gguf(file)
+        tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
         save_text_tokenizer(tokenizer, folder)
         save_checkpoint(loaded.model, out, tokenizer=folder, dtype=getattr(torch, dtype.value))
     n_parameters = sum(tensor.numel() for tensor in loaded.state_dict.values())

@@ -202,11 +202,14 @@ def quality(
     from rich.console import Console
 
     from modelstack.data.quality_model.fit import MODEL_FILE, fit, thresholds, write
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
     from modelstack.tokenizer.documents import find_files, read_documents
 
-    texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
-    fitted = fit(*texts)
+    with activity(Console(stderr=True), "reading the texts") as told:
+        texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
+        told("fitting the classifier")
+        fitted = fit(*texts)
     write(fitted, out, sources={"good": [p.name for p in good], "raw": [p.name for p in raw]})
     print_wrapped(Console(), f"{out / MODEL_FILE}: AUC {fitted.model.stated['auc']:.4f} on held-out texts")
     columns = (

@@ -33,9 +33,11 @@ def merge(
     from rich.console import Console
 
     from modelstack.posttrain.stages.merge import merge_stage
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import print_wrapped
 
-    merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
+    with activity(Console(stderr=True), "merging the adapter"):
+        merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
     print_wrapped(Console(), f"{out}: {merged.record.what}", indent="  ")
 
 

@@ -28,14 +28,13 @@ from tests.modelstack.train.run.toy_run import toy_values, write_text, write_tom
 
 RUNS: Replace = (
     (r"[\d,]+(\s+)tokens/s", r"10,000\1tokens/s"),
-    (r"at the start: \d+ MB", "at the start: 400 MB"),
+    (r"at the start: [\d.]+ [MG]B", "at the start: 400 MB"),
     (r"norm \d+\.\d\d", "norm 1"),
     *((rf"(\d\.\d)\d{{{n}}}\b", rf"\1{'x' * n}") for n in (1, 2, 3, 4)),
 )
 """What differs between machines: speeds, memory, and the last digits of measurements."""
 
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = [pytest.mark.usefixtures("no_pictures"), pytest.mark.xdist_group("golden_trainings")]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,8 @@ def test_a_training_that_is_stopped_says_how_to_resume_it(golden: Golden, monkey
 
 
 def test_a_dry_run_shows_the_memory_of_a_layout(golden: Golden) -> None:
-    golden.check("train-dry-run", "train nano --dry-run parallel.layout.shard=2")
+    collectives = (r"\d+(\s+)(all-gather|reduce-scatter)", r"9\1\2")  # decided by torch
+    golden.check("train-dry-run", "train nano --dry-run parallel.layout.shard=2", replace=[collectives])
 
 
 @pytest.mark.parametrize("name", METHODS)
