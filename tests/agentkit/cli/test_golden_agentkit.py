@@ -187,7 +187,7 @@ def waiting(golden: Golden, scripted: Callable[..., None], server: Callable[...,
 def test_a_resumed_run_asks_about_its_call_on_a_terminal_and_waits_again_without_one(
     golden: Golden, waiting: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    golden.check("resume", "resume run_", "resume run_0", replace=IDS_AND_TIMES, before=waiting)
+    golden.check("resume", "resume run_", "resume run_x", replace=IDS_AND_TIMES, before=waiting)
     monkeypatch.setattr(run_command, "can_ask", lambda: True)
     for answer in ("once", "deny"):
         typed = iter((answer, "Not before Monday."))
