@@ -30,7 +30,7 @@ class _Commands(PlainGroup):
         if first in self.commands or not group:
             return super().resolve_command(ctx, args)
         if others and others[0] != "--help":
-            ctx.fail(f"No such command '{first} {others[0]}'. Commands: {', '.join(group)}")
+            ctx.fail(f"No such command '{first} {others[0]}'.\nCommands: {', '.join(group)}")
         formatter = ctx.make_formatter()
         write_commands(group, formatter)
         typer.echo(formatter.getvalue().strip())

@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 WIDTH = 80
 UPDATE = "--update-golden"
-_COLOURLESS = {"TERM": "dumb", "COLUMNS": str(WIDTH), "LINES": "40", "PAGER": "cat"}
-TERMINAL = {**_COLOURLESS, "TTY_COMPATIBLE": "1"}
-PIPE = {**_COLOURLESS, "TTY_COMPATIBLE": "0"}
+_SIZED = {"NO_COLOR": "1", "COLUMNS": str(WIDTH), "LINES": "40", "PAGER": "cat"}
+TERMINAL = {**_SIZED, "TERM": "xterm", "TTY_COMPATIBLE": "1"}
+"""A terminal that moves its cursor; `on_screen` reads its output."""
+PIPE = {**_SIZED, "TERM": "dumb", "TTY_COMPATIBLE": "0"}
+_CONTROL = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)")
 Replace = Sequence[tuple[str, str]]
 """Regular expressions of texts that differ between runs, and what stands for them."""
 IDS_AND_TIMES: Replace = (
@@ -73,7 +75,7 @@ class Golden:
                 if result.exception is not None and not isinstance(result.exception, SystemExit):
                     raise result.exception
                 status = f", status {result.exit_code}" if result.exit_code else ""
-                text = _replaced(result.output, replace)
+                text = _replaced(on_screen(result.output) if title == "terminal" else result.output, replace)
                 shown.append(f"[{title}{status}] $ {_replaced(line, replace)}\n{text.rstrip()}\n")
                 if title == "terminal":
                     _check_width(text)
@@ -98,6 +100,36 @@ def commands_of(app: typer.Typer) -> list[tuple[str, ...]]:
         return [words, *(path for name, each in inner.items() for path in found(each, (*words, name)))]
 
     return found(typer.main.get_command(app), ())
+
+
+def on_screen(output: str) -> str:
+    """Return the text that an output leaves on a terminal, without styles, erased bars and spaces at ends.
+
+    A line that is wider than the terminal stays one line.
+    """
+    lines, row, column = [""], 0, 0
+    for piece in _CONTROL.split(output):
+        match piece[:1], piece[1:]:
+            case "\n", _:
+                row, column = row + 1, 0
+                lines += [""] * (row == len(lines))
+            case "\r", _:
+                column = 0
+            case "\x1b", "[2K":
+                lines[row] = ""
+            case "\x1b", control if control.endswith("A"):
+                row = max(0, row - int(control[1:-1] or 1))
+            case "\x1b", control if control.endswith(("m", "h", "l")):  # a style; the cursor shown or hidden
+                pass
+            case "\x1b", control:
+                raise ValueError(f"control sequence {control!r} of the output is not known")
+            case _:
+                line = lines[row].ljust(column)
+                lines[row] = line[:column] + piece + line[column + len(piece) :]
+                column += len(piece)
+    while lines[row + 1 :] and not lines[-1]:
+        del lines[-1]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _replaced(text: str, replace: Replace) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
-AS_PINNED = "as pinned"
+AS_PINNED, NOT_AS_PINNED = "as pinned", "not as pinned"
 MAX_DESCRIPTION_CHARS = 300
 """Characters of a tool's description in a list on a terminal."""
 app = PlainTyper(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
@@ -128,7 +128,7 @@ def verify(
         if drift:
             _show(toolset, drift)
         else:
-            hint = " (agentkit mcp pin)" if drift is None else ""
+            hint = "; `agentkit mcp pin` pins its tools" if drift is None else ""
             output_console().print(plain(f"{toolset.id}: {state}{hint}"))
     if as_json:
         print_json(servers)
@@ -153,7 +153,7 @@ def pin(
         wire = _run(toolset, _fetched)
         drift = _drift(toolset, wire)
         if drift == []:
-            output.print(plain(f"{toolset.id}: as pinned"))
+            output.print(plain(f"{toolset.id}: {AS_PINNED}"))
             continue
         if drift is None:
             output.print(plain(f"{toolset.id}: {count_of(len(wire), 'tool')}, none pinned before"))
@@ -179,14 +179,14 @@ def accept(
 
     Exit status 1: nothing was accepted.
     """
-    from agentkit.cli.console import output_console, plain
+    from agentkit.cli.console import count_of, output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
     output, toolset = output_console(), _only(server, key, header, allow_env)
     wire = _run(toolset, _fetched)
     drift = _drift(toolset, wire)
     if drift is None:
-        raise UserError(f"nothing of {toolset.id!r} is pinned; pin it with `agentkit mcp pin`.")
+        raise UserError(f"server {toolset.id!r} has no pinned tools; `agentkit mcp pin` pins all of them.")
     added = [each for each in drift if each.kind == "added" and (not tools or each.tool_name in tools)]
     names = {each.tool_name for each in added}
     if missing := [name for name in tools or () if name not in names]:
@@ -194,19 +194,20 @@ def accept(
     if not added:
         output.print(plain(f"{toolset.id}: no new tools"))
         raise typer.Exit(1)
-    _show(toolset, added)
-    if not (yes or typer.confirm(f"accept {len(added)} tools of {toolset.id}?")):
+    new = count_of(len(added), "new tool")
+    _show(toolset, added, new)
+    if not (yes or typer.confirm(f"accept {new} of {toolset.id}?")):
         raise typer.Exit(1)
     if (notice := DEFAULT_PINS.accept(_key(toolset), [tool for tool in wire if tool.name in names])) is not None:
         raise UserError(notice)
     output.print(plain(f"{toolset.id}: accepted"))
 
 
-def _show(toolset: MCPToolset, drift: Sequence[Drift]) -> None:
+def _show(toolset: MCPToolset, drift: Sequence[Drift], state: str = NOT_AS_PINNED) -> None:
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import show_drift
 
-    output_console().print(plain(f"{toolset.id}: not as pinned", "yellow"))
+    output_console().print(plain(f"{toolset.id}: {state}", "yellow"))
     output_console().print(plain(show_drift(drift)))
 
 
@@ -236,7 +237,7 @@ def _key(toolset: MCPToolset) -> str:
 def _pin_state(drift: Sequence[Drift] | None) -> str:
     if drift is None:
         return "not pinned"
-    return "not as pinned" if drift else AS_PINNED
+    return NOT_AS_PINNED if drift else AS_PINNED
 
 
 def _hints(definition: ToolDefinition) -> list[str]:

@@ -168,7 +168,8 @@ class AgentOptions:
         toolsets = servers_of(self.mcp, self.headers, self.allow_env)
         if self.ask is Ask.none:
             return toolsets
-        return [toolset.requiring_approval(when=self._asks) for toolset in toolsets]
+        reason = "--ask all" if self.ask is Ask.all else "its server does not mark it as read only"
+        return [toolset.requiring_approval(lambda *_: reason, when=self._asks) for toolset in toolsets]
 
     def _asks(self, tool: ToolDefinition) -> bool:
         return self.ask is Ask.all or not tool.annotations.read_only

@@ -86,5 +86,7 @@ async def _find(journal: Path, beginning: str) -> RunSummary:
     keeper = SQLiteCheckpointer(journal)
     found = [run for run in await keeper.list_runs(limit=100_000) if run.run_id.startswith(beginning)]
     if len(found) != 1:
-        raise CheckpointError(f"run id {beginning!r} matches {len(found)} runs in {str(journal)!r}.")
+        raise CheckpointError(
+            f"run id {beginning!r} matches {len(found)} runs in {str(journal)!r}; `agentkit runs` lists them."
+        )
     return found[0]

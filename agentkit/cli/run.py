@@ -150,7 +150,9 @@ def perform(
         usage = usage_line(result.usage, result.confidence, time.perf_counter() - started)
         print_wrapped(notes, usage, "dim")
         if result.pending and options.journal is not None:
-            notes.print(plain(f"go on: agentkit resume {result.run_id}{_at('--journal', options.journal)}"))
+            notes.print(
+                plain(f"continue with: agentkit resume {result.run_id}{_at('--journal', options.journal)}")
+            )
         if options.trace is not None:
             notes.print(
                 plain(f"trace: agentkit trace show {result.run_id}{_at('--trace-dir', options.trace)}", "dim")

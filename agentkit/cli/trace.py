@@ -219,22 +219,23 @@ def replay(
     """
     import anyio
 
-    from agentkit.cli.console import one_line, output_console, plain
+    from agentkit.cli.console import notes_console, one_line, output_console, plain, print_wrapped
     from agentkit.models.resolve import resolve_model
     from agentkit.tracing.replay import replay as replayed
     from agentkit.tracing.sources import trace_source
+    from modelstack.terminal.progress_bars import activity
 
     events = [event for _, event in trace_source(_where(trace_dir)).events(run_id)]
-    n_same, found = anyio.run(replayed, events, resolve_model(model or "local"))
+    with activity(notes_console(), "asking the model again"):
+        n_same, found = anyio.run(replayed, events, resolve_model(model or "local"))
     output = output_console()
     if found is None:
-        output.print(plain(f"{n_same} replies, all the same"))
+        output.print(plain(f"no difference; replies compared: {n_same}"))
         return
     place = "" if found.token is None else f" at token {found.token}"
-    output.print(plain(f"{n_same} replies are the same", "red"))
-    output.print(plain(f"step {found.step}: not the same {found.what}{place}", "red"))
-    output.print(plain(f"  then: {one_line(found.traced, 500)}"))
-    output.print(plain(f"  now:  {one_line(found.replayed, 500)}"))
+    output.print(plain(f"step {found.step}: different {found.what}{place}; equal replies before: {n_same}", "red"))
+    print_wrapped(output, f"  trace:  {one_line(found.traced, 500)}", indent=" " * 10)
+    print_wrapped(output, f"  replay: {one_line(found.replayed, 500)}", indent=" " * 10)
     raise typer.Exit(1)
 
 

@@ -272,8 +272,8 @@ def _message(found: Sequence[Drift], server: str) -> str:
     shown = "\n".join(_cut(line) for line in lines[:_MAX_SHOWN_LINES])
     left = f"\n... {len(lines) - _MAX_SHOWN_LINES} more lines" if len(lines) > _MAX_SHOWN_LINES else ""
     return (
-        f"MCP server {server!r} defines tools otherwise than when it was pinned: {names}. Nothing was started. "
-        f"If the change is right, pin it with `agentkit mcp pin`.\n{shown}{left}"
+        f"the tool definitions of MCP server {server!r} differ from their pins: {names}. No tool was called. "
+        f"If you trust the change, pin it with `agentkit mcp pin`.\n{shown}{left}"
     )
 
 

@@ -90,6 +90,7 @@ def specialise(
     from agentkit.specialise.run import Wanted
     from agentkit.specialise.run import specialise as run
     from modelstack.errors import UserError as StackError
+    from modelstack.posttrain.stages.stage import ADAPTER_GGUF
     from modelstack.recipe_file import read_recipe
     from modelstack.train.run.stopping import STOPPED
 
@@ -109,7 +110,7 @@ def specialise(
         raise UserError(str(error)) from error
     if stage is None:
         raise typer.Exit(STOPPED)
-    output_console().print(plain(f"{folder / REPORT}: {stage.record.what}"))
+    output_console().print(plain(f"adapter: {folder / ADAPTER_GGUF}\nreport: {folder / REPORT}"))
 
 
 def _words(server: str, allow_env: Sequence[str]) -> list[str]:

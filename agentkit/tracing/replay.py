@@ -159,7 +159,8 @@ def _said(response: ModelResponse) -> str:
     for part in response.parts:
         match part:
             case ToolCallPart():
-                lines.append(f"{part.tool_name} {part.arguments} {part.probability}")
+                chosen = "" if part.probability is None else f" p {part.probability}"
+                lines.append(f"{part.tool_name} {part.arguments}{chosen}")
             case TextPart() | ThinkingPart():
                 lines.append(part.content)
     return "\n".join(lines)

@@ -131,7 +131,7 @@ def ablate(
         temporary.write_text(report.markdown(plan, table_rows, source, seconds), encoding="utf-8")
     with replacing(out / "ablation.png") as temporary:
         report.draw(plan, table_rows, outcomes, temporary)
-    columns = tuple(map(Column, report.HEADINGS))
+    columns = tuple(Column(heading, key) for heading, key in report.HEADINGS.items())
     print_tables(console, Table(columns, [report.cells(row) for row in table_rows]))
     print_wrapped(Console(stderr=True), f"{out / 'ablation.md'}, {out / 'ablation.png'}; {seconds:.0f} s")
 
@@ -152,24 +152,29 @@ def export_gguf(
     name: Annotated[str | None, typer.Option(help="Name of the model in the file; else the folder's.")] = None,
 ) -> None:
     """Write a checkpoint as a GGUF file for llama.cpp."""
+    from rich.console import Console
+
     from modelstack.architecture.checkpoint import load_checkpoint
     from modelstack.architecture.gguf import export
+    from modelstack.terminal.progress_bars import activity
+    from modelstack.terminal.tables import print_wrapped
     from modelstack.tokenizer.gguf_tokenizer import gguf_fields
     from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
-    tokenizer = gguf_fields(load_tokenizer(checkpoint))
-    model = load_checkpoint(checkpoint)
-    exported = export.export_gguf(
-        model.config,
-        model.state_dict(),
-        tokenizer,
-        out,
-        type_name=type_name,
-        name=name or checkpoint.resolve().name,
-    )
+    with activity(Console(stderr=True), "writing the file"):
+        tokenizer = gguf_fields(load_tokenizer(checkpoint))
+        model = load_checkpoint(checkpoint)
+        exported = export.export_gguf(
+            model.config,
+            model.state_dict(),
+            tokenizer,
+            out,
+            type_name=type_name,
+            name=name or checkpoint.resolve().name,
+        )
     for note in exported.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{exported.path}: {exported.n_bytes:,} bytes")
+        print_wrapped(Console(stderr=True), f"note: {note}", indent="  ")
+    print_wrapped(Console(), f"{exported.path}: {exported.n_bytes:,} bytes", indent="  ")
 
 
 @explained(
@@ -185,17 +190,19 @@ def import_gguf(
 ) -> None:
     """Convert a GGUF file to a checkpoint folder, with dequantised weights."""
     import torch
+    from rich.console import Console
 
     from modelstack.architecture.checkpoint import save_checkpoint
     from modelstack.architecture.gguf.load import load_gguf
+    from modelstack.terminal.progress_bars import activity
+    from modelstack.terminal.tables import print_wrapped
     from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
     from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 
-    loaded = load_gguf(file)
-    tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
-    with tempfile.TemporaryDirectory() as folder:
+    with activity(Console(stderr=True), "writing the checkpoint"), tempfile.TemporaryDirectory() as folder:
+        loaded = load_gguf(file)
+        tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
         save_text_tokenizer(tokenizer, folder)
         save_checkpoint(loaded.model, out, tokenizer=folder, dtype=getattr(torch, dtype.value))
-    typer.echo(
-        f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} parameters"
-    )
+    n_parameters = sum(tensor.numel() for tensor in loaded.state_dict.values())
+    print_wrapped(Console(), f"{out}: {loaded.config.model_type}, {n_parameters:,} parameters", indent="  ")

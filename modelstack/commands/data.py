@@ -67,12 +67,13 @@ def run(
     with progress_bars(console, keep=True) as told:
         phases = run_recipe(recipe, folder, n_workers=workers or os.cpu_count() or 1, progress=told)
     manifest = write_report(recipe, folder, phases)
-    print_wrapped(
-        console,
+    for line in (
         f"{manifest['n_documents_read']:,} documents read, {manifest['n_documents']:,} kept with "
-        f"{manifest['n_chars']:,} characters: {folder / REPORT_FILE}, {folder / CARD_FILE}; documents in "
-        + ", ".join(sorted({str((folder / name).parent) for name in manifest["files"]})),
-    )
+        f"{manifest['n_chars']:,} characters",
+        "documents: " + ", ".join(sorted({str((folder / name).parent) for name in manifest["files"]})),
+        f"report: {folder / REPORT_FILE}; card: {folder / CARD_FILE}",
+    ):
+        print_wrapped(console, line, indent="  ")
 
 
 @explained(
@@ -168,7 +169,7 @@ def synthesise(
     with RunFolder(folder).held(), activity(console, "loading the model") as told:
 
         def progress(outcomes: Counter[str]) -> None:
-            told(f"{outcomes.total():,} attempts, {outcomes[KEPT]:,} documents")
+            told(f"attempts {outcomes.total():,}, documents {outcomes[KEPT]:,}")
 
         weights = weights_path(model)
         try:
@@ -177,11 +178,12 @@ def synthesise(
                 manifest = write_documents(recipe, writer, folder, progress)
         except EngineError as error:
             raise UserError(str(error)) from error
-    reasons = ", ".join(f"{n:,} {reason}" for reason, n in manifest["outcomes"].items() if reason != KEPT)
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in manifest["outcomes"].items() if reason != KEPT)
     print_wrapped(
         console,
-        f"{manifest['n_attempts']:,} attempts, {manifest['n_documents']:,} documents: {folder / DOCUMENTS_FILE}"
-        + (f"; the others: {reasons}" if reasons else ""),
+        f"{folder / DOCUMENTS_FILE}: {manifest['n_attempts']:,} attempts, {manifest['n_documents']:,} documents; "
+        f"dropped: {reasons or 'none'}",
+        indent="  ",
     )
 
 
@@ -200,19 +202,22 @@ def quality(
     from rich.console import Console
 
     from modelstack.data.quality_model.fit import MODEL_FILE, fit, thresholds, write
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
     from modelstack.tokenizer.documents import find_files, read_documents
 
-    texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
-    fitted = fit(*texts)
+    with activity(Console(stderr=True), "reading the texts") as told:
+        texts = [[d.text for file in find_files(paths) for d in read_documents(file)] for paths in (good, raw)]
+        told("fitting the classifier")
+        fitted = fit(*texts)
     write(fitted, out, sources={"good": [p.name for p in good], "raw": [p.name for p in raw]})
-    print_wrapped(Console(), f"AUC {fitted.model.stated['auc']:.4f} on texts held out; {out / MODEL_FILE}")
+    print_wrapped(Console(), f"{out / MODEL_FILE}: AUC {fitted.model.stated['auc']:.4f} on held-out texts")
     columns = (
         Column("threshold", show="{:.4f}".format),
         Column("raw texts kept", show="{:.1%}".format),
         Column("reference texts kept", show="{:.1%}".format),
     )
-    print_tables(Console(), Table(columns, thresholds(fitted)))
+    print_tables(Console(), Table(columns, [[round(value, 6) for value in row] for row in thresholds(fitted)]))
 
 
 @explained(
@@ -233,7 +238,7 @@ def tools(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     recipe: ToolDataRecipe = read_arguments("data tools", arguments)
 
     def report(text: str) -> None:
-        print_wrapped(console, text)
+        print_wrapped(console, text, indent="    ")
 
     manifest = build(recipe, default_out(out, recipe.name), report)
     for name in ("train", "validation"):
@@ -243,7 +248,8 @@ def tools(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
             f"{part['abstention_share']:.1%} abstain, {part['gold_functions']:,} functions called"
         )
     dropped = manifest["decontamination"]["train"]["dropped"]
-    report("dropped as repeats of an evaluation: " + ", ".join(f"{n} ({rule})" for rule, n in dropped.items()))
+    repeats = ", ".join(f"{n} ({rule})" for rule, n in dropped.items() if n)
+    report(f"dropped as repeats of an evaluation: {repeats or 'none'}")
 
 
 def _table(plan: MixPlan, tokens: Mapping[str, int]) -> Table:

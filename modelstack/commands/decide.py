@@ -123,11 +123,13 @@ def plan(
     print_wrapped(
         console,
         f"{decided.model.name}: {decided.model.n_parameters:,} parameters, {decided.n_tokens:,} tokens, "
-        f"{decided.training.hours:.3g} h on {devices} x {device}, {decided.training.energy_kwh:.3g} kWh, "
-        f"{decided.training.usd:.3g} USD; expected loss {decided.loss:.3f} ({law})",
+        f"{_rounded(decided.training.hours)} h on {devices} x {device}, "
+        f"{_rounded(decided.training.energy_kwh)} kWh, {_rounded(decided.training.usd)} USD; "
+        f"expected loss {decided.loss:.3f} ({law})",
+        indent="  ",
     )
     for warning in decided.warnings:
-        print_wrapped(console, f"- {warning}")
+        print_wrapped(console, f"- {warning}", indent="  ")
     for file in files:
         print_wrapped(console, str(file))
 
@@ -157,4 +159,9 @@ def fit_law(
     console = Console()
     files = write_fit(fit, parabolas, points, out)
     for line in [*told(fit, parabolas), *map(str, files)]:
-        print_wrapped(console, line)
+        print_wrapped(console, line, indent="    ")
+
+
+def _rounded(value: float) -> str:
+    """Return three significant digits, or all before the decimal point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

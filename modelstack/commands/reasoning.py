@@ -63,12 +63,16 @@ def tasks(
     shots: Annotated[int, typer.Option("--shots", min=0, help="gym: examples before the question.")] = 1,
 ) -> None:
     """Write verifiable tasks: puzzles of reasoning-gym, strict JSON, or calls with effects."""
+    from rich.console import Console
+
     from modelstack.reasoning.tasks.writing.written import tasks_of, write_tasks
+    from modelstack.terminal.tables import print_wrapped
 
     options = {"task": gym, "level": level, "config": _object(config), "form": form.value, "shots": shots}
     made = tasks_of(_source(kind, seed, options), cast("Side", side.value), n, seed, canaries)
     n_written = write_tasks(out, made)
-    typer.echo(f"{out}: {n_written} tasks ({kind.value}, {side.value}, seed {seed}), verifier = {kind.value!r}")
+    told = f"{out}: {n_written} tasks ({side.value}, seed {seed}); verifier: {kind.value}"
+    print_wrapped(Console(), told, indent="  ")
 
 
 @explained(
@@ -109,6 +113,7 @@ def sample(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
 
     from modelstack.reasoning.rejection.recipe import SampleRecipe
     from modelstack.reasoning.rejection.run import sample as run
+    from modelstack.terminal.progress_bars import progress_bars
     from modelstack.terminal.tables import print_wrapped
     from modelstack.train.run.stopping import STOPPED
 
@@ -116,16 +121,17 @@ def sample(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
     recipe: SampleRecipe = read_arguments("sample", arguments)
     folder = default_out(out, recipe.name)
 
-    def report(text: str) -> None:
-        print_wrapped(console, text)
+    def say(text: str) -> None:
+        print_wrapped(console, text, indent="  ")
 
-    found = run(recipe, folder, report)
+    with progress_bars(console) as told:
+        found = run(recipe, folder, say, told)
     if found is None:
         raise typer.Exit(STOPPED)
-    report(
-        f"{folder}: {found['n_examples']:,} examples of {found['n_tasks_with_examples']:,} tasks, from "
-        f"{found['n_replies']:,} replies to {found['n_tasks']:,}; dropped: "
-        + (", ".join(f"{n:,} ({rule})" for rule, n in found["dropped"].items()) or "none")
+    say(
+        f"{folder}: {found['n_replies']:,} replies to {found['n_tasks']:,} tasks; kept {found['n_examples']:,} "
+        f"examples of {found['n_tasks_with_examples']:,} tasks; dropped: "
+        + (", ".join(f"{rule} {n:,}" for rule, n in found["dropped"].items()) or "none")
     )
 
 

@@ -30,10 +30,15 @@ def merge(
     ] = None,
 ) -> None:
     """Merge the adapter of a stage into its base: a checkpoint, and a quantised file for llama.cpp."""
-    from modelstack.posttrain.stages.merge import merge_stage
+    from rich.console import Console
 
-    merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
-    typer.echo(f"{out}: {merged.record.what}")
+    from modelstack.posttrain.stages.merge import merge_stage
+    from modelstack.terminal.progress_bars import activity
+    from modelstack.terminal.tables import print_wrapped
+
+    with activity(Console(stderr=True), "merging the adapter"):
+        merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
+    print_wrapped(Console(), f"{out}: {merged.record.what}", indent="  ")
 
 
 @explained(
@@ -53,7 +58,7 @@ def lineage(
     from rich.console import Console
 
     from modelstack.posttrain.stages import lineage as stages
-    from modelstack.terminal.tables import print_json, print_tables
+    from modelstack.terminal.tables import print_json, print_tables, print_wrapped
 
     nodes = stages.lineage(stages.find_stages(folders))
     if as_json:
@@ -64,6 +69,8 @@ def lineage(
         print_tables(console, stages.table(nodes))
     damaged = [node for node in nodes.values() if node.state == "damaged"]
     for node in damaged:
-        typer.secho(f"damaged: {node.name} in {node.path}: {'; '.join(node.faults)}", err=True, fg="red")
+        typer.secho(f"damaged: {node.name} in {node.path}", err=True, fg="red")  # a path is not wrapped
+        for fault in node.faults:
+            print_wrapped(Console(stderr=True), f"  {fault}", indent="    ", style="red")
     if damaged:
         raise typer.Exit(1)

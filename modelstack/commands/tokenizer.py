@@ -45,6 +45,7 @@ def train(
     """Train a tokenizer on text and write it as a folder that transformers loads."""
     from rich.console import Console
 
+    from modelstack.architecture.counts.table import quantity
     from modelstack.recipe_file import read_recipe
     from modelstack.terminal.progress_bars import progress_bars
     from modelstack.terminal.tables import print_wrapped
@@ -71,8 +72,9 @@ def train(
     print_wrapped(
         console,
         f"{out}: {trained.tokenizer.get_vocab_size():,} ids, {trained.n_learnt:,} of them learnt from "
-        f"{trained.n_documents:,} documents ({trained.n_bytes / 1e6:.1f} MB); "
+        f"{trained.n_documents:,} documents ({quantity(trained.n_bytes, 'B')}); "
         f"configuration {config.fingerprint()[:12]}",
+        indent="  ",
     )
 
 
@@ -113,22 +115,24 @@ def report(
     """Measure a tokenizer on held-out text, alone or in comparison with others."""
     from rich.console import Console
 
+    from modelstack.terminal.progress_bars import activity
     from modelstack.terminal.tables import print_json, print_wrapped
     from modelstack.tokenizer.documents import find_files, sample_documents
     from modelstack.tokenizer.report import SMOLLM2_BODY, CostModel, build_report
     from modelstack.tokenizer.report_output import print_report, store_report
 
-    tokenizers = _load_named([tokenizer, *(against or [])])
-    documents = sample_documents(find_files(text), _bytes(max_megabytes), held_out=True, share=held_out)
     body = SMOLLM2_BODY if body_parameters is None else body_parameters
-    measured = build_report(
-        tokenizers,
-        documents,
-        parallel=_read_parallel(parallel) if parallel else None,
-        cost=CostModel(width=width, tied=not untied, body_parameters=body),
-        equal_size=equal_size,
-        seed=seed,
-    )
+    with activity(Console(stderr=True), "encoding the texts"):
+        tokenizers = _load_named([tokenizer, *(against or [])])
+        documents = sample_documents(find_files(text), _bytes(max_megabytes), held_out=True, share=held_out)
+        measured = build_report(
+            tokenizers,
+            documents,
+            parallel=_read_parallel(parallel) if parallel else None,
+            cost=CostModel(width=width, tied=not untied, body_parameters=body),
+            equal_size=equal_size,
+            seed=seed,
+        )
     if as_json:
         print_json(measured.model_dump(mode="json"))
     else:

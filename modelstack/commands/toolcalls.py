@@ -61,8 +61,8 @@ def fit_prior(
     prior = fitted(asked, origin, limit)
     with replacing(out) as temporary:
         temporary.write_text(prior.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    for line in lines(prior):
-        print_wrapped(console, line)
+    for line in (*lines(prior), str(out)):
+        print_wrapped(console, line, indent="    ")
 
 
 def _asked(

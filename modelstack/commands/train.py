@@ -34,7 +34,7 @@ def train(
     from rich.console import Console
 
     from modelstack.stability.supervisor import TrainingStopped
-    from modelstack.terminal.tables import print_wrapped
+    from modelstack.train.run.progress import Display
     from modelstack.train.run.recipe import RunRecipe, plan_of, resolve
     from modelstack.train.run.stopping import STOPPED
 
@@ -50,7 +50,8 @@ def train(
         found = run_dry(
             resolved.model, parallel_config(resolved), context=resolved.row_tokens, optimizer=resolved.optimizer
         )
-        print_wrapped(console, found.text())
+        for line in found.text().splitlines():
+            Display(console).say(line)
         return
     from modelstack.train.run.launch import launch
 
@@ -79,12 +80,12 @@ def sweep(
     from rich.console import Console
 
     from modelstack.commands.decide import fit_law
-    from modelstack.terminal.tables import print_wrapped
+    from modelstack.train.run.progress import Display
     from modelstack.train.run.sweep import SweepRecipe
     from modelstack.train.run.sweep import sweep as take
 
     console = Console()
     recipe: SweepRecipe = read_arguments("train sweep", arguments)
     folder = default_out(out, recipe.run.name)
-    runs = take(recipe, folder, lambda text: print_wrapped(console, text), on=on)
+    runs = take(recipe, folder, Display(console).say, on=on)
     fit_law(runs, folder, bootstrap=bootstrap, seed=recipe.run.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelstack.architecture.counts.table import quantity
-from modelstack.decide.isoflop import LawFit, ParabolaFit, Run, isoflop_curves
+from modelstack.decide.isoflop import Interval, LawFit, ParabolaFit, Run, isoflop_curves
 from modelstack.decide.plan_page import label_by_size, save_figure
 from modelstack.decide.scaling_laws import LAWS
 from modelstack.files import replacing
@@ -28,19 +28,27 @@ def write_fit(fit: LawFit, parabolas: ParabolaFit, runs: Sequence[Run], folder: 
 
 def told(fit: LawFit, parabolas: ParabolaFit) -> list[str]:
     """Return the results as lines of text, with the published exponents."""
-    lines = []
-    for name in ("E", "A", "B", "alpha", "beta"):
-        interval = fit.intervals.get(name)
-        width = f"  [{interval.low:.4g}, {interval.high:.4g}]" if interval else ""
-        lines.append(f"{name:<5} {getattr(fit.law, name):.4g}{width}")
+    constants = [
+        f"  {name:<5} {getattr(fit.law, name):.4g}{_bounds(fit.intervals.get(name), '.4g')}"
+        for name in ("E", "A", "B", "alpha", "beta")
+    ]
     published = ", ".join(f"{law.name} {law.size_exponent:.3f}" for law in LAWS.values())
     size, data = parabolas.size_exponent, parabolas.data_exponent
     return [
-        *lines,
-        f"N* ~ C^{fit.law.size_exponent:.3f} by the law ({published})",
-        f"N* ~ C^{size.value:.3f} [{size.low:.3f}, {size.high:.3f}] by parabolas",
-        f"D* ~ C^{data.value:.3f} [{data.low:.3f}, {data.high:.3f}] by parabolas",
+        "fitted law: loss = E + A / N^alpha + B / D^beta, for N parameters and D tokens",
+        *constants,
+        "best sizes for a budget of C FLOPs:",
+        f"  N ~ C^{fit.law.size_exponent:.3f} by the law (published: {published})",
+        f"  N ~ C^{size.value:.3f}{_bounds(size, '.3f')} by parabolas",
+        f"  D ~ C^{data.value:.3f}{_bounds(data, '.3f')} by parabolas",
     ]
+
+
+def _bounds(interval: Interval | None, form: str) -> str:
+    """Return the bounds of an interval in words; "" without a bootstrap."""
+    if interval is None or interval.low == interval.high:
+        return ""
+    return f" (95 %: {interval.low:{form}} to {interval.high:{form}})"
 
 
 def draw_fit(fit: LawFit, parabolas: ParabolaFit, runs: Sequence[Run], path: Path) -> Path:
@@ -77,7 +85,7 @@ def _draw_minima(axes: Any, fit: LawFit, parabolas: ParabolaFit) -> None:
 
     flops = np.array([vertex.flops for vertex in parabolas.vertices])
     sizes = [vertex.n_parameters for vertex in parabolas.vertices]
-    axes.plot(flops, sizes, "o", color="#1b6ca8", label=f"minima: N* ~ C^{parabolas.size_exponent.value:.3f}")
+    axes.plot(flops, sizes, "o", color="#1b6ca8", label=f"minima: N ~ C^{parabolas.size_exponent.value:.3f}")
     span = np.geomspace(flops.min() / 2, flops.max() * 2, 50)
     colours = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
     for colour, law in zip(colours, (fit.law, *LAWS.values()), strict=True):

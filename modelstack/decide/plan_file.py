@@ -62,7 +62,8 @@ class PlanRequest(BaseModel, frozen=True, extra="forbid"):
     def _check_budget(self) -> Self:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(BUDGETS)} must be given, not {given or 'none'}")
+            named = " and ".join(given) or "none"
+            raise ValueError(f"exactly one of {', '.join(BUDGETS)} must be given, not {named}")
         if self.tokens_served and not self.prompt_tokens + self.output_tokens:
             raise ValueError("prompt_tokens and output_tokens are both 0: tokens_served cannot be split")
         if self.layout and self.layout.n_devices != self.n_devices:

@@ -312,8 +312,8 @@ def _warnings(
         low, high = (quantity(each).replace("G", "B") for each in FITTED_PARAMETERS)
         small = planned.n_parameters < FITTED_PARAMETERS[0]
         warnings.append(
-            f"{planned.n_parameters:.3g} parameters lie outside the range of {low} to {high} that the published "
-            f"laws were fitted on: the losses are extrapolated"
+            f"{quantity(planned.n_parameters)} parameters lie outside the range of {low} to {high} that the "
+            f"published laws were fitted on: the losses are extrapolated"
             + (", and at 1 to 10 million parameters embeddings dominate" if small else "")
             + ". Fit a law to your own runs (`--runs`) instead."
         )

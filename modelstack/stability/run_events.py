@@ -148,7 +148,7 @@ def read_events(path: Path) -> list[Event]:
         UserError: The file does not exist, or a line is not a valid event.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist; a run writes it if it has an EventLog hook")
+        raise UserError(f"{path} does not exist: name the folder of a training run, which writes it")
     lines = path.read_text(encoding="utf-8").splitlines()
     try:
         return [_EVENT.validate_json(line) for line in lines]

@@ -27,6 +27,9 @@ from modelstack.stability.run_checkpoints import CheckpointStore, Loaded, captur
 from modelstack.train.loop import Run
 from modelstack.train.step import StepReport, count_labels, judged_loss
 
+_OUTCOMES = {Verdict.SKIP: "skipped", Verdict.ROLL_BACK: "rolled back", Verdict.STOP: "stopped the run"}
+"""Words for what happens after a rejected step."""
+
 
 class TrainingStopped(Exception):
     """Raised when the guard ends a run; the message states the reason and the path of the saved batch."""
@@ -110,7 +113,7 @@ class GuardedRun:
             self._on_event(f"step {report.step}: the loss of an earlier batch is unchanged, so the data is bad")
             verdict = Verdict.SKIP
         if verdict is not Verdict.GO:
-            self._on_event(f"step {report.step} {verdict.name.lower().replace('_', ' ')}: {report.rejected}")
+            self._on_event(f"step {report.step} {_OUTCOMES[verdict]}: {report.rejected}")
         if verdict is Verdict.ROLL_BACK:
             self._roll_back(run, report, batches)
         elif verdict is Verdict.STOP:

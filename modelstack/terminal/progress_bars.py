@@ -1,4 +1,7 @@
-"""Progress of long work: bars on a terminal, in a pipe a line every ten seconds."""
+"""Progress of long work: bars on a terminal, elsewhere a line every ten seconds.
+
+A terminal that cannot move its cursor (TERM=dumb, as in Emacs) gets lines, too: rich shows no bar on it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 INTERVAL_S = 10.0
-"""Least number of seconds between two lines in a pipe."""
+"""Minimum number of seconds between two lines."""
 
 Clock = Callable[[], float]
 
@@ -48,7 +51,7 @@ def progress_bars(
         keep: Whether the finished bars stay on the terminal.
         clock: Seconds of a clock that never goes back.
     """
-    if not console.is_terminal:
+    if not _has_bars(console):
         yield _Lines(console, count, clock)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -64,9 +67,9 @@ def progress_bars(
         tasks: dict[str, TaskID] = {}
 
         def tell(name: str, done: float = 0, total: float | None = None, note: str = "") -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total, counted="", note="")
             counted = _counted(done, total, count)
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, counted=counted, note=note)
             bars.update(tasks[name], completed=done, total=total, counted=counted, note=note)
 
         yield tell
@@ -80,16 +83,20 @@ def activity(console: Console, first: str, *, clock: Clock = time.monotonic) -> 
     """Show what is being done, where no amount is known; yield the function that changes the text.
 
     Args:
-        console: Receives a spinner with the text, or lines if it is not a terminal.
+        console: Receives a spinner with the text, or lines.
         first: First text.
         clock: Seconds of a clock that never goes back.
     """
-    if console.is_terminal:
+    if _has_bars(console):
         with console.status(first) as status:
             yield status.update
         return
     lines = _Lines(console, str, clock, wait_s=0.0)
     yield lambda text: lines(text)
+
+
+def _has_bars(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class _Lines:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.docs.blocks import Block
+from tests.golden import TERMINAL, on_screen
 
 
 def commands_of(code: str) -> list[tuple[str, str]]:
@@ -36,14 +37,14 @@ def printed(command: str, folder: Path) -> tuple[str, int]:
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "TTY_COMPATIBLE": "1"},
+        env=os.environ | TERMINAL | {"PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        encoding="utf-8",
         timeout=200,
     )
-    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n", done.returncode
+    shown = on_screen(done.stdout.decode())  # bytes: text mode would turn a bar's carriage returns into line feeds
+    return "\n".join(line.rstrip() for line in shown.splitlines()) + "\n", done.returncode
 
 
 def matches(expected: str, output: str) -> bool:

@@ -146,7 +146,7 @@ def _run(
     except StackError as error:
         raise UserError(str(error)) from error
     made, file = ("examples", EXAMPLES) if stage == "revise" else ("pairs", PAIRS)
-    output_console().print(plain(f"{out / file}: {n_made} {made} of {n_asked} prompts"))
+    output_console().print(plain(f"{out / file}: {n_made} {made} from {n_asked} prompts"))
 
 
 async def _stage(

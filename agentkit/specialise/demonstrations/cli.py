@@ -32,7 +32,7 @@ def demonstrations(
     ] = None,
 ) -> None:
     """Generate training conversations: scripts that are executed on agentkit's own MCP servers."""
-    from agentkit.cli.console import notes_console, output_console
+    from agentkit.cli.console import count_of, notes_console, output_console, print_wrapped
     from agentkit.specialise.demonstrations.play import demonstrations as played
     from agentkit.specialise.demonstrations.play import written_demonstrations
     from modelstack.data.examples import Example, write_examples
@@ -53,9 +53,11 @@ def demonstrations(
         n_examples = write_examples(out, found)
         n_targets = sum(1 + sum(message.train for message in example.messages) for example in found)
         n_dropped = sum(cleaner.dropped.values())
-        output_console().print(
-            f"{out}: {n_examples} conversations with {n_targets} replies to learn; "
-            f"{n_dropped} repeated an evaluation and were left out"
+        print_wrapped(
+            output_console(),
+            f"{out}: {count_of(n_examples, 'conversation')} with {n_targets} replies to learn; "
+            f"dropped as repeats of an evaluation: {n_dropped}",
+            indent="  ",
         )
 
     anyio.run(play)

@@ -20,16 +20,17 @@ from modelstack.architecture.counts.memory import cache_bytes
 from modelstack.architecture.counts.parameters import count_parameters
 from modelstack.student import half_width_95
 
-HEADINGS = (  # weights: number of parameters; s: seconds per run; MFLOP: those of training
-    "choice",
-    "bits/byte",
-    "difference ± 95 %",
-    "verdict",
-    "weights",
-    "MFLOP/byte",
-    "cache KiB",
-    "s",
-)
+HEADINGS = {
+    "choice": "choice",
+    "bits/byte": "bits_per_byte",
+    "difference ± 95 %": "difference",
+    "verdict": "verdict",
+    "weights": "parameters",
+    "MFLOP/byte": "mflop_per_byte",
+    "cache KiB": "cache_kib",
+    "seconds": "seconds",
+}
+"""Keys of the columns by heading; FLOPs are those of training, seconds those of a run."""
 
 
 @dataclass(frozen=True, slots=True)

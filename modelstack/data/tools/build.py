@@ -75,15 +75,18 @@ def build(recipe: ToolDataRecipe, out: Path, report: Report = lambda text: None)
         UserError: A file cannot be read, or an example from hand-written tools violates its schema.
     """
     evaluations = read_evaluations(_paths(recipe.evaluations))
-    report(f"{len(evaluations.files)} evaluation files, {len(evaluations.names)} names of functions")
+    report(f"evaluations: {len(evaluations.files)} files, with the names of {len(evaluations.names)} functions")
     examples = read_sources(_paths(recipe.files))
     apis = _apis(recipe, examples)
-    report(f"{len(examples)} examples in files, {len(apis)} speakable real tools, {len(everyday_tools())} of ours")
+    ours = len(everyday_tools())
+    report(f"sources: {len(examples)} examples in files, {len(apis)} usable real tools, {ours} of this package")
     held_out = [api for i, api in enumerate(apis) if i % _HELD_OUT_EVERY == 0]
     seen = [api for i, api in enumerate(apis) if i % _HELD_OUT_EVERY]
+    report("training set:")
     train = _Basket(recipe, Cleaner(evaluations))
     _fill(train, recipe, seen, recipe.seed, recipe.tokens, report)
     passed = _fill_from_files(train, recipe, examples, report)
+    report("validation set:")
     validation = _Basket(recipe, Cleaner(evaluations), said=set(train.said))
     per_example = max(1, recipe.tokens // max(1, len(train.made)))
     _fill(validation, recipe, held_out, recipe.seed + 1_000_003, per_example * recipe.validation_examples, report)
@@ -131,7 +134,7 @@ def _fill(
                 continue
             idle = 0
             wanted -= tokens_of(found.example, recipe.characters_per_token)
-        report(f"{sort}: {len(basket.made) - n_before} examples of {number} attempts")
+        report(f"  {sort}: {len(basket.made) - n_before} of {number} attempts kept")
 
 
 def _fill_from_files(
@@ -148,7 +151,7 @@ def _fill_from_files(
         if basket.take(Made(short, f"file_{short.kind}"), is_ours=False):
             left[example.source] -= tokens_of(short, recipe.characters_per_token)
     for source, tokens in left.items():
-        report(f"{source}: {sum(m.example.source == source for m in basket.made)} examples" + (
+        report(f"  {source}: {sum(m.example.source == source for m in basket.made)} examples" + (
             f", {tokens:,.0f} tokens short of its share" if tokens > 0 else ""))  # fmt: skip
     return passed
 

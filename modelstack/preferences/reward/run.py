@@ -98,8 +98,8 @@ class RewardTraining(Training[RewardResolved]):
         assert self._normalised is not None  # `write` comes first
         what = (
             f"Reward model of {self.trained} and a scalar head: {n_steps:,} steps of {self.resolved.recipe.rows} "
-            f"pairs, from {len(self._units):,}; training's chosen replies have mean 0 and deviation "
-            f"{self._normalised.deviation:.3g}."
+            f"pairs, from {len(self._units):,}. Scores are shifted so that the chosen training replies have mean "
+            f"0; their standard deviation is {self._normalised.deviation:.3g}."
         )
         if self._held_back is None:
             return Report(what)

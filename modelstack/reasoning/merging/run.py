@@ -62,7 +62,7 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
         if folder.recipe.exists():  # claimed before anything is changed: a folder of another merge is refused
             claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
         if is_stage(out):
-            display.say(f"{out} is finished already")
+            display.say(f"{out} is already finished")
             return open_stage(out)
         _remove_leftovers(out)
         with progress_bars(console) as told:
@@ -72,7 +72,8 @@ def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
         stage = seal(out, _record(resolved, parents, metrics), parts)
     display.say(f"{out}: {stage.record.what}")
     for name, value in metrics.items():
-        display.say(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+        shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        display.say(f"  {name}: {shown}")
     return stage
 
 
@@ -131,7 +132,7 @@ def _what(recipe: MergeRecipe, parents: Parents) -> str:
     if not parents.are_adapters:
         return f"{told}, over their base {base}."
     into = f"an adapter of rank {recipe.rank} on {base}" if recipe.rank is not None else f"their base {base}"
-    return f"{told}, as products B A, into {into}."
+    return f"{told} (full updates B A) into {into}."
 
 
 def _remove_leftovers(out: Path) -> None:

@@ -138,8 +138,9 @@ class Ppo(Training[PpoResolved]):
         draw_rewards(folder / REWARDS_FILE, folder / REWARDS_PLOT)
         reward = self.resolved.reward
         judge = recipe.data.verifier if reward is None else f"reward model {reward.name}"
+        passes = "1 pass" if recipe.passes == 1 else f"{recipe.passes} passes"
         what = (
-            f"PPO ({judge}) of {self.trained}: {n_steps:,} steps of {recipe.rows} replies, {recipe.passes} passes "
+            f"PPO ({judge}) of {self.trained}: {n_steps:,} steps of {recipe.rows} replies, {passes} "
             f"over batches of {recipe.sampling.n_replies}, from {len(self._tasks):,} prompts."
         )
         return Report(what, after, (REWARDS_PLOT, *([REPLIES_FILE] if after else [])))

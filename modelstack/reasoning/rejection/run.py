@@ -39,6 +39,7 @@ from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.train.process import set_up_process
 from modelstack.train.run.stopping import stop_asked
 
+Progress = Callable[[str, int, int], object]
 REPLIES_FILE, EXAMPLES_FILE, REPORT_FILE = "replies.jsonl", "examples.jsonl", "report.json"
 WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max_pass_rate", "unscorable"
 """Reasons for dropping a reply, in addition to those in `rules`."""
@@ -47,14 +48,16 @@ WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max
 def sample(
     recipe: SampleRecipe,
     path: Path,
-    told: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], object] = lambda text: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any] | None:
     """Sample all tasks, or resume; return the report, or None if a stop was requested.
 
     Args:
         recipe: Sampling recipe.
         path: Output folder.
-        told: Callback for progress messages.
+        say: Receives the lines to show.
+        progress: Callback for the name, the finished number and the total of the tasks.
 
     Raises:
         UserError: A file is damaged, the folder holds another run, or the verifier rewarded a known hack.
@@ -70,7 +73,7 @@ def sample(
             tasks_sha256=tuple(sha256_of(file) for file in _there(recipe.tasks)),
         )
         for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-            told(f"{changed} differs from the start of the run: replies agree only up to rounding")
+            say(f"{changed} changed since the start of the run: replies agree up to rounding only")
         tasks = _tasks(recipe)
         done = _whole_lines(path / REPLIES_FILE)
         waiting = [task for task in tasks if task.item.id not in done]
@@ -78,10 +81,12 @@ def sample(
         if waiting:
             base = load_frozen(start, precision=recipe.precision, device=recipe.device)
             try:
-                is_over = _sample(recipe, base, waiting, reward, path / REPLIES_FILE, len(done), told)
+                is_over = _sample(recipe, base, waiting, reward, path / REPLIES_FILE, len(done), progress)
             except RewardHacked as error:
                 raise UserError(f"sampling stopped, since its examples would teach a hack: {error}") from error
             if not is_over:
+                n_done = len(_whole_lines(path / REPLIES_FILE))
+                say(f"stopped after {n_done:,} of {len(tasks):,} tasks; run the same command to resume")
                 return None
         return _finish(resolved, tasks, path)
 
@@ -93,7 +98,7 @@ def _sample(
     reward: GuardedReward,
     file: Path,
     n_done: int,
-    told: Callable[[str], object],
+    progress: Progress,
 ) -> bool:
     """Append the tasks' lines; return False if a stop was requested before the last one."""
     encoder = base.encoder
@@ -112,9 +117,8 @@ def _sample(
                 lines.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
-            told(f"{n_done + start + len(several):,} of {n_all:,} tasks")
+            progress("tasks", n_done + start + len(several), n_all)
             if stop.asked and start + len(several) < len(ordered):
-                told("stopped; run the same command to resume")
                 return False
     return True
 

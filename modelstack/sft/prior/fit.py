@@ -219,7 +219,7 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
     yield f"fitted on {fit.n_calls} examples with calls and {fit.n_abstentions} abstentions; before and after:"
     for name in ("right_tool", "wrong_abstention", "right_abstention"):
         before, after = getattr(fit.before, name), getattr(fit.after, name)
-        yield f"  {name.replace('_', ' ')}: {_shown(before)}, {_shown(after)}"
+        yield f"  {name.replace('_', ' ')}: {_shown(before, after)}"
     yield f"  log-loss: {fit.before.log_loss:.4f}, {fit.after.log_loss:.4f}"
     for what, weights, count in (
         ("another call", prior.another_call, fit.another_call),
@@ -229,7 +229,7 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
             said = ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.weights.items())
             yield f"{what}: constant {weights.constant:+.2f}, {said}"
             yield f"  fitted on {count.n_goes_on} decisions for one and {count.n_ends} against; before and after:"
-            yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
+            yield f"  right: {_shown(count.right_before, count.right_after)}"
             yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
     for kind, bias, copy in (
         ("text", prior.copy_text_bias, fit.copy_text),
@@ -334,7 +334,9 @@ def _share(flags: NDArray[np.bool_]) -> Share | None:
     return Share(value=n_true / n, low=low, high=high, n=n)
 
 
-def _shown(share: Share | None) -> str:
-    if share is None:
+def _shown(before: Share | None, after: Share | None) -> str:
+    """Return two shares of the same examples with their intervals."""
+    if before is None or after is None:
         return "none asked"
-    return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}, n {share.n})"
+    both = ", ".join(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" for share in (before, after))
+    return f"{both}, n = {after.n:,}"

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.counts.table import quantity
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import total_loss
 from modelstack.architecture.rope import inverse_frequencies
@@ -40,7 +41,6 @@ from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import Stage, join, make_stages, travels
 from modelstack.train.parallel.spread_passes import scale_gradients
 
-GB = 1e9
 MICRO_BATCHES_PER_RANK = (1, 2, 4, 8)
 """Micro-batches of a step over ranks of the pipeline, for the table of idle time."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -97,27 +97,30 @@ class DryRun:
         ranks = "1 rank" if layout.n_devices == 1 else f"{layout.n_devices} ranks"
         lines = [
             f"dry run on {ranks} without devices: {facts}",
-            "predicted for the fullest rank, with AdamW's two moments (GB): "
-            + ", ".join(f"{part} {n_bytes / GB:.2f}" for part, n_bytes in found.model_dump().items()),
+            "predicted memory of the fullest rank, with AdamW's two moments: "
+            + ", ".join(f"{part} {quantity(n_bytes, 'B')}" for part, n_bytes in found.model_dump().items()),
         ]
         for one in self.ranks:
             lines += [
-                f"rank {one.rank}, stage {one.stage}: {one.n_layers} layers, {one.n_parameters / GB:.3f} billion "
-                f"parameters, {one.n_held / GB:.4f} held",
-                f"  made (GB): masters {one.masters / GB:.2f}, gradients {one.gradients / GB:.2f}, "
-                f"optimizer {one.optimizer / GB:.2f}",
+                f"rank {one.rank}, stage {one.stage}: {one.n_layers} layers, {one.n_parameters:,} parameters, "
+                f"{one.n_held:,} held here",
+                f"  allocated: masters {quantity(one.masters, 'B')}, gradients {quantity(one.gradients, 'B')}, "
+                f"optimizer {quantity(one.optimizer, 'B')}",
                 "  communication of a micro-batch: "
-                + ", ".join(
-                    f"{traffic.n} {name} ({traffic.n_bytes / GB:.2f} GB)"
-                    for name, traffic in sorted(one.collectives.items())
+                + (
+                    ", ".join(
+                        f"{traffic.n} {name} ({quantity(traffic.n_bytes, 'B')})"
+                        for name, traffic in sorted(one.collectives.items())
+                    )
+                    or "none"
                 ),
             ]
             if layout.pp > 1:
                 # torch's schedules keep a stage gathered and reduce its gradients after the last micro-batch.
                 size = VALUE_BYTES[self.parallel.precision]
                 lines.append(
-                    f"  while the pipeline runs (GB): gathered weights {size * one.n_gathered / GB:.2f}, whole "
-                    f"gradients up to {4 * one.n_gathered / GB:.2f}"
+                    f"  while the pipeline runs: gathered weights {quantity(size * one.n_gathered, 'B')}, whole "
+                    f"gradients up to {quantity(4 * one.n_gathered, 'B')}"
                 )
         if layout.pp > 1:
             micro_batches = [layout.pp * n for n in MICRO_BATCHES_PER_RANK]

@@ -65,13 +65,17 @@ def finish(
     facts = run_facts(resolved, folder, assembled, result, simpler, utilisation, memory)
     page = write_report(facts, folder.path, metrics_file=folder.metrics, samples_file=folder.samples, plan=plan)
     display.say(
-        f"{folder.model}: {facts.n_parameters:,} parameters, {assembled.run.state.n_tokens:,} tokens; "
-        f"{result.bits_per_byte:.4f} bits per byte on {result.n_bytes:,} held-out bytes "
-        f"(95 %: {result.low:.4f} to {result.high:.4f})"
+        f"{folder.model}: {facts.n_parameters:,} parameters, trained on {assembled.run.state.n_tokens:,} tokens"
     )
+    display.say(
+        f"{result.bits_per_byte:.4f} bits per byte (95 %: {result.low:.4f} to {result.high:.4f}) on "
+        f"{result.n_bytes:,} held-out bytes"
+    )
+    if simpler:
+        display.say("baselines on the same text, bits per byte:")
     for each in sorted(simpler, key=lambda each: each.bits_per_byte):
-        display.say(f"  {each.bits_per_byte:.4f} {each.name}")
-    display.say(str(page))
+        display.say(f"  {each.bits_per_byte:.4f}  {each.name}")
+    display.say(f"report: {page}")
 
 
 def whole_model(assembled: Assembled, folder: RunFolder) -> CausalLM:

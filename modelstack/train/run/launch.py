@@ -91,7 +91,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         assembled.supervisor.close(run)
         metrics.close()
         if run.state.step < resolved.steps:
-            display.say(f"stopped after step {run.state.step} of {resolved.steps}; the same command resumes")
+            display.say(f"stopped after step {run.state.step} of {resolved.steps}; run the same command to resume")
             return False
         finish(resolved, folder, prepared, assembled, plan, metrics.utilisation, display)
         return True
@@ -120,7 +120,7 @@ def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Disp
         try:
             held.enter_context(folder.held())
             for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-                display.say(f"{changed} differs from the start: results agree only up to rounding")
+                display.say(f"{changed} changed since the start of the run: results agree up to rounding only")
             with display.preparing() as on_activity:
                 prepared = prepare(resolved, folder, on_activity)
         except UserError as error:

@@ -32,8 +32,8 @@ class PeakMemory:
         peaks = self._record(step, "start")
         fullest = max(range(len(peaks)), key=peaks.__getitem__)
         of_ranks = f" on the fullest of {len(peaks)} ranks (rank {fullest})" if len(peaks) > 1 else ""
-        kind = "GPU memory" if self._device.type == "cuda" else "memory, Python and torch included"
-        return f"the start took at most {quantity(peaks[fullest], 'B')} of {kind}{of_ranks}"
+        kind = "of the GPU" if self._device.type == "cuda" else "of the process"
+        return f"peak memory {kind} at the start: {quantity(peaks[fullest], 'B')}{of_ranks}"
 
     def after_step(self, run: Run, report: StepReport) -> None:
         """Record the peak if it is due."""

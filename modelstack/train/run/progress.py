@@ -24,8 +24,9 @@ class Display:
         self._shown_evaluation: object = None
 
     def say(self, text: str) -> None:
-        """Print a permanent line."""
-        print_wrapped(self._console, text)
+        """Print a permanent line; on a terminal, the lines into which it is wrapped are indented by two more."""
+        margin = len(text) - len(text.lstrip())
+        print_wrapped(self._console, text, indent=" " * (margin + 2))
 
     @contextmanager
     def preparing(self) -> Iterator[Callable[[str], None]]:
@@ -55,6 +56,6 @@ class Display:
             self._shown_evaluation = score = evaluation.last
             if score is not None:
                 self.say(
-                    f"step {run.state.step}: loss {report.losses['total']:.3f}, held out {score.loss:.3f} nats "
-                    f"per token, {score.bits_per_byte:.3f} bits per byte; {speed:,.0f} tokens/s"
+                    f"step {run.state.step}: loss {report.losses['total']:.3f}, held out {score.loss:.3f} "
+                    f"({score.bits_per_byte:.3f} bits per byte); {speed:,.0f} tokens/s"
                 )

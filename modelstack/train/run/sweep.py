@@ -131,7 +131,7 @@ def sweep(
     file = path / RUNS_FILE
     done = {record["key"] for record in _records(file)}
     open_runs = [run for run in runs if run.key not in done]
-    told(f"{len(open_runs)} of {len(runs)} runs to take")
+    told(f"{len(open_runs)} of {len(runs)} runs to train")
     if not open_runs:
         return file
     take = partial(_take, path=path)

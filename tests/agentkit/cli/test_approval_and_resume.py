@@ -44,7 +44,7 @@ def test_where_nobody_can_be_asked_the_run_stops_and_can_be_resumed(
     stopped = agentkit("run", "x", "--model", "test", "--mcp", server("change"))
     assert (stopped.returncode, stopped.stdout, world()) == (5, "", [])
     run_id = run_id_of(agentkit)
-    assert f"go on: agentkit resume {run_id}\n" in stopped.stderr
+    assert f"continue with: agentkit resume {run_id}\n" in stopped.stderr
     assert f"{run_id}" in agentkit("runs", "--status", "needs_approval").stdout
     assert agentkit("resume", run_id[:10]).returncode == 5
     monkeypatch.setattr(run, "can_ask", lambda: True)

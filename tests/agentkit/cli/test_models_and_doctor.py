@@ -20,7 +20,7 @@ from agentkit.models.catalog.store import Progress, Tell
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from mcp_servers.distribution import install_command
 from modelstack.inference.state_store import StateStore
-from tests.golden import TERMINAL
+from tests.golden import TERMINAL, on_screen
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import HERMES
 
@@ -34,7 +34,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_catalog_is_listed_with_size_memory_licence_and_purpose() -> None:
-    listed = runner.invoke(app, ["models", "list"], env=TERMINAL).output
+    listed = on_screen(runner.invoke(app, ["models", "list"], env=TERMINAL).output)
     for entry in CATALOG.values():
         (row,) = (line for line in listed.splitlines() if line.startswith(entry.id))
         assert f"{entry.size / 1e6:.0f} MB" in row and f"{entry.memory / 1e9:.1f} GB" in row

@@ -96,7 +96,7 @@ def test_a_local_model_chooses_by_its_own_probabilities_and_others_are_counted(t
         model.close()
 
 
-class _Answering:
+class Answering:
     """A model that revises, and prefers the longer of two replies; it can be killed."""
 
     def __init__(self) -> None:
@@ -124,27 +124,27 @@ class _Answering:
 
 
 @pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch) -> _Answering:
-    answering = _Answering()
+def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    answering = Answering()
     model = FunctionModel(answering)
     monkeypatch.setattr(resolve, "resolve_model", lambda spec: model)
     return answering
 
 
 def test_revise_leaves_examples_that_sft_reads(
-    app: typer.Typer, prompts: Path, answering: _Answering, tmp_path: Path
+    app: typer.Typer, prompts: Path, answering: Answering, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     done = _run(app, "constitution", "revise", "default", "revision.rounds=2", "-p", prompts, "-m", "m", "-o", out)
     assert done.exit_code == 0, done.output
-    assert "3 examples of 3 prompts" in done.output
+    assert "3 examples from 3 prompts" in done.output
     examples = list(read_examples(out / "examples.jsonl"))
     assert all((each.reply or "").startswith("In full, behind") for each in examples)
     assert answering.n_asked == 3 * 5
 
 
 def test_compare_leaves_pairs_that_prefer_reads(
-    app: typer.Typer, prompts: Path, answering: _Answering, tmp_path: Path
+    app: typer.Typer, prompts: Path, answering: Answering, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     done = _run(app, "constitution", "compare", "default", "n_samples=2", "-p", prompts, "-m", "m", "-o", out)
@@ -155,7 +155,7 @@ def test_compare_leaves_pairs_that_prefer_reads(
 
 
 def test_a_failed_run_goes_on_where_it_was(
-    app: typer.Typer, prompts: Path, answering: _Answering, tmp_path: Path
+    app: typer.Typer, prompts: Path, answering: Answering, tmp_path: Path
 ) -> None:
     command = [
         "constitution",

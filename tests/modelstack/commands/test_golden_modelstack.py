@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,9 @@ from modelstack.cli import app
 from modelstack.stability.run_events import Event, Restored, Saved, Started, Stepped
 from modelstack.tokenizer.tokenizer_folder import save_tokenizer
 from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
-from tests.golden import UPDATE, Golden, commands_of
+from tests.golden import Golden, commands_of
 from tests.modelstack.data.toy_shards import toy_shards
 from tests.modelstack.posttrain.toy_stages import toy_stage
-
-FOLDER = Path(__file__).with_name("golden")
-
-
-@pytest.fixture
-def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Golden:
-    """Golden files, in an empty folder and in UTC."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    return Golden(app, "modelstack", FOLDER, update=bool(request.config.getoption(UPDATE)))
 
 
 def test_the_overview_shows_steps_and_last_runs(golden: Golden) -> None:

@@ -142,7 +142,7 @@ def test_a_law_is_fitted_to_runs_and_drawn(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     law = json.loads((out / "law.json").read_text(encoding="utf-8"))["law"]
     assert law["alpha"] == pytest.approx(BESIROGLU.alpha, rel=0.02)
-    assert "N* ~ C^0.51" in result.output
+    assert "N ~ C^0.51" in result.output
     assert (out / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -294,4 +294,4 @@ def test_nan_on_one_rank_is_the_same_verdict_on_both(told: Path) -> None:
     assert losses(logs[0]) == losses(logs[1])
     assert all(tensor.isfinite().all() for tensor in finals_of(told, "spoiled").values())
     events = [file_of(told, "spoiled", f"{rank}.events").read_text(encoding="utf-8") for rank in range(2)]
-    assert events[0] == events[1] == "step 7 skip: loss is nan"
+    assert events[0] == events[1] == "step 7 skipped: loss is nan"

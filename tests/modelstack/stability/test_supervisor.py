@@ -78,7 +78,7 @@ def test_one_bad_step_is_skipped(tmp_path: Path) -> None:
     spoil(run, range(12, 13), lambda y: y * math.nan)
     reports = list(train(run))
     assert [report.step for report in reports if report.rejected] == [12]
-    assert events == ["step 12 skip: loss is nan"]
+    assert events == ["step 12 skipped: loss is nan"]
     assert all(parameter.isfinite().all() for parameter in run.state.model.parameters())
 
 

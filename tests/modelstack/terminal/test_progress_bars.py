@@ -1,4 +1,4 @@
-"""Progress in a pipe: at most a line every ten seconds, with the newest state."""
+"""Progress: bars on a terminal; elsewhere at most a line every ten seconds, with the newest state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from rich.console import Console
 
 from modelstack.terminal.progress_bars import INTERVAL_S, activity, progress_bars
+from tests.golden import on_screen
 
 
 class Clock:
@@ -19,8 +20,10 @@ class Clock:
         return self.now
 
 
-def console(*, is_terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), force_terminal=is_terminal, width=80)
+def console(*, term: str = "") -> Console:
+    """Return a pipe, or a terminal of this kind."""
+    environment = {"TERM": term, "NO_COLOR": "1"}
+    return Console(file=io.StringIO(), force_terminal=bool(term), width=80, _environ=environment)
 
 
 def printed(console: Console) -> str:
@@ -68,17 +71,40 @@ def test_an_activity_says_at_once_what_it_does() -> None:
     assert printed(pipe).splitlines() == ["reading the data", "writing it"]
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines_as_a_pipe() -> None:
+    dumb, clock = console(term="dumb"), Clock()
+    with progress_bars(dumb, clock=clock) as told:
+        clock.now += 10
+        told("steps", 3, 8)
+    with activity(dumb, "preparing", clock=clock) as tell:
+        tell("reading the data")
+    assert printed(dumb).splitlines() == ["steps  3 of 8", "reading the data"]
+
+
 def test_a_terminal_has_a_bar_for_each_part() -> None:
-    terminal = console(is_terminal=True)
+    terminal = console(term="xterm")
     with progress_bars(terminal, keep=True) as told:
         told("[reading]", 1, 2)
         told("writing", 2, 2, "done [x]")
-    shown = printed(terminal)
-    assert "[reading]" in shown and "1 of 2" in shown and "done [x]" in shown
+    reading, writing = on_screen(printed(terminal)).splitlines()
+    assert reading.startswith("[reading]") and "1 of 2" in reading
+    assert writing.startswith("writing") and writing.rstrip().endswith("done [x]")
 
 
 def test_the_bar_of_an_unknown_amount_ends_full() -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, no_color=True, _environ={"TERM": "dumb"})
+    terminal = console(term="xterm")
     with progress_bars(terminal, keep=True) as told:
         told("merging")
-    assert printed(terminal).split() == ["merging", "━" * 12, "0:00:00"]
+    assert on_screen(printed(terminal)).split() == ["merging", "━" * 12, "0:00:00"]
+
+
+def test_bars_that_are_not_kept_leave_no_line_behind() -> None:
+    terminal = console(term="xterm")
+    with progress_bars(terminal) as told:
+        told("steps", 1, 2)
+        terminal.print("step 1: loss 3.664")
+        told("steps", 2, 2)
+    with activity(terminal, "writing"):
+        terminal.print("written")
+    assert "steps" in printed(terminal) and "writing" in printed(terminal)
+    assert on_screen(printed(terminal)).splitlines() == ["step 1: loss 3.664", "written"]

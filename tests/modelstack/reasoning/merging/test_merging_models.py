@@ -104,7 +104,7 @@ def test_the_command_merges_by_a_recipe_with_keys_over_it(world: World, tmp_path
     for name, tensor in weights(stage.weights).items():
         torch.testing.assert_close(tensor, weights(same.weights)[name])
     again = CliRunner().invoke(app, arguments)
-    assert "is finished already" in again.output
+    assert "is already finished" in again.output
     other = CliRunner().invoke(app, [*arguments, "density=0.6"])
     assert other.exit_code == 1 and "holds a run with recipe.density = 0.5" in other.stderr
     unknown = CliRunner().invoke(app, ["merge", str(recipe), "densty=0.5"])

@@ -120,12 +120,12 @@ def test_a_stopped_sampling_goes_on_to_the_same_files(
     class Killed(Exception):
         pass
 
-    def kill(text: str) -> None:
-        if text.startswith("4"):
+    def kill(name: str, done: int, total: int) -> None:
+        if (done, total) == (4, 6):
             raise Killed
 
     with pytest.raises(Killed):
-        sample(recipe_of(world), tmp_path / "cut", kill)
+        sample(recipe_of(world), tmp_path / "cut", progress=kill)
     file = tmp_path / "cut" / REPLIES_FILE
     content = file.read_bytes()
     assert content.count(b"\n") == 4
@@ -225,4 +225,4 @@ def test_the_command_says_what_was_kept(world: World, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     # No toy says a right number and ends: nothing is kept, and the reasons are told.
     told = " ".join(done.output.split())
-    assert re.search(r"0 examples of 0 tasks, from 12 replies to 6; dropped: \d+ \(wrong\)", told), told
+    assert re.search(r"12 replies to 6 tasks; kept 0 examples of 0 tasks; dropped: wrong \d+", told), told

@@ -152,7 +152,7 @@ def gym_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
               "--canaries", "0.1"],
     )  # fmt: skip
     assert run.exit_code == 0, run.output
-    assert "30 tasks (gym, train, seed 0), verifier = 'gym'" in run.output
+    assert "30 tasks (train, seed 0); verifier: gym" in run.output
     return file
 
 

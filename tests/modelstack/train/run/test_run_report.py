@@ -124,7 +124,7 @@ def measured() -> Measured:
         steps=(step(0, 1005.0, 4.0, 0.3), step(1, 1010.0, 2.0, 0.6, "loss is nan"), step(2, 1060.0, 4.0, 0.5)),
         evaluations=(evaluation,),
         spent=(SpentRecord(step=1, time=1018.0, cause="samples", seconds=2.0),),
-        events=(EventRecord(step=1, time=1018.0, text="step 1 skip: loss | is nan"),),
+        events=(EventRecord(step=1, time=1018.0, text="step 1 skipped: loss | is nan"),),
         starts=(
             StartRecord(step=0, time=1000.0, began=1000.0),
             StartRecord(step=2, time=1050.0, began=1000.0, lost_steps=4, lost_seconds=12.0, down_seconds=20.0),
@@ -188,7 +188,7 @@ def test_an_interrupted_run_says_so_and_has_a_report_all_the_same() -> None:
 
 def test_events_cannot_break_their_table_and_losses_are_counted() -> None:
     text = page(facts(), measured())
-    assert "| 1 | step 1 skip: loss \\| is nan |" in text
+    assert "| 1 | step 1 skipped: loss \\| is nan |" in text
     assert "1 steps rejected, 0 roll-backs; the run was started 2 times, and took 4 steps again." in text
 
 
