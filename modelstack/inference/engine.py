@@ -217,3 +217,15 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free weights and cache."""
         ...
+
+
+def require_token_ids(ids: Sequence[int], n_vocab: int) -> None:
+    """Check that ids are a prompt.
+
+    Raises:
+        EngineError: there are none, or one is outside the vocabulary.
+    """
+    if len(ids) == 0:
+        raise EngineError("the prompt is empty; a model needs at least one token to continue")
+    if min(ids) < 0 or max(ids) >= n_vocab:
+        raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")
