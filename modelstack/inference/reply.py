@@ -111,6 +111,11 @@ class Reply:
         return self._max_tokens - len(self.out.ids)
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return perf_counter() - self._started
+
+    @property
     def is_cancelled(self) -> bool:
         """Whether the caller wants the reply to stop."""
         return self.parts.cancelled is not None and self.parts.cancelled()
@@ -162,7 +167,7 @@ class Reply:
     def finish(self, reason: FinishReason) -> None:
         """End the reply."""
         self.finish_reason = self.out.finish_reason = reason
-        self.out.stats.decode_s = perf_counter() - self._started - self.out.stats.prefill_s
+        self.out.stats.decode_s = self.elapsed_s - self.out.stats.prefill_s
 
     def _forced_block(self) -> list[int]:
         grammar = self.parts.grammar
@@ -265,7 +270,7 @@ class Reply:
 
     def _emit(self, block: list[int]) -> None:
         if not self.out.ids:
-            self.out.stats.first_token_s = perf_counter() - self._started
+            self.out.stats.first_token_s = self.elapsed_s
         self.out.ids += block
         if self.parts.on_tokens is not None:
             self.parts.on_tokens(block)
