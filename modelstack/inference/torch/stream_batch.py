@@ -115,6 +115,11 @@ class StreamBatch:
         return Ready([stream for stream, _ in last], logits_RV)
 
 
+def is_paged(config: ModelConfig) -> bool:
+    """Return whether a model's past can be kept in blocks."""
+    return not (set(config.layer_types) - PAGED_KINDS or _dynamic(config))
+
+
 def require_paged(config: ModelConfig) -> None:
     """Check that a model's past can be kept in blocks.
 
@@ -127,9 +132,15 @@ def require_paged(config: ModelConfig) -> None:
             f"layers of type {', '.join(other)} keep another past than a key and a value per token; the torch "
             f"engine runs {' and '.join(sorted(PAGED_KINDS))}"
         )
-    dynamic = [kind for kind, rope in config.rope_parameters.items() if rope.rope_type == "dynamic"]
-    if dynamic and config.position_embedding == "rope":
+    if dynamic := _dynamic(config):
         raise UnsupportedModelError(
             f"rope_type 'dynamic' (rope_parameters of {', '.join(sorted(dynamic))}) turns all keys when a "
             f"sequence grows, so cached keys would be wrong; use 'yarn' or 'linear'"
         )
+
+
+def _dynamic(config: ModelConfig) -> list[str]:
+    """Return the layer types whose rotary frequencies depend on the length of the sequence."""
+    if config.position_embedding != "rope":
+        return []
+    return [kind for kind, rope in config.rope_parameters.items() if rope.rope_type == "dynamic"]

@@ -7,6 +7,7 @@ can apply the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,3 +75,8 @@ def completion_of(sampled: Sampled, encoder: ChatEncoder) -> Completion:
         return Completion(sampled.outcome.reply, chosen, sampled.is_truncated, sampled.outcome)
     ids = [token for token in sampled.ids if token not in encoder.end_ids]
     return Completion(encoder.vocabulary.decode(ids), sampled.ids, sampled.is_truncated, sampled.outcome)
+
+
+def row_seed(seed: int, row: int) -> int:
+    """Return the seed of one row in a group, so that rows draw independently of each other."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:7], "big")

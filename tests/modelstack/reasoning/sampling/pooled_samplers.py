@@ -14,11 +14,11 @@ from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 
 
-def one_by_one(base: Base) -> Sampler:
+def in_batches(base: Base) -> Sampler:
     return TorchSampler(base.model, frozenset({1}), max_tokens=10)
 
 
-def together(base: Base) -> Sampler:
+def of_equal_lengths(base: Base) -> Sampler:
     return EqualLengthSampler(base.model, frozenset({1}), max_tokens=10)
 
 
@@ -37,4 +37,4 @@ class DyingOnce:
 
 
 def dying_once(mark: Path, base: Base) -> Sampler:
-    return DyingOnce(one_by_one(base), mark)
+    return DyingOnce(in_batches(base), mark)

@@ -10,7 +10,7 @@ import torch
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.sampling.group_sampler import sample_group
+from modelstack.reasoning.sampling.group_sampler import sample_groups
 from modelstack.reasoning.sampling.sampled import Asked
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
@@ -33,7 +33,7 @@ def test_greedy_replies_are_those_of_the_group_sampler(model: CausalLM) -> None:
     prompts = [(5, 6, 7), (8, 9), (7, 6, 5), (9,)]
     found = EqualLengthSampler(model, ENDS, 8, 0.0).sample(asked(*prompts), 1)
     for prompt, (reply,) in zip(prompts, found, strict=True):
-        (alone,) = sample_group(model, prompt, 1, max_tokens=8, temperature=0.0, end_ids=ENDS, seed=0)
+        ((alone,),) = sample_groups(model, [prompt], 1, max_tokens=8, temperature=0.0, end_ids=ENDS, seeds=[0])
         assert (reply.ids, reply.is_truncated) == (alone.ids, alone.is_truncated)
         assert reply.log_probs == pytest.approx(alone.log_probs, abs=1e-4)
 

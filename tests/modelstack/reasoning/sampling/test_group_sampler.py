@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
-from modelstack.reasoning.sampling.group_sampler import sample_group
+from modelstack.reasoning.sampling.group_sampler import sample_groups
+from modelstack.reasoning.sampling.sampled import Sampled
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 
 PROMPT = [5, 9, 3, 7]
@@ -19,6 +22,11 @@ def model() -> CausalLM:
     with torch.no_grad():
         made.lm_head.weight.mul_(10)
     return made
+
+
+def sample_group(model: CausalLM, prompt: list[int], n_replies: int, *, seed: int, **limits: Any) -> list[Sampled]:
+    (group,) = sample_groups(model, [prompt], n_replies, seeds=[seed], **limits)
+    return group
 
 
 def log_probs(model: CausalLM, ids: list[int], temperature: float) -> list[float]:
