@@ -103,15 +103,16 @@ class StreamBatch:
         ends = zip(layout.rows, layout.last_places(), strict=True)
         last = [(row.stream, place) for row, place in ends if row.is_last]
         places_R = torch.tensor([place for _, place in last], dtype=torch.long, device=device)
+        chooses = model.can_choose_places
         output = model(
             layout.ids_1N,
             cache=Cache(list(self._layers)),
             positions_BT=layout.positions_1N,
-            places_P=places_R if model.can_choose_places else None,
-            with_logits=False,
+            places_P=places_R if chooses else None,
+            with_logits=chooses,
         )
-        hidden = output.hidden_BTD if model.can_choose_places else output.hidden_BTD[:, places_R]
-        logits_RV = model.logits(hidden)[0].float().cpu().numpy()
+        logits = output.logits_BTV if chooses else model.logits(output.hidden_BTD[:, places_R])
+        logits_RV = logits[0].float().cpu().numpy()
         return Ready([stream for stream, _ in last], logits_RV)
 
 

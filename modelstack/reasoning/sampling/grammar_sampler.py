@@ -22,7 +22,7 @@ from modelstack.errors import UserError
 from modelstack.inference.grammar import Grammar
 from modelstack.reasoning.sampling.continuing import continue_together
 from modelstack.reasoning.sampling.json_grammar import JsonCompiler
-from modelstack.reasoning.sampling.sampled import Asked, Sampled, row_seed
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, parts, row_seed
 from modelstack.reasoning.sampling.turn_writer import Draws, TurnWriter, Written
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.calls import CallGold
@@ -47,6 +47,8 @@ class GrammarSampler:
     max_tokens: int
     """Maximum number of tokens in a reply. A reply that the grammar closes for this limit counts as truncated."""
     temperature: float = 1.0
+    one_by_one: bool = False
+    """As for `TorchSampler`."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt.
@@ -58,7 +60,9 @@ class GrammarSampler:
                 enforced.
         """
         rows = [[self._row(each.task, row_seed(each.seed, g)) for g in range(n_replies)] for each in asked]
-        continue_together(self.model, [each.prompt_ids for each in asked], rows, self.max_tokens)
+        prompts = [each.prompt_ids for each in asked]
+        for part in parts(list(zip(prompts, rows, strict=True)), one_by_one=self.one_by_one):
+            continue_together(self.model, [p for p, _ in part], [r for _, r in part], self.max_tokens)
         return [[row.written.sampled(is_truncated=row.turn.is_cut) for row in of_prompt] for of_prompt in rows]
 
     def _row(self, task: PolicyTask, seed: int) -> _Row:

@@ -20,7 +20,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.row_sampling import draw_rows
 from modelstack.reasoning.sampling.continuing import continue_rows
-from modelstack.reasoning.sampling.sampled import Asked, Sampled, row_seed
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, parts, row_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +31,24 @@ class TorchSampler:
     end_ids: frozenset[int]
     max_tokens: int
     temperature: float = 1.0
+    one_by_one: bool = False
+    """Whether each prompt has a batch of its own: then its replies are the same to the last bit whatever else is
+    asked, as a pool promises. Otherwise all prompts share batches, which is up to twice as fast."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt; see `sample_groups`."""
-        return sample_groups(
-            self.model,
-            [each.prompt_ids for each in asked],
-            n_replies,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            end_ids=self.end_ids,
-            seeds=[each.seed for each in asked],
-        )
+        replies = []
+        for part in parts(asked, one_by_one=self.one_by_one):
+            replies += sample_groups(
+                self.model,
+                [each.prompt_ids for each in part],
+                n_replies,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                end_ids=self.end_ids,
+                seeds=[each.seed for each in part],
+            )
+        return replies
 
 
 def sample_groups(

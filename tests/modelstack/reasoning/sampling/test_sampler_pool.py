@@ -19,7 +19,7 @@ from modelstack.reasoning.sampling.sampler_pool import SamplerPool
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
 from modelstack.train.process import set_up_process
-from tests.modelstack.reasoning.sampling.pooled_samplers import dying_once, in_batches, of_equal_lengths
+from tests.modelstack.reasoning.sampling.pooled_samplers import dying_once, one_by_one, together
 from tests.modelstack.sft.toy_sft import write_base
 
 pytestmark = [
@@ -48,7 +48,7 @@ def move(base: Base) -> None:
             layer.lora_B.normal_(0, 0.5)
 
 
-@pytest.mark.parametrize("make", [in_batches, of_equal_lengths])
+@pytest.mark.parametrize("make", [one_by_one, together])
 def test_replies_are_one_samplers_and_follow_the_weights(base: Base, make: Callable[[Base], Sampler]) -> None:
     own = make(base)
     with SamplerPool(base, make, 2) as pool:
@@ -68,14 +68,13 @@ def written(groups: list[list[Sampled]]) -> list[list[tuple[int, ...]]]:
 def test_the_part_of_a_killed_actor_is_sampled_again_with_the_newest_weights(base: Base, tmp_path: Path) -> None:
     with SamplerPool(base, partial(dying_once, tmp_path / "killed"), 2) as pool:
         move(base)
-        own = in_batches(base)
-        assert pool.sample(ASKED, 3) == [*own.sample(ASKED[:2], 3), *own.sample(ASKED[2:], 3)]
+        assert pool.sample(ASKED, 3) == one_by_one(base).sample(ASKED, 3)
     assert (tmp_path / "killed").exists()
 
 
 def test_an_actors_error_is_the_samplers(base: Base) -> None:
     too_long = replace(ASKED[0], prompt_ids=tuple(range(3, 13)) * 200)
-    with SamplerPool(base, in_batches, 1) as pool, pytest.raises(UserError, match="exceed the context"):
+    with SamplerPool(base, one_by_one, 1) as pool, pytest.raises(UserError, match="exceed the context"):
         pool.sample([too_long], 1)
     with pytest.raises(UserError, match="n_samplers is 0; it must be 1 or more"):
-        SamplerPool(base, in_batches, 0)
+        SamplerPool(base, one_by_one, 0)
