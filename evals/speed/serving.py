@@ -25,6 +25,7 @@ from evals.speed.model_forward import DTYPES, OURS, SEED, THEIRS, build_pair, ra
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.torch.packing import can_pack, pack_linear_layers
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.train.process import set_up_process
 
@@ -60,7 +61,9 @@ WORKS = (
 
 
 def by_engine(model: CausalLM, n_tokens: int) -> Write:
-    """Return the continuation by the torch engine, with an empty cache in each call."""
+    """Return the continuation by the torch engine, with an empty cache in each call; packs the model's weights."""
+    if can_pack(model):
+        pack_linear_layers(model)
 
     def write(prompts: Sequence[Sequence[int]], n_reply: int) -> list[list[int]]:
         batch = StreamBatch(model, n_tokens, StepLimits())

@@ -62,7 +62,7 @@ def infer(
     base = load_frozen(starting_point(source, weights), precision=precision.value, device="auto")
     sampling = [SamplingParams(temperature, top_p=top_p, seed=seed + n) for n in range(len(prompts))]
     try:
-        with TorchEngine(base.model, base.tokenizer) as engine:
+        with TorchEngine(base.model, base.tokenizer, owns_model=True) as engine:
             started = time.perf_counter()
             submissions = [
                 engine.submit(GenerateRequest(_prompt_ids(base, text, chat=chat), max_tokens, sampling=each))

@@ -39,6 +39,7 @@ from modelstack.inference.engine import (
 from modelstack.inference.reply import Reply, ReplyMaker
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
+from modelstack.inference.torch.packing import can_pack, pack_linear_layers
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -111,6 +112,7 @@ class TorchEngine:
         max_step_tokens: int = 512,
         block_tokens: int = BLOCK_TOKENS,
         seed: int | None = None,
+        owns_model: bool = False,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -123,6 +125,8 @@ class TorchEngine:
             max_step_tokens: Maximum number of tokens evaluated in a step; longer prompts are read in chunks.
             block_tokens: Tokens per block of the cache.
             seed: Seed of requests that name none; None draws one.
+            owns_model: Whether the engine may pack the weights for speed on a CPU. The model is then of no other
+                use (see `packing`).
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -152,6 +156,9 @@ class TorchEngine:
         self._submissions: dict[Stream, TorchSubmission] = {}
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
+        if owns_model and can_pack(model):
+            self._fingerprint = _fingerprint(model)
+            pack_linear_layers(model)
         self._lock = threading.Lock()
         self._owner: int | None = None
         self._closing = False
@@ -178,7 +185,7 @@ class TorchEngine:
         else:
             loaded = load_gguf(path, dtype=dtype or torch.float32)
             model, tokenizer = loaded.model, tokenizer_from_fields(loaded.tokenizer, path)
-        return cls(model.to(device), tokenizer, **options)
+        return cls(model.to(device), tokenizer, owns_model=True, **options)  # pyright: ignore[reportArgumentType]
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -197,7 +204,7 @@ class TorchEngine:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over config and weights; computed at the first access."""
+        """SHA-256 over config and weights; computed at the first access, or before the weights are packed."""
         if self._fingerprint is None:
             self._fingerprint = _fingerprint(self._batch.model)
         return self._fingerprint
