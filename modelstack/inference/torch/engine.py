@@ -39,6 +39,7 @@ from modelstack.inference.engine import (
 from modelstack.inference.reply import Reply, ReplyMaker
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
+from modelstack.inference.torch.fair_lock import FairLock
 from modelstack.inference.torch.packing import can_pack, pack_linear_layers
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
@@ -159,7 +160,7 @@ class TorchEngine:
         if owns_model and can_pack(model):
             self._fingerprint = _fingerprint(model)
             pack_linear_layers(model)
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self._owner: int | None = None
         self._closing = False
 
