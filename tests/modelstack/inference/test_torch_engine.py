@@ -290,11 +290,12 @@ def test_what_cannot_run_is_refused_and_touches_no_other_reply() -> None:
             engine.submit(request([5])).result()
     with pytest.raises(ContextWindowError, match="larger context_window"), engine_of(context_window=20) as engine:
         engine.submit(request(prompt_of(0, 20)))
-    for options, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"context_window": 1000}, "more than the 256 tokens"),
         ({"n_cached_tokens": 0}, "n_cached_tokens is 0"),
         ({"max_rows": 9, "max_step_tokens": 8}, "max_rows is 9"),
-    ):
+    ]
+    for options, message in wrong:
         with pytest.raises(EngineError, match=message):
             engine_of(**options)
 

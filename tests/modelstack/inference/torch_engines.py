@@ -60,7 +60,8 @@ def tokenizer() -> TextTokenizer:
 
 def engine_of(name: str = "llama", **options: Any) -> TorchEngine:
     """Return an engine of a family."""
-    return TorchEngine(model_of(name), tokenizer(), **{"block_tokens": 4, "seed": 0} | options)
+    given: dict[str, Any] = {"block_tokens": 4, "seed": 0} | options
+    return TorchEngine(model_of(name), tokenizer(), **given)
 
 
 def prompt_of(number: int, n_tokens: int) -> list[int]:
@@ -71,6 +72,11 @@ def prompt_of(number: int, n_tokens: int) -> list[int]:
 
 def greedy(name: str, prompt: list[int], max_tokens: int) -> list[int]:
     """Return the reply by whole forward passes without a cache, and without an end."""
+    return list(_greedy(name, tuple(prompt), max_tokens))
+
+
+@cache
+def _greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
     forbidden = sorted(tokenizer().vocabulary.special_ids)
     n_vocab = len(tokenizer().vocabulary)
     ids = list(prompt)
@@ -79,9 +85,10 @@ def greedy(name: str, prompt: list[int], max_tokens: int) -> list[int]:
             logits_V = model_of(name)(torch.tensor([ids])).logits_BTV[0, -1, :n_vocab]
         logits_V[forbidden] = -torch.inf
         ids.append(int(logits_V.argmax()))
-    return ids[len(prompt) :]
+    return tuple(ids[len(prompt) :])
 
 
 def request(prompt: list[int], max_tokens: int = 8, **keys: Any) -> GenerateRequest:
     """Return a request that no token ends."""
-    return GenerateRequest(prompt, max_tokens, **{"end_ids": frozenset()} | keys)
+    given: dict[str, Any] = {"end_ids": frozenset()} | keys
+    return GenerateRequest(prompt, max_tokens, **given)
