@@ -40,7 +40,7 @@ Write = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is timed."""
+    """Timed work: requests of equal size."""
 
     name: str
     n_requests: int

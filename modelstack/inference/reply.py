@@ -1,4 +1,4 @@
-"""A reply as a state machine: when logits are needed, and which tokens follow from them.
+"""A reply as a state machine: it says when logits are needed, and draws the next tokens from them.
 
 `advance` appends blocks that the grammar forces until logits are needed or the reply has ended; `take` draws the
 next token from logits. Evaluation is left to the caller, which knows how many of the reply's tokens the cache

@@ -1,15 +1,15 @@
-"""Who runs in the next step and with how many tokens: pure decisions on plain numbers, without blocks or tensors.
+"""Decisions of a step: which requests run, and with how many tokens. Pure functions on plain numbers.
 
-There is no prefill phase and no decode phase (vLLM). A request has tokens that are known and tokens whose keys
-and values are computed, and a step lets the second number follow the first. A long prompt is read in chunks of
-what the step's token budget leaves, beside requests that write one token each.
+There is no prefill phase and no decode phase (vLLM). A request has known tokens, and computed tokens whose keys
+and values exist; a step computes more of the known ones. A long prompt is read in chunks within the step's token
+budget, beside requests that write one token each.
 
 - Order: `Load.rank`, the place of arrival; a level of priority goes ahead of `PRIORITY_LEAD` earlier requests.
-  The rank never changes and only finitely many later requests can go ahead of one, so no request starves.
-- Every running request gets at least one token per step; what is left goes to the requests in order.
+  The rank never changes, and only finitely many later requests can go ahead of a request: none starves.
+- Every running request gets at least one token per step; the rest of the budget is given out in order.
 - Blocks: if they run out, the last running request in the order is preempted. Its blocks are freed and its
   tokens computed again later; most of its blocks are then still cached.
-- Admission keeps the head of the line: nobody is admitted before the first waiting request. It is admitted if
+- Admission keeps the head of the line: no request is admitted before the first waiting one. It is admitted if
   blocks for all of its known tokens are free, so that its prompt does not preempt others. If only running
   requests of lower priority are in its way, they are preempted.
 

@@ -1,7 +1,7 @@
 """A lock that its waiters get in the order in which they came.
 
-A thread that releases Python's own lock and takes it again at once usually gets it, before any waiter wakes up. A
-thread that steps an engine until its reply is done would keep all others from submitting.
+A thread that releases Python's own lock and takes it again at once usually gets it, before any waiter wakes up.
+With such a lock, a thread that steps an engine until its reply is done would keep all others from submitting.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ attention separates the sequences. Those with equally many new tokens form a gro
 into a buffer that all layers reuse, and one call of torch's kernel attends for the whole group. Gathering copies
 what the kernel then reads, a fifth of attention's time on a CPU. A sequence without a past needs no gathering.
 
-What a step has in common for all layers (slots, groups, masks) is computed once, in `StepLayout`.
+Slots, groups and masks are equal for all layers and computed once per step, in `StepLayout`.
 
 Letters: N new tokens of all sequences, R sequences of a group, T new tokens of each, S keys of the longest, P
 blocks of the longest, B tokens of a block, H query heads, G KV heads, d channels of a key, e of a value.
@@ -76,7 +76,7 @@ class RowGroup:
 
 
 class StepLayout:
-    """Where the tokens of a step are stored, and which keys they see."""
+    """Layout of a step: the slots of its tokens, and the groups whose attention is computed together."""
 
     def __init__(self, rows: Sequence[StepRow], block_tokens: int, device: torch.device) -> None:
         """Arrange the rows of a step."""
@@ -142,7 +142,7 @@ def _group(rows: Sequence[StepRow], start: int, block_tokens: int, device: torch
 
 @dataclass(slots=True)
 class StepMemory:
-    """What the layers of a paged cache share: the layout of the step, and the buffers of gathered blocks."""
+    """Data shared by all layers of a paged cache: the layout of the step, and the buffers of gathered blocks."""
 
     n_blocks: int
     block_tokens: int
@@ -167,7 +167,7 @@ class PagedCache(RaggedCache):
     """Keys and values of one layer, [blocks, B, G, channels] each; allocated by the first call."""
 
     def __init__(self, memory: StepMemory) -> None:
-        """Store what the layers share."""
+        """Store the data shared by all layers."""
         self._memory = memory
         self._keys: Tensor | None = None
         self._values: Tensor | None = None

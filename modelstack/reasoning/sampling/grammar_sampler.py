@@ -48,7 +48,7 @@ class GrammarSampler:
     """Maximum number of tokens in a reply. A reply that the grammar closes for this limit counts as truncated."""
     temperature: float = 1.0
     one_by_one: bool = False
-    """As for `TorchSampler`."""
+    """Whether each prompt has a batch of its own; see `TorchSampler`."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt.
