@@ -81,6 +81,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "forward, training and decoding speed of modelstack's torch models, compared with transformers",
         quick=("--preset", "llama", "--repeats", "2", "--forward", "32", "--training", "16", "--decoded", "2"),
     ),
+    "serving": Benchmark(
+        "evals.speed.serving",
+        "tokens per CPU second of the torch engine: a batch, one request, a prompt; compared with transformers",
+        quick=("--tiny", "--dtype", "bf16", "--repeats", "1"),
+    ),
     "train_to_loss": Benchmark(
         "evals.speed.train_to_loss",
         "tokens and time to reach the final loss of nanoGPT's recipe (NANOGPT names its checkout)",

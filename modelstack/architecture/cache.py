@@ -3,11 +3,14 @@
 Each attention kind creates its own cache with `new_cache`: all keys and values, a window of them, latents,
 compressed entries, or a recurrent state. The model's `Cache` counts the tokens once for all layers.
 
-Letters: B batch, G KV heads, S tokens held, d channels of a key, e of a value.
+Letters: B batch, H query heads, G KV heads, N tokens of several sequences, S tokens held, d channels of a key, e
+of a value.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +27,43 @@ class LayerCache(Protocol):
     def bytes_in_use(self) -> int:
         """Return the bytes of the stored values, without spare capacity."""
         ...
+
+
+class RaggedCache(ABC):
+    """Keys and values of several sequences of different lengths, whose new tokens form one row of N tokens.
+
+    Only the cache knows which token belongs to which sequence, so it computes the attention itself.
+    """
+
+    @abstractmethod
+    def attend(
+        self,
+        q_1HNd: Tensor,
+        k_1GNd: Tensor,
+        v_1GNe: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        slopes: Sequence[float] | None,
+        sinks_H: Tensor | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Store the new keys and values; return the attention output of the new tokens, [1, H, N, e].
+
+        Args:
+            q_1HNd: Queries.
+            k_1GNd: New keys, with their positions applied.
+            v_1GNe: New values.
+            scale: Factor on q.k.
+            window: Number of keys that a token sees, including itself; None: all keys up to the token.
+            slopes: Factor of each head on the distance to a key, subtracted from the logits (ALiBi).
+            sinks_H: A logit per head that contributes to the denominator only.
+            softcap: c in c * tanh(logit / c).
+        """
+
+    @abstractmethod
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the memory."""
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from modelstack.commands import (
     architecture,
     data,
     decide,
+    inference,
     preferences,
     reasoning,
     recipes,
@@ -82,7 +83,7 @@ STEPS = (
             "merge": reasoning.merge,
         },
     ),
-    Step("inference", "replies of a model", elsewhere="agentkit chat --model local:FILE.gguf"),
+    Step("inference", "replies of a model; agentkit chat runs GGUF files", {"infer": inference.infer}),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
     Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),
 )

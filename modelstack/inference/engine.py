@@ -86,6 +86,8 @@ class GenerateRequest:
     """Prior over tools. Log-probabilities stay the model's own; `Generation.choices` include the prior."""
     logit_bias: LogitBias | None = None
     """Prior over tokens outside the choice of a tool. Log-probabilities stay the model's own."""
+    priority: int = 0
+    """Larger is more urgent, for engines that run several requests together."""
 
 
 @dataclass(slots=True)
@@ -217,3 +219,60 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free weights and cache."""
         ...
+
+
+class Submission(Protocol):
+    """A request that an engine runs beside others."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the reply has ended or failed."""
+        ...
+
+    def result(self) -> Generation:
+        """Return the reply.
+
+        Raises:
+            EngineError: the reply failed, or it has not ended.
+            GrammarError: the grammar refused a token that its own mask allowed.
+        """
+        ...
+
+
+class BatchingEngine(Engine, Protocol):
+    """An engine that runs several requests together: each step continues all of them."""
+
+    def submit(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Submission:
+        """Put a request in the line; the arguments are those of `generate`.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the request is invalid.
+        """
+        ...
+
+    def step(self) -> Sequence[Submission]:
+        """Evaluate one batch; return the requests that ended with it."""
+        ...
+
+    def cancel(self, submission: Submission) -> None:
+        """End a request and free its part of the cache; ended ones are ignored."""
+        ...
+
+
+def require_token_ids(ids: Sequence[int], n_vocab: int) -> None:
+    """Check that ids are a prompt.
+
+    Raises:
+        EngineError: there are none, or one is outside the vocabulary.
+    """
+    if len(ids) == 0:
+        raise EngineError("the prompt is empty; a model needs at least one token to continue")
+    if min(ids) < 0 or max(ids) >= n_vocab:
+        raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")

@@ -24,7 +24,7 @@ from modelstack.posttrain.stages.stage import MODEL
 from modelstack.posttrain.values_hook import REWARDS_FILE
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.run import reinforce
-from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
@@ -167,7 +167,7 @@ def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Pa
     how = LlamaSampling(type_name=plan.type_name, max_rows=64)
     with LlamaSampler(base, end_ids=end_ids, max_tokens=plan.max_tokens, plan=how) as quantised:
         served = _held_back_rewards(quantised, base, experiment)
-    own = EqualLengthSampler(base.model, end_ids, plan.max_tokens)
+    own = TorchSampler(base.model, end_ids, plan.max_tokens)
     outcome = Outcome(
         arm=arm,
         seed=seed,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.attention.softmax import MIN_BLOCK_CHANNELS, softmax_attention
-from modelstack.architecture.cache import GrowingCache, WindowCache
+from modelstack.architecture.cache import GrowingCache, RaggedCache, WindowCache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.norms import make_norm
@@ -59,7 +59,10 @@ class GroupedQueryAttention(nn.Module):
         return GrowingCache() if self.window is None else WindowCache(self.window)
 
     def forward(
-        self, x_BTD: Tensor, context: ForwardContext, cache: GrowingCache | WindowCache | None = None
+        self,
+        x_BTD: Tensor,
+        context: ForwardContext,
+        cache: GrowingCache | WindowCache | RaggedCache | None = None,
     ) -> Tensor:
         """Mix tokens: [B, T, D] to [B, T, D]."""
         B, T, _ = x_BTD.shape
@@ -82,27 +85,49 @@ class GroupedQueryAttention(nn.Module):
             else:
                 tables = context.half_split_rotation(self.rope, self.rope_channels, q.dtype)
                 q, k = rotate_half_split(q, tables), rotate_half_split(k, tables)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        causal = context.is_plain_causal(self.window)
-        blocks = context.block_mask(self.window) if cache is None and self.suits_blocks else None
-        y = softmax_attention(
-            q,
-            k,
-            v,
-            scale=self.scale,
-            mask=None if causal or blocks is not None else context.mask(self.window, k.shape[2]),
-            causal=causal,
-            runs=context.runs(self.window) if cache is None else (),
-            bias=self._alibi(context, k.shape[2]),
-            sinks_H=self.sinks,
-            softcap=self.softcap,
-            blocks=blocks,
-        )
+        y = self._attended(q, k, v, context, cache)
         y = y.transpose(1, 2).reshape(B, T, -1)
         if gate is not None:
             y = y * torch.sigmoid(gate)
         return self.o_proj(y)
+
+    def _attended(
+        self,
+        q_BHTd: Tensor,
+        k_BGTd: Tensor,
+        v_BGTd: Tensor,
+        context: ForwardContext,
+        cache: GrowingCache | WindowCache | RaggedCache | None,
+    ) -> Tensor:
+        """Return the attention output [B, H, T, d] over the cache's tokens and the new ones, which are stored."""
+        if isinstance(cache, RaggedCache):
+            return cache.attend(
+                q_BHTd,
+                k_BGTd,
+                v_BGTd,
+                scale=self.scale,
+                window=self.window,
+                slopes=self.slopes,
+                sinks_H=self.sinks,
+                softcap=self.softcap,
+            )
+        if cache is not None:
+            k_BGTd, v_BGTd = cache.append(k_BGTd, v_BGTd)
+        causal = context.is_plain_causal(self.window)
+        blocks = context.block_mask(self.window) if cache is None and self.suits_blocks else None
+        return softmax_attention(
+            q_BHTd,
+            k_BGTd,
+            v_BGTd,
+            scale=self.scale,
+            mask=None if causal or blocks is not None else context.mask(self.window, k_BGTd.shape[2]),
+            causal=causal,
+            runs=context.runs(self.window) if cache is None else (),
+            bias=self._alibi(context, k_BGTd.shape[2]),
+            sinks_H=self.sinks,
+            softcap=self.softcap,
+            blocks=blocks,
+        )
 
     def _alibi(self, context: ForwardContext, n_keys: int) -> Tensor | None:
         """Return -slope * distance, [1, H, T, S]."""

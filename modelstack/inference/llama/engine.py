@@ -16,22 +16,21 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import DecodeParts, decode
+from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import (
     ContextWindowError,
     EngineError,
     GenerateRequest,
     Generation,
-    SamplingParams,
+    require_token_ids,
 )
-from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.llama.fingerprint import ModelFingerprint
 from modelstack.inference.llama.measuring import choose_threads, cuts_change_nothing
 from modelstack.inference.llama.model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
 from modelstack.inference.llama.vocabulary import load_vocabulary
 from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
-from modelstack.inference.sampling import Sampler
+from modelstack.inference.reply import ReplyMaker
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.inference.state_store import StateStore
@@ -118,8 +117,7 @@ class LlamaCppEngine:
         self._cache = PrefixCache(self._context, max_conversations)
         self._spare_sequence = max_conversations
         self._is_invariant: bool | None = None
-        self._rng = np.random.default_rng(seed)
-        self._text_tokens: dict[frozenset[int], LegalTokens] = {}
+        self._replies = ReplyMaker(self._vocabulary, np.random.default_rng(seed))
         self.threads = choose_threads(
             self._context, self._n_cells, self._files, facts, n_threads, n_threads_prefill
         )
@@ -210,7 +208,6 @@ class LlamaCppEngine:
         stop: Callable[[], bool],
     ) -> Generation:
         started = perf_counter()
-        end_ids = request.end_ids if request.end_ids is not None else frozenset(self._vocabulary.end_ids)
         fixed = list(request.prompt_ids[: min(request.fixed_tokens, len(request.prompt_ids) - 1)])
         if len(fixed) < MIN_FIXED_TOKENS:
             fixed = []
@@ -219,22 +216,13 @@ class LlamaCppEngine:
         n_restored = self._states.restore(slot, fixed) if self._states is not None else 0
         n_reused = len(slot.tokens)
         opened_s = perf_counter() - started
-        parts = DecodeParts(
+        reply = self._replies.make(request, max_tokens, on_tokens, stop)
+        evaluation = Evaluation(
             evaluate=lambda ids, want_logits: self._evaluate(slot, ids, want_logits),
-            sampler=self._sampler(request.sampling),
-            text_tokens=self._text_tokens_with(end_ids),
-            end_ids=end_ids,
-            n_vocab=len(self._vocabulary),
             n_batch=self._context.n_batch,
             n_cut=max(0, len(fixed) - n_reused),
-            grammar=request.grammar,
-            jump_ahead=request.jump_ahead,
-            choice_bias=request.choice_bias,
-            logit_bias=request.logit_bias,
-            on_tokens=on_tokens,
-            cancelled=stop,
         )
-        generation = decode(request.prompt_ids[n_reused:], max_tokens, parts)
+        generation = decode(request.prompt_ids[n_reused:], reply, evaluation)
         generation.stats.reused_tokens, generation.stats.restored_tokens = n_reused, n_restored
         generation.stats.first_token_s += opened_s
         if self._states is not None and is_alone and fixed:
@@ -367,11 +355,7 @@ class LlamaCppEngine:
 
     def _check_ids(self, ids: Sequence[int]) -> int:
         """Check that the ids are a prompt; return the number of tokens that a conversation may hold."""
-        if len(ids) == 0:
-            raise EngineError("the prompt is empty; a model needs at least one token to continue")
-        n_vocab = len(self._vocabulary)
-        if min(ids) < 0 or max(ids) >= n_vocab:
-            raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")
+        require_token_ids(ids, len(self._vocabulary))
         return min(self._context_window, self._n_cells)
 
     def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:
@@ -391,20 +375,6 @@ class LlamaCppEngine:
                 f"shorten the conversation or load the engine with a larger n_cells"
             )
         raise EngineError(f"llama.cpp failed to evaluate {len(ids)} tokens at position {position} (code {code})")
-
-    def _sampler(self, params: SamplingParams) -> Sampler:
-        rng = self._rng if params.seed is None else np.random.default_rng(params.seed)
-        return Sampler(len(self._vocabulary), params, rng)
-
-    def _text_tokens_with(self, end_ids: frozenset[int]) -> LegalTokens:
-        """Return the tokens that may be sampled without a grammar.
-
-        All but special tokens that do not end the reply.
-        """
-        if end_ids not in self._text_tokens:
-            forbidden = self._vocabulary.special_ids - end_ids
-            self._text_tokens[end_ids] = LegalTokens.all_except(forbidden, len(self._vocabulary))
-        return self._text_tokens[end_ids]
 
     def _prompt_states(self, store: StateStore | None) -> PromptStates | None:
         """Connect the store with this engine.

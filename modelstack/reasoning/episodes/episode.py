@@ -108,7 +108,7 @@ def _gold_of(task: PolicyTask) -> EffectGold:
 
 
 class Conversation:
-    """State of one episode, advanced token by token; implements `lockstep.Continuation`."""
+    """State of one episode, advanced token by token; implements `continuing.Continuation`."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Groups of episodes sampled from the model in training: G conversations for one prompt, each in its own world.
 
-The conversations advance together in one batch (`sampling.lockstep`): while one reads a tool result, another
+The conversations advance together in one batch (`sampling.continuing`): while one reads a tool result, another
 writes. Results of different lengths therefore need no padding, and no cache is rebuilt between turns. Tools are
 called one at a time in row order, so the same weights, prompt and seed give the same calls in the same order.
 
@@ -14,9 +14,9 @@ from contextlib import ExitStack
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.reasoning.episodes.episode import Conversation, EpisodePlan, EpisodeWorlds, reply_format
-from modelstack.reasoning.sampling.grammar_sampler import format_grammars, row_seed
-from modelstack.reasoning.sampling.lockstep import continue_together
-from modelstack.reasoning.sampling.sampled import Asked, Sampled
+from modelstack.reasoning.sampling.continuing import continue_together
+from modelstack.reasoning.sampling.grammar_sampler import format_grammars
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, row_seed
 from modelstack.reasoning.sampling.turn_writer import Draws
 from modelstack.tokenizer.chat import ChatEncoder
 
@@ -59,9 +59,9 @@ class EpisodeSampler:
         return [self._group(each, n_replies) for each in asked]
 
     def _group(self, asked: Asked, n_replies: int) -> list[Sampled]:
-        with ExitStack() as worlds:
+        with ExitStack() as worlds:  # the worlds of one prompt at a time: each may be a process
             rows = [self._conversation(asked, g, worlds) for g in range(n_replies)]
-            continue_together(self._model, asked.prompt_ids, rows, self._plan.max_tokens)
+            continue_together(self._model, [asked.prompt_ids], [rows], self._plan.max_tokens)
             return [row.sampled() for row in rows]
 
     def _conversation(self, asked: Asked, row: int, worlds: ExitStack) -> Conversation:

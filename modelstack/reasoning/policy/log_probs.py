@@ -20,7 +20,7 @@ from modelstack.preferences.log_probs import LabelLogProbs
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.rollouts.reference import Reference
-from modelstack.reasoning.sampling.group_sampler import repeated
+from modelstack.reasoning.sampling.lockstep import repeated
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class PolicyGradient(Training[PolicyResolved]):
         self._held_back = HeldBack(
             tasks.held_back,
             self.base.encoder,
-            self._own_sampler(temperature=0.0),
+            _sampler_of_base(self.base, recipe, 0.0, self._episodes, one_by_one=False),
             VerifierJudge(self._reward, self.base.encoder),
             [recipe.max_tokens, recipe.sampling.grammar, recipe.episodes and recipe.episodes.model_dump()],
         )
@@ -180,14 +180,11 @@ class PolicyGradient(Training[PolicyResolved]):
         )
         return Report(what, after, (REWARDS_PLOT, *([REPLIES_FILE] if after else [])))
 
-    def _own_sampler(self, temperature: float) -> Sampler:
-        return _sampler_of_base(self.base, self.resolved.recipe, temperature, self._episodes)
-
     def _sampler(self) -> Sampler:
         """Return the sampler for training: the trained model, llama.cpp, or a pool of either."""
         recipe, temperature = self.resolved.recipe, self.resolved.recipe.sampling.temperature
         if recipe.llama is None and recipe.pool is None:
-            return self._own_sampler(temperature)
+            return _sampler_of_base(self.base, recipe, temperature, self._episodes)
         if recipe.llama is None:
             make: Callable[[Base], Sampler] = partial(_sampler_of_base, recipe=recipe, temperature=temperature)
         else:
@@ -203,9 +200,14 @@ class PolicyGradient(Training[PolicyResolved]):
 
 
 def _sampler_of_base(
-    base: Base, recipe: PolicyRecipe, temperature: float, episodes: Episodes | None = None
+    base: Base,
+    recipe: PolicyRecipe,
+    temperature: float,
+    episodes: Episodes | None = None,
+    *,
+    one_by_one: bool = True,
 ) -> Sampler:
-    """Return the sampler that uses the model of a base."""
+    """Return the sampler that uses the model of a base; by default one whose replies a pool can repeat."""
     plan = recipe.sampling
     return own_sampler(
         base.model,
@@ -214,6 +216,7 @@ def _sampler_of_base(
         temperature=temperature,
         with_grammar=plan.grammar,
         episodes=episodes,
+        one_by_one=one_by_one,
     )
 
 

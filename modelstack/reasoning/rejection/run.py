@@ -27,8 +27,8 @@ from modelstack.posttrain.base import Base
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
 from modelstack.reasoning.rejection.rules import complaint
-from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.frozen_model import load_frozen
+from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
@@ -102,9 +102,9 @@ def _sample(
 ) -> bool:
     """Append the tasks' lines; return False if a stop was requested before the last one."""
     encoder = base.encoder
-    sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), recipe.max_tokens, recipe.temperature)
+    sampler = TorchSampler(base.model, frozenset(encoder.end_ids), recipe.max_tokens, recipe.temperature)
     n_all = n_done + len(tasks)
-    # Sorted by length, so that prompts of equal length share a batch; equal ones stay in file order.
+    # Sorted by length: rows of similar length need little padding; equal ones stay in file order.
     prompts = {task.item.id: tuple(task.prompt_ids(encoder)) for task in tasks}
     ordered = sorted(tasks, key=lambda task: len(prompts[task.item.id]))
     with stop_asked() as stop, file.open("ab") as lines:

@@ -29,6 +29,7 @@ def own_sampler(
     temperature: float,
     with_grammar: bool = False,
     episodes: Episodes | None = None,
+    one_by_one: bool = False,
 ) -> Sampler:
     """Return the sampler.
 
@@ -38,12 +39,15 @@ def own_sampler(
         max_tokens: Maximum tokens of a reply; for episodes the plan sets the limit.
         temperature: Temperature of sampling; 0 is greedy, for measurements.
         with_grammar: Whether replies are constrained to valid forms: calls of the tools, or JSON of the schema.
-        episodes: Worlds and limits of episodes; None: a task is a single reply.
+        episodes: Worlds and limits of episodes, played prompt by prompt; None: a task is a single reply.
+        one_by_one: Whether each prompt has a batch of its own, so that a pool gives the replies of one sampler.
     """
     if episodes is not None:
         return EpisodeSampler(
             model, encoder, episodes.worlds, episodes.plan, temperature, with_grammar=with_grammar
         )
     if with_grammar:
-        return GrammarSampler(model, encoder, gold_grammars(encoder.vocabulary), max_tokens, temperature)
-    return TorchSampler(model, frozenset(encoder.end_ids), max_tokens, temperature)
+        return GrammarSampler(
+            model, encoder, gold_grammars(encoder.vocabulary), max_tokens, temperature, one_by_one
+        )
+    return TorchSampler(model, frozenset(encoder.end_ids), max_tokens, temperature, one_by_one)

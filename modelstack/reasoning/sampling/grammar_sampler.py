@@ -10,7 +10,6 @@ Letters: G replies.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.grammar import Grammar
+from modelstack.reasoning.sampling.continuing import continue_together
 from modelstack.reasoning.sampling.json_grammar import JsonCompiler
-from modelstack.reasoning.sampling.lockstep import continue_together
-from modelstack.reasoning.sampling.sampled import Asked, Sampled
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, parts, row_seed
 from modelstack.reasoning.sampling.turn_writer import Draws, TurnWriter, Written
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.calls import CallGold
@@ -40,7 +39,7 @@ GrammarOf = Callable[[PolicyTask], Grammar | None]
 
 @dataclass(frozen=True, slots=True)
 class GrammarSampler:
-    """Sampler under grammars that uses the current weights of a model, one prompt at a time."""
+    """Sampler under grammars that uses the current weights of a model."""
 
     model: CausalLM
     encoder: ChatEncoder
@@ -48,6 +47,8 @@ class GrammarSampler:
     max_tokens: int
     """Maximum number of tokens in a reply. A reply that the grammar closes for this limit counts as truncated."""
     temperature: float = 1.0
+    one_by_one: bool = False
+    """Whether each prompt has a batch of its own; see `TorchSampler`."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt.
@@ -58,12 +59,11 @@ class GrammarSampler:
             UserError: A prompt and its reply exceed the model's context length, or a task's grammar cannot be
                 enforced.
         """
-        return [self._group(each, n_replies) for each in asked]
-
-    def _group(self, asked: Asked, n_replies: int) -> list[Sampled]:
-        rows = [self._row(asked.task, row_seed(asked.seed, g)) for g in range(n_replies)]
-        continue_together(self.model, asked.prompt_ids, rows, self.max_tokens)
-        return [row.written.sampled(is_truncated=row.turn.is_cut) for row in rows]
+        rows = [[self._row(each.task, row_seed(each.seed, g)) for g in range(n_replies)] for each in asked]
+        prompts = [each.prompt_ids for each in asked]
+        for part in parts(list(zip(prompts, rows, strict=True)), one_by_one=self.one_by_one):
+            continue_together(self.model, [p for p, _ in part], [r for _, r in part], self.max_tokens)
+        return [[row.written.sampled(is_truncated=row.turn.is_cut) for row in of_prompt] for of_prompt in rows]
 
     def _row(self, task: PolicyTask, seed: int) -> _Row:
         written = Written()
@@ -79,11 +79,6 @@ class _Row:
     def next_ids(self, logits_V: NDArray[np.float32]) -> Sequence[int]:
         ids = self.turn.step(logits_V)
         return () if self.turn.is_over else ids
-
-
-def row_seed(seed: int, row: int) -> int:
-    """Return the seed of one row in a group, so that rows draw independently of each other."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:7], "big")
 
 
 def gold_grammars(vocabulary: Vocabulary) -> GrammarOf:

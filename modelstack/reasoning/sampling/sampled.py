@@ -7,15 +7,18 @@ can apply the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import Episode
 from modelstack.reasoning.verifiers.rewards import Completion
 from modelstack.tokenizer.chat import ChatEncoder
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +77,13 @@ def completion_of(sampled: Sampled, encoder: ChatEncoder) -> Completion:
         return Completion(sampled.outcome.reply, chosen, sampled.is_truncated, sampled.outcome)
     ids = [token for token in sampled.ids if token not in encoder.end_ids]
     return Completion(encoder.vocabulary.decode(ids), sampled.ids, sampled.is_truncated, sampled.outcome)
+
+
+def parts(asked: Sequence[Part], *, one_by_one: bool) -> list[Sequence[Part]]:
+    """Return prompts in the parts that are sampled together: all of them, or one by one."""
+    return [[each] for each in asked] if one_by_one else [asked]
+
+
+def row_seed(seed: int, row: int) -> int:
+    """Return the seed of one row in a group, so that rows draw independently of each other."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:7], "big")

@@ -2,7 +2,7 @@
 
 The first request copies the trainer's model to the actors. Later requests send only the trained tensors, and
 only after a change. Each prompt has its own seed, so its replies do not depend on the actor that writes them; a
-sampler that batches prompts may round differently (`equal_length_sampler`). Ray restarts a killed actor and
+sampler that batches prompts may round differently (`continuing`). Ray restarts a killed actor and
 repeats its part.
 """
 

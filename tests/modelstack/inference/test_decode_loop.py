@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from modelstack.inference.decode import MAX_REPLY_BATCH, DecodeParts, decode
+from modelstack.inference.decode import MAX_REPLY_BATCH, Evaluation, decode
 from modelstack.inference.engine import ChoiceBias, EngineError, Generation, SamplingParams
 from modelstack.inference.grammar import Grammar
 from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.reply import Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from tests.modelstack.inference.fakes import (
     END,
@@ -38,20 +39,18 @@ def run(
     on_tokens=None,
     choice_bias: ChoiceBias | None = None,
 ) -> Generation:
-    parts = DecodeParts(
-        evaluate=model,
+    parts = ReplyParts(
         sampler=Sampler(N_VOCAB, params, np.random.default_rng(params.seed)),
         text_tokens=LegalTokens.all_except(frozenset({4}), N_VOCAB),
         end_ids=frozenset({END}),
         n_vocab=N_VOCAB,
-        n_batch=n_batch,
         grammar=grammar,
         jump_ahead=jump_ahead,
         cancelled=cancelled,
         on_tokens=on_tokens,
         choice_bias=choice_bias,
     )
-    return decode(PROMPT, max_tokens, parts)
+    return decode(PROMPT, Reply(max_tokens, parts), Evaluation(model, n_batch))
 
 
 def test_the_prompt_is_evaluated_in_batches_and_the_last_token_of_a_reply_not_at_all() -> None:

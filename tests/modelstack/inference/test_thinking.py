@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from modelstack.inference.decode import DecodeParts, decode
+from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import GenerateRequest, Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.inference.reply import Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, mark_ids, think
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -69,19 +70,17 @@ class ScriptedEngine:
             logits[self.wanted.pop(0) if self.wanted else 0] = 9
             return logits
 
-        parts = DecodeParts(
-            evaluate=evaluate,
+        parts = ReplyParts(
             sampler=Sampler(n_vocab, request.sampling, np.random.default_rng(request.sampling.seed)),
             text_tokens=LegalTokens.all_except(self.vocabulary.special_ids - ends, n_vocab),
             end_ids=ends,
             n_vocab=n_vocab,
-            n_batch=64,
             grammar=request.grammar,
             on_tokens=on_tokens,
             cancelled=cancelled,
         )
         room = self.context_window - len(request.prompt_ids)
-        return decode(request.prompt_ids, min(request.max_tokens, room), parts)
+        return decode(request.prompt_ids, Reply(min(request.max_tokens, room), parts), Evaluation(evaluate, 64))
 
     def encode_template(self, text: str) -> list[int]:
         return self.vocabulary.encode(text)

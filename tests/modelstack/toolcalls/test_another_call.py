@@ -10,9 +10,10 @@ import vocabularies
 from driving import ENGINES, compiler
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import DecodeParts, decode
+from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.reply import Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
@@ -184,17 +185,15 @@ def run(bias: float, seed: int, engine: EngineName = "llguidance") -> Generation
         state = sum(31**n * (token + 1) for n, token in enumerate(tokens[-8:])) + seed
         return np.random.default_rng(state).normal(scale=2, size=len(words)).astype(np.float32)
 
-    parts = DecodeParts(
-        evaluate=FakeModel(model),
+    parts = ReplyParts(
         sampler=Sampler(len(words), SamplingParams(), np.random.default_rng(seed)),
         text_tokens=LegalTokens.all_except(words.special_ids, len(words)),
         end_ids=frozenset(words.end_ids),
         n_vocab=len(words),
-        n_batch=64,
         grammar=compiler(engine, vocabulary=words).compile(FORMAT).start(),
         logit_bias=biased(bias),
     )
-    return decode([1, 2, 3], 300, parts)
+    return decode([1, 2, 3], Reply(300, parts), Evaluation(FakeModel(model), 64))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -11,9 +11,10 @@ import vocabularies
 from driving import ENGINES, compiler
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import DecodeParts, decode
+from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import ChoiceBias, Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.reply import Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolChoice, ToolSpec, tool_choices
@@ -67,18 +68,16 @@ def run(
     max_tokens: int = 80,
 ) -> Generation:
     words = vocabulary()
-    parts = DecodeParts(
-        evaluate=FakeModel(model),
+    parts = ReplyParts(
         sampler=Sampler(len(words), params, np.random.default_rng(params.seed)),
         text_tokens=LegalTokens.all_except(words.special_ids, len(words)),
         end_ids=frozenset(words.end_ids),
         n_vocab=len(words),
-        n_batch=64,
         grammar=compiler(engine, vocabulary=words).compile(format_).start(),
         jump_ahead=jump_ahead,
         choice_bias=bias,
     )
-    return decode(PROMPT, max_tokens, parts)
+    return decode(PROMPT, Reply(max_tokens, parts), Evaluation(FakeModel(model), 64))
 
 
 def bias_of(format_: ResponseFormat, prior: DecisionPrior = PRIOR) -> ToolBias:

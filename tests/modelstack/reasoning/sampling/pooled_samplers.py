@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelstack.posttrain.base import Base
-from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 
 
 def one_by_one(base: Base) -> Sampler:
-    return TorchSampler(base.model, frozenset({1}), max_tokens=10)
+    return TorchSampler(base.model, frozenset({1}), max_tokens=10, one_by_one=True)
 
 
 def together(base: Base) -> Sampler:
-    return EqualLengthSampler(base.model, frozenset({1}), max_tokens=10)
+    return TorchSampler(base.model, frozenset({1}), max_tokens=10)
 
 
 @dataclass

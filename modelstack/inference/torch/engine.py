@@ -1,0 +1,452 @@
+"""The torch engine: requests of any number of callers, batched step by step over one model.
+
+`submit` puts a request in the line, `step` evaluates one batch, `generate` does both for one request. Calls from
+several threads take turns step by step, so requests of different threads share batches. Replies are independent:
+each has its own random stream and its own grammar, and an error of one ends only that one. The prefix cache knows
+tokens, not conversations: whatever begins with the same tokens reuses the same blocks.
+
+Reading order: `scheduler` (decisions), `blocks` (owners), `streams` (both together), `paged_cache` (tensors),
+`stream_batch` (one step of the model), `reply` (tokens from logits). This module connects them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modelstack.architecture.checkpoint import load_checkpoint
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.gguf.load import load_gguf
+from modelstack.inference.blocks import BLOCK_TOKENS
+from modelstack.inference.engine import (
+    ContextWindowError,
+    EngineError,
+    GenerateRequest,
+    Generation,
+    Submission,
+    require_token_ids,
+)
+from modelstack.inference.reply import Reply, ReplyMaker
+from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.streams import Stream
+from modelstack.inference.torch.fair_lock import FairLock
+from modelstack.inference.torch.packing import can_pack, pack_linear_layers
+from modelstack.inference.torch.stream_batch import StreamBatch
+from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
+from modelstack.tokenizer.tokenizer_folder import load_tokenizer
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+DEFAULT_CONTEXT_WINDOW = 8192
+"""Longest window by default, as for llama.cpp: the cache must hold it."""
+CACHED_WINDOWS = 2
+"""Default size of the cache in context windows."""
+MAX_CONVERSATIONS = 256
+"""Number of conversations whose last tokens are remembered for `forget`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Counts of an engine at one time."""
+
+    n_running: int
+    n_waiting: int
+    n_blocks: int
+    n_free_blocks: int
+    """Blocks that no request holds; cached ones included."""
+    n_cached_blocks: int
+    """Free blocks whose content a later request can reuse."""
+    cache_bytes: int
+
+
+class TorchSubmission:
+    """A request of a `TorchEngine`; see `engine.Submission`."""
+
+    def __init__(self, request: GenerateRequest, reply: Reply) -> None:
+        """Start a request that is in no line."""
+        self.request, self.reply = request, reply
+        self.stream: Stream | None = None
+        """Place in the line; None: the reply ended before any evaluation."""
+        self.error: Exception | None = None
+        self.is_cancelled = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the reply has ended or failed."""
+        return self.error is not None or self.reply.finish_reason is not None
+
+    def result(self) -> Generation:
+        """Return the reply.
+
+        Raises:
+            EngineError: the reply failed, or it has not ended.
+            GrammarError: the grammar refused a token that its own mask allowed.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.is_done:
+            raise EngineError("the reply has not ended; call step() until the submission is done")
+        return self.reply.out
+
+
+class TorchEngine:
+    """A torch model that answers several requests at a time; a `BatchingEngine`."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: TextTokenizer,
+        *,
+        context_window: int | None = None,
+        n_cached_tokens: int | None = None,
+        max_rows: int = 32,
+        max_step_tokens: int = 512,
+        block_tokens: int = BLOCK_TOKENS,
+        seed: int | None = None,
+        owns_model: bool = False,
+    ) -> None:
+        """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
+
+        Args:
+            model: The model, on its own device.
+            tokenizer: Its tokenizer.
+            context_window: Tokens that one request may hold; None: the model's, at most 8192.
+            n_cached_tokens: Tokens that the KV cache holds, for all requests together; None: two windows.
+            max_rows: Maximum number of requests in a batch.
+            max_step_tokens: Maximum number of tokens evaluated in a step; longer prompts are read in chunks.
+            block_tokens: Tokens per block of the cache.
+            seed: Seed of requests that name none; None draws one.
+            owns_model: Whether the engine may pack the weights for speed on a CPU. The model is then of no other
+                use (see `packing`).
+
+        Raises:
+            UnsupportedModelError: A layer keeps another past than a key and a value per token.
+            EngineError: An argument is invalid.
+        """
+        trained = model.config.max_position_embeddings
+        self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
+        if self._context_window > trained:
+            raise EngineError(f"context_window {context_window} is more than the {trained} tokens of the model")
+        if len(tokenizer.vocabulary) > model.config.vocab_size:
+            raise EngineError(
+                f"the tokenizer has {len(tokenizer.vocabulary)} tokens and the model {model.config.vocab_size}; "
+                f"the tokenizer is of another model"
+            )
+        n_cached = CACHED_WINDOWS * self._context_window if n_cached_tokens is None else n_cached_tokens
+        if min(n_cached, block_tokens) < 1:
+            raise EngineError(
+                f"n_cached_tokens is {n_cached} and block_tokens {block_tokens}; both must be at least 1"
+            )
+        try:
+            limits = StepLimits(max_rows, max_step_tokens)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens)
+        self._tokenizer = tokenizer
+        self._replies = ReplyMaker(tokenizer.vocabulary, np.random.default_rng(seed))
+        self._submissions: dict[Stream, TorchSubmission] = {}
+        self._conversations: OrderedDict[str, Stream] = OrderedDict()
+        self._fingerprint: str | None = None
+        if owns_model and can_pack(model):
+            self._fingerprint = _fingerprint(model)
+            pack_linear_layers(model)
+        self._lock = FairLock()
+        self._owner: int | None = None
+        self._closing = False
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu", **options: int | None
+    ) -> TorchEngine:
+        """Load a checkpoint folder or a GGUF file with its tokenizer.
+
+        Args:
+            source: The folder or file.
+            dtype: Number type of the weights in memory; None: as in a folder's files, float32 for GGUF.
+            device: Device of the model.
+            options: Arguments of `TorchEngine`.
+
+        Raises:
+            UserError: The source is missing or broken.
+            EngineError: The model is not supported, or an option is invalid.
+        """
+        path = Path(source)
+        if path.is_dir():
+            model, tokenizer = load_checkpoint(path, dtype=dtype), load_tokenizer(path)
+        else:
+            loaded = load_gguf(path, dtype=dtype or torch.float32)
+            model, tokenizer = loaded.model, tokenizer_from_fields(loaded.tokenizer, path)
+        return cls(model.to(device), tokenizer, owns_model=True, **options)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens."""
+        return self._tokenizer.vocabulary
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that one request may hold."""
+        return self._context_window
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template of the tokenizer, if any."""
+        return self._tokenizer.chat_template
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over config and weights; computed at the first access, or before the weights are packed."""
+        if self._fingerprint is None:
+            self._fingerprint = _fingerprint(self._batch.model)
+        return self._fingerprint
+
+    @property
+    def status(self) -> EngineStatus:
+        """Counts of requests and blocks."""
+        queue = self._batch.queue
+        return EngineStatus(
+            queue.n_running,
+            queue.n_waiting,
+            queue.pool.n_blocks,
+            queue.pool.n_free,
+            queue.pool.n_cached,
+            self._batch.bytes_in_use(),
+        )
+
+    def encode_template(self, text: str) -> list[int]:
+        """Encode text of the chat template, in which names of control tokens become control tokens."""
+        return self._tokenizer.encode_template(text)
+
+    def submit(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> TorchSubmission:
+        """Put a request in the line.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens, from the thread that calls `step`.
+            cancelled: Called before each step; True ends the reply.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the prompt or a parameter is invalid, or the engine is closed.
+        """
+        with self._turn():
+            return self._submitted(request, on_tokens, cancelled)
+
+    def step(self) -> list[TorchSubmission]:
+        """Evaluate one batch; return the requests that ended with it.
+
+        An error of one reply ends that reply: `TorchSubmission.result` raises it. An error of the evaluation is
+        raised here; all requests stay in the line.
+
+        Raises:
+            EngineError: called from a callback of a request, or the engine is closed.
+        """
+        with self._turn():
+            return self._step()
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Answer a request, beside the requests of other threads.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens, from any thread that uses the engine.
+            cancelled: Called before each step; True stops the generation.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the request is invalid, the grammar is at a dead end, or the engine is closed.
+        """
+        submission = self.submit(request, on_tokens=on_tokens, cancelled=cancelled)
+        try:
+            while not submission.is_done:
+                self.step()
+        except BaseException:
+            if submission.is_done:  # another thread closed the engine
+                return submission.result()
+            self.cancel(submission)
+            raise
+        return submission.result()
+
+    def cancel(self, submission: Submission) -> None:
+        """End a request and free its blocks; ended ones are ignored. A callback's own request ends after it.
+
+        Raises:
+            EngineError: the submission is of another engine.
+        """
+        if not isinstance(submission, TorchSubmission):
+            raise EngineError(f"{submission!r} was not submitted to this engine")
+        submission.is_cancelled = True
+        if self._owner != threading.get_ident():
+            with self._turn():
+                self._drop_cancelled()
+
+    def forget(self, conversation: str) -> None:
+        """Forget the cached tokens of a conversation's last request; unknown names are ignored.
+
+        Raises:
+            EngineError: called from a callback of a request, or the engine is closed.
+        """
+        with self._turn():
+            stream = self._conversations.pop(conversation, None)
+            if stream is not None:
+                self._batch.queue.pool.drop(stream.chain)
+
+    def check_integrity(self) -> None:
+        """Verify that every block of the cache has its owners; for tests, after each step.
+
+        Raises:
+            AssertionError: A block is lost or doubled.
+        """
+        with self._turn():
+            self._batch.queue.check()
+
+    def close(self) -> None:
+        """End all requests as cancelled, and free the cache. Idempotent.
+
+        Raises:
+            EngineError: called from a callback of a request.
+        """
+        if self._owner == threading.get_ident():
+            raise EngineError("close() was called from a callback of a request; cancel the request instead")
+        self._closing = True
+        with self._lock:
+            for submission in list(self._submissions.values()):
+                submission.reply.finish("cancelled")
+                self._ended(submission)
+            self._batch.free()
+
+    def __enter__(self) -> TorchEngine:
+        """Return self; leaving the block closes the engine."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def _submitted(
+        self,
+        request: GenerateRequest,
+        on_tokens: Callable[[list[int]], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> TorchSubmission:
+        prompt = list(request.prompt_ids)
+        require_token_ids(prompt, len(self.vocabulary))
+        limit = min(self._context_window, self._batch.n_tokens)
+        if len(prompt) + 1 > limit:
+            raise ContextWindowError(
+                f"the prompt has {len(prompt)} tokens and at least one more must fit, but a request may hold "
+                f"{limit}. Shorten or compact the conversation, or load the engine with a larger "
+                f"{'context_window' if limit == self._context_window else 'n_cached_tokens'}."
+            )
+
+        def stop() -> bool:
+            return submission.is_cancelled or (cancelled is not None and cancelled())
+
+        max_tokens = min(request.max_tokens, limit - len(prompt))
+        submission = TorchSubmission(request, self._replies.make(request, max_tokens, on_tokens, stop))
+        if submission.reply.advance():  # a grammar may force the beginning
+            longest = len(prompt) + max_tokens
+            tokens = prompt + submission.reply.out.ids
+            stream = self._batch.queue.submit(tokens, longest, priority=request.priority)
+            submission.stream = stream
+            self._submissions[stream] = submission
+        return submission
+
+    def _step(self) -> list[TorchSubmission]:
+        ended = self._drop_cancelled()
+        ready = self._batch.step()
+        for stream, logits_V in zip(ready.streams, ready.logits_RV, strict=True):
+            submission = self._submissions[stream]
+            self._account(submission, stream)
+            try:
+                goes_on = self._continued(submission, stream, logits_V[: len(self.vocabulary)])
+            except Exception as error:  # of this reply alone: its grammar, its callback, its logits
+                submission.error = error
+                goes_on = False
+            if not goes_on:
+                self._ended(submission)
+                ended.append(submission)
+        return ended
+
+    def _continued(self, submission: TorchSubmission, stream: Stream, logits_V: NDArray[np.float32]) -> bool:
+        """Draw the next token; return whether the reply goes on, with what must be evaluated next."""
+        reply = submission.reply
+        n_before = len(reply.out.ids)
+        reply.take(logits_V)
+        goes_on = reply.advance()
+        self._batch.queue.extend(stream, reply.out.ids[n_before:])
+        return goes_on
+
+    def _account(self, submission: TorchSubmission, stream: Stream) -> None:
+        stats = submission.reply.out.stats
+        if stats.prefilled_tokens == 0:
+            stats.reused_tokens = min(stream.n_reused or 0, len(submission.request.prompt_ids))
+            stats.prefilled_tokens = len(submission.request.prompt_ids) - stats.reused_tokens
+            stats.prefill_s = submission.reply.elapsed_s
+        else:
+            stats.forward_calls += 1
+
+    def _ended(self, submission: TorchSubmission) -> None:
+        stream = submission.stream
+        assert stream is not None
+        del self._submissions[stream]
+        self._batch.queue.remove(stream)
+        name = submission.request.conversation
+        self._conversations[name] = stream
+        self._conversations.move_to_end(name)
+        if len(self._conversations) > MAX_CONVERSATIONS:
+            self._conversations.popitem(last=False)
+
+    def _drop_cancelled(self) -> list[TorchSubmission]:
+        dropped = [submission for submission in self._submissions.values() if submission.reply.is_cancelled]
+        for submission in dropped:
+            submission.reply.finish("cancelled")
+            self._ended(submission)
+        return dropped
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for the engine."""
+        me = threading.get_ident()
+        if self._owner == me:
+            raise EngineError("the engine was called from a callback of one of its own requests")
+        with self._lock:
+            if self._closing:
+                raise EngineError("the engine is closed; load it again")
+            self._owner = me
+            try:
+                yield
+            finally:
+                self._owner = None
+
+
+def _fingerprint(model: CausalLM) -> str:
+    digest = hashlib.sha256(model.config.fingerprint().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""Continuous batching over one model: streams of tokens in, logits after their last tokens out.
+
+Each step evaluates one flat row of tokens with the modules that training uses. It does not draw: engines and
+samplers decide what follows (`inference.reply`, `reasoning.sampling`), then extend or remove their streams.
+
+Letters: R streams whose logits are known, N tokens of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modelstack.architecture.cache import Cache
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.decoder import CausalLM
+from modelstack.inference.blocks import BLOCK_TOKENS, BlockPool
+from modelstack.inference.engine import EngineError
+from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.streams import StepRow, Stream, StreamQueue
+from modelstack.inference.torch.paged_cache import PagedCache, StepLayout, StepMemory
+
+PAGED_KINDS = frozenset({"full_attention", "sliding_attention"})
+"""Layer types whose past is one key and one value per token."""
+
+
+class UnsupportedModelError(EngineError):
+    """The model has a layer whose past is not kept in blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Streams whose last token was evaluated; each must be extended or removed before the next step."""
+
+    streams: Sequence[Stream]
+    logits_RV: NDArray[np.float32]
+
+
+class StreamBatch:
+    """A model, its paged cache and its streams. Weights must stay the same, or `queue.fail` forgets the cache."""
+
+    def __init__(
+        self, model: CausalLM, n_tokens: int, limits: StepLimits, *, block_tokens: int = BLOCK_TOKENS
+    ) -> None:
+        """Create an empty cache; its memory is allocated by the first step.
+
+        Args:
+            model: The model, in evaluation mode, on its own device.
+            n_tokens: Number of tokens that the cache holds, for running streams and for later hits.
+            limits: Bounds on a step.
+            block_tokens: Tokens per block.
+
+        Raises:
+            UnsupportedModelError: A layer's past cannot be kept in blocks.
+        """
+        require_paged(model.config)
+        self.model = model
+        pool = BlockPool(-(-n_tokens // block_tokens), block_tokens)
+        self.queue = StreamQueue(pool, limits)
+        self._memory = StepMemory(pool.n_blocks, block_tokens)
+        self._layers = [PagedCache(self._memory) for _ in range(model.config.num_hidden_layers)]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that the cache holds."""
+        return self.queue.pool.n_blocks * self.queue.pool.block_tokens
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the cache's memory."""
+        return sum(layer.bytes_in_use() for layer in self._layers)
+
+    def free(self) -> None:
+        """Free the cache's memory; no stream may be left."""
+        assert len(self.queue) == 0
+        self.queue.fail()
+        self._layers = [PagedCache(self._memory) for _ in self._layers]
+
+    def step(self) -> Ready:
+        """Evaluate the next tokens of the streams; nothing if none can run.
+
+        If the evaluation raises, all streams are back in the line, and can be continued or removed.
+        """
+        rows = self.queue.next_step()
+        if not rows:
+            return Ready((), np.empty((0, self.model.config.vocab_size), np.float32))
+        try:
+            ready = self._evaluated(rows)
+        except BaseException:
+            self.queue.fail()
+            raise
+        self.queue.settle(rows)
+        return ready
+
+    @torch.no_grad()
+    def _evaluated(self, rows: Sequence[StepRow]) -> Ready:
+        model = self.model
+        device = next(model.parameters()).device
+        layout = self._memory.layout = StepLayout(rows, self.queue.pool.block_tokens, device)
+        ends = zip(layout.rows, layout.last_places(), strict=True)
+        last = [(row.stream, place) for row, place in ends if row.is_last]
+        places_R = torch.tensor([place for _, place in last], dtype=torch.long, device=device)
+        chooses = model.can_choose_places
+        output = model(
+            layout.ids_1N,
+            cache=Cache(list(self._layers)),
+            positions_BT=layout.positions_1N,
+            places_P=places_R if chooses else None,
+            with_logits=chooses,
+        )
+        logits = output.logits_BTV if chooses else model.logits(output.hidden_BTD[:, places_R])
+        logits_RV = logits[0].float().cpu().numpy()
+        return Ready([stream for stream, _ in last], logits_RV)
+
+
+def is_paged(config: ModelConfig) -> bool:
+    """Return whether a model's past can be kept in blocks."""
+    return not (set(config.layer_types) - PAGED_KINDS or _dynamic(config))
+
+
+def require_paged(config: ModelConfig) -> None:
+    """Check that a model's past can be kept in blocks.
+
+    Raises:
+        UnsupportedModelError: A layer keeps something else, or its positions depend on the batch.
+    """
+    other = sorted(set(config.layer_types) - PAGED_KINDS)
+    if other:
+        raise UnsupportedModelError(
+            f"layers of type {', '.join(other)} keep another past than a key and a value per token; the torch "
+            f"engine runs {' and '.join(sorted(PAGED_KINDS))}"
+        )
+    if dynamic := _dynamic(config):
+        raise UnsupportedModelError(
+            f"rope_type 'dynamic' (rope_parameters of {', '.join(sorted(dynamic))}) turns all keys when a "
+            f"sequence grows, so cached keys would be wrong; use 'yarn' or 'linear'"
+        )
+
+
+def _dynamic(config: ModelConfig) -> list[str]:
+    """Return the layer types whose rotary frequencies depend on the length of the sequence."""
+    if config.position_embedding != "rope":
+        return []
+    return [kind for kind, rope in config.rope_parameters.items() if rope.rope_type == "dynamic"]

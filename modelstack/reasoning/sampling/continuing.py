@@ -1,0 +1,139 @@
+"""Continues many prompts at once with a model in training; replies of one prompt share its evaluation.
+
+Rows of all prompts run in one batch of the torch engine (`inference.torch.stream_batch`): each reads as many
+tokens as it has to read, a finished row leaves, and the next takes its place. Rows draw independently. Models
+whose past is not kept in blocks are continued one prompt at a time (`lockstep`).
+
+Letters: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.errors import UserError
+from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.torch.stream_batch import StreamBatch, is_paged
+from modelstack.reasoning.sampling.lockstep import Choose, continue_in_lockstep
+from modelstack.train.evaluation import in_use
+
+MAX_ROWS = 256
+"""Maximum number of rows that are written together."""
+MAX_STEP_TOKENS = 512
+"""Maximum number of tokens evaluated together."""
+MAX_CACHE_BYTES = 2**30
+"""Bytes of keys and values, unless one row alone needs more."""
+BLOCK_TOKENS = 4
+"""Tokens per block. A prompt is shared in whole blocks, and each of its rows reads the rest again."""
+
+
+class Continuation(Protocol):
+    """State of one row, which decides which tokens follow the prompt."""
+
+    def next_ids(self, logits_V: NDArray[np.float32]) -> Sequence[int]:
+        """Return the next tokens, given the logits after the last token read.
+
+        Returns:
+            Tokens to read before the next call; an empty sequence if the row has ended.
+        """
+        ...
+
+
+def continue_together(
+    model: CausalLM, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[Continuation]], max_tokens: int
+) -> None:
+    """Advance the rows of all prompts until each has ended; see `continue_rows`.
+
+    Args:
+        model: Policy, on its own device.
+        prompts: Token ids of the prompts.
+        rows: Continuations of each prompt.
+        max_tokens: Maximum number of tokens that a row reads.
+
+    Raises:
+        UserError: Prompt and continuation exceed the model's context length.
+    """
+    flat = [row for of_prompt in rows for row in of_prompt]
+
+    def choose(numbers: Sequence[int], logits_RV: NDArray[np.float32]) -> list[Sequence[int]]:
+        return [flat[r].next_ids(logits_V) for r, logits_V in zip(numbers, logits_RV, strict=True)]
+
+    continue_rows(model, prompts, [len(of_prompt) for of_prompt in rows], choose, max_tokens)
+
+
+def continue_rows(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    n_rows: Sequence[int],
+    choose: Choose,
+    max_tokens: int,
+) -> None:
+    """Advance all rows until each has ended; the model's mode and torch's random state are restored afterwards.
+
+    Args:
+        model: Policy, on its own device.
+        prompts: Token ids of the prompts, at least one each.
+        n_rows: Number of rows of each prompt.
+        choose: Decides what follows; rows are numbered from 0, prompt by prompt.
+        max_tokens: Maximum number of tokens that a row reads.
+
+    Raises:
+        UserError: Prompt and continuation exceed the model's context length.
+    """
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest + max_tokens > (room := model.config.max_position_embeddings):
+        raise UserError(
+            f"a prompt of {longest} tokens and {max_tokens} more exceed the context of {room}; "
+            f"lower max_tokens or leave such prompts out"
+        )
+    with in_use(model):
+        if is_paged(model.config):
+            _in_batches(model, prompts, n_rows, choose, max_tokens)
+            return
+        first = 0
+        for prompt, n in zip(prompts, n_rows, strict=True):
+            continue_in_lockstep(model, prompt, n, _shifted(choose, first))
+            first += n
+
+
+def _in_batches(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    n_rows: Sequence[int],
+    choose: Choose,
+    max_tokens: int,
+) -> None:
+    rows = [prompt for prompt, n in zip(prompts, n_rows, strict=True) for _ in range(n)]
+    lengths = sorted((len(prompt) + max_tokens + BLOCK_TOKENS for prompt in rows), reverse=True)[:MAX_ROWS]
+    n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // _bytes_per_token(model)), *lengths[:1], 1)
+    batch = StreamBatch(model, n_tokens, StepLimits(MAX_ROWS, MAX_STEP_TOKENS), block_tokens=BLOCK_TOKENS)
+    number_of = {batch.queue.submit(row, len(row) + max_tokens): number for number, row in enumerate(rows)}
+    while len(batch.queue):
+        ready = batch.step()
+        if not ready.streams:
+            continue
+        numbers = [number_of[stream] for stream in ready.streams]
+        in_order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        chosen = choose([numbers[place] for place in in_order], ready.logits_RV[in_order])
+        for place, ids in zip(in_order, chosen, strict=True):
+            stream = ready.streams[place]
+            if ids:
+                batch.queue.extend(stream, ids)
+            else:
+                batch.queue.remove(stream)
+
+
+def _bytes_per_token(model: CausalLM) -> int:
+    config = model.config
+    n_values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return n_values * model.lm_head.weight.element_size()
+
+
+def _shifted(choose: Choose, first: int) -> Choose:
+    """Return `choose` for rows that are numbered from 0 and stand at `first`."""
+    return lambda numbers, logits_RV: choose([first + number for number in numbers], logits_RV)

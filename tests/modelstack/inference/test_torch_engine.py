@@ -1,0 +1,376 @@
+"""The torch engine: replies that no batch, chunk, cache or preemption changes; an error ends one reply only."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modelstack.inference.decode import Evaluation, decode
+from modelstack.inference.engine import (
+    BatchingEngine,
+    ContextWindowError,
+    EngineError,
+    Generation,
+    SamplingParams,
+)
+from modelstack.inference.grammar import Grammar, GrammarError
+from modelstack.inference.reply import ReplyMaker
+from modelstack.inference.torch.engine import TorchEngine, TorchSubmission
+from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
+from tests.modelstack.inference.fakes import ScriptedGrammar
+from tests.modelstack.inference.torch_engines import (
+    FAMILIES,
+    engine_of,
+    greedy,
+    model_of,
+    prompt_of,
+    request,
+    tokenizer,
+)
+from tests.modelstack.reasoning.policy.toy_policy import TOOLS
+
+SAMPLED = SamplingParams(temperature=1.0, top_p=0.95, seed=7)
+
+
+def run(engine: TorchEngine, *submissions: TorchSubmission) -> list[Generation]:
+    """Step until all have ended, and verify the blocks after each step."""
+    for _ in range(10_000):
+        if all(submission.is_done for submission in submissions):
+            return [submission.result() for submission in submissions]
+        engine.step()
+        engine.check_integrity()
+    raise AssertionError("the replies do not end")
+
+
+def is_whole(engine: TorchEngine) -> bool:
+    """Whether no request holds a block."""
+    status = engine.status
+    return (status.n_running, status.n_waiting, status.n_free_blocks) == (0, 0, status.n_blocks)
+
+
+PROMPTS = [prompt_of(n, length) for n, length in enumerate([5, 33, 18, 2, 33, 9])]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_replies_are_the_same_alone_together_and_in_any_chunks(name: str) -> None:
+    expected = [greedy(name, prompt, 10) for prompt in PROMPTS]
+    for options in ({}, {"max_rows": 3, "max_step_tokens": 7}, {"max_rows": 1}, {"block_tokens": 1}):
+        with engine_of(name, **options) as engine:
+            replies = run(engine, *(engine.submit(request(prompt, 10)) for prompt in PROMPTS))
+            assert [reply.ids for reply in replies] == expected
+            assert is_whole(engine)
+    with engine_of(name) as engine:
+        assert [engine.generate(request(prompt, 10)).ids for prompt in PROMPTS] == expected
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_replies_are_the_same_with_a_cached_prompt_and_the_hit_is_reported(name: str) -> None:
+    prompt = prompt_of(3, 33)
+    with engine_of(name) as engine:
+        first, second = (engine.generate(request(prompt, 10)) for _ in range(2))
+        assert first.ids == second.ids == greedy(name, prompt, 10)
+        assert (first.stats.reused_tokens, first.stats.prefilled_tokens) == (0, 33)
+        assert (second.stats.reused_tokens, second.stats.prefilled_tokens) == (32, 1)
+        longer = [*prompt, *first.ids, 7, 8]  # the next turn of the conversation
+        third = engine.generate(request(longer, 10))
+        assert third.ids == greedy(name, longer, 10)
+        assert third.stats.reused_tokens == (33 + 9) // 4 * 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_replies_are_the_same_after_a_preemption(name: str) -> None:
+    prompts = [prompt_of(n, 12) for n in range(4)]
+    with engine_of(name, n_cached_tokens=72) as engine:
+        submissions = [engine.submit(request(prompt, 40)) for prompt in prompts]
+        replies = run(engine, *submissions)
+        assert sum(s.stream.n_preempted for s in submissions if s.stream is not None) > 0
+        assert [reply.ids for reply in replies] == [greedy(name, prompt, 40) for prompt in prompts]
+        assert is_whole(engine)
+
+
+def test_a_reply_does_not_depend_on_the_others_of_its_batch() -> None:
+    with engine_of() as engine:
+        wanted = request(PROMPTS[0], 20, sampling=SAMPLED)
+        alone = engine.generate(wanted)
+        others = [
+            engine.submit(request(p, 20, sampling=SamplingParams(1.5, seed=n))) for n, p in enumerate(PROMPTS)
+        ]
+        engine.step()
+        together, *_ = run(engine, engine.submit(wanted), *others)
+        assert together.ids == alone.ids
+        assert together.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        other_seed = engine.generate(request(PROMPTS[0], 20, sampling=SamplingParams(1.0, top_p=0.95, seed=8)))
+        assert other_seed.ids != alone.ids
+
+
+def test_log_probabilities_are_those_of_a_training_pass() -> None:
+    with engine_of() as engine:
+        reply = engine.generate(request(PROMPTS[1], 12, sampling=SAMPLED))
+    ids = [*PROMPTS[1], *reply.ids]
+    with torch.no_grad():
+        logits = model_of("llama")(torch.tensor([ids])).logits_BTV[0, len(PROMPTS[1]) - 1 : -1]
+    expected = torch.log_softmax(logits[:, : len(tokenizer().vocabulary)], -1)[range(len(reply.ids)), reply.ids]
+    assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def grammar() -> Grammar:
+    return GrammarCompiler(tokenizer().vocabulary).compile(tools()).start()
+
+
+def tools(*more: ToolSpec) -> ResponseFormat:
+    return ResponseFormat((*TOOLS, *more), answer=None)
+
+
+def by_loop(prompt: list[int], max_tokens: int, **keys: Any) -> Generation:
+    """Return the reply of the loop over one conversation, with whole passes of the model."""
+    tokens = list[int]()
+
+    def evaluate(ids: Any, *, want_logits: bool) -> np.ndarray:
+        tokens.extend(ids)
+        with torch.no_grad():
+            logits_V = model_of("llama")(torch.tensor([tokens])).logits_BTV[0, -1]
+        return logits_V[: len(tokenizer().vocabulary)].numpy()
+
+    maker = ReplyMaker(tokenizer().vocabulary, np.random.default_rng(0))
+    return decode(prompt, maker.make(request(prompt, max_tokens, **keys), max_tokens), Evaluation(evaluate, 64))
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED])
+@pytest.mark.parametrize("jump_ahead", [True, False])
+def test_grammars_and_forced_blocks_give_the_replies_of_the_loop(
+    sampling: SamplingParams, jump_ahead: bool
+) -> None:
+    keys = {"sampling": sampling, "jump_ahead": jump_ahead, "end_ids": None}
+    expected = by_loop(PROMPTS[0], 120, grammar=grammar(), **keys)
+    with engine_of() as engine:
+        submissions = [engine.submit(request(PROMPTS[0], 120, grammar=grammar(), **keys)) for _ in range(2)]
+        engine.submit(request(PROMPTS[1], 30))
+        for reply in run(engine, *submissions):
+            assert reply.ids == expected.ids
+            assert (reply.forced, reply.finish_reason) == (expected.forced, expected.finish_reason)
+            assert any(reply.forced) == jump_ahead
+            assert reply.stats.forced_tokens == expected.stats.forced_tokens
+            assert reply.stats.sampled_tokens == expected.stats.sampled_tokens
+            assert reply.stats.forward_calls <= expected.stats.forward_calls  # a first block with the prompt
+
+
+def test_a_reply_that_its_grammar_forces_whole_needs_no_evaluation() -> None:
+    with engine_of() as engine:
+        n_vocab = len(tokenizer().vocabulary)
+        forced = engine.submit(request([1], 8, grammar=ScriptedGrammar([[20], [21]], n_vocab=n_vocab)))
+        assert forced.is_done and forced.result().ids == [20, 21]
+        assert engine.status.n_waiting == 0
+        assert engine.generate(request([1], 0)).finish_reason == "length"
+
+
+def test_tokens_are_told_as_they_come_and_an_end_token_ends_the_reply() -> None:
+    told = list[list[int]]()
+    with engine_of() as engine:
+        reply = engine.generate(request(PROMPTS[0], 6), on_tokens=told.append)
+        assert [token for block in told for token in block] == reply.ids
+        assert (len(told), reply.finish_reason) == (6, "length")
+        end = reply.ids[3]
+        ended = engine.generate(request(PROMPTS[0], 6, end_ids=frozenset({end})))
+        assert (ended.ids, ended.finish_reason) == (reply.ids[: reply.ids.index(end)], "end")
+        stats = reply.stats
+        assert (stats.sampled_tokens, stats.forward_calls) == (6, 5)
+        assert min(stats.first_token_s, stats.prefill_s, stats.decode_s) > 0
+
+
+@pytest.mark.parametrize("n_steps", range(0, 14, 2))
+def test_cancelling_at_any_step_frees_the_blocks_and_touches_no_other_reply(n_steps: int) -> None:
+    with engine_of(max_step_tokens=32, max_rows=4) as engine:
+        kept = engine.submit(request(PROMPTS[1], 10))
+        gone = engine.submit(request(prompt_of(9, 50), 10))
+        for _ in range(n_steps):
+            engine.step()
+        engine.cancel(gone)
+        engine.cancel(gone)
+        engine.check_integrity()
+        assert gone.result().finish_reason in ("cancelled", "length")
+        assert run(engine, kept)[0].ids == greedy("llama", PROMPTS[1], 10)
+        assert is_whole(engine)
+
+
+def test_a_reply_is_cancelled_by_its_caller_between_steps_and_from_its_own_callback() -> None:
+    with engine_of() as engine:
+        n = iter(range(100))
+        reply = engine.generate(request(PROMPTS[0], 50), cancelled=lambda: next(n) > 6)
+        assert reply.finish_reason == "cancelled" and 0 < len(reply.ids) < 7
+        submission: TorchSubmission | None = None
+
+        def enough(block: list[int]) -> None:
+            assert submission is not None
+            engine.cancel(submission)
+
+        submission = engine.submit(request(PROMPTS[0], 50), on_tokens=enough)
+        (reply,) = run(engine, submission)
+        assert (len(reply.ids), reply.finish_reason) == (1, "cancelled")
+        assert is_whole(engine)
+
+
+def failing(kind: str) -> dict[str, Any]:
+    """Return the arguments of a request that fails while it runs."""
+    n_vocab = len(tokenizer().vocabulary)
+    if kind == "callback":
+
+        def broken(block: list[int]) -> None:
+            raise ConnectionError("the client left")
+
+        return {"request": request(PROMPTS[2], 9), "on_tokens": broken}
+    if kind == "dead end":
+        return {"request": request(PROMPTS[2], 9, grammar=ScriptedGrammar([[20, 21], []], n_vocab=n_vocab))}
+    refusing = ScriptedGrammar([[20, 21], [22, 23]], n_vocab=n_vocab)
+    refusing.advance = lambda token_id: _refuse(token_id)  # pyright: ignore
+    return {"request": request(PROMPTS[2], 9, grammar=refusing)}
+
+
+def _refuse(token_id: int) -> None:
+    raise GrammarError(f"{token_id} is refused")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("callback", ConnectionError), ("dead end", EngineError), ("refusal", GrammarError)]
+)
+def test_an_error_of_one_reply_ends_only_that_one(kind: str, error: type[Exception]) -> None:
+    with engine_of() as engine:
+        others = [engine.submit(request(prompt, 10)) for prompt in PROMPTS[:2]]
+        broken = engine.submit(**failing(kind))
+        assert [reply.ids for reply in run(engine, *others)] == [greedy("llama", p, 10) for p in PROMPTS[:2]]
+        with pytest.raises(error):
+            broken.result()
+        with pytest.raises(error):
+            engine.generate(failing(kind)["request"], on_tokens=failing(kind).get("on_tokens"))
+        assert is_whole(engine)
+
+
+def test_a_failed_evaluation_is_raised_and_the_replies_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine_of() as engine:
+        submissions = [engine.submit(request(prompt, 10)) for prompt in PROMPTS[:3]]
+        for _ in range(4):
+            engine.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(model_of("llama"), "logits", lambda hidden: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.step()
+            with pytest.raises(ZeroDivisionError):
+                engine.generate(request(PROMPTS[3], 10))
+        engine.check_integrity()
+        assert engine.status.n_waiting == 3  # the one whose caller was told is gone
+        replies = run(engine, *submissions)
+        assert [reply.ids for reply in replies] == [greedy("llama", prompt, 10) for prompt in PROMPTS[:3]]
+
+
+def test_what_cannot_run_is_refused_and_touches_no_other_reply() -> None:
+    with engine_of(context_window=48, n_cached_tokens=40) as engine:
+        other = engine.submit(request(PROMPTS[1], 7))
+        with pytest.raises(ContextWindowError, match="48 tokens .* may hold 40.* larger n_cached_tokens"):
+            engine.submit(request(prompt_of(0, 48)))
+        with pytest.raises(EngineError, match="the prompt is empty"):
+            engine.submit(request([]))
+        with pytest.raises(EngineError, match="outside the vocabulary"):
+            engine.submit(request([5, 10_000]))
+        with pytest.raises(EngineError, match="temperature must be 0"):
+            engine.submit(request([5], sampling=SamplingParams(temperature=-1)))
+        odd = ToolSpec(
+            "odd", "", {"type": "object", "properties": {"n": {"type": "integer", "not": {"const": 3}}}}
+        )
+        with pytest.raises(UnsupportedSchemaError):
+            GrammarCompiler(engine.vocabulary).compile(tools(odd))
+        assert run(engine, other)[0].ids == greedy("llama", PROMPTS[1], 7)
+        full = engine.generate(request(PROMPTS[1], 100))
+        assert (len(full.ids), full.finish_reason) == (7, "length")  # as many as fit
+        with pytest.raises(EngineError, match="has not ended"):
+            engine.submit(request([5])).result()
+    with pytest.raises(ContextWindowError, match="larger context_window"), engine_of(context_window=20) as engine:
+        engine.submit(request(prompt_of(0, 20)))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"context_window": 1000}, "more than the 256 tokens"),
+        ({"n_cached_tokens": 0}, "n_cached_tokens is 0"),
+        ({"max_rows": 9, "max_step_tokens": 8}, "max_rows is 9"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(EngineError, match=message):
+            engine_of(**options)
+
+
+def test_requests_of_several_threads_share_batches() -> None:
+    expected = [greedy("llama", prompt, 12) for prompt in PROMPTS]
+    found: dict[int, list[int]] = {}
+    with engine_of() as engine:
+        rows = list[int]()
+        step = engine._batch.step
+
+        def counted() -> Any:
+            ready = step()
+            rows.append(len(ready.streams))
+            return ready
+
+        engine._batch.step = counted  # pyright: ignore
+        gate = threading.Barrier(len(PROMPTS))
+
+        def ask(number: int) -> None:
+            gate.wait()
+            found[number] = engine.generate(request(PROMPTS[number], 12)).ids
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(PROMPTS))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [found[number] for number in range(len(PROMPTS))] == expected
+    assert max(rows) > 1
+
+
+def test_a_callback_cannot_use_the_engine_and_a_closed_engine_says_so() -> None:
+    engine = engine_of()
+    with pytest.raises(EngineError, match="called from a callback"):
+        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.forget("default"))
+    with pytest.raises(EngineError, match="cancel the request instead"):
+        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.close())
+    open_one = engine.submit(request(PROMPTS[0]))
+    engine.step()
+    engine.close()
+    engine.close()
+    assert open_one.result().finish_reason == "cancelled"
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.generate(request(PROMPTS[0]))
+
+
+def test_a_forgotten_conversation_is_evaluated_again() -> None:
+    with engine_of() as engine:
+
+        def reused() -> int:
+            return engine.generate(request(PROMPTS[1], 4, conversation="a")).stats.reused_tokens
+
+        assert (reused(), reused()) == (0, 32)
+        engine.forget("unknown")
+        assert engine.status.n_cached_blocks > 0
+        engine.forget("a")
+        assert engine.status.n_cached_blocks == 0
+        assert reused() == 0
+
+
+def test_an_urgent_request_goes_ahead_of_the_line() -> None:
+    with engine_of(max_rows=1) as engine:
+        usual = [engine.submit(request(prompt, 3)) for prompt in PROMPTS[:3]]
+        urgent = engine.submit(request(PROMPTS[3], 3, priority=1))
+        order = [ended for _ in range(40) for ended in engine.step()]
+        assert order == [urgent, *usual]
+
+
+def test_the_engine_is_of_the_protocol_and_names_its_weights() -> None:
+    with engine_of() as engine, engine_of("qwen2") as other:
+        batching: BatchingEngine = engine
+        assert batching.vocabulary is tokenizer().vocabulary
+        assert batching.encode_template("<|im_start|>") == [len(tokenizer().vocabulary) - 2]
+        assert (batching.context_window, batching.chat_template) == (256, tokenizer().chat_template)
+        assert len(engine.fingerprint) == 64 and engine.fingerprint != other.fingerprint
+        with pytest.raises(EngineError, match="was not submitted to this engine"):
+            engine.cancel(None)  # pyright: ignore
