@@ -114,7 +114,8 @@ def modelstack(task: Task) -> tuple[int, Step]:
     from modelstack.reasoning.sampling.group_sampler import TorchSampler
 
     base = _base(task)
-    return _n_trained(base.model), _ours(task, base, TorchSampler(base.model, frozenset(), task.tokens))
+    sampler = TorchSampler(base.model, frozenset(), task.tokens, one_by_one=True)  # as `modelstack reinforce`
+    return _n_trained(base.model), _ours(task, base, sampler)
 
 
 def _ours(task: Task, base: Any, sampler: Any) -> Step:
