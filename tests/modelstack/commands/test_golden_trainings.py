@@ -17,7 +17,7 @@ import pytest
 from modelstack.architecture.ablation import running
 from modelstack.architecture.ablation.training import Outcome
 from modelstack.decide.scaling_laws import BESIROGLU
-from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.terminal.progress_bars import activity, progress_bars
 from modelstack.train.run import progress, sweep
 from modelstack.train.run.progress import Display
@@ -171,14 +171,20 @@ def test_a_sampling_that_is_stopped_says_how_to_resume_it(
     golden: Golden, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sampling(world)
-    sample = EqualLengthSampler.sample
+    sample = TorchSampler.sample
 
-    def interrupt(self: EqualLengthSampler, asked: Any, n_replies: int) -> Any:
+    def interrupt(self: TorchSampler, asked: Any, n_replies: int) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return sample(self, asked, n_replies)
 
-    monkeypatch.setattr(EqualLengthSampler, "sample", interrupt)
+    monkeypatch.setattr(TorchSampler, "sample", interrupt)
     golden.check("sample-stopped", "sample sample.toml", before=remove_runs)
+
+
+def test_texts_are_continued_one_below_the_other(golden: Golden, world: World) -> None:
+    speed = (r"in \d+\.\d s, [\d,]+ a second", "in 1.0 s, 10 a second")
+    Path("model").symlink_to(world.base)
+    golden.check("infer", "infer model two three --max-tokens 4", replace=[speed])
 
 
 def test_a_merge_shows_what_became_of_its_parents(golden: Golden, world: World) -> None:
