@@ -10,6 +10,7 @@ arguments, the environment, the folder and the standard streams of its caller, a
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -22,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,8 +154,28 @@ def _run_for(connection: socket.socket) -> str:
     return str(request["script"])
 
 
+def _run_to_the_end(script: str) -> None:
+    """Run a script and end the process as the interpreter would, but without freeing all of its memory.
+
+    That would take 0.5 s, because each page of memory that is still the forked process's would be copied first.
+    """
+    status: int | str | None = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # pyright: ignore
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit((status or 0) & 0xFF)
+
+
 if __name__ == "__main__":
     if len(sys.argv) == 2:
-        runpy.run_path(_serve(socket.socket(fileno=int(sys.argv[1]))), run_name="__main__")
+        _run_to_the_end(_serve(socket.socket(fileno=int(sys.argv[1]))))
     else:
         sys.exit(_ask(sys.argv[1], sys.argv[2], sys.argv[3:]))
