@@ -12,9 +12,11 @@ N_CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 # are given by environment and not by --config-settings, so that pip caches the wheel that it built.
 CMAKE_SWITCHES := -DGGML_LLAMAFILE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF \
 	-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
-# Tests run in as many processes as there are cores; more threads than cores wait for each other. Bytecode is written
-# even where the environment forbids it: else each test process compiles all tests, and each of its children the packages.
+# Tests run in one process more than there are cores, as many wait for servers and children. Each has one thread: more
+# threads than cores wait for each other. Bytecode is written even where the environment forbids it: else each test
+# process compiles all tests, and each of its children the packages.
 TEST_ENV := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1
+N_TEST_PROCESSES := $(shell expr $(N_CORES) + 1)
 BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)"
 
 .PHONY: demo test test-fast lint docs bench wheel-smoke clean
@@ -25,10 +27,10 @@ demo: $(VENV)/.local
 test: lint $(VENV)/.conformance
 	$(BIN)/agentkit models pull smollm2-135m
 	$(BIN)/python -m evals.tool_use.bfcl.wheel
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_TEST_PROCESSES) --dist loadgroup
 
 test-fast: $(VENV)/.dev
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_TEST_PROCESSES) --dist loadgroup -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -25,7 +25,8 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib import import_module
 from itertools import islice
@@ -56,6 +57,12 @@ MAX_PROBLEMS = 5
 
 MAX_PATTERNS_PRICE = 5_000
 """Maximum total price of the patterns compiled with a schema; further patterns are compiled on first use."""
+
+MAX_CACHED = 256
+"""Maximum number of compiled schemas that are kept: several servers' tools. Compiling takes 2 to 10 ms each."""
+
+MAX_CACHED_CHARS = 10_000
+"""Maximum length of a schema that is kept: ten times an ordinary one. Untrusted schemas have up to 200,000."""
 
 MAX_VALUE_CHARS = 80
 MAX_PROBLEM_CHARS = 1_000
@@ -122,11 +129,8 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
     """
     document = dict(schema)
     try:
-        with _fuelled(FUEL_FOR_SCHEMA):
-            not_enforced = _inspect(document)
-        validator = _validator_class(_base_class(document))(document, registry=_registry())
-        check = SchemaCheck(tuple(not_enforced), validator)
-        check.problems({}, fuel=FUEL_FOR_NOTHING)
+        source = _Source(repr(document), document)
+        return (_compiled if len(source.text) <= MAX_CACHED_CHARS else _compile)(source)
     except _Refused as refusal:
         raise ToolDefinitionError(f"{name}: {refusal}") from None
     except _TooManyParts:
@@ -139,7 +143,30 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
         if _is_too_deep(error):
             raise ToolDefinitionError(f"{name}: the schema is nested too deeply to be checked.") from None
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A schema, equal to every other one with the same text."""
+
+    text: str
+    """Python's `repr` of the schema: unlike JSON, it distinguishes a tuple, which is no array, from a list."""
+    document: dict[str, Any] = field(compare=False)
+
+
+def _compile(source: _Source) -> SchemaCheck:
+    """Check and compile a copy of a schema, so that a later change of the original has no effect."""
+    document = deepcopy(source.document)
+    with _fuelled(FUEL_FOR_SCHEMA):
+        not_enforced = _inspect(document)
+    validator = _validator_class(_base_class(document))(document, registry=_registry())
+    check = SchemaCheck(tuple(not_enforced), validator)
+    check.problems({}, fuel=FUEL_FOR_NOTHING)
     return check
+
+
+_compiled = functools.lru_cache(maxsize=MAX_CACHED)(_compile)
+"""Returns the earlier result for an equal schema: a server that is started again lists the same tools."""
 
 
 def _is_too_deep(error: BaseException) -> bool:

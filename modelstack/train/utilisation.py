@@ -133,7 +133,7 @@ def sheet_of(device_name: str) -> str | None:
 
 @cache
 def measured_peak(device: str, precision: str, shapes: tuple[Shape, ...], threads: int) -> Peak:
-    """Measure the best matrix product of a device; results are cached within the process.
+    """Measure the best matrix product of a device; results are cached within the process, for each shape too.
 
     Args:
         device: Device name as in torch.
@@ -141,15 +141,21 @@ def measured_peak(device: str, precision: str, shapes: tuple[Shape, ...], thread
         shapes: Shapes measured in addition to `SQUARE`.
         threads: Number of torch's threads on a CPU.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        measured = [(product_flops(shape, device, PRECISIONS[precision]), shape) for shape in (SQUARE, *shapes)]
-    finally:
-        torch.set_num_threads(before)
+    measured = [(measured_product(shape, device, precision, threads), shape) for shape in (SQUARE, *shapes)]
     best, (M, K, N) = max(measured)
     where = f"{threads} threads" if device == "cpu" else device
     return Peak(best, f"measured: {precision} product {M} x {K} x {N}, best of {N_RUNS}, {where}")
+
+
+@cache
+def measured_product(shape: Shape, device: str, precision: str, threads: int) -> float:
+    """Return the FLOP/s of a product on `threads` of torch's threads, measured once in a process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return product_flops(shape, device, PRECISIONS[precision])
+    finally:
+        torch.set_num_threads(before)
 
 
 def product_flops(shape: Shape, device: str, dtype: torch.dtype, n_runs: int = N_RUNS) -> float:

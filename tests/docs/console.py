@@ -31,13 +31,22 @@ def commands_of(code: str) -> list[tuple[str, str]]:
     return found
 
 
-def printed(command: str, folder: Path) -> tuple[str, int]:
-    """Run a command as on a terminal of 80 columns without colours; return what it prints and its status."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+INSTALLED = Path(sys.executable).parent
+"""Folder of the installed console scripts."""
+
+
+def terminal() -> dict[str, str]:
+    """Return the environment of a terminal of 80 columns without colours."""
+    return os.environ | TERMINAL
+
+
+def printed(command: str, folder: Path, programs: Path = INSTALLED) -> tuple[str, int]:
+    """Run a command as on a terminal; return what it prints and its status. `programs` is first in PATH."""
+    path = os.pathsep.join([str(programs), str(INSTALLED), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=os.environ | TERMINAL | {"PATH": path},
+        env=terminal() | {"PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,11 +65,11 @@ def matches(expected: str, output: str) -> bool:
     return re.fullmatch(pattern, output) is not None
 
 
-def check_console(block: Block, folder: Path) -> None:
+def check_console(block: Block, folder: Path, programs: Path) -> None:
     """Run the commands of a block one after the other, and compare what they print."""
     commands = commands_of(block.code)
     for number, (command, expected) in enumerate(commands):
-        output, status = printed(command, folder)
+        output, status = printed(command, folder, programs)
         wanted = block.exit_status if number == len(commands) - 1 else 0
         assert status == wanted, f"{block}: $ {command}\nexited {status}, not {wanted}:\n{output}"
         if expected and not block.output_varies:

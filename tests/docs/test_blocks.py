@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -22,13 +23,16 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 
 from agentkit.testing import block_model_requests
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
-from tests.docs.console import check_console, update_console
+from tests.docs.console import INSTALLED, check_console, terminal, update_console
+from tests.docs.warm_programs import can_fork, warm_programs
 from tests.golden import UPDATE
 
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", *DATA}
 EMBEDDED = re.compile(r"(?<=[\"' =])local(?::small|:medium)?(?=[\"'\s?])")
 """Names of the embedded model's larger profiles, which tests do not have."""
+FIRST = {ROOT, ROOT / "docs", ROOT / "docs" / "get-started"}
+"""Folders of the pages whose console scripts are not forks of a warm process, see `tests.docs.warm_programs`."""
 
 
 def _params() -> Iterator[ParameterSet]:
@@ -53,11 +57,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Path]:
+    """A folder with the console scripts as forks of one process; or the installed ones, without forks."""
+    if not can_fork():
+        yield INSTALLED
+        return
+    with TemporaryDirectory() as folder, warm_programs(Path(folder), terminal()) as programs:
+        yield programs
+
+
 @pytest.mark.parametrize(("page", "blocks"), list(_params()))
 def test_the_blocks_of_a_page_run_from_top_to_bottom(
     page: Path, blocks: list[Block], folder: Path, eval_example: EvalExample, request: pytest.FixtureRequest
 ) -> None:
-    """All Python blocks of a page share one namespace."""
+    """All Python blocks of a page share one namespace. The first pages' commands are processes of their own."""
     if _ask_the_embedded_model(blocks):
         request.getfixturevalue("smollm2_gguf")
     eval_example.set_config(line_length=110, target_version="py310", quotes="double")
@@ -69,7 +83,11 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(
         if block.language == "python":
             scope = _run(block, examples[block.line], scope, eval_example)
         elif block.language == "console":
-            (update_console if request.config.getoption(UPDATE) else check_console)(block, folder)
+            if request.config.getoption(UPDATE):
+                update_console(block, folder)
+            else:
+                programs = INSTALLED if page.parent in FIRST else request.getfixturevalue("warm")
+                check_console(block, folder, programs)
         else:
             DATA[block.language](block.code)
 

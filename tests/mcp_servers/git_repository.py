@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import stat
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -36,13 +39,36 @@ def commit_all(folder: Path, message: str) -> str:
 
 
 def new_repository(folder: Path) -> Path:
-    """Return a repository with two commits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    git(folder, "init", "-q", "-b", "main")
-    (folder / "src").mkdir()
-    (folder / "src/main.py").write_text("print('one')\nprint('two')\n")
-    (folder / "readme.md").write_text("# Title\n")
-    commit_all(folder, "First\n\nThe body.")
-    (folder / "src/main.py").write_text("print('one')\nprint('three')\n")
-    commit_all(folder, "Second")
+    """Return a repository with two commits: a copy of one that plain git made."""
+    for path, content, mode in _made_by_git():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            target.mkdir(exist_ok=True)
+        else:
+            target.write_bytes(content)
+            target.chmod(mode)
+    git(folder, "update-index", "-q", "--refresh")  # the index has inodes and times
     return folder
+
+
+@functools.cache
+def _made_by_git() -> tuple[tuple[str, bytes | None, int], ...]:
+    """Return path, content (None: a folder) and mode of everything in the repository; ten processes of git."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        git(folder, "init", "-q", "-b", "main")
+        (folder / "src").mkdir()
+        (folder / "src/main.py").write_text("print('one')\nprint('two')\n")
+        (folder / "readme.md").write_text("# Title\n")
+        commit_all(folder, "First\n\nThe body.")
+        (folder / "src/main.py").write_text("print('one')\nprint('three')\n")
+        commit_all(folder, "Second")
+        return tuple(
+            (
+                str(path.relative_to(folder)),
+                None if path.is_dir() else path.read_bytes(),
+                stat.S_IMODE(path.stat().st_mode),
+            )
+            for path in sorted(folder.rglob("*"))
+        )

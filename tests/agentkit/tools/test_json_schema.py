@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agentkit.errors import ModelRetry, ToolDefinitionError
-from agentkit.tools.json_schema import CheckTooCostly, compile_schema
+from agentkit.tools.json_schema import MAX_CACHED_CHARS, CheckTooCostly, compile_schema
 
 FILE: dict[str, Any] = {
     "type": "object",
@@ -274,3 +275,24 @@ def test_a_reference_that_leads_back_behind_a_step_is_fine_at_any_depth() -> Non
 
     for depth in range(0, 600, 7):
         asked(depth)
+
+
+def test_an_equal_schema_is_compiled_once_unless_it_is_long() -> None:
+    assert compile_schema(FILE, name="a") is compile_schema(deepcopy(FILE), name="b")
+    long = {**FILE, "description": "x" * MAX_CACHED_CHARS}
+    assert compile_schema(long, name="a") is not compile_schema(long, name="a")
+
+
+def test_a_compiled_schema_does_not_follow_changes_of_the_original() -> None:
+    schema: dict[str, Any] = {"properties": {"n": {"type": "integer"}}, "title": "changed below"}
+    check = compile_schema(schema, name="t")
+    schema["properties"]["n"]["type"] = "string"
+    assert check.problems({"n": 1}) == [] and check.problems({"n": "1"}) != []
+    assert compile_schema(schema, name="t").problems({"n": "1"}) == []
+
+
+def test_a_refused_schema_names_each_of_its_owners_and_a_tuple_is_no_array() -> None:
+    assert compile_schema({"required": ["a"]}, name="list").problems({}) == ["a: required but missing"]
+    for owner in ("one", "two"):
+        with pytest.raises(ToolDefinitionError, match=f"{owner}: the schema is invalid at 'required'"):
+            compile_schema({"required": ("a",)}, name=owner)

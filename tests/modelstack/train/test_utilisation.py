@@ -1,5 +1,7 @@
 """Utilisation: peaks measured and from sheets, FLOPs of a token, and the share that a step reached."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from modelstack.train.utilisation import (
     linear_shapes,
     mean_mfu,
     measured_peak,
+    measured_product,
     peak,
     plain_flops_per_token,
     sheet_of,
@@ -47,6 +50,17 @@ def test_shapes_are_those_of_the_linear_layers() -> None:
     }
 
 
+@pytest.fixture
+def nothing_measured() -> Iterator[None]:
+    """Forget what was measured, before and after the test."""
+    for cached in (measured_peak, measured_product):
+        cached.cache_clear()
+    yield
+    for cached in (measured_peak, measured_product):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_measured")
 def test_a_measured_peak_is_the_best_shape_and_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int, int]] = []
     threads: list[int] = []
@@ -57,16 +71,17 @@ def test_a_measured_peak_is_the_best_shape_and_is_measured_once(monkeypatch: pyt
         return {SQUARE: 5.0, (8, 16, 32): 7.0}.get(shape, 1.0)
 
     monkeypatch.setattr(module, "product_flops", flops)
-    measured_peak.cache_clear()
     before = torch.get_num_threads()
     found = measured_peak("cpu", "bf16", ((4, 4, 4), (8, 16, 32)), 2)
     assert found.flops == 7.0
     assert found.source == "measured: bf16 product 8 x 16 x 32, best of 10, 2 threads"
     assert measured_peak("cpu", "bf16", ((4, 4, 4), (8, 16, 32)), 2) is found
     assert asked == [SQUARE, (4, 4, 4), (8, 16, 32)]
-    assert threads == [2, 2, 2]
+    assert measured_peak("cpu", "bf16", ((4, 4, 4), (5, 5, 5)), 2).flops == 5.0
+    assert asked[3:] == [(5, 5, 5)], "the other products of this precision on two threads are known"
+    assert measured_peak("cpu", "fp32", (), 2).flops == 5.0 and asked[4:] == [SQUARE]
+    assert threads == [2] * 5
     assert torch.get_num_threads() == before
-    measured_peak.cache_clear()
 
 
 def test_a_product_is_timed_and_leaves_the_random_numbers_alone() -> None:
