@@ -21,7 +21,8 @@ from modelstack.train.metrics import read_metrics
 from modelstack.train.run.launch import launch
 from modelstack.train.run.progress import Display
 from modelstack.train.run.recipe import RunRecipe, resolve
-from tests.modelstack.train.run.toy_run import modelstack, toy_recipe, toy_values, write_text, write_toml
+from tests.modelstack.train.run.toy_run import torchrun, toy_recipe, toy_values, write_text, write_toml
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("train_command")
 
@@ -144,7 +145,7 @@ def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
     changes = {"parallel": {"layout": layout}, "faults": [{"kind": "sigkill", "step": 13, "rank": 1}]}
     micro = {"micro_batches": 2} if "pp" in layout else {}
     recipe = write_toml(tmp_path / "r.toml", toy_values(text, **changes, **micro))
-    done = modelstack("train", recipe, "--out", tmp_path / "run", processes=2)
+    done = torchrun("train", recipe, "--out", tmp_path / "run", processes=2)
     assert done.returncode == 0, done.stderr
     assert "resumed at step 10 of 20" in done.stdout
     assert "on the fullest of 2 ranks" in done.stdout

@@ -82,12 +82,10 @@ def _inline(value: Any) -> str:
     return json.dumps(value)
 
 
-def modelstack(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run the command line, by torchrun where it is to be several processes."""
-    start = [sys.executable, "-m", "modelstack"]
-    if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
-        start += [f"--nproc-per-node={processes}", "-m", "modelstack"]
+def torchrun(*arguments: object, processes: int) -> subprocess.CompletedProcess[str]:
+    """Run the command line in several processes that torchrun starts anew when one dies."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+    start += [f"--nproc-per-node={processes}", "-m", "modelstack"]
     return subprocess.run(
         [*start, *map(str, arguments)],
         capture_output=True,
