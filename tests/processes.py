@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -53,11 +52,19 @@ def modelstack(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def _modelstack(arguments: Sequence[str], environment: dict[str, str], out: Path, err: Path) -> None:
-    from modelstack.cli import main
-
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    sys.argv = ["modelstack", *arguments]
-    main()
+    run_modelstack(arguments)
+
+
+def run_modelstack(arguments: Sequence[str]) -> None:
+    """Run the command line in this process; a failure exits with its status."""
+    from modelstack.cli import app
+
+    try:
+        app(list(arguments))
+    except SystemExit as done:
+        if done.code:
+            raise
