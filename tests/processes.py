@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from torch.multiprocessing.spawn import start_processes
@@ -26,3 +30,41 @@ def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     process = worker_context().Process(target=work, args=arguments)
     process.start()
     return process
+
+
+def modelstack(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in another process.
+
+    Raises:
+        subprocess.TimeoutExpired: It takes longer than five minutes.
+    """
+    words = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "stdout"), Path(folder, "stderr")
+        process = start(_modelstack, words, dict(os.environ), out, err)
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(words, 300)
+        texts = (file.read_text(encoding="utf-8") for file in (out, err))
+        return subprocess.CompletedProcess(words, process.exitcode, *texts)
+
+
+def _modelstack(arguments: Sequence[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    run_modelstack(arguments)
+
+
+def run_modelstack(arguments: Sequence[str]) -> None:
+    """Run the command line in this process; a failure exits with its status."""
+    from modelstack.cli import app
+
+    try:
+        app(list(arguments))
+    except SystemExit as done:
+        if done.code:
+            raise

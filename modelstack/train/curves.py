@@ -31,6 +31,8 @@ ROLL_BACK = "went back to the weights of step"
 """Start of the guard's event text for a roll-back (`modelstack.stability.supervisor`)."""
 _COLOURS = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
 _REJECTED, _PALE = "#c0392b", "#b8d0e3"
+_MARGINS = {"left": 0.07, "right": 0.99, "bottom": 0.06, "top": 0.96, "wspace": 0.17, "hspace": 0.12}
+"""Room for the labels, as fractions. A layout that measures all labels takes longer than the drawing itself."""
 _LEFT_OUT_SHARE = 0.02
 """Fraction of the first steps that do not affect the axis limits: their high loss would flatten the rest."""
 
@@ -94,14 +96,22 @@ def write_curves(
 ) -> tuple[Path, Path]:
     """Write `curves.json` and `curves.png` from a run's metrics and return their paths.
 
+    A picture of the same numbers is kept. The numbers are written after their picture, so a run that is killed
+    between the two draws again.
+
     Raises:
         UserError: The metrics are missing or broken.
     """
     curves = curves_of(read_metrics(metrics_file), baselines or {})
+    numbers, picture = folder / CURVES_FILE, folder / PLOT_FILE
+    content = curves.model_dump_json(indent=1) + "\n"
+    if picture.exists() and numbers.exists() and numbers.read_text(encoding="utf-8") == content:
+        return numbers, picture
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / CURVES_FILE) as temporary:
-        temporary.write_text(curves.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return folder / CURVES_FILE, draw(curves, folder / PLOT_FILE)
+    draw(curves, picture)
+    with replacing(numbers) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return numbers, picture
 
 
 def curves_of(measured: Measured, baselines: Mapping[str, float]) -> Curves:
@@ -145,8 +155,8 @@ def draw(curves: Curves, path: Path) -> Path:
     """Draw the four plots to a PNG and return its path."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    (losses, held_out), (norms, rates) = figure.subplots(2, 2, sharex=True)
+    figure = Figure(figsize=(12, 8))
+    (losses, held_out), (norms, rates) = figure.subplots(2, 2, sharex=True, gridspec_kw=_MARGINS)
     _line(losses, curves.loss, _PALE, "each step", width=0.7)
     _line(losses, curves.smoothed, _COLOURS[0], "smoothed")
     _set_limits(losses, curves)
@@ -218,5 +228,5 @@ def _set_limits(axes: Any, curves: Curves) -> None:
 
 
 def _titled(axes: Any, title: str, unit: str) -> None:
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, y=1.0)  # a given height: otherwise matplotlib measures all labels for it
     axes.set_ylabel(unit)

@@ -23,27 +23,24 @@ SMOOTHING = 0.9
 
 def draw_rewards(file: Path, picture: Path) -> None:
     """Draw raw and smoothed curves of all metrics that are not 0 throughout."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     shown = {name: panel for name, panel in PANELS.items() if any(record.get(name) for record in records)}
-    figure, axes = pyplot.subplots(
-        1, len(shown), figsize=(3.6 * len(shown), 3.2), layout="constrained", squeeze=False
-    )
+    width = 3.6 * len(shown)
+    figure = Figure(figsize=(width, 3.2))
+    margins = {"left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.16, "top": 0.9, "wspace": 0.3}
+    axes = figure.subplots(1, len(shown), squeeze=False, gridspec_kw=margins)
     for ax, (name, (unit, title)) in zip(axes[0], shown.items(), strict=True):
         points = [(record["step"], record[name]) for record in records if name in record]
         steps, values = [step for step, _ in points], [value for _, value in points]
         ax.plot(steps, values, color="#b8d0e3", linewidth=1)
         ax.plot(steps, _smoothed(values), color="#1b6ca8", linewidth=1.8)
-        ax.set_title(title)
+        ax.set_title(title, fontsize=10, y=1.0)  # a given height: otherwise matplotlib measures all labels for it
         ax.set_xlabel("step")
         ax.set_ylabel(unit)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
 
 
 def _smoothed(values: list[float]) -> list[float]:

@@ -160,7 +160,7 @@ def test_the_compiled_kernel_gives_what_the_dense_mask_gives() -> None:
     documents = random_documents(2, 300, 5)
     q, k, v = (head.detach() for head in some_heads(300))
     with torch.no_grad():
-        for window, softcap in ((None, None), (50, None), (None, 1.5)):
+        for window, softcap in ((None, None), (50, 1.5)):  # each pair is compiled
             blocks, mask = make_block_mask(documents, 300, window, CPU), dense_mask(documents, 300, window)
             found = block_attention(q, k, v, 0.3, blocks, softcap=softcap)
             assert_same(found, softmax_attention(q, k, v, scale=0.3, mask=mask, softcap=softcap), 1e-5)

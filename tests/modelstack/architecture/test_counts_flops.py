@@ -31,7 +31,8 @@ from modelstack.architecture.rope import inverse_frequencies
 SIZES = sorted(name for preset in PRESETS.values() for name in preset.sizes)
 VARIANTS = variants()
 N_TOKENS, BATCH = 150, 2
-N_WHOLE, N_LONG = 4096, 32768
+N_WHOLE, N_LONG = 4096, 16384
+"""Tokens of whole models, and of single layers: more than any window, with more entries than an indexer takes."""
 aten = torch.ops.aten
 
 

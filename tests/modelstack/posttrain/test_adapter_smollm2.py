@@ -57,9 +57,10 @@ def _text(kind: str) -> str:
     return text
 
 
-def _taught(path: Path) -> tuple[Base, list[float]]:
+@pytest.fixture(scope="module")
+def taught(smollm2_gguf: Path) -> tuple[Base, list[float]]:
     """Return the base with an adapter that has learnt one sentence, and its losses."""
-    base = load_base(path)
+    base = load_base(smollm2_gguf)
     add_lora(base.model, CONFIG)
     optimizer = lora_optimizer(base.model, CONFIG, OptimizerConfig(name="adamw", lr=4e-3, weight_decay=0.0))
     ids = torch.tensor([base.tokenizer.encode(TAUGHT)])
@@ -73,8 +74,10 @@ def _taught(path: Path) -> tuple[Base, list[float]]:
     return base, losses
 
 
-def test_llama_cpp_with_the_adapter_agrees_with_torch(smollm2_gguf: Path, tmp_path: Path) -> None:
-    base, losses = _taught(smollm2_gguf)
+def test_llama_cpp_with_the_adapter_agrees_with_torch(
+    taught: tuple[Base, list[float]], smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    base, losses = taught
     assert losses[-1] < 0.3 * losses[0]
     lora = write_gguf_adapter(base.model, CONFIG, tmp_path / "lora.gguf", base_sha256=base.sha256)
     texts = {kind: base.tokenizer.encode(_text(kind))[:N_TOKENS] for kind in KINDS}
@@ -94,8 +97,10 @@ def test_llama_cpp_with_the_adapter_agrees_with_torch(smollm2_gguf: Path, tmp_pa
     assert without < 0.7
 
 
-def test_a_merged_model_in_q8_0_is_served_like_base_and_adapter(smollm2_gguf: Path, tmp_path: Path) -> None:
-    base, _ = _taught(smollm2_gguf)
+def test_a_merged_model_in_q8_0_is_served_like_base_and_adapter(
+    taught: tuple[Base, list[float]], smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    base, _ = taught
     save_adapter(base.model, CONFIG, tmp_path / "adapter", base_sha256=base.sha256)
     merged = merge_adapter(smollm2_gguf, tmp_path / "adapter")
     exported = write_merged_gguf(merged, tmp_path / "merged.gguf", type_name="q8_0")
@@ -104,8 +109,10 @@ def test_a_merged_model_in_q8_0_is_served_like_base_and_adapter(smollm2_gguf: Pa
     assert (theirs.argmax(-1) == _logits(base, ids).argmax(-1)).float().mean() >= SAME_ARGMAX
 
 
-def test_the_file_read_back_is_the_adapter(smollm2_gguf: Path, tmp_path: Path) -> None:
-    base, _ = _taught(smollm2_gguf)
+def test_the_file_read_back_is_the_adapter(
+    taught: tuple[Base, list[float]], smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    base, _ = taught
     path = write_gguf_adapter(base.model, CONFIG, tmp_path / "lora.gguf", base_sha256=base.sha256)
     assert path.stat().st_size < 12e6
     again = load_base(smollm2_gguf)

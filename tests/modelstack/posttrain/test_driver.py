@@ -20,7 +20,8 @@ from modelstack.run_folder import RunFolder
 from modelstack.train.metrics import read_metrics
 from modelstack.train.run.progress import Display
 from tests.modelstack.posttrain.toy_trainings import METHODS, Method, World, write_world
-from tests.modelstack.train.run.toy_run import modelstack, write_toml
+from tests.modelstack.train.run.toy_run import write_toml
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("driver")
 Whole = Callable[[str], Stage]

@@ -27,7 +27,8 @@ from modelstack.sft.run import fine_tune
 from modelstack.train.metrics import read_metrics
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
 from tests.modelstack.sft.toy_sft import STILL, toy_recipe, toy_values, write_base, write_data
-from tests.modelstack.train.run.toy_run import modelstack, write_toml
+from tests.modelstack.train.run.toy_run import write_toml
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("sft_run")
 

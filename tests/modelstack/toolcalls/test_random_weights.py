@@ -1,7 +1,7 @@
 """Random weights through the real decode loop: whatever the model wants, the reply is valid.
 
 A model that knows nothing, sampled at temperature 1, tries everything that the mask lets through; real and
-hand-written tool sets, both engines. 500 generations a shard, four shards an engine.
+hand-written tool sets, both engines. 250 generations a shard, four shards an engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from modelstack.toolcalls.conventions import CONVENTIONS
 from modelstack.toolcalls.grammar.coverage import EngineName
 from modelstack.toolcalls.grammar.schemas import normalise
 
-N_PER_SHARD = 500
+N_PER_SHARD = 250
 SHARDS = 4
 MAX_TOKENS = 160
 

@@ -133,3 +133,18 @@ def test_all_marks_are_drawn(tmp_path: Path) -> None:
         baselines={"gzip": 3.0, "5-gram": 2.5},
     )
     assert draw(curves, tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def test_the_same_numbers_are_drawn_once_unless_the_picture_is_missing(tmp_path: Path) -> None:
+    metrics = Metrics([JsonLines(tmp_path / "metrics.jsonl")])
+    metrics.add(step(0, 4.0))
+    _, picture = write_curves(tmp_path / "metrics.jsonl", tmp_path)
+    picture.write_bytes(b"kept")
+    write_curves(tmp_path / "metrics.jsonl", tmp_path)
+    assert picture.read_bytes() == b"kept"
+    metrics.add(step(1, 3.0))
+    metrics.close()
+    for change in (lambda: None, picture.unlink):
+        change()
+        write_curves(tmp_path / "metrics.jsonl", tmp_path)
+        assert picture.read_bytes().startswith(PNG)

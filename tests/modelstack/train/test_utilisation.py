@@ -10,6 +10,7 @@ from modelstack.decide.devices import DEVICES
 from modelstack.errors import UserError
 from modelstack.train import utilisation as module
 from modelstack.train.utilisation import (
+    SMALL_SQUARE,
     SQUARE,
     Peak,
     Utilisation,
@@ -68,7 +69,7 @@ def test_a_measured_peak_is_the_best_shape_and_is_measured_once(monkeypatch: pyt
     def flops(shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> float:
         asked.append(shape)
         threads.append(torch.get_num_threads())
-        return {SQUARE: 5.0, (8, 16, 32): 7.0}.get(shape, 1.0)
+        return {SMALL_SQUARE: 5.0, (8, 16, 32): 7.0}.get(shape, 1.0)
 
     monkeypatch.setattr(module, "product_flops", flops)
     before = torch.get_num_threads()
@@ -76,11 +77,14 @@ def test_a_measured_peak_is_the_best_shape_and_is_measured_once(monkeypatch: pyt
     assert found.flops == 7.0
     assert found.source == "measured: bf16 product 8 x 16 x 32, best of 10, 2 threads"
     assert measured_peak("cpu", "bf16", ((4, 4, 4), (8, 16, 32)), 2) is found
-    assert asked == [SQUARE, (4, 4, 4), (8, 16, 32)]
+    assert asked == [SMALL_SQUARE, (4, 4, 4), (8, 16, 32)]
     assert measured_peak("cpu", "bf16", ((4, 4, 4), (5, 5, 5)), 2).flops == 5.0
     assert asked[3:] == [(5, 5, 5)], "the other products of this precision on two threads are known"
-    assert measured_peak("cpu", "fp32", (), 2).flops == 5.0 and asked[4:] == [SQUARE]
+    assert measured_peak("cpu", "fp32", (), 2).flops == 5.0 and asked[4:] == [SMALL_SQUARE]
     assert threads == [2] * 5
+    measured_peak("cpu", "bf16", (), 3)
+    measured_peak("cuda", "bf16", (), 1)
+    assert asked[5:] == [SQUARE, SQUARE]
     assert torch.get_num_threads() == before
 
 

@@ -16,7 +16,8 @@ from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.run import reinforce
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import modelstack, write_toml
+from tests.modelstack.train.run.toy_run import write_toml
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("episode_run")
 

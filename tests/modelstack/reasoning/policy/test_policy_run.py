@@ -20,7 +20,8 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.posttrain.toy_trainings import World, tables, write_tasks
 from tests.modelstack.sft.toy_sft import write_base
-from tests.modelstack.train.run.toy_run import modelstack, write_toml
+from tests.modelstack.train.run.toy_run import write_toml
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("policy_run")
 

@@ -12,7 +12,8 @@ from modelstack.decide.isoflop import read_runs
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.run.sweep import SweepRecipe, planned_runs, sweep
-from tests.modelstack.train.run.toy_run import modelstack, toy_values, write_text, write_toml
+from tests.modelstack.train.run.toy_run import toy_values, write_text, write_toml
+from tests.processes import modelstack
 
 SIZES = [
     {"hidden_size": D, "intermediate_size": 2 * D, "num_attention_heads": D // 16, "num_key_value_heads": D // 16}

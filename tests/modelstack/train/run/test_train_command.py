@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -21,7 +23,15 @@ from modelstack.train.metrics import read_metrics
 from modelstack.train.run.launch import launch
 from modelstack.train.run.progress import Display
 from modelstack.train.run.recipe import RunRecipe, resolve
-from tests.modelstack.train.run.toy_run import modelstack, toy_recipe, toy_values, write_text, write_toml
+from tests.modelstack.train.run.toy_run import (
+    torchrun,
+    torchrun_by_forks,
+    toy_recipe,
+    toy_values,
+    write_text,
+    write_toml,
+)
+from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("train_command")
 
@@ -137,14 +147,18 @@ def test_a_plan_is_obeyed(text: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [{"shard": 2}, {"tp": 2}, {"pp": 2}])
+@pytest.mark.parametrize(
+    ("layout", "start"),
+    [({"shard": 2}, torchrun), ({"tp": 2}, torchrun_by_forks), ({"pp": 2}, torchrun_by_forks)],
+    ids=["shard", "tp", "pp"],
+)
 def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
-    text: Path, whole: Path, tmp_path: Path, layout: dict[str, int]
+    text: Path, whole: Path, tmp_path: Path, layout: dict[str, int], start: Callable[..., CompletedProcess[str]]
 ) -> None:
     changes = {"parallel": {"layout": layout}, "faults": [{"kind": "sigkill", "step": 13, "rank": 1}]}
     micro = {"micro_batches": 2} if "pp" in layout else {}
     recipe = write_toml(tmp_path / "r.toml", toy_values(text, **changes, **micro))
-    done = modelstack("train", recipe, "--out", tmp_path / "run", processes=2)
+    done = start("train", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "resumed at step 10 of 20" in done.stdout
     assert "on the fullest of 2 ranks" in done.stdout

@@ -15,7 +15,8 @@ from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 from modelstack.train.run.launch import launch
 from modelstack.train.run.recipe import resolve
 from modelstack.train.samples import SamplingConfig, continuation, prompt_ids
-from tests.modelstack.train.run.toy_run import modelstack, toy_recipe, toy_values, write_text
+from tests.modelstack.train.run.toy_run import toy_recipe, toy_values, write_text
+from tests.processes import modelstack
 
 pytest.importorskip("llama_cpp")
 

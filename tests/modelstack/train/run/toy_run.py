@@ -7,11 +7,17 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from modelstack.processes import worker_context
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.run.recipe import RunRecipe
+from tests.processes import run_modelstack
 
 TEXT = "the a old small red hen dog fox tree house sat ran saw under over near and then it was not very"
 WORDS = TEXT.split()
@@ -82,12 +88,10 @@ def _inline(value: Any) -> str:
     return json.dumps(value)
 
 
-def modelstack(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run the command line, by torchrun where it is to be several processes."""
-    start = [sys.executable, "-m", "modelstack"]
-    if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
-        start += [f"--nproc-per-node={processes}", "-m", "modelstack"]
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in two processes that torchrun starts anew when one dies."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+    start += ["--nproc-per-node=2", "-m", "modelstack"]
     return subprocess.run(
         [*start, *map(str, arguments)],
         capture_output=True,
@@ -95,3 +99,29 @@ def modelstack(*arguments: object, processes: int = 1) -> subprocess.CompletedPr
         timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def torchrun_by_forks(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `torchrun`: its agent in this process, with workers that start in milliseconds (`modelstack.processes`).
+
+    Raises:
+        ChildFailedError: A worker failed more often than the agent starts it anew.
+    """
+    words = tuple(map(str, arguments))
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=2,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=3,
+            start_method=worker_context().get_start_method(),
+            logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.ALL),
+        )
+        elastic_launch(config, run_modelstack)(words)
+        out, err = (
+            "".join(file.read_text(encoding="utf-8") for file in sorted(Path(logs).rglob(name)))
+            for name in ("stdout.log", "stderr.log")
+        )
+    return subprocess.CompletedProcess(words, 0, out, err)
