@@ -19,6 +19,7 @@ from agentkit.errors import UserError
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
+    from agentkit.context import RunContext
     from agentkit.run.setup import Sink
     from agentkit.tools.definition import ToolDefinition
     from agentkit.tools.toolset import Toolset
@@ -169,7 +170,11 @@ class AgentOptions:
         if self.ask is Ask.none:
             return toolsets
         reason = "--ask all" if self.ask is Ask.all else "its server does not mark it as read only"
-        return [toolset.requiring_approval(lambda *_: reason, when=self._asks) for toolset in toolsets]
+
+        def why(_arguments: dict[str, Any], _context: RunContext[Any]) -> str:
+            return reason
+
+        return [toolset.requiring_approval(why, when=self._asks) for toolset in toolsets]
 
     def _asks(self, tool: ToolDefinition) -> bool:
         return self.ask is Ask.all or not tool.annotations.read_only
