@@ -44,6 +44,7 @@ def softmax_attention(
     sinks_H: Tensor | None = None,
     softcap: float | None = None,
     blocks: BlockMask | None = None,
+    fold: bool = False,
 ) -> Tensor:
     """Return the attention output [B, H, T, e].
 
@@ -59,6 +60,7 @@ def softmax_attention(
         sinks_H: A logit per head that contributes to the denominator only; not scaled.
         softcap: c in c * tanh(logit / c), applied before masking.
         blocks: The whole mask as blocks, without a bias; replaces `mask`, `causal` and `runs`. None: these apply.
+        fold: Whether few queries may use a faster form without a gradient, which rounds differently.
     """
     if blocks is not None:
         from modelstack.architecture.attention.block_attention import block_attention
@@ -71,7 +73,7 @@ def softmax_attention(
         if bias is not None:
             mask = _as_bias(mask, bias, causal, q_BHTd)
             causal = False
-        if grouped and _suits_folding(q_BHTd, mask, causal):
+        if fold and grouped and _suits_folding(q_BHTd, mask, causal):
             return _folded_attention(q_BHTd, k_BGSd, v_BGSe, scale, mask)
         dtype = q_BHTd.dtype
         if _gradient_is_faster_in_fp32(q_BHTd):
@@ -102,9 +104,9 @@ def softmax_attention(
 
 
 def _suits_folding(q_BHTd: Tensor, mask: Tensor | None, causal: bool) -> bool:
-    """Return whether the heads of a KV head become queries of one head: for few queries, without a gradient."""
+    """Return whether the heads of a KV head become queries of one head: for few queries."""
     is_shared = mask is None or mask.shape[1] == 1
-    return q_BHTd.shape[2] <= MAX_FOLDED_QUERIES and not q_BHTd.requires_grad and not causal and is_shared
+    return 0 < q_BHTd.shape[2] <= MAX_FOLDED_QUERIES and not causal and is_shared
 
 
 def _folded_attention(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSe: Tensor, scale: float, mask: Tensor | None) -> Tensor:

@@ -209,6 +209,7 @@ class PagedCache(RaggedCache):
                 bias=None if slopes is None else _alibi(slopes, group),
                 sinks_H=sinks_H,
                 softcap=softcap,
+                fold=True,
             )
             y_NHe[group.places] = y_RHTe.transpose(1, 2).flatten(0, 1)
         return y_NHe.transpose(0, 1)[None]

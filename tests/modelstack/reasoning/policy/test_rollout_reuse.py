@@ -158,9 +158,8 @@ def test_the_gap_between_engines_is_corrected_at_the_weights_that_sampled() -> N
     before, after = found
     for metric in ("correction/mean", "sampler_gap/mean", "sampler_gap/max", "sampler_gap/kl"):
         assert after[metric] == before[metric]
-    # Few queries are attended to by another kernel with a gradient than without one: equal but for rounding.
-    assert before["approx_kl"] == pytest.approx(0, abs=1e-10) and after["approx_kl"] > 1e-3
-    assert before["ratio/mean"] == pytest.approx(1, abs=1e-6) != after["ratio/mean"]
+    assert before["approx_kl"] == 0 < after["approx_kl"]
+    assert before["ratio/mean"] == 1 != after["ratio/mean"]
 
 
 @pytest.mark.parametrize("n_given", [1, 2, 5, 7])
