@@ -34,22 +34,21 @@ _DIGEST_BYTES = 16
 class TokenChain:
     """The tokens of a sequence and the digests of their full blocks, each computed once."""
 
-    __slots__ = ("tokens", "_block_tokens", "_digests", "_root")
+    __slots__ = ("tokens", "_block_tokens", "_digests")
 
-    def __init__(self, tokens: Iterable[int], *, salt: str = "", block_tokens: int = BLOCK_TOKENS) -> None:
-        """Start a sequence; sequences with different salts (adapter, tenant) share no block."""
+    def __init__(self, tokens: Iterable[int], *, block_tokens: int = BLOCK_TOKENS) -> None:
+        """Start a sequence."""
         self.tokens = list(tokens)
         self._block_tokens = block_tokens
-        self._root = hashlib.blake2b(salt.encode(), digest_size=_DIGEST_BYTES).digest()
         self._digests: list[bytes] = []
 
     def digest(self, index: int) -> bytes:
-        """Return the digest of the full block `index`, and of -1: of the salt alone."""
+        """Return the digest of the full block `index`, and of -1: of nothing."""
         if index < 0:
-            return self._root
+            return b""
         while len(self._digests) <= index:
             n = len(self._digests)
-            previous = self._digests[-1] if n else self._root
+            previous = self._digests[-1] if n else b""
             tokens = array("q", self.block(n)).tobytes()
             self._digests.append(hashlib.blake2b(previous + tokens, digest_size=_DIGEST_BYTES).digest())
         return self._digests[index]

@@ -73,14 +73,13 @@ class StreamQueue:
         """Number of streams that wait for rows, tokens or blocks."""
         return len(self._waiting)
 
-    def submit(self, tokens: Sequence[int], longest: int, *, priority: int = 0, salt: str = "") -> Stream:
+    def submit(self, tokens: Sequence[int], longest: int, *, priority: int = 0) -> Stream:
         """Append a stream to the line.
 
         Args:
             tokens: The prompt, at least one token.
             longest: Maximum number of tokens of the stream, including the prompt.
             priority: Larger is more urgent.
-            salt: Streams with different salts share no blocks.
 
         Raises:
             ValueError: There is no token, or the stream might not fit into all blocks together.
@@ -92,7 +91,7 @@ class StreamQueue:
                 f"a stream of {longest} tokens needs {self.pool.blocks_for(longest)} blocks of "
                 f"{self.pool.block_tokens}; there are {self.pool.n_blocks}"
             )
-        chain = TokenChain(tokens, salt=salt, block_tokens=self.pool.block_tokens)
+        chain = TokenChain(tokens, block_tokens=self.pool.block_tokens)
         stream = Stream(next(self._numbers), priority, chain)
         self._wait(stream)
         return stream

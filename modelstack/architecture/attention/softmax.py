@@ -23,10 +23,6 @@ from modelstack.architecture.context import Run
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-MAX_FOLDED_QUERIES = 4
-"""Maximum number of queries per head whose heads are folded. With one query in each of 8 rows on 128 keys in bf16,
-torch's kernel takes 0.18 ms instead of 0.97 (9 heads of 64 on 3, one core of a Zen 5); 16 queries gain nothing.
-"""
 MIN_BLOCK_CHANNELS = 16
 """Minimum channels per head that FlexAttention's kernels require."""
 
@@ -44,7 +40,6 @@ def softmax_attention(
     sinks_H: Tensor | None = None,
     softcap: float | None = None,
     blocks: BlockMask | None = None,
-    fold: bool = False,
 ) -> Tensor:
     """Return the attention output [B, H, T, e].
 
@@ -60,7 +55,6 @@ def softmax_attention(
         sinks_H: A logit per head that contributes to the denominator only; not scaled.
         softcap: c in c * tanh(logit / c), applied before masking.
         blocks: The whole mask as blocks, without a bias; replaces `mask`, `causal` and `runs`. None: these apply.
-        fold: Whether few queries may use a faster form without a gradient, which rounds differently.
     """
     if blocks is not None:
         from modelstack.architecture.attention.block_attention import block_attention
@@ -73,8 +67,6 @@ def softmax_attention(
         if bias is not None:
             mask = _as_bias(mask, bias, causal, q_BHTd)
             causal = False
-        if fold and grouped and _suits_folding(q_BHTd, mask, causal):
-            return _folded_attention(q_BHTd, k_BGSd, v_BGSe, scale, mask)
         dtype = q_BHTd.dtype
         if _gradient_is_faster_in_fp32(q_BHTd):
             q_BHTd, k_BGSd, v_BGSe = q_BHTd.float(), k_BGSd.float(), v_BGSe.float()
@@ -101,24 +93,6 @@ def softmax_attention(
     if mask is not None:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return torch.matmul(softmax_with_sink(logits, sinks_H).to(v_BGSe.dtype), v_BGSe)
-
-
-def _suits_folding(q_BHTd: Tensor, mask: Tensor | None, causal: bool) -> bool:
-    """Return whether the heads of a KV head become queries of one head: for few queries."""
-    is_shared = mask is None or mask.shape[1] == 1
-    return 0 < q_BHTd.shape[2] <= MAX_FOLDED_QUERIES and not causal and is_shared
-
-
-def _folded_attention(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSe: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Return the attention output [B, H, T, e], with the H / G heads of a KV head as queries of one head."""
-    B, H, T, _ = q_BHTd.shape
-    n, G = H // k_BGSd.shape[1], k_BGSd.shape[1]
-    if mask is not None and T > 1:
-        mask = mask.repeat(1, 1, n, 1)
-    y = F.scaled_dot_product_attention(
-        q_BHTd.reshape(B, G, n * T, -1), k_BGSd, v_BGSe, attn_mask=mask, scale=scale
-    )
-    return y.view(B, H, T, -1)
 
 
 def _gradient_is_faster_in_fp32(q: Tensor) -> bool:

@@ -19,12 +19,17 @@ from itertools import groupby
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelstack.architecture.attention.softmax import softmax_attention
 from modelstack.architecture.cache import RaggedCache
 from modelstack.inference.streams import StepRow
 
+MAX_FOLDED_QUERIES = 4
+"""Maximum number of queries per head whose heads are folded. With one query in each of 8 rows on 128 keys in bf16,
+torch's kernel takes 0.18 ms instead of 0.97 (9 heads of 64 on 3, one core of a Zen 5); 16 queries gain nothing.
+"""
 MAX_PADDING = 2
 """Maximum ratio of the longest to the shortest sequence of a group: keys are padded to the longest."""
 
@@ -192,6 +197,7 @@ class PagedCache(RaggedCache):
         for pool, new in ((self._keys, k_1GNd), (self._values, v_1GNe)):
             pool.flatten(0, 1).index_copy_(0, layout.slots_N, new[0].transpose(0, 1))
         _, H, N, _ = q_1HNd.shape
+        folds = k_1GNd.shape[1] < H and slopes is None and sinks_H is None and softcap is None
         y_NHe = q_1HNd.new_empty(N, H, v_1GNe.shape[-1])
         for group in layout.groups:
             q, k, v = (_rows_of(x, group) for x in (q_1HNd, k_1GNd, v_1GNe))
@@ -199,18 +205,21 @@ class PagedCache(RaggedCache):
                 k = self._past("keys", self._keys, group, group.blocks_F)
                 v = self._past("values", self._values, group, group.blocks_F)
             causal = group.is_causal(window)
-            y_RHTe = softmax_attention(
-                q,
-                k,
-                v,
-                scale=scale,
-                mask=None if causal else group.mask(window),
-                causal=causal,
-                bias=None if slopes is None else _alibi(slopes, group),
-                sinks_H=sinks_H,
-                softcap=softcap,
-                fold=True,
-            )
+            mask = None if causal else group.mask(window)
+            if folds and not causal and group.n_new <= MAX_FOLDED_QUERIES:
+                y_RHTe = _folded_attention(q, k, v, scale, mask)
+            else:
+                y_RHTe = softmax_attention(
+                    q,
+                    k,
+                    v,
+                    scale=scale,
+                    mask=mask,
+                    causal=causal,
+                    bias=None if slopes is None else _alibi(slopes, group),
+                    sinks_H=sinks_H,
+                    softcap=softcap,
+                )
             y_NHe[group.places] = y_RHTe.transpose(1, 2).flatten(0, 1)
         return y_NHe.transpose(0, 1)[None]
 
@@ -232,6 +241,16 @@ def _rows_of(x_1HNd: Tensor, group: RowGroup) -> Tensor:
     """Return a group's part of the step's row, [R, H, T, d]."""
     part = x_1HNd[0, :, group.places]
     return part.unflatten(1, (group.n_rows, group.n_new)).transpose(0, 1)
+
+
+def _folded_attention(q_RHTd: Tensor, k_RGSd: Tensor, v_RGSe: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Return the attention output [R, H, T, e], with the H / G heads of a KV head as queries of one head."""
+    R, H, T, _ = q_RHTd.shape
+    G = k_RGSd.shape[1]
+    if mask is not None and T > 1:
+        mask = mask.repeat(1, 1, H // G, 1)
+    folded = q_RHTd.reshape(R, G, H // G * T, -1)
+    return F.scaled_dot_product_attention(folded, k_RGSd, v_RGSe, attn_mask=mask, scale=scale).view(R, H, T, -1)
 
 
 def _alibi(slopes: Sequence[float], group: RowGroup) -> Tensor:

@@ -102,9 +102,7 @@ class StreamBatch:
         layout = self._memory.layout = StepLayout(rows, self.queue.pool.block_tokens, device)
         ends = zip(layout.rows, layout.last_places(), strict=True)
         last = [(row.stream, place) for row, place in ends if row.is_last]
-        # If no row is at its last token, one place is evaluated all the same: layers need at least one.
-        places = [place for _, place in last] or [0]
-        places_R = torch.tensor(places, dtype=torch.long, device=device)
+        places_R = torch.tensor([place for _, place in last], dtype=torch.long, device=device)
         chooses = model.can_choose_places
         output = model(
             layout.ids_1N,
@@ -114,7 +112,7 @@ class StreamBatch:
             with_logits=chooses,
         )
         logits = output.logits_BTV if chooses else model.logits(output.hidden_BTD[:, places_R])
-        logits_RV = logits[0, : len(last)].float().cpu().numpy()
+        logits_RV = logits[0].float().cpu().numpy()
         return Ready([stream for stream, _ in last], logits_RV)
 
 

@@ -167,7 +167,7 @@ class _Adapted(torch.autograd.Function):
                 torch.mm(x_NI, weight.T, out=y_NO)
             else:
                 torch.addmm(bias, x_NI, weight.T, out=y_NO)
-            outputs.append(y_NO.addmm_(h_Nr, b.T).view(*x.shape[:-1], -1))
+            outputs.append(y_NO.addmm_(h_Nr, b.T).view(*x.shape[:-1], y_NO.shape[1]))
         ctx.save_for_backward(x_NI, None if seen is None else seen_NI, h, a, *weights, *scaled_b)
         ctx.scales, ctx.shape, ctx.ranks, ctx.adapter_dtype = (
             scales,

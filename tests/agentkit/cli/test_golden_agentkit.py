@@ -8,7 +8,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +185,20 @@ def waiting(golden: Golden, scripted: Callable[..., None], server: Callable[...,
     return store
 
 
+def typed(texts: Iterator[str]) -> str:
+    """Return the next text, shown as a terminal shows what is typed."""
+    text = next(texts)
+    print(text, file=sys.stderr)
+    return text
+
+
 def test_a_resumed_run_asks_about_its_call_on_a_terminal_and_waits_again_without_one(
     golden: Golden, waiting: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden.check("resume", "resume run_", "resume run_x", replace=IDS_AND_TIMES, before=waiting)
     monkeypatch.setattr(run_command, "can_ask", lambda: True)
     for answer in ("once", "deny"):
-        typed = iter((answer, "Not before Monday."))
-        shown = lambda typed=typed: print(text := next(typed), file=sys.stderr) or text  # noqa: E731
-        monkeypatch.setattr(approval, "input", shown, raising=False)
+        monkeypatch.setattr(approval, "input", partial(typed, iter((answer, "Not before Monday."))), raising=False)
         golden.check(f"resume-{answer}", "resume run_", replace=IDS_AND_TIMES, before=waiting, piped=False)
 
 

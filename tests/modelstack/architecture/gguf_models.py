@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.export import Exported, export_gguf
 from modelstack.architecture.presets.registry import from_hf
+from modelstack.tokenizer.chat import CHATML_END, CHATML_START
+from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from tests.modelstack.architecture.families import FAMILIES
 from tests.modelstack.architecture.parity import COMMON, poisoned
 
@@ -125,6 +129,19 @@ def toy_tokenizer(vocab_size: int = VOCAB_SIZE) -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": tokens.index("<|end|>"),
         "tokenizer.ggml.add_bos_token": False,
     }
+
+
+@cache
+def toy_chat_tokenizer() -> TextTokenizer:
+    """Return the toy tokenizer with ChatML's tokens."""
+    fields = toy_tokenizer() | {"tokenizer.ggml.pre": "gpt-2"}
+    tokens = [*fields["tokenizer.ggml.tokens"], CHATML_START, CHATML_END]
+    fields |= {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [*fields["tokenizer.ggml.token_type"], 3, 3],
+        "tokenizer.ggml.eos_token_id": tokens.index(CHATML_END),
+    }
+    return tokenizer_from_fields(fields, Path("toy"))
 
 
 def _byte_alphabet() -> list[str]:

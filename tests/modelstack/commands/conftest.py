@@ -23,10 +23,14 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return Golden(app, "modelstack", FOLDER, update=bool(request.config.getoption(UPDATE)))
 
 
+def write_nothing(_figure: object, path: Path, **_options: object) -> None:
+    """Write an empty file in place of a figure."""
+    Path(path).write_bytes(b"")
+
+
 @pytest.fixture(scope="module")
 def no_pictures() -> Iterator[None]:
     """Write empty files in place of plots, which would take most of a toy training's time."""
     with pytest.MonkeyPatch.context() as patch:
-        empty = lambda self, path, **options: Path(path).write_bytes(b"")  # noqa: E731
-        patch.setattr("matplotlib.figure.Figure.savefig", empty)
+        patch.setattr("matplotlib.figure.Figure.savefig", write_nothing)
         yield

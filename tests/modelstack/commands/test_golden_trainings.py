@@ -32,7 +32,7 @@ RUNS: Replace = (
     (r"norm \d+\.\d\d", "norm 1"),
     *((rf"(\d\.\d)\d{{{n}}}\b", rf"\1{'x' * n}") for n in (1, 2, 3, 4)),
 )
-"""What differs between machines: speeds, memory, and the last digits of measurements."""
+"""Output that differs between machines: speeds, memory, and the last digits of measurements."""
 
 pytestmark = [pytest.mark.usefixtures("no_pictures"), pytest.mark.xdist_group("golden_trainings")]
 

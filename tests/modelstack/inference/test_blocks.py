@@ -12,8 +12,8 @@ from modelstack.inference.blocks import BlockPool, BlockTable, TokenChain
 B = 4
 
 
-def chain(*tokens: int, salt: str = "") -> TokenChain:
-    return TokenChain(tokens, salt=salt, block_tokens=B)
+def chain(*tokens: int) -> TokenChain:
+    return TokenChain(tokens, block_tokens=B)
 
 
 def evaluated(pool: BlockPool, of: TokenChain) -> BlockTable:
@@ -41,13 +41,6 @@ def test_full_blocks_of_a_prefix_are_found_and_never_the_whole_prompt() -> None:
     assert hit(pool, chain(99, *range(1, 10))) == 0
     assert hit(pool, chain(*range(4, 10))) == 0  # equal tokens behind another beginning
     pool.check([table])
-
-
-def test_sequences_with_different_salts_share_nothing() -> None:
-    pool = BlockPool(8, B)
-    evaluated(pool, chain(*range(10), salt="one"))
-    assert hit(pool, chain(*range(10), salt="one")) == 2
-    assert hit(pool, chain(*range(10), salt="two")) == hit(pool, chain(*range(10))) == 0
 
 
 def test_a_shared_block_is_free_only_when_its_last_owner_has_left() -> None:

@@ -1,4 +1,4 @@
-"""One step of the torch engine: its logits are those of a training pass, whatever runs beside a stream."""
+"""A step of the torch engine gives the logits of a training pass, whatever runs beside a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.modelstack.architecture.gguf_models import toy_config
 from tests.modelstack.inference.torch_engines import FAMILIES, OTHERS, model_of, prompt_of
 
 TOLERANCE = 2e-4
-"""Of float32 logits of up to about 30: another order of sums."""
+"""Tolerance of float32 logits of up to about 30, because sums have another order."""
 
 
 def whole_pass(model: CausalLM, tokens: list[int]) -> torch.Tensor:

@@ -23,6 +23,7 @@ from modelstack.inference.torch.engine import TorchEngine, TorchSubmission
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
+from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer
 from tests.modelstack.inference.fakes import ScriptedGrammar
 from tests.modelstack.inference.torch_engines import (
     FAMILIES,
@@ -31,7 +32,6 @@ from tests.modelstack.inference.torch_engines import (
     model_of,
     prompt_of,
     request,
-    tokenizer,
 )
 from tests.modelstack.reasoning.policy.toy_policy import TOOLS
 
@@ -115,12 +115,14 @@ def test_log_probabilities_are_those_of_a_training_pass() -> None:
     ids = [*PROMPTS[1], *reply.ids]
     with torch.no_grad():
         logits = model_of("llama")(torch.tensor([ids])).logits_BTV[0, len(PROMPTS[1]) - 1 : -1]
-    expected = torch.log_softmax(logits[:, : len(tokenizer().vocabulary)], -1)[range(len(reply.ids)), reply.ids]
+    expected = torch.log_softmax(logits[:, : len(toy_chat_tokenizer().vocabulary)], -1)[
+        range(len(reply.ids)), reply.ids
+    ]
     assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def grammar() -> Grammar:
-    return GrammarCompiler(tokenizer().vocabulary).compile(tools()).start()
+    return GrammarCompiler(toy_chat_tokenizer().vocabulary).compile(tools()).start()
 
 
 def tools(*more: ToolSpec) -> ResponseFormat:
@@ -135,9 +137,9 @@ def by_loop(prompt: list[int], max_tokens: int, **keys: Any) -> Generation:
         tokens.extend(ids)
         with torch.no_grad():
             logits_V = model_of("llama")(torch.tensor([tokens])).logits_BTV[0, -1]
-        return logits_V[: len(tokenizer().vocabulary)].numpy()
+        return logits_V[: len(toy_chat_tokenizer().vocabulary)].numpy()
 
-    maker = ReplyMaker(tokenizer().vocabulary, np.random.default_rng(0))
+    maker = ReplyMaker(toy_chat_tokenizer().vocabulary, np.random.default_rng(0))
     return decode(prompt, maker.make(request(prompt, max_tokens, **keys), max_tokens), Evaluation(evaluate, 64))
 
 
@@ -162,7 +164,7 @@ def test_grammars_and_forced_blocks_give_the_replies_of_the_loop(
 
 def test_a_reply_that_its_grammar_forces_whole_needs_no_evaluation() -> None:
     with engine_of() as engine:
-        n_vocab = len(tokenizer().vocabulary)
+        n_vocab = len(toy_chat_tokenizer().vocabulary)
         forced = engine.submit(request([1], 8, grammar=ScriptedGrammar([[20], [21]], n_vocab=n_vocab)))
         assert forced.is_done and forced.result().ids == [20, 21]
         assert engine.status.n_waiting == 0
@@ -217,7 +219,7 @@ def test_a_reply_is_cancelled_by_its_caller_between_steps_and_from_its_own_callb
 
 def failing(kind: str) -> dict[str, Any]:
     """Return the arguments of a request that fails while it runs."""
-    n_vocab = len(tokenizer().vocabulary)
+    n_vocab = len(toy_chat_tokenizer().vocabulary)
     if kind == "callback":
 
         def broken(block: list[int]) -> None:
@@ -368,9 +370,9 @@ def test_an_urgent_request_goes_ahead_of_the_line() -> None:
 def test_the_engine_is_of_the_protocol_and_names_its_weights() -> None:
     with engine_of() as engine, engine_of("qwen2") as other:
         batching: BatchingEngine = engine
-        assert batching.vocabulary is tokenizer().vocabulary
-        assert batching.encode_template("<|im_start|>") == [len(tokenizer().vocabulary) - 2]
-        assert (batching.context_window, batching.chat_template) == (256, tokenizer().chat_template)
+        assert batching.vocabulary is toy_chat_tokenizer().vocabulary
+        assert batching.encode_template("<|im_start|>") == [len(toy_chat_tokenizer().vocabulary) - 2]
+        assert (batching.context_window, batching.chat_template) == (256, toy_chat_tokenizer().chat_template)
         assert len(engine.fingerprint) == 64 and engine.fingerprint != other.fingerprint
         with pytest.raises(EngineError, match="was not submitted to this engine"):
             engine.cancel(None)  # pyright: ignore

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,7 @@ import torch
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.torch.engine import TorchEngine
-from modelstack.tokenizer.chat import CHATML_END, CHATML_START
-from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
-from modelstack.tokenizer.text_tokenizer import TextTokenizer
-from tests.modelstack.architecture.gguf_models import toy_config, toy_model, toy_tokenizer
+from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer, toy_config, toy_model
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"max_position_embeddings": 256}),
@@ -45,23 +41,10 @@ def model_of(name: str) -> CausalLM:
     return model
 
 
-@cache
-def tokenizer() -> TextTokenizer:
-    """Return a byte-level tokenizer with ChatML's tokens."""
-    fields = toy_tokenizer() | {"tokenizer.ggml.pre": "gpt-2"}
-    tokens = [*fields["tokenizer.ggml.tokens"], CHATML_START, CHATML_END]
-    fields |= {
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [*fields["tokenizer.ggml.token_type"], 3, 3],
-        "tokenizer.ggml.eos_token_id": tokens.index(CHATML_END),
-    }
-    return tokenizer_from_fields(fields, Path("toy"))
-
-
 def engine_of(name: str = "llama", **options: Any) -> TorchEngine:
     """Return an engine of a family."""
     given: dict[str, Any] = {"block_tokens": 4, "seed": 0} | options
-    return TorchEngine(model_of(name), tokenizer(), **given)
+    return TorchEngine(model_of(name), toy_chat_tokenizer(), **given)
 
 
 def prompt_of(number: int, n_tokens: int) -> list[int]:
@@ -77,8 +60,8 @@ def greedy(name: str, prompt: list[int], max_tokens: int) -> list[int]:
 
 @cache
 def _greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
-    forbidden = sorted(tokenizer().vocabulary.special_ids)
-    n_vocab = len(tokenizer().vocabulary)
+    forbidden = sorted(toy_chat_tokenizer().vocabulary.special_ids)
+    n_vocab = len(toy_chat_tokenizer().vocabulary)
     ids = list(prompt)
     for _ in range(max_tokens):
         with torch.no_grad():

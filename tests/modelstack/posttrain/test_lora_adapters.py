@@ -138,6 +138,12 @@ def test_dropout_passes_gradients_to_what_it_kept() -> None:
         torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_no_tokens_have_no_outputs_with_an_adapter_either() -> None:
+    with torch.no_grad():
+        for _, layer in lora_layers(adapted_model()):
+            assert layer(torch.empty(1, 0, layer.in_features)).shape == (1, 0, layer.out_features)
+
+
 def test_layers_that_share_an_input_compute_as_they_do_alone() -> None:
     layers = [layer for _, layer in lora_layers(adapted_model(toy_config(rank=3), attention_bias=True))][:3]
     layers[1] = dict(lora_layers(adapted_model(toy_config(rank=5, dora=True))))["model.layers.0.self_attn.k_proj"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import EpisodeTools
 from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.tokenizer.chat import CHATML_END, CHATML_START, ChatEncoder
+from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.chat_template import chat_encoder
-from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
-from tests.modelstack.architecture.gguf_models import toy_config, toy_model, toy_tokenizer
+from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer, toy_config, toy_model
 
 TOOLS = (
     ToolSpec(
@@ -55,15 +53,7 @@ def toy_policy(seed: int = 0) -> CausalLM:
 @cache
 def toy_encoder() -> ChatEncoder:
     """Return what writes and reads its conversations: ChatML, with a second token that ends a reply."""
-    fields = toy_tokenizer() | {"tokenizer.ggml.pre": "gpt-2"}
-    tokens = [*fields["tokenizer.ggml.tokens"], CHATML_START, CHATML_END]
-    fields |= {
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [*fields["tokenizer.ggml.token_type"], 3, 3],
-        "tokenizer.ggml.eos_token_id": tokens.index(CHATML_END),
-    }
-    tokenizer = tokenizer_from_fields(fields, Path("toy"))
-    return chat_encoder(tokenizer)
+    return chat_encoder(toy_chat_tokenizer())
 
 
 class House:

@@ -102,7 +102,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def torchrun_by_forks(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """As `torchrun`: its agent in this process, with workers that start in milliseconds (`modelstack.processes`).
+    """Run torchrun's agent in this process, with workers that start in milliseconds (`modelstack.processes`).
 
     Raises:
         ChildFailedError: A worker failed more often than the agent starts it anew.
