@@ -1,26 +1,35 @@
 """Checkpoint folders in the format of transformers and vLLM: config.json, safetensors, tokenizer files.
 
 Loading is strict: the tensors of the files and of the model must match in names and shapes. Tensors are read one
-at a time (`filling`), so a load holds the weights, or a process's share of them, in memory only once.
+at a time (`filling`), so a load holds the weights, or a process's share of them, in memory only once. Quantised
+weights (`compressed_tensors`) are dequantised as they are read.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelstack.architecture.checkpoint_names import PARTS, Place, file_name, place_of
+from modelstack.architecture.compressed_tensors import (
+    CompressedTensors,
+    check_can_store,
+    quantization_config,
+    tensors_of,
+)
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.filling import HEAD, Filling, Spread, filling
 from modelstack.architecture.presets.registry import from_hf, to_hf
+from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 from modelstack.errors import UserError
 from modelstack.files import read_json_object, replacing_folder
 
@@ -37,6 +46,8 @@ TOKENIZER_FILES = (
 )
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_SCALE = ".weight_scale"
+"""End of the name of a tensor of a quantised layer."""
 
 
 def save_checkpoint(
@@ -46,6 +57,7 @@ def save_checkpoint(
     tokenizer: str | Path | None = None,
     dtype: torch.dtype | None = None,
     training: Mapping[str, Any] | None = None,
+    rounded: Mapping[str, RoundedWeight] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Write a checkpoint folder atomically and return its path.
@@ -56,12 +68,16 @@ def save_checkpoint(
         tokenizer: A folder whose tokenizer files are copied.
         dtype: Type of floating-point weights; None: unchanged. Buffers keep their type.
         training: Origin of the checkpoint (recipe, hashes, cursor, metrics), written to `training.json`.
+        rounded: Quantised weights by name, which are written in the place of the model's.
         max_shard_bytes: Maximum bytes of one file of weights.
 
     Raises:
-        UserError: The family's config.json cannot express one of the model's settings.
+        UserError: The family's config.json cannot express one of the model's settings, or quantised weights have
+            a format that checkpoint folders do not hold.
     """
     config_json = to_hf(model.config) | {"dtype": _dtype_name(dtype or model.lm_head.weight.dtype)}
+    if rounded:
+        config_json["quantization_config"] = _quantization_entry(model, rounded)
     with replacing_folder(folder) as temporary:
         _write_json(temporary / "config.json", config_json)
         if training is not None:
@@ -70,12 +86,16 @@ def save_checkpoint(
             for name in TOKENIZER_FILES:
                 if (file := Path(tokenizer) / name).is_file():
                     shutil.copyfile(file, temporary / name)
-        _write_weights(model, temporary, dtype, max_shard_bytes)
+        _write_weights(_tensors_for_files(model, dtype, rounded or {}), temporary, max_shard_bytes)
     return Path(folder)
 
 
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype | None = None, spread: Spread | None = None
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    spread: Spread | None = None,
+    rounded: dict[str, RoundedWeight] | None = None,
 ) -> CausalLM:
     """Read a checkpoint folder written by this project, by transformers, or downloaded from the Hugging Face hub.
 
@@ -83,20 +103,21 @@ def load_checkpoint(
         folder: The folder with config.json and safetensors.
         dtype: Type of floating-point parameters; None: as in the files.
         spread: Distributes the model over processes, each of which keeps its share; None: the whole model.
+        rounded: Receives the quantised weights of linear layers by name, for engines that compute with them.
 
     Raises:
-        UserError: A file is missing or broken, the family is unknown, the weights are quantised, or tensors are
-            missing, unexpected or of another shape.
+        UserError: A file is missing or broken, the family is unknown, the weights have a quantisation that cannot
+            be read, or tensors are missing, unexpected or of another shape.
     """
     folder = Path(folder)
-    config = load_config(folder)
+    config, quantisation = _config_of(folder)
     if config.num_nextn_predict_layers and not _has_mtp(folder, config):
         # transformers drops these layers but keeps their number in the config.
         config = config.with_(num_nextn_predict_layers=0)
     weights = filling(config, dtype, spread)
     unknown: list[str] = []
     parts: dict[str, set[Place]] = {}
-    for name, read in _weights(folder):
+    for name, read in _weights(folder, quantisation):
         place = place_of(name, config)
         if place.name is None or (place.name == HEAD and config.tie_word_embeddings):
             continue
@@ -104,7 +125,12 @@ def load_checkpoint(
         if target is None:
             unknown.append(name)
             continue
-        tensor, offsets = _block(name, place, read(), target)
+        value = read()
+        if isinstance(value, RoundedWeight):
+            if rounded is not None and place.expert is None:
+                rounded[place.name] = value
+            value = value.dequantised()
+        tensor, offsets = _block(name, place, value, target)
         weights.put(place.name, tensor, offsets)
         if place.expert is not None:
             parts.setdefault(place.name, set()).add(place)
@@ -113,21 +139,25 @@ def load_checkpoint(
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """Read `config.json` of a folder.
+    """Read `config.json` of a folder with plain weights.
 
     Raises:
         UserError: The file is missing or broken, the family is unknown, or the weights are quantised.
     """
+    config, quantisation = _config_of(folder)
+    if quantisation is not None:
+        raise UserError(f"{folder}: weights are quantised; this needs a folder with plain weights")
+    return config
+
+
+def _config_of(folder: str | Path) -> tuple[ModelConfig, CompressedTensors | None]:
+    """Return the config of a folder, and the formats of its weights if they are quantised."""
     json_config = _read_json(Path(folder) / "config.json")
-    if json_config.get("quantization_config"):
-        method = json_config["quantization_config"].get("quant_method", "an unknown method")
-        raise UserError(
-            f"{folder}: weights are quantised ({method}); only plain safetensors can be read; dequantise first"
-        )
-    return from_hf(json_config)
+    entry = json_config.pop("quantization_config", None)
+    return from_hf(json_config), None if not entry else CompressedTensors(entry, str(folder))
 
 
-def _write_weights(model: CausalLM, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
+def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int) -> None:
     from safetensors.torch import save_file
 
     shards: list[dict[str, Tensor]] = [{}]
@@ -138,7 +168,7 @@ def _write_weights(model: CausalLM, folder: Path, dtype: torch.dtype | None, max
         save_file(shards[-1], folder / f"{len(shards)}.part", metadata={"format": "pt"})
         shards[-1] = {}
 
-    for name, tensor in _tensors_for_files(model, dtype):
+    for name, tensor in tensors:
         if size and size + tensor.nbytes > max_shard_bytes:
             flush()
             shards.append({})
@@ -158,40 +188,89 @@ def _write_weights(model: CausalLM, folder: Path, dtype: torch.dtype | None, max
     _write_json(folder / _INDEX, index)
 
 
-def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+def _tensors_for_files(
+    model: CausalLM, dtype: torch.dtype | None, rounded: Mapping[str, RoundedWeight]
+) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors under their names in files. Each has its own memory; packed experts come one at a time."""
     config = model.config
     parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
         if name == HEAD and config.tie_word_embeddings:
             continue
+        if (weight := rounded.get(name)) is not None:
+            scales = (part for _, part in _file_parts(name, weight.scale, config))
+            for (part_name, values), scale in zip(_file_parts(name, weight.values, config), scales, strict=True):
+                yield from tensors_of(part_name, RoundedWeight(weight.format, values, scale))
+            continue
         tensor = tensor.detach()
         if dtype is not None and name in parameters:
             tensor = tensor.to(dtype)
-        packed = name.rpartition(".")[2]
-        is_packed = ".experts." in name and config.experts_layout == "packed"
-        if not is_packed:
-            yield file_name(name, config), tensor.clone().contiguous()
+        for part_name, part in _file_parts(name, tensor, config):
+            yield part_name, part.clone().contiguous()
+
+
+def _file_parts(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parts of a tensor that files store separately, as views: packed experts one by one."""
+    packed = name.rpartition(".")[2]
+    if not (".experts." in name and config.experts_layout == "packed"):
+        yield file_name(name, config), tensor
+        return
+    for part, of, half in PARTS:
+        if of != packed:
             continue
-        for part, of, half in PARTS:
-            if of != packed:
-                continue
-            for expert in range(tensor.shape[0]):
-                rows = _half(tensor[expert], half)
-                yield file_name(name, config, part, expert), rows.clone().contiguous()
+        for expert in range(tensor.shape[0]):
+            yield file_name(name, config, part, expert), _half(tensor[expert], half)
 
 
-def _weights(folder: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield each tensor's name and a function that reads it. Call the function before the next iteration."""
+def _quantization_entry(model: CausalLM, rounded: Mapping[str, RoundedWeight]) -> dict[str, Any]:
+    """Return the entry `quantization_config` of config.json."""
+    config = model.config
+    formats: dict[str, NumberFormat] = {}
+    for name, weight in rounded.items():
+        check_can_store(weight.format)
+        for part_name, _ in _file_parts(name, weight.values, config):
+            formats[part_name.removesuffix(".weight")] = weight.format
+    modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = {file_name(f"{name}.weight", config).removesuffix(".weight") for name in modules}
+    return quantization_config(formats, linear - formats.keys())
+
+
+def _weights(
+    folder: Path, quantisation: CompressedTensors | None = None
+) -> Iterator[tuple[str, Callable[[], Tensor | RoundedWeight]]]:
+    """Yield each tensor's name and a function that reads it. Call the function before the next iteration.
+
+    With `quantisation`, the tensors of a quantised layer are yielded as one, its rounded weight.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping and cannot be iterated)
+    path = folder
+    try:
+        with ExitStack() as stack:
+            files: dict[str, Any] = {}
+            for path in _weight_files(folder):
+                file = stack.enter_context(safe_open(path, framework="pt"))
+                files |= dict.fromkeys(file.keys(), file)
+            quantised: dict[str, dict[str, Callable[[], Tensor]]] = {
+                name.rpartition(".")[0]: {} for name in files if quantisation and name.endswith(_SCALE)
+            }
+            for name, file in files.items():
+                layer, _, last = name.rpartition(".")
+                if layer in quantised and last.startswith("weight"):
+                    quantised[layer][last] = partial(file.get_tensor, name)
+                else:
                     yield name, partial(file.get_tensor, name)
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a valid safetensors file: {error}") from error
+            for layer, parts in quantised.items():
+                assert quantisation is not None, "else nothing is in `quantised`"
+                yield f"{layer}.weight", partial(_rounded, quantisation, layer, parts)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a valid safetensors file: {error}") from error
+
+
+def _rounded(
+    quantisation: CompressedTensors, layer: str, parts: Mapping[str, Callable[[], Tensor]]
+) -> RoundedWeight:
+    return quantisation.read(layer, {last: read() for last, read in parts.items()})
 
 
 def _has_mtp(folder: Path, config: ModelConfig) -> bool:

@@ -1,6 +1,6 @@
 """Linear layers with the same input: computed separately, or together if their class supports it.
 
-Adapters support it: layers that share an input compute one product with it.
+Adapters and packed weights support it: layers that share an input compute one product with it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class SharesInput(nn.Linear):
-    """A linear layer class that can compute several layers with the same input at once."""
+class SharesInput:
+    """A linear layer's class that can compute several layers with the same input at once."""
 
     @classmethod
-    def together(cls, x: Tensor, layers: Sequence[SharesInput]) -> Sequence[Tensor]:
+    def together(cls, x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
         """Return the output of each of several layers of this class for the same input."""
         raise NotImplementedError
 
@@ -23,5 +23,5 @@ def projected(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
     """Return the output of each layer for the same input."""
     kind = type(layers[0])
     if issubclass(kind, SharesInput) and all(type(layer) is kind for layer in layers):
-        return kind.together(x, layers)  # pyright: ignore[reportArgumentType]
+        return kind.together(x, layers)
     return [layer(x) for layer in layers]

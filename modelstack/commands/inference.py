@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Numbers(StrEnum):
-    """Number types of weights in memory."""
+    """Numbers that a model computes with; int8 is W8A8, with a head in bf16."""
 
     bf16 = "bf16"
     fp32 = "fp32"
+    int8 = "int8"
 
 
 @explained(
@@ -44,13 +45,16 @@ def infer(
     weights: Annotated[
         Path | None, typer.Option(help="Base weights of a stage's adapter; if not given, the recorded path.")
     ] = None,
-    precision: Annotated[Numbers, typer.Option("--precision", help="Number type of the weights.")] = Numbers.bf16,
+    precision: Annotated[
+        Numbers | None, typer.Option("--precision", help="If not given, int8 for int8 weights, else bf16.")
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue texts with a torch model, all of them in one batch."""
     from modelstack.inference.engine import EngineError, GenerateRequest, SamplingParams
     from modelstack.inference.torch.engine import TorchEngine
+    from modelstack.inference.torch.packing import INT8_ROWS
     from modelstack.posttrain.starting_point import starting_point
     from modelstack.reasoning.sampling.frozen_model import load_frozen
     from modelstack.train.process import set_up_process
@@ -59,10 +63,15 @@ def infer(
     if not prompts:
         raise UserError("there is no text to continue; give one or more, or a file with --file")
     set_up_process(threads)
-    base = load_frozen(starting_point(source, weights), precision=precision.value, device="auto")
+    dtype = "fp32" if precision is Numbers.fp32 else "bf16"
+    base = load_frozen(starting_point(source, weights), precision=dtype, device="auto")
+    is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
+    numbers = "int8" if precision is Numbers.int8 or (precision is None and is_int8) else "float"
     sampling = [SamplingParams(temperature, top_p=top_p, seed=seed + n) for n in range(len(prompts))]
     try:
-        with TorchEngine(base.model, base.tokenizer, owns_model=True) as engine:
+        with TorchEngine(
+            base.model, base.tokenizer, owns_model=True, numbers=numbers, rounded=base.rounded
+        ) as engine:
             started = time.perf_counter()
             submissions = [
                 engine.submit(GenerateRequest(_prompt_ids(base, text, chat=chat), max_tokens, sampling=each))
@@ -89,6 +98,81 @@ def infer(
         f"{n_reused:,} of {n_prompt:,} prompt tokens were shared",
         file=sys.stderr,
     )
+
+
+@explained(
+    reads="a checkpoint, a stage, a GGUF file or a model by name; text to calibrate and to measure on",
+    writes="a folder that vLLM and transformers read, or a GGUF file for llama.cpp; a report on each tensor",
+    example="modelstack quantise runs/nano/model nano-int4.gguf --text documents",
+    then="agentkit eval natural -m local:nano-int4.gguf",
+)
+def quantise(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, stage, GGUF file, or a model's name.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, or file, OUT.gguf.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", help="File or folder with text; a fifth of it measures."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="int4-g32, int4-g128, int8, fp8, fp8-block, ...; several with --bits."),
+    ] = None,
+    bits: Annotated[
+        float | None, typer.Option("--bits", help="Average bits per weight; the formats are chosen per tensor.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="rtn, awq, gptq, awq-gptq; else gptq with text, rtn without.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to calibrate on.")] = 32_768,
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Tokens to measure on.")] = 8_192,
+    length: Annotated[int, typer.Option("--length", min=16, help="Tokens of a row of text.")] = 512,
+    weights: Annotated[
+        Path | None, typer.Option(help="Base weights of a stage's adapter; if not given, the recorded path.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantise a model: fewer bits per weight, at the least change of what it computes."""
+    from rich.console import Console
+
+    from modelstack.inference.quantise import run as quantisation
+    from modelstack.posttrain.lora.adapters import merge_lora
+    from modelstack.posttrain.starting_point import starting_point
+    from modelstack.reasoning.sampling.frozen_model import load_frozen
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import Column, Table, print_json, print_tables, print_wrapped
+    from modelstack.train.process import set_up_process
+
+    set_up_process(threads)
+    settings = quantisation.Settings(
+        formats=tuple(quantisation.named_format(name) for name in formats or ("int4-g32",)),
+        method=method or ("gptq" if text else "rtn"),
+        bits=bits,
+        n_tokens=tokens,
+        n_held_out=held_out,
+        length=length,
+    )
+    start = starting_point(source, weights)
+    with progress_bars(Console(stderr=True)) as told:
+        told("model")
+        base = load_frozen(start, precision="fp32", device="cpu")
+        model = base.model if start.stage is None else merge_lora(base.model)
+        result = quantisation.run(model, base.tokenizer, out, text or (), settings, told)
+    if as_json:
+        print_json(quantisation.as_json(result, settings))
+        return
+    share = "{:.3%}".format
+    columns = (
+        Column("layers"),
+        Column("format"),
+        Column("tensors"),
+        Column("bits", show="{:.2f}".format),
+        Column("weights' error", "weight_error", share),
+        Column("outputs' error", "output_error", lambda value: "" if value is None else share(value)),
+    )
+    print_tables(Console(), Table(columns, quantisation.summary_rows(result.quantised)))
+    for sentence in quantisation.sentences(result):
+        print_wrapped(Console(stderr=True), sentence, indent="  ")
 
 
 def _lines(file: Path | None) -> Sequence[str]:

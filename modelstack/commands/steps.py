@@ -83,7 +83,11 @@ STEPS = (
             "merge": reasoning.merge,
         },
     ),
-    Step("inference", "replies of a model; agentkit chat runs GGUF files", {"infer": inference.infer}),
+    Step(
+        "inference",
+        "replies of a model, and quantisation; agentkit chat runs GGUF files",
+        {"infer": inference.infer, "quantise": inference.quantise},
+    ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
     Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),
 )

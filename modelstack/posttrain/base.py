@@ -9,7 +9,8 @@ weights.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.filling import Spread
 from modelstack.architecture.gguf.load import load_gguf
+from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.posttrain.base_hash import base_sha256, require_same_base
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.chat_template import chat_format_of
@@ -39,6 +41,8 @@ class Base:
     """Hash of the GGUF file, or of the hashes of a folder's files."""
     kind: Literal["gguf", "checkpoint"]
     path: Path
+    rounded: Mapping[str, RoundedWeight] = field(default_factory=dict[str, RoundedWeight])
+    """Quantised weights of a checkpoint folder by name; the model holds them dequantised."""
 
     @property
     def config(self) -> ModelConfig:
@@ -76,7 +80,8 @@ def load_base(
     if expected_sha256 is not None:
         require_same_base(expected_sha256, sha256)
     if path.is_dir():
-        model = load_checkpoint(path, dtype=dtype, spread=spread)
-        return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
+        rounded: dict[str, RoundedWeight] = {}
+        model = load_checkpoint(path, dtype=dtype, spread=spread, rounded=rounded)
+        return Base(model, load_tokenizer(path), sha256, "checkpoint", path, rounded)
     loaded = load_gguf(path, dtype=dtype, spread=spread)
     return Base(loaded.model, tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)

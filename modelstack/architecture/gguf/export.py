@@ -33,8 +33,10 @@ from modelstack.architecture.gguf.numbers import (
     refuse_broken_blocks,
 )
 from modelstack.architecture.gguf.registry import family_of
+from modelstack.architecture.gguf.rounded_blocks import blocks, planned_blocks, type_of
 from modelstack.architecture.gguf.rules import Array, Rule
 from modelstack.architecture.gguf.tokenizer_fields import checked_tokenizer_fields
+from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.errors import UserError
 from modelstack.files import replacing
 
@@ -74,6 +76,7 @@ def export_gguf(
     path: str | os.PathLike[str],
     *,
     type_name: str = "f16",
+    rounded: Mapping[str, RoundedWeight] | None = None,
     name: str | None = None,
 ) -> Exported:
     """Write a model as a GGUF file.
@@ -84,17 +87,23 @@ def export_gguf(
         tokenizer: Metadata `tokenizer.*`.
         path: Target file; an existing file is replaced on success only.
         type_name: A name in `numbers.NUMBER_TYPES`, for matrices; vectors, routers and similar tensors stay F32.
+        rounded: Quantised weights by name, which are stored as they are, whatever the type of the rest. Their
+            formats must have a number type (`rounded_blocks.type_of`).
         name: Value of `general.name`.
 
     Raises:
         UserError: llama.cpp cannot compute this model, or not with this number type; nothing has been written.
     """
     wanted = made = number_type(type_name)
-    planned = _plan(config, state_dict, wanted)
+    rounded = rounded or {}
+    if rounded and wanted.by_llama_cpp:
+        raise UserError(f"quantised weights cannot be stored beside {wanted.name}, which llama.cpp encodes itself")
+    planned = _plan(config, state_dict, wanted, rounded)
     if wanted.by_llama_cpp:
         made = NUMBER_TYPES["f32"]
-        planned = _plan(config, state_dict, made)
-    fields = _general_fields(planned.family.arch, made, name) | planned.metadata
+        planned = _plan(config, state_dict, made, rounded)
+    main_type = made if not rounded else min((type_of(each.format) for each in rounded.values()), key=_bits)
+    fields = _general_fields(planned.family.arch, main_type, name) | planned.metadata
     fields |= checked_tokenizer_fields(tokenizer, config.vocab_size)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,15 +111,20 @@ def export_gguf(
         if wanted.by_llama_cpp:
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
                 in_full = Path(folder) / "f32.gguf"
-                _write(in_full, planned, fields, state_dict)
+                _write(in_full, planned, fields, state_dict, rounded)
                 rules = (rule for rule, _ in planned.tensors)
                 quantize_in_child(in_full, target, wanted.file_type, list(names_in_full(rules)))
         else:
-            _write(target, planned, fields, state_dict)
+            _write(target, planned, fields, state_dict, rounded)
     return Exported(path, path.stat().st_size, planned.notes)
 
 
-def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberType) -> _Plan:
+def _plan(
+    config: ModelConfig,
+    state_dict: Mapping[str, Tensor],
+    wanted: NumberType,
+    rounded: Mapping[str, RoundedWeight],
+) -> _Plan:
     family = family_of(config.model_type)
     written = metadata(family, config)
     expected = expected_shapes(config)
@@ -122,8 +136,10 @@ def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberT
     tensors = [
         (rule, plan(rule, expected[rule.name], not state_dict[rule.name].is_floating_point(), wanted))
         for rule in rules
+        if rule.name not in rounded
     ]
     refuse_broken_blocks((tensor for _, parts in tensors for tensor in parts), wanted)
+    tensors += [(rule, planned_blocks(rule, rounded[rule.name])) for rule in rules if rule.name in rounded]
     return _Plan(family, written, tensors, family.bands(config), tuple(notes))
 
 
@@ -139,6 +155,14 @@ def _refuse_other_shapes(expected: Mapping[str, tuple[int, ...]], state_dict: Ma
             raise UserError(f"{name} has shape {tuple(state_dict[name].shape)}, but the config requires {shape}")
 
 
+def _bits(number_type: NumberType) -> float:
+    """Return the bits per number of a type."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number_type.ggml_type)]
+    return 8 * block_bytes / block
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() or a.equal(b)
 
@@ -150,7 +174,13 @@ def _general_fields(arch: str, made: NumberType, name: str | None) -> dict[str, 
     return fields | ({"general.name": name} if name else {})
 
 
-def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: Mapping[str, Tensor]) -> None:
+def _write(
+    path: Path,
+    planned: _Plan,
+    fields: Mapping[str, Value],
+    state_dict: Mapping[str, Tensor],
+    rounded: Mapping[str, RoundedWeight],
+) -> None:
     """Write metadata and the list of tensors, then stream the tensors in the same order."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.gguf_writer import GGUFWriter
@@ -175,6 +205,10 @@ def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: 
         if planned.bands is not None:
             writer.write_tensor_data(planned.bands)
         for rule, parts in planned.tensors:
+            if (weight := rounded.get(rule.name)) is not None:
+                for encoded in blocks(rule, weight):
+                    writer.write_tensor_data(encoded)
+                continue
             array = state_dict[rule.name].detach().cpu()
             array = (array.float() if array.is_floating_point() else array).numpy()
             for tensor, part in zip(parts, rule.split(array), strict=True):

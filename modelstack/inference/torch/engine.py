@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
+from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.inference.blocks import BLOCK_TOKENS
 from modelstack.inference.engine import (
     ContextWindowError,
@@ -40,7 +41,7 @@ from modelstack.inference.reply import Reply, ReplyMaker
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.fair_lock import FairLock
-from modelstack.inference.torch.packing import can_pack, pack_linear_layers
+from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -114,6 +115,8 @@ class TorchEngine:
         block_tokens: int = BLOCK_TOKENS,
         seed: int | None = None,
         owns_model: bool = False,
+        numbers: Numbers = "float",
+        rounded: Mapping[str, RoundedWeight] | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -128,6 +131,8 @@ class TorchEngine:
             seed: Seed of requests that name none; None draws one.
             owns_model: Whether the engine may pack the weights for speed on a CPU. The model is then of no other
                 use (see `packing`).
+            numbers: "int8": products are computed in W8A8; needs `owns_model`.
+            rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -158,15 +163,26 @@ class TorchEngine:
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
         if owns_model and can_pack(model):
-            self._fingerprint = _fingerprint(model)
-            pack_linear_layers(model)
+            self._fingerprint = _fingerprint(model) + ("" if numbers == "float" else f"-{numbers}")
+            pack_linear_layers(model, numbers, rounded)
+        elif numbers != "float":
+            raise EngineError(
+                f"{numbers} requires a model that the engine owns, in bf16 or fp32 on a CPU with oneDNN; "
+                f"leave numbers out, or load the model with TorchEngine.load"
+            )
         self._lock = FairLock()
         self._owner: int | None = None
         self._closing = False
 
     @classmethod
     def load(
-        cls, source: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu", **options: int | None
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        numbers: Numbers | None = None,
+        **options: int | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -174,6 +190,7 @@ class TorchEngine:
             source: The folder or file.
             dtype: Number type of the weights in memory; None: as in a folder's files, float32 for GGUF.
             device: Device of the model.
+            numbers: Numbers of the products; None: int8 if a folder's weights are int8 with one scale per row.
             options: Arguments of `TorchEngine`.
 
         Raises:
@@ -181,12 +198,16 @@ class TorchEngine:
             EngineError: The model is not supported, or an option is invalid.
         """
         path = Path(source)
+        rounded: dict[str, RoundedWeight] = {}
         if path.is_dir():
-            model, tokenizer = load_checkpoint(path, dtype=dtype), load_tokenizer(path)
+            model, tokenizer = load_checkpoint(path, dtype=dtype, rounded=rounded), load_tokenizer(path)
         else:
             loaded = load_gguf(path, dtype=dtype or torch.float32)
             model, tokenizer = loaded.model, tokenizer_from_fields(loaded.tokenizer, path)
-        return cls(model.to(device), tokenizer, owns_model=True, **options)  # pyright: ignore[reportArgumentType]
+        if numbers is None:
+            numbers = "int8" if any(each.format == INT8_ROWS for each in rounded.values()) else "float"
+        model.to(device)
+        return cls(model, tokenizer, owns_model=True, numbers=numbers, rounded=rounded, **options)  # pyright: ignore[reportArgumentType]
 
     @property
     def vocabulary(self) -> Vocabulary:

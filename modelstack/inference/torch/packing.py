@@ -1,40 +1,78 @@
-"""Linear layers whose weights have oneDNN's own layout, for decoding on a CPU.
+"""Linear layers for decoding on a CPU: weights in oneDNN's own layout, layers with one input as one product, int8.
 
-torch's linear layer brings the weight into that layout again at each call. For a few rows this takes as long as
-the product: with a weight of 3,072 x 576 in bf16, 8 rows take 250 us, and 170 with a packed weight; one row 150
-and 70 (one core of a Zen 5). From 128 rows on both are equal. Rounding may differ from training's in the last
-bit.
+torch's linear layer brings the weight into oneDNN's layout again at each call. For a few rows this takes as long
+as the product: with a weight of 3,072 x 576 in bf16, 8 rows take 250 us, and 170 with a packed weight; one row 150
+and 70 (one core of a Zen 5). From 128 rows on both are equal. Rounding may differ from training's in the last bit.
+
+In int8 (W8A8) a row of the weight has one scale, and so has each token's input; both are symmetric. The sums are
+exact integers, so a token's result is the same, bit for bit, in any batch. Two kernels compute them. `_int_mm`
+takes signed inputs; it is the faster one for one row, and from `MANY_ROWS` rows on. oneDNN's `qlinear` reads a
+packed weight and is the faster one between. Its inputs are unsigned, with zero point 128: for signed ones it falls
+back to a reference kernel that is 300 times slower.
 
 The weights are moved, not copied, so a packed model can neither be trained nor saved.
+
+Letters: K inputs, N outputs of a product, M rows of the input.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.projections import SharesInput
+from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 
 TYPICAL_ROWS = 8
 """Number of rows that oneDNN chooses the layout for. The layout for 1 row gains nothing in fp32."""
 TYPES = (torch.bfloat16, torch.float32)
+MANY_ROWS = 128
+"""Rows from which `_int_mm`, which packs the weight at each call, is the faster kernel."""
+INT8_ROWS = NumberFormat("int", 8, "channel")
+SMALLEST_INT8_SIDE = 32
+"""Minimum inputs and outputs of a layer that is computed in int8: smaller ones are gates."""
+_ZERO_POINT = 128
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that read the same input, by their names within a module."""
+
+Numbers = Literal["float", "int8"]
+Product = Callable[[Tensor], Tensor]
+"""Maps [..., K] to [..., N], for one or more layers whose outputs follow each other."""
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with a packed weight."""
+class PackedLinear(SharesInput, nn.Module):
+    """A linear layer whose weight is part of a packed product."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """Pack the weight of a layer."""
+    def __init__(self, product: Product, sizes: Sequence[int], place: int) -> None:
+        """Take a layer's place in a product.
+
+        Args:
+            product: Product of this layer, or of several with the same input.
+            sizes: Outputs of each of the layers.
+            place: Number of this layer among them.
+        """
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TYPICAL_ROWS)
+        self._product, self._sizes, self._place = product, list(sizes), place
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., out_features]."""
-        if x.numel() == 0:  # oneDNN refuses products without rows
-            return x.new_empty(*x.shape[:-1], self.out_features)
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        """Return [..., N of this layer]."""
+        y = self._product(x)
+        return y if len(self._sizes) == 1 else y.split(self._sizes, -1)[self._place]
+
+    @classmethod
+    def together(cls, x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
+        """Return the output of each layer, by one product if they are one."""
+        first = layers[0]
+        assert isinstance(first, PackedLinear), "`projected` calls this for layers of one class"
+        if len(layers) == len(first._sizes) and all(
+            isinstance(layer, PackedLinear) and layer._product is first._product for layer in layers
+        ):
+            return first._product(x).split(first._sizes, -1)
+        return [layer(x) for layer in layers]
 
 
 def can_pack(model: CausalLM) -> bool:
@@ -47,9 +85,115 @@ def can_pack(model: CausalLM) -> bool:
     return torch.bfloat16 not in types or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def pack_linear_layers(model: CausalLM) -> None:
-    """Replace the plain linear layers of a model, in place; adapters keep their classes. See `can_pack`."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child))
+def pack_linear_layers(
+    model: CausalLM, numbers: Numbers = "float", rounded: Mapping[str, RoundedWeight] | None = None
+) -> None:
+    """Replace the plain linear layers of a model, in place; adapters keep their classes. See `can_pack`.
+
+    Args:
+        model: The model.
+        numbers: "int8": products are computed in W8A8, except that of the head, which keeps its type.
+        rounded: Weights that were rounded to int8 with one scale per row; others are rounded here, to nearest.
+    """
+    for prefix, module in list(model.named_modules()):
+        plain = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+        is_int8 = numbers == "int8" and module is not model
+        while plain:
+            first = next(iter(plain))
+            fused = next((names for names in _FUSED if first in names and plain.keys() >= {*names}), (first,))
+            layers = [plain.pop(name) for name in fused]
+            if is_int8 and all(min(layer.weight.shape) >= SMALLEST_INT8_SIDE for layer in layers):
+                known = [(rounded or {}).get(f"{prefix}.{name}.weight") for name in fused]
+                product: Product = Int8Product(layers, known)
+            else:
+                product = FloatProduct(layers)
+            sizes = [layer.out_features for layer in layers]
+            for place, name in enumerate(fused):
+                setattr(module, name, PackedLinear(product, sizes, place))
+
+
+class FloatProduct:
+    """Product with a weight of the model's own type, in oneDNN's layout."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """Pack the weights of layers with the same input."""
+        weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight
+        self._n_outputs, self._bias = len(weight), _joined_bias(layers)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TYPICAL_ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return [..., N]."""
+        if x.numel() == 0:  # oneDNN refuses products without rows
+            return x.new_empty(*x.shape[:-1], self._n_outputs)
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+
+
+class Int8Product:
+    """Product of int8 weights and int8 inputs."""
+
+    def __init__(self, layers: Sequence[nn.Linear], rounded: Sequence[RoundedWeight | None] | None = None) -> None:
+        """Round and pack the weights of layers with the same input.
+
+        Args:
+            layers: The layers.
+            rounded: Rounded weight of each; those in int8 with one scale per row are taken as they are.
+        """
+        known = rounded or [None] * len(layers)
+        parts = [_int8_rows(layer, each) for layer, each in zip(layers, known, strict=True)]
+        values_NK = torch.cat([values for values, _ in parts])
+        self._values_KN = values_NK.t()
+        self._scale_N = torch.cat([scale for _, scale in parts])
+        self._packed = torch.ops.onednn.qlinear_prepack(values_NK, None)
+        self._zero_points_N = torch.zeros(len(values_NK), dtype=torch.int32)
+        bias = _joined_bias(layers)
+        self._bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return [..., N]."""
+        rows = x.reshape(-1, x.shape[-1])
+        n_rows = len(rows)
+        if n_rows == 0:
+            return x.new_empty(*x.shape[:-1], len(self._scale_N))
+        scale_M1 = rows.abs().amax(-1, keepdim=True).float().div_(127).clamp_(min=1e-30)
+        scaled = (rows / scale_M1).round_()
+        if n_rows == 1 or n_rows >= MANY_ROWS:
+            sums = torch._int_mm(scaled.to(torch.int8), self._values_KN)
+            y = sums.float().mul_(self._scale_N)
+        else:
+            unsigned = scaled.add_(_ZERO_POINT).to(torch.uint8)
+            y = torch.ops.onednn.qlinear_pointwise(
+                unsigned,
+                1.0,
+                _ZERO_POINT,
+                self._packed,
+                self._scale_N,
+                self._zero_points_N,
+                None,
+                1.0,
+                0,
+                torch.float32,
+                "none",
+                [],
+                "",
+            )
+        y.mul_(scale_M1)
+        if self._bias is not None:
+            y += self._bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def _int8_rows(layer: nn.Linear, rounded: RoundedWeight | None) -> tuple[Tensor, Tensor]:
+    """Return a weight [N, K] in int8, and its scale of each row."""
+    if rounded is not None and rounded.format == INT8_ROWS:
+        return rounded.values, rounded.scale.float().flatten()
+    weight = layer.weight.detach().float()
+    scale = weight.abs().amax(-1).div_(127).clamp_(min=1e-30)
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+def _joined_bias(layers: Sequence[nn.Linear]) -> Tensor | None:
+    """Return the biases of layers in a row; None if no layer has one."""
+    if all(layer.bias is None for layer in layers):
+        return None
+    parts = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+    return torch.cat([part.detach() for part in parts])

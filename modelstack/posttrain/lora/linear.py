@@ -32,7 +32,7 @@ from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.train.parallel.materialise import own_part
 
 
-class LoraLinear(SharesInput):
+class LoraLinear(SharesInput, nn.Linear):
     """`nn.Linear` with frozen parameters under their original names, and the parameters of an adapter."""
 
     lora_A: nn.Parameter

@@ -9,8 +9,19 @@ import pytest
 import torch
 from torch import nn
 
+from modelstack.architecture.checkpoint import save_checkpoint
+from modelstack.architecture.rounded_weight import NumberFormat
+from modelstack.inference.engine import EngineError
+from modelstack.inference.quantise.driver import METHODS, quantise
 from modelstack.inference.torch.engine import TorchEngine
-from modelstack.inference.torch.packing import PackedLinear, can_pack, pack_linear_layers
+from modelstack.inference.torch.packing import (
+    MANY_ROWS,
+    FloatProduct,
+    Int8Product,
+    PackedLinear,
+    can_pack,
+    pack_linear_layers,
+)
 from modelstack.posttrain.base import load_base
 from modelstack.posttrain.lora.adapters import add_lora
 from modelstack.posttrain.lora.config import LoraConfig
@@ -27,11 +38,87 @@ def test_a_packed_layer_is_the_plain_one_for_any_number_of_rows(
 ) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(24, 40, bias=bias).to(dtype)
-    packed = PackedLinear(plain)
+    packed = FloatProduct([plain])
     with torch.no_grad():
         for n_rows in (0, 1, 2, 8, 33):
             x = torch.randn(1, n_rows, 24, dtype=dtype)
             torch.testing.assert_close(packed(x), plain(x), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_products_are_exact_for_any_number_of_rows(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(96, n, bias=has_bias).to(dtype) for n, has_bias in ((64, True), (32, False), (40, True))]
+    product = Int8Product(layers)
+    x = torch.randn(MANY_ROWS + 5, 96, dtype=dtype) * torch.logspace(-3, 3, MANY_ROWS + 5)[:, None].to(dtype)
+    x[7] = 0
+    weight = torch.cat([layer.weight for layer in layers]).float()
+    scale_N = weight.abs().amax(-1) / 127
+    scale_M1 = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-30) / 127
+    sums = (x / scale_M1).round().double() @ (weight / scale_N[:, None]).round().double().T
+    bias = torch.cat([layer.bias if layer.bias is not None else torch.zeros(32, dtype=dtype) for layer in layers])
+    expected = (sums.float() * scale_N * scale_M1 + bias.float()).to(dtype)
+    with torch.no_grad():
+        whole = product(x)
+        torch.testing.assert_close(whole, expected, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-6)
+        for n_rows in (0, 1, 2, 8, 33, MANY_ROWS - 1, MANY_ROWS):  # each kernel, and the border between them
+            assert torch.equal(product(x[:n_rows]), whole[:n_rows])
+        error = (whole.float() - nn.functional.linear(x.float(), weight, bias.float())).norm()
+        assert error < 0.02 * whole.float().norm()
+
+
+def test_layers_with_one_input_are_one_product() -> None:
+    model = copy.deepcopy(model_of("qwen2"))  # with biases
+    states = torch.randn(1, 5, model.config.hidden_size)
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    with torch.no_grad():
+        before = [attention.get_submodule(f"{part}_proj")(states) for part in "qkv"]
+        feed_forward = mlp(states)
+        pack_linear_layers(model)
+        layers = [attention.get_submodule(f"{part}_proj") for part in "qkv"]
+        assert len({id(layer._product) for layer in layers}) == 1  # pyright: ignore[reportAttributeAccessIssue]
+        torch.testing.assert_close(list(PackedLinear.together(states, layers)), before, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close([layer(states) for layer in layers], before, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mlp(states), feed_forward, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replies_in_int8_are_the_same_alone_and_in_a_batch(name: str) -> None:
+    prompts = [prompt_of(n, 21) for n in range(5)]
+
+    def replies(together: bool) -> list[list[int]]:
+        tokenizer = engine_of(name)._tokenizer
+        with TorchEngine(
+            copy.deepcopy(model_of(name)), tokenizer, owns_model=True, numbers="int8", seed=0
+        ) as engine:
+            if not together:
+                return [engine.generate(request(prompt, 8)).ids for prompt in prompts]
+            submissions = [engine.submit(request(prompt, 8)) for prompt in prompts]
+            while not all(submission.is_done for submission in submissions):
+                engine.step()
+            return [submission.result().ids for submission in submissions]
+
+    assert replies(together=True) == replies(together=False)
+
+
+def test_int8_weights_of_a_folder_are_not_rounded_again(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    base = load_base(tmp_path / "checkpoint")
+    rows8 = NumberFormat("int", 8, "channel")
+    result = quantise(base.model.requires_grad_(False), lambda _, __: rows8, METHODS["rtn"])
+    save_checkpoint(base.model, tmp_path / "int8", tokenizer=tmp_path / "checkpoint", rounded=result.weights)
+    name = "model.layers.0.self_attn.o_proj"
+    with TorchEngine.load(tmp_path / "int8") as engine, TorchEngine.load(tmp_path / "checkpoint") as plain:
+        product = engine._batch.model.get_submodule(name)._product  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(product, Int8Product)
+        assert torch.equal(product._values_KN.t(), result.weights[f"{name}.weight"].values)
+        assert isinstance(plain._batch.model.get_submodule(name)._product, FloatProduct)  # pyright: ignore
+        assert engine.fingerprint != plain.fingerprint
+
+
+def test_int8_of_a_model_that_is_not_the_engines_own_is_refused() -> None:
+    with pytest.raises(EngineError, match="int8 requires a model that the engine owns"):
+        engine_of(numbers="int8")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
