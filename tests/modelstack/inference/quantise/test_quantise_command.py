@@ -116,9 +116,9 @@ def test_formats_of_a_folder_are_refused_for_a_file(folder: Path, tmp_path: Path
 def test_an_adapter_is_merged_before_it_is_rounded(folder: Path, tmp_path: Path) -> None:
     stage = tmp_path / "stage"
     adapter_stage(stage, folder / "checkpoint", 0)
-    for source, out in ((stage, tmp_path / "adapted"), (folder / "checkpoint", tmp_path / "plain")):
-        weights = ["--weights", str(folder / "checkpoint")]
-        result = CliRunner().invoke(app, ["quantise", str(source), str(out), "--format", "int8", *weights])
+    base = str(folder / "checkpoint")
+    for given, name in (([str(stage), "--weights", base], "adapted"), ([base], "plain")):
+        result = CliRunner().invoke(app, ["quantise", *given, str(tmp_path / name), "--format", "int8"])
         assert result.exit_code == 0, result.output
     merged = merge_lora(load_frozen(starting_point(stage, folder / "checkpoint"), precision="fp32", device="cpu").model)
     adapted, plain = (load_checkpoint(tmp_path / name, dtype=torch.float32) for name in ("adapted", "plain"))
