@@ -57,7 +57,7 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class RoundedTensor:
-    """What rounding did to one tensor."""
+    """Report on one rounded tensor."""
 
     name: str
     format: NumberFormat

@@ -1,4 +1,4 @@
-"""One quantisation from files to files: model, text, formats, rounding, comparison, report."""
+"""Quantisation of a model to a folder or file: text, formats, rounding, comparison, report."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a quantisation wrote and measured."""
+    """Files and measurements of a quantisation."""
 
     path: Path
     report: Path
