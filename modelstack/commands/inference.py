@@ -135,7 +135,7 @@ def quantise(
     """Quantise a model: fewer bits per weight, at the least change of what it computes."""
     from rich.console import Console
 
-    from modelstack.inference.quantise import run as quantisation
+    from modelstack.inference.quantise import quantisation
     from modelstack.posttrain.lora.adapters import merge_lora
     from modelstack.posttrain.starting_point import starting_point
     from modelstack.reasoning.sampling.frozen_model import load_frozen

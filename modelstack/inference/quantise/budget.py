@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.errors import UserError
-from modelstack.inference.quantise.driver import can_round
+from modelstack.inference.quantise.rounded_model import can_round
 from modelstack.inference.quantise.rounding import round_weight
 
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -12,7 +12,7 @@ from torch import nn
 from modelstack.architecture.checkpoint import save_checkpoint
 from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.inference.engine import EngineError
-from modelstack.inference.quantise.driver import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.inference.torch.packing import (
     MANY_ROWS,

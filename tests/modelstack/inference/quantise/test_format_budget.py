@@ -8,7 +8,7 @@ import torch
 from modelstack.errors import UserError
 from modelstack.inference.quantise.budget import choose_formats
 from modelstack.inference.quantise.comparison import compare
-from modelstack.inference.quantise.driver import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from tests.modelstack.inference.quantise.quantised_toys import INT4, INT5, INT8, rows, toy
 
 CANDIDATES = (INT8, INT4, INT5)

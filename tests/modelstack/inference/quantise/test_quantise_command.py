@@ -120,7 +120,9 @@ def test_an_adapter_is_merged_before_it_is_rounded(folder: Path, tmp_path: Path)
     for given, name in (([str(stage), "--weights", base], "adapted"), ([base], "plain")):
         result = CliRunner().invoke(app, ["quantise", *given, str(tmp_path / name), "--format", "int8"])
         assert result.exit_code == 0, result.output
-    merged = merge_lora(load_frozen(starting_point(stage, folder / "checkpoint"), precision="fp32", device="cpu").model)
+    merged = merge_lora(
+        load_frozen(starting_point(stage, folder / "checkpoint"), precision="fp32", device="cpu").model
+    )
     adapted, plain = (load_checkpoint(tmp_path / name, dtype=torch.float32) for name in ("adapted", "plain"))
     ids = torch.tensor([[3, 4, 5, 6]])
     expected, found, other = (model(ids).logits_BTV for model in (merged, adapted, plain))

@@ -17,7 +17,7 @@ from modelstack.architecture.checkpoint import load_checkpoint, load_config, sav
 from modelstack.architecture.compressed_tensors import pack, unpack
 from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.errors import UserError
-from modelstack.inference.quantise.driver import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from tests.modelstack.inference.quantise.quantised_toys import FP8, INT4, INT5, INT8, ROWS8, rows, toy
 
 FORMATS = {"int4": INT4, "int8 groups": INT8, "int8 rows": ROWS8} | {f"fp8 {name}": f for name, f in FP8.items()}

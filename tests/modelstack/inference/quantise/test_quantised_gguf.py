@@ -14,7 +14,7 @@ from modelstack.architecture.gguf.numbers import F32, NUMBER_TYPES
 from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.errors import UserError
 from modelstack.gguf_file import open_gguf
-from modelstack.inference.quantise.driver import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from tests.modelstack.architecture.gguf_models import toy_tokenizer
 from tests.modelstack.architecture.llama_child import Task, needs_llama_cpp, run_in_llama_cpp
 from tests.modelstack.inference.quantise.quantised_toys import INT4, INT5, INT8, ROWS8, rows, toy

@@ -14,7 +14,7 @@ from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.errors import UserError
 from modelstack.inference.quantise.calibration import InputMoments, for_each_block
 from modelstack.inference.quantise.comparison import compare
-from modelstack.inference.quantise.driver import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from tests.modelstack.inference.quantise.quantised_toys import INT4, INT8, rows, toy
 
 EXACT = NumberFormat("int", 8, "group", 32)
@@ -45,7 +45,7 @@ def test_awq_reduces_the_error_of_outputs_that_read_an_outlier() -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3", "olmo3", "smollm3"])
 def test_scales_of_inputs_change_no_function(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """AWQ's scales, with a rounding that rounds nothing."""
-    from modelstack.inference.quantise import awq, driver
+    from modelstack.inference.quantise import awq, rounded_model
 
     model, original = toy(family), toy(family)
     found: list[Tensor] = []
@@ -55,7 +55,7 @@ def test_scales_of_inputs_change_no_function(family: str, monkeypatch: pytest.Mo
         return found[-1]
 
     monkeypatch.setattr(awq, "input_scale", scale)
-    monkeypatch.setattr(driver, "_round_linear", lambda *_: None)
+    monkeypatch.setattr(rounded_model, "_round_linear", lambda *_: None)
     with pytest.raises(UserError, match="no weight of this model can be rounded"):
         quantise(model, lambda _, __: INT8, METHODS["awq"], rows())
     assert len(found) >= model.config.num_hidden_layers

@@ -26,7 +26,7 @@ from modelstack.files import replacing
 from modelstack.inference.quantise.budget import Choice, choose_formats
 from modelstack.inference.quantise.calibration import CalibrationText, read_calibration
 from modelstack.inference.quantise.comparison import Comparison, compare
-from modelstack.inference.quantise.driver import METHODS, Quantised, RoundedTensor, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, Quantised, RoundedTensor, quantise
 from modelstack.terminal.progress_bars import Tell
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
