@@ -528,7 +528,9 @@ async def test_more_programs_than_can_be_switched_off_are_an_error_that_says_so(
 SERVE_WITH = """
 import json, sys
 from mcp_servers import serving
-from mcp_servers.git import command, repository
+from mcp_servers.quick_start import quick_imports
+with quick_imports():
+    from mcp_servers.git import command, repository
 plan = json.loads(sys.argv[1])
 if "stale configuration" in plan["holes"]:
     async def nothing(self):
