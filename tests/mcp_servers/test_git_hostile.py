@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client
 
 from mcp_servers.confinement.landlock import abi_version
 from mcp_servers.failures import StartError
@@ -21,7 +19,8 @@ from mcp_servers.git.links import LinkCheck
 from mcp_servers.git.policy import ENVIRONMENT, MAX_OVERRIDE_BYTES, Limits
 from mcp_servers.git.server import build_server
 from tests.mcp_servers.git_repository import commit_all, git, new_repository
-from tests.mcp_servers.server_harness import REPOSITORY, Ask, asker
+from tests.mcp_servers.planted_servers import Served, planted_servers
+from tests.mcp_servers.server_harness import Ask, asker
 
 pytestmark = pytest.mark.anyio
 needs_landlock = pytest.mark.skipif(not abi_version(), reason="this kernel has no Landlock")
@@ -536,33 +535,11 @@ async def test_more_programs_than_can_be_switched_off_are_an_error_that_says_so(
     assert not trap.sprung()
 
 
-SERVE_WITH = """
-import json, sys
-from mcp_servers import serving
-from mcp_servers.quick_start import quick_imports
-with quick_imports():
-    from mcp_servers.git import command, repository
-plan = json.loads(sys.argv[1])
-if "stale configuration" in plan["holes"]:
-    async def nothing(self):
-        return []
-    command.Git._configured_keys = nothing
-if "no look at the layout" in plan["holes"]:
-    repository.check_layout = lambda root: None
-    repository.LinkCheck.refuse_links = lambda self: None
-if "no confinement" in plan["holes"]:
-    serving.confine = lambda confinement: ""
-from mcp_servers.git.__main__ import main
-main(plan["arguments"])
-"""
-
-
-def served_with(repository: Path, *holes: str) -> StdioServerParameters:
-    """Return a real server of the repository, in which some of its checks are made blind."""
-    plan = {"holes": holes, "arguments": [str(repository), "--write", "--author", "Bo <bo@example.org>"]}
-    return StdioServerParameters(
-        command=sys.executable, args=["-c", SERVE_WITH, json.dumps(plan)], cwd=str(REPOSITORY)
-    )
+@pytest.fixture(scope="module")
+def served_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Return a function that starts a real server of a repository, in which some of its checks are made blind."""
+    with planted_servers(tmp_path_factory.mktemp("planted")) as served_with:
+        yield served_with
 
 
 @needs_landlock
@@ -570,7 +547,7 @@ def served_with(repository: Path, *holes: str) -> StdioServerParameters:
     "name", ["filters of this clone", "filter processes of this clone", "text conversion of this clone"]
 )
 async def test_no_program_runs_though_the_configuration_changed_after_it_was_listed(
-    name: str, repository: Path, trap: Trap
+    name: str, repository: Path, trap: Trap, served_with: Served
 ) -> None:
     """The kernel lets git start nothing but git, whatever the configuration says by then."""
     HOSTILE[name](repository, str(trap.program))
@@ -584,7 +561,9 @@ async def test_no_program_runs_though_the_configuration_changed_after_it_was_lis
     assert not trap.sprung()
 
 
-async def test_without_the_kernel_it_would_so_the_test_above_can_fail(repository: Path, trap: Trap) -> None:
+async def test_without_the_kernel_it_would_so_the_test_above_can_fail(
+    repository: Path, trap: Trap, served_with: Served
+) -> None:
     HOSTILE["filters of this clone"](repository, str(trap.program))
     trap.sprung()
     async with Client(served_with(repository, "stale configuration", "no confinement")) as client:
@@ -723,7 +702,7 @@ def outside(tmp_path: Path) -> Path:
 @needs_landlock
 @pytest.mark.parametrize("arrange", WRITES_ELSEWHERE)
 async def test_nothing_is_written_through_a_link_below_git_by_the_kernel(
-    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path, served_with: Served
 ) -> None:
     arrange(repository, outside)
     before = contents(outside)
@@ -735,7 +714,7 @@ async def test_nothing_is_written_through_a_link_below_git_by_the_kernel(
 @needs_landlock
 @pytest.mark.parametrize("arrange", READS_ANOTHER)
 async def test_another_repository_is_not_read_by_the_kernel(
-    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path, served_with: Served
 ) -> None:
     arrange(repository, outside)
     async with Client(served_with(repository, "no look at the layout")) as client:
@@ -744,7 +723,7 @@ async def test_another_repository_is_not_read_by_the_kernel(
 
 @pytest.mark.parametrize("arrange", WRITES_ELSEWHERE)
 async def test_without_kernel_and_look_links_are_written_through_so_the_tests_can_fail(
-    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path, served_with: Served
 ) -> None:
     arrange(repository, outside)
     before = contents(outside)
@@ -755,7 +734,7 @@ async def test_without_kernel_and_look_links_are_written_through_so_the_tests_ca
 
 @pytest.mark.parametrize("arrange", READS_ANOTHER)
 async def test_without_kernel_and_look_another_repository_is_read_so_the_tests_can_fail(
-    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path, served_with: Served
 ) -> None:
     arrange(repository, outside)
     async with Client(served_with(repository, "no look at the layout", "no confinement")) as client:
