@@ -44,10 +44,14 @@ def schemas_checked_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    path = tmp_path / "shop.db"
+def make_database(path: Path) -> str:
+    """Make the database of a small shop; return its path."""
     connection = sqlite3.connect(path)
     connection.executescript(SCHEMA)
     connection.close()
     return str(path)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return make_database(tmp_path / "shop.db")
