@@ -162,10 +162,17 @@ async def test_an_option_is_chosen_by_value_too_and_a_wrong_one_is_explained(
 
 
 @pytest.fixture(scope="module")
-async def hasty(site: Site) -> AsyncIterator[Client]:
-    """A browser that waits for little."""
+def deserted() -> str:
+    """An origin at which nothing answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+async def hasty(site: Site, deserted: str) -> AsyncIterator[Client]:
+    """A browser that waits for little, and may go to `deserted` too."""
     limits = Limits(action_timeout_s=1.5, load_timeout_s=4.0, deed_timeout_s=5.0, settle_s=1.0)
-    async with Client(build_server([site.origin], settings(), limits=limits)) as client:
+    async with Client(build_server([site.origin, deserted], settings(), limits=limits)) as client:
         yield client
 
 
@@ -455,14 +462,12 @@ async def test_a_page_that_never_answers_again_is_given_up(site: Site, hasty: Cl
     )
     text, is_error = await ask("open", url=f"{site.origin}/")
     assert not is_error and "the page before did not answer any more; this is a new one" in text
+    assert await ask("back") == ("There is no page before this one.", True)
 
 
-async def test_a_site_that_is_not_there_is_told(site: Site) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with Client(build_server([site.origin, origin], settings())) as client:
-        text, is_error = await asker(client)("open", url=origin)
-        assert is_error and text.startswith(f"{origin} refused the connection.")
+async def test_a_site_that_is_not_there_is_told(deserted: str, hasty: Client) -> None:
+    text, is_error = await asker(hasty)("open", url=deserted)
+    assert is_error and text.startswith(f"{deserted} refused the connection.")
 
 
 async def test_a_site_that_never_answers_is_given_up(site: Site, hasty: Client) -> None:
@@ -495,8 +500,6 @@ async def test_nothing_works_before_open(site: Site) -> None:
         for tool, arguments in [("outline", {}), ("screenshot", {}), ("back", {}), ("click_at", {"x": 1, "y": 1})]:
             text, is_error = await asker(client)(tool, **arguments)
             assert is_error and text == f"No page is open. Call open first. Allowed: {site.origin}."
-        assert not (await asker(client)("open", url=site.origin))[1]
-        assert await asker(client)("back") == ("There is no page before this one.", True)
 
 
 async def test_tools_say_what_they_may_do_and_take_nothing_else(client: Client) -> None:

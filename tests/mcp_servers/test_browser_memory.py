@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
-from browser_site import CHROMIUM, Site, descendants, needs_chromium, settings, site_and_trap
+from browser_site import CHROMIUM, Site, descendants, needs_chromium, site_and_trap
 from mcp import Client, StdioServerParameters, stdio_client
 from server_harness import REPOSITORY, asker
 
 from mcp_servers.browser.memory import ProcessTree, used_bytes
-from mcp_servers.browser.policy import Limits
-from mcp_servers.browser.server import build_server
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.anyio, needs_chromium, pytest.mark.slow]
 
@@ -66,10 +65,37 @@ STORMS = {
 }
 
 
+@dataclass(frozen=True)
+class Served:
+    """A browser server in a process of its own, as users run it.
+
+    Memory and threads of the tests are no part of the measurement.
+    """
+
+    client: Client
+    pid: int
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with site_and_trap() as (site, _):
         yield site
+
+
+@pytest.fixture(scope="module")
+async def served(site: Site) -> AsyncIterator[Served]:
+    """One server for all storms: each comes to a browser that has outlived those before it."""
+    arguments = ["-m", "mcp_servers.browser", "--allow", site.origin, "--chromium", CHROMIUM or ""]
+    others = servers_below(os.getpid())
+    parameters = StdioServerParameters(command=sys.executable, args=arguments, cwd=REPOSITORY)
+    async with Client(stdio_client(parameters)) as client:
+        (server,) = servers_below(os.getpid()) - others
+        yield Served(client, server)
 
 
 def servers_below(pid: int) -> set[int]:
@@ -97,43 +123,33 @@ def peak_bytes(pid: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("storm", STORMS)
-async def test_a_storm_is_bounded_and_the_next_page_loads(storm: str, site: Site) -> None:
-    url = site.page(f"/{storm}", STORMS[storm])
-    arguments = ["-m", "mcp_servers.browser", "--allow", site.origin, "--chromium", CHROMIUM or ""]
-    others = servers_below(os.getpid())
-    # A process of its own, as users run it: memory and threads of the tests are no part of the measurement.
-    parameters = StdioServerParameters(command=sys.executable, args=arguments, cwd=REPOSITORY)
-    async with Client(stdio_client(parameters)) as client:
-        (server,) = servers_below(os.getpid()) - others
-        ask = asker(client)
-        with peak_bytes(server) as peak:
-            await ask("open", url=url)
-            for tool in ("outline", "wait_for"):
-                await ask(tool, **({"text": "never there", "seconds": 2} if tool == "wait_for" else {}))
-            _, is_error = await ask("open", url=site.origin)
-            assert not is_error
-            assert "Home" in (await ask("outline"))[0]
+async def test_a_storm_is_bounded_and_the_next_page_loads(storm: str, site: Site, served: Served) -> None:
+    ask = asker(served.client)
+    with peak_bytes(served.pid) as peak:
+        await ask("open", url=site.page(f"/{storm}", STORMS[storm]))
+        for tool in ("outline", "wait_for"):
+            await ask(tool, **({"text": "never there", "seconds": 2} if tool == "wait_for" else {}))
+        _, is_error = await ask("open", url=site.origin)
+        assert not is_error
+        assert "Home" in (await ask("outline"))[0]
     assert 0 < peak[0] < MAX_TREE_BYTES
 
 
-async def test_what_ended_a_page_is_told(site: Site) -> None:
-    limits = Limits(max_memory_bytes=500_000_000)
+async def test_what_ended_a_page_is_told(site: Site, served: Served) -> None:
     url = site.page(
-        "/slow-growth", "<script>const k=[];setInterval(()=>k.push(new Uint8Array(2e7).fill(1)),20)</script>"
+        "/slow-growth", "<script>const k=[];setInterval(()=>k.push(new Uint8Array(4e7).fill(1)),20)</script>"
     )
-    async with Client(build_server([site.origin], settings(), limits=limits)) as client:
-        ask = asker(client)
-        await ask("open", url=url)
-        said = [await ask("wait_for", text="never there", seconds=10) for _ in range(2)]
-        assert all(is_error for _, is_error in said)
-        assert "The page took too much memory and was ended. Call open first." in said[1][0]
-        text, is_error = await ask("open", url=site.origin)
-        assert not is_error and "this is a new one" in text
+    ask = asker(served.client)
+    await ask("open", url=url)
+    said = [await ask("wait_for", text="never there", seconds=10) for _ in range(2)]
+    assert all(is_error for _, is_error in said)
+    assert "The page took too much memory and was ended. Call open first." in said[1][0]
+    text, is_error = await ask("open", url=site.origin)
+    assert not is_error and "this is a new one" in text
 
 
-async def test_an_ordinary_page_with_much_text_is_left_alone(site: Site) -> None:
+async def test_an_ordinary_page_with_much_text_is_left_alone(site: Site, served: Served) -> None:
     url = site.page("/long", "<p>A line of text, as there are many.</p>" * 2_000)
-    async with Client(build_server([site.origin], settings())) as client:
-        ask = asker(client)
-        assert not (await ask("open", url=url))[1]
-        assert "A line of text" in (await ask("outline"))[0]
+    ask = asker(served.client)
+    assert not (await ask("open", url=url))[1]
+    assert "A line of text" in (await ask("outline"))[0]

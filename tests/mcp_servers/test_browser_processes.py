@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,24 @@ INITIALIZE = {
 
 
 @pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with site_and_trap() as (site, _):
         yield site
+
+
+@pytest.fixture(scope="module")
+async def client(site: Site) -> AsyncIterator[Client]:
+    """A server in this process, whose environment has a key while the browser starts."""
+    async with Client(build_server([site.origin], settings())) as client:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SOME_API_KEY", "secret-value")
+            assert not (await asker(client)("open", url=site.origin))[1]
+        yield client
 
 
 def main_process(victim: str, root: int) -> int:
@@ -127,12 +142,11 @@ async def test_when_the_server_ends_the_browser_and_its_profile_are_gone(
         assert list(short_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("victim", ["browser", "driver"])
-async def test_a_killed_browser_is_told_and_the_next_open_starts_another(
-    victim: str, site: Site, short_path: Path
+async def test_a_killed_browser_or_driver_is_told_and_the_next_open_starts_another(
+    site: Site, short_path: Path
 ) -> None:
     page = site.page("/field", "<input aria-label=Name>")
-    with running_server(site, short_path) as (process, below):
+    with running_server(site, short_path) as (process, _):
         numbers = itertools.count(10)
 
         def ask(tool: str, **arguments: Any) -> str:
@@ -141,13 +155,15 @@ async def test_a_killed_browser_is_told_and_the_next_open_starts_another(
 
         ask("open", url=page)
         assert "[e1]" in ask("outline")
-        os.kill(main_process(victim, process.pid), signal.SIGKILL)
-        assert still_running([pid for pid, line in below.items() if "run-driver" not in line]) == []
-        ended = "The browser has ended, and its page with it. Call open first."
-        assert ask("type_text", ref="e1", text="Ann").startswith(ended)
-        assert "the browser had ended; this is a new one" in ask("open", url=page)
-        assert "[e2]" in ask("outline")  # never e1 again
-        assert "older outline" in ask("type_text", ref="e1", text="Ann")
+        for n_killed, victim in enumerate(("browser", "driver"), start=1):
+            below = descendants(process.pid)
+            os.kill(main_process(victim, process.pid), signal.SIGKILL)
+            assert still_running([pid for pid, line in below.items() if "run-driver" not in line]) == []
+            ended = "The browser has ended, and its page with it. Call open first."
+            assert ask("type_text", ref=f"e{n_killed}", text="Ann").startswith(ended)
+            assert "the browser had ended; this is a new one" in ask("open", url=page)
+            assert f"[e{n_killed + 1}]" in ask("outline")  # never e1 again
+            assert "older outline" in ask("type_text", ref=f"e{n_killed}", text="Ann")
 
 
 async def test_the_browser_is_gone_when_the_client_leaves(site: Site) -> None:
@@ -184,32 +200,26 @@ async def test_the_page_outlives_http_connections_and_not_the_http_server(site: 
         process.communicate()
 
 
-async def test_a_page_whose_process_dies_is_given_up(site: Site) -> None:
-    async with Client(build_server([site.origin], settings())) as client:
-        ask = asker(client)
-        await ask("open", url=site.origin)
-        renderers = [pid for pid, line in descendants(os.getpid()).items() if "--type=renderer" in line]
-        for renderer in renderers:
-            os.kill(renderer, signal.SIGKILL)
-        assert still_running(renderers) == []
-        text, is_error = await ask("outline")
-        assert is_error and "The page crashed. Call open first." in text
-        text, is_error = await ask("open", url=site.origin)
-        assert not is_error and "the page before did not answer any more; this is a new one" in text
-        assert "Home" in (await ask("outline"))[0]
+async def test_the_browser_gets_no_keys_from_the_environment_and_no_debugging_port(client: Client) -> None:
+    browser = main_process("browser", os.getpid())
+    environment = Path(f"/proc/{browser}/environ").read_text(encoding="utf-8", errors="replace")
+    assert "HOME=/dev/null" in environment and "secret-value" not in environment
+    line = descendants(os.getpid())[browser]
+    assert "--remote-debugging-port" not in line and "--proxy-server=socks5://127.0.0.1:" in line
 
 
-async def test_the_browser_gets_no_keys_from_the_environment_and_no_debugging_port(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOME_API_KEY", "secret-value")
-    async with Client(build_server([site.origin], settings())) as client:
-        assert not (await asker(client)("open", url=site.origin))[1]
-        browser = main_process("browser", os.getpid())
-        environment = Path(f"/proc/{browser}/environ").read_text(encoding="utf-8", errors="replace")
-        assert "HOME=/dev/null" in environment and "secret-value" not in environment
-        line = descendants(os.getpid())[browser]
-        assert "--remote-debugging-port" not in line and "--proxy-server=socks5://127.0.0.1:" in line
+async def test_a_page_whose_process_dies_is_given_up(site: Site, client: Client) -> None:
+    ask = asker(client)
+    await ask("open", url=site.origin)
+    renderers = [pid for pid, line in descendants(os.getpid()).items() if "--type=renderer" in line]
+    for renderer in renderers:
+        os.kill(renderer, signal.SIGKILL)
+    assert still_running(renderers) == []
+    text, is_error = await ask("outline")
+    assert is_error and "The page crashed. Call open first." in text
+    text, is_error = await ask("open", url=site.origin)
+    assert not is_error and "the page before did not answer any more; this is a new one" in text
+    assert "Home" in (await ask("outline"))[0]
 
 
 async def test_the_command_line_says_whether_the_sandbox_is_on(site: Site) -> None:

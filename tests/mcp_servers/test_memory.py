@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from mcp import Client, StdioServerParameters
-from server_harness import REPOSITORY, ask_once, asker
+from server_harness import REPOSITORY, Ask, ask_once, asker
 
 from mcp_servers.memory.policy import MAX_ITEMS, MAX_NAME_CHARS, MAX_OBSERVATIONS, MAX_TEXT_CHARS, MAX_TEXTS
 from mcp_servers.memory.server import build_server
@@ -21,9 +22,21 @@ ACME = {"name": "ACME", "entityType": "company"}
 WORKS_AT = {"from": "Anna", "relationType": "works at", "to": "ACME"}
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     return str(tmp_path / "memory.db")
+
+
+@pytest.fixture(scope="module")
+async def ask_of_nothing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ask]:
+    """One server with an empty store, for calls that must leave it empty."""
+    async with Client(build_server(str(tmp_path_factory.mktemp("empty") / "memory.db"))) as client:
+        yield asker(client)
 
 
 async def structured(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -254,13 +267,12 @@ async def test_unknown_names_are_answered_with_the_nearest(store: str) -> None:
     ],
 )
 async def test_a_wrong_argument_is_an_error_that_says_what_to_do(
-    store: str, tool: str, arguments: dict[str, Any], hint: str
+    ask_of_nothing: Ask, tool: str, arguments: dict[str, Any], hint: str
 ) -> None:
-    async with Client(build_server(store)) as client:
-        text, is_error = await asker(client)(tool, **arguments)
-        assert is_error and hint in text, text
-        assert await asker(client)("read_graph") == ("nothing is known yet", False)
-        assert await asker(client)("list_changes") == ("no changes", False)
+    text, is_error = await ask_of_nothing(tool, **arguments)
+    assert is_error and hint in text, text
+    assert await ask_of_nothing("read_graph") == ("nothing is known yet", False)
+    assert await ask_of_nothing("list_changes") == ("no changes", False)
 
 
 async def test_one_entity_has_a_limit_of_observations(store: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ async def structured(client: Client, tool: str, **arguments: Any) -> dict[str, A
     return result.structured_content
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    async with Client(build_server(str(tmp_path / "memory.db"), limits=SMALL)) as client:
+@asynccontextmanager
+async def small_server(folder: Path) -> AsyncGenerator[Client]:
+    """Start a server with short answers and a store of twenty nodes."""
+    async with Client(build_server(str(folder / "memory.db"), limits=SMALL)) as client:
         entities = [
             {"name": name, "entityType": "node", "observations": [f"{name} has fact {n}" for n in range(number)]}
             for number, name in enumerate(NAMES)
@@ -37,6 +39,18 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
             {"from": a, "relationType": "before", "to": b} for a, b in zip(NAMES, NAMES[1:], strict=False)
         ]
         await structured(client, "create_relations", relations=relations)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """One server for the tests that only read."""
+    async with small_server(tmp_path_factory.mktemp("paging")) as client:
         yield client
 
 
@@ -73,12 +87,16 @@ async def test_a_page_says_how_to_go_on(client: Client) -> None:
     assert (await asker(client)("search_nodes", query="fact"))[0].endswith("(19 in all; go on with offset=3)")
 
 
-async def test_a_page_goes_on_rightly_while_others_delete(client: Client) -> None:
-    page = await structured(client, "read_graph")
-    await structured(client, "delete_entities", entityNames=[page["entities"][0]["name"]])
-    following = await structured(client, "read_graph", after=page["next_after"])
-    assert following["entities"][0]["name"] == NAMES[len(page["entities"])]
-    assert await asker(client)("read_graph", after=10**9) == ("19 entities, 190 observations, 18 relations", False)
+async def test_a_page_goes_on_rightly_while_others_delete(tmp_path: Path) -> None:
+    async with small_server(tmp_path) as client:
+        page = await structured(client, "read_graph")
+        await structured(client, "delete_entities", entityNames=[page["entities"][0]["name"]])
+        following = await structured(client, "read_graph", after=page["next_after"])
+        assert following["entities"][0]["name"] == NAMES[len(page["entities"])]
+        assert await asker(client)("read_graph", after=10**9) == (
+            "19 entities, 190 observations, 18 relations",
+            False,
+        )
 
 
 async def test_the_pages_of_opened_nodes_have_every_fact_once(client: Client) -> None:

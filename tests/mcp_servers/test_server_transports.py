@@ -63,10 +63,8 @@ async def test_sqlite_over_stdio(database: Path) -> None:
         assert await asker(client)("query", sql="select max(a) as m from t") == ("m\n42", False)
 
 
-@pytest.mark.parametrize("server", ["filesystem", "sqlite"])
-async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, notes: Path, database: Path) -> None:
-    served = notes if server == "filesystem" else database
-    with http_server(f"mcp_servers.{server}", str(served)) as (url, token):
+async def test_http_needs_the_token_and_a_known_host_and_origin(notes: Path) -> None:
+    with http_server("mcp_servers.filesystem", str(notes)) as (url, token):
         bearer = {"authorization": f"Bearer {token}", **ACCEPT}
         port = url.split(":")[2].split("/")[0]
 
@@ -120,8 +118,7 @@ async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, not
             httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http,
             Client(streamable_http_client(url, http_client=http)) as client,
         ):
-            tool = "list_directory" if server == "filesystem" else "list_tables"
-            assert not (await asker(client)(tool))[1]
+            assert not (await asker(client)("list_directory"))[1]
 
 
 @pytest.mark.parametrize(
@@ -185,19 +182,18 @@ async def test_a_weak_token_is_refused(token: str) -> None:
         check_token(token)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"{not json}",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b'{"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": NaN}}',
-        b"[" * 5_000,
-        b'"' + b"x" * 5_000_000 + b'"',
-    ],
+NO_MESSAGES = (
+    b"{not json}",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b'{"jsonrpc": "2.0", "id": "x", "method": "tools/call", "params": {"name": NaN}}',
+    b"[" * 5_000,
+    b'"' + b"x" * 5_000_000 + b'"',
 )
-async def test_a_line_that_is_no_message_does_not_stop_the_server(notes: Path, line: bytes) -> None:
+
+
+async def test_lines_that_are_no_messages_do_not_stop_the_server(notes: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "mcp_servers.filesystem", str(notes)],
         cwd=REPOSITORY,
@@ -205,9 +201,20 @@ async def test_a_line_that_is_no_message_does_not_stop_the_server(notes: Path, l
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    output, _ = process.communicate(line + b"\n" + json.dumps(INITIALIZE).encode() + b"\n")
-    replies = [json.loads(reply) for reply in output.splitlines()]
-    assert replies[-1]["id"] == 1 and replies[-1]["result"]["serverInfo"]["name"] == "agentkit-filesystem"
+    # Each of the lines comes before a request, the first one before any.
+    requests = [
+        INITIALIZE,
+        *({"jsonrpc": "2.0", "id": n, "method": "ping"} for n in range(2, 1 + len(NO_MESSAGES))),
+    ]
+    lines = [
+        line
+        for pair in zip(NO_MESSAGES, requests, strict=True)
+        for line in (pair[0], json.dumps(pair[1]).encode())
+    ]
+    output, _ = process.communicate(b"\n".join(lines) + b"\n")
+    replies = {reply["id"]: reply for reply in map(json.loads, output.splitlines()) if reply.get("id") != "x"}
+    assert replies[1]["result"]["serverInfo"]["name"] == "agentkit-filesystem"
+    assert [n for n in range(2, 1 + len(NO_MESSAGES)) if replies.get(n, {}).get("result") != {}] == []
     assert process.returncode == 0
 
 

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
-from server_harness import ask_once, asker, query
+from server_harness import Ask, ask_once, asker, query
 
 from mcp_servers.sqlite.policy import Limits
 from mcp_servers.sqlite.server import build_server
+from tests.mcp_servers.conftest import make_database
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database that no test changes."""
+    return make_database(tmp_path_factory.mktemp("kept") / "shop.db")
+
+
+@pytest.fixture(scope="module")
+async def read_only(kept: str) -> AsyncIterator[Ask]:
+    """One server for statements that must not change the database."""
+    async with Client(build_server(kept)) as client:
+        yield asker(client)
+
+
+@pytest.fixture(scope="module")
+async def writing(kept: str) -> AsyncIterator[Ask]:
+    """One server that may write, for statements that it must refuse."""
+    async with Client(build_server(kept, write=True)) as client:
+        yield asker(client)
 
 
 async def test_the_schema_is_told_in_few_words(database: str) -> None:
@@ -52,10 +79,8 @@ async def test_the_schema_is_told_in_few_words(database: str) -> None:
         ),
     ],
 )
-async def test_a_statement_with_a_wrong_name_is_answered_with_the_names(
-    database: str, sql: str, told: str
-) -> None:
-    assert await ask_once(build_server(database, write=True), "execute", sql=sql) == (told, True)
+async def test_a_statement_with_a_wrong_name_is_answered_with_the_names(writing: Ask, sql: str, told: str) -> None:
+    assert await writing("execute", sql=sql) == (told, True)
 
 
 async def test_the_names_in_an_error_are_bounded(database: str) -> None:
@@ -100,9 +125,9 @@ async def test_queries_with_parameters(database: str) -> None:
     ],
 )
 async def test_a_wrong_statement_is_answered_with_what_to_do(
-    database: str, sql: str, parameters: list[Any], hint: str
+    read_only: Ask, sql: str, parameters: list[Any], hint: str
 ) -> None:
-    text, is_error = await query(database, sql, *parameters)
+    text, is_error = await read_only("query", sql=sql, parameters=parameters)
     assert is_error and hint in text
 
 
@@ -178,11 +203,11 @@ WRITES = [
 
 
 @pytest.mark.parametrize("sql", WRITES)
-async def test_a_read_only_server_changes_nothing_whatever_is_asked(database: str, sql: str) -> None:
-    before, folder = Path(database).read_bytes(), Path(database).parent
-    text, is_error = await query(database, sql.format(folder=folder))
+async def test_a_read_only_server_changes_nothing_whatever_is_asked(kept: str, read_only: Ask, sql: str) -> None:
+    before, folder = Path(kept).read_bytes(), Path(kept).parent
+    text, is_error = await read_only("query", sql=sql.format(folder=folder), parameters=[])
     assert is_error, text
-    assert Path(database).read_bytes() == before
+    assert Path(kept).read_bytes() == before
     assert os.listdir(folder) == ["shop.db"]
     assert str(folder) not in text
 
@@ -223,13 +248,12 @@ async def test_the_file_is_read_only_even_if_the_authorizer_allowed_all(database
         "insert into orders(user_id) values (99)",
     ],
 )
-async def test_a_writing_server_still_denies_what_leaves_the_data(database: str, sql: str) -> None:
-    folder = Path(database).parent
-    server = build_server(database, write=True)
-    text, is_error = await ask_once(server, "execute", sql=sql.format(folder=folder))
+async def test_a_writing_server_still_denies_what_leaves_the_data(kept: str, writing: Ask, sql: str) -> None:
+    folder = Path(kept).parent
+    text, is_error = await writing("execute", sql=sql.format(folder=folder))
     assert is_error, text
     assert os.listdir(folder) == ["shop.db"]
-    connection = sqlite3.connect(database)
+    connection = sqlite3.connect(kept)
     assert connection.execute("select count(*) from users").fetchone() == (2,)
     assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     connection.close()

@@ -10,6 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client, StdioServerParameters
-from server_harness import REPOSITORY, ask_once, asker
+from server_harness import REPOSITORY, Ask, ask_once, asker
 
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.sqlite import exporting
@@ -25,9 +27,35 @@ from mcp_servers.sqlite.csv_text import check_file_name, count_formulas, csv_lin
 from mcp_servers.sqlite.exporting import TEMPORARY_PREFIX, ExportFolder
 from mcp_servers.sqlite.policy import Limits
 from mcp_servers.sqlite.server import build_server
+from tests.mcp_servers.conftest import make_database
 
 FOREVER = "with recursive r(n) as (select 1 union all select n + 1 from r) select n from r"
 TEN = f"{FOREVER} limit 10"
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A server that exports little, with its database and its folder for exports."""
+
+    ask: Ask
+    database: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+async def narrow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Narrow]:
+    base = tmp_path_factory.mktemp("narrow")
+    (base / "exports").mkdir()
+    database = make_database(base / "shop.db")
+    limits = Limits(export_timeout_s=0.5, export_max_rows=1_000, export_max_bytes=5_000)
+    server = build_server(database, export=str(base / "exports"), limits=limits, write=True)
+    async with Client(server) as client:
+        yield Narrow(asker(client), Path(database), base / "exports")
 
 
 @pytest.fixture
@@ -205,16 +233,14 @@ def test_an_export_that_is_killed_has_no_file_under_its_name(folder: Path) -> No
         ("select " + ", ".join(["zeroblob(1000000)"] * 50), "Leave a column out"),
     ],
 )
-async def test_what_cannot_be_exported_leaves_nothing(database: str, folder: Path, sql: str, hint: str) -> None:
-    limits = Limits(export_timeout_s=0.5, export_max_rows=1_000, export_max_bytes=5_000)
-    before = Path(database).read_bytes()
-    async with Client(build_server(database, export=str(folder), limits=limits, write=True)) as client:
-        ask = asker(client)
-        text, is_error = await ask("export_csv", sql=sql, file="a.csv")
-        assert is_error and hint in text
-        assert os.listdir(folder) == []
-        assert await ask("export_csv", sql=TEN, file="a.csv") == ("wrote a.csv: 10 rows, 34 bytes", False)
-    assert Path(database).read_bytes() == before
+async def test_what_cannot_be_exported_leaves_nothing(narrow: Narrow, sql: str, hint: str) -> None:
+    before = narrow.database.read_bytes()
+    text, is_error = await narrow.ask("export_csv", sql=sql, file="a.csv")
+    assert is_error and hint in text
+    assert os.listdir(narrow.folder) == []
+    assert await narrow.ask("export_csv", sql=TEN, file="a.csv") == ("wrote a.csv: 10 rows, 34 bytes", False)
+    (narrow.folder / "a.csv").unlink()
+    assert narrow.database.read_bytes() == before
 
 
 @pytest.mark.anyio

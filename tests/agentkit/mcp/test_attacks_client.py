@@ -140,7 +140,7 @@ async def answering(
     (folder / "results.json").write_text(json.dumps(raws))
     names = ["sound", *(f"t{n}" for n in range(len(raws)))]
     path = script(folder, names, RESULT_CODE % str(folder / "results.json"))
-    async with MCPToolset.stdio(sys.executable, path, id="raw", pins=None, **options) as toolset:
+    async with MCPToolset.stdio(sys.executable, "-IS", path, id="raw", pins=None, **options) as toolset:
         yield {tool.name: tool for tool in await toolset.list_tools(context)}
 
 
@@ -291,7 +291,7 @@ async def opened(tmp_path: Path, greeted: str, listed: str, context: RunContext[
         "connect_timeout_s": TIMEOUT_S,
     }
     try:
-        async with MCPToolset.stdio(sys.executable, path, **options) as toolset:
+        async with MCPToolset.stdio(sys.executable, "-IS", path, **options) as toolset:
             tools = list(await toolset.list_tools(context))
             for tool in tools[:3]:
                 assert (await tool.call({}, context)).content == "fine"
@@ -425,7 +425,9 @@ async def noisy(
     path = script(
         tmp_path_factory.mktemp("notes"), ["sound", *(name.replace(" ", "-") for name in NOTES)], NOTES_CODE
     )
-    async with MCPToolset.stdio(sys.executable, path, id="raw", pins=None, call_timeout_s=TIMEOUT_S) as toolset:
+    async with MCPToolset.stdio(
+        sys.executable, "-IS", path, id="raw", pins=None, call_timeout_s=TIMEOUT_S
+    ) as toolset:
         yield toolset
 
 
@@ -561,7 +563,7 @@ async def asking(
         folder, [f"t{number}" for number in range(len(QUESTIONS))], ASKING_CODE % str(folder / "questions.json")
     )
     options: dict[str, Any] = {"id": "raw", "pins": None, "call_timeout_s": TIMEOUT_S, "on_elicit": on_elicit}
-    async with MCPToolset.stdio(sys.executable, path, **options) as toolset:
+    async with MCPToolset.stdio(sys.executable, "-IS", path, **options) as toolset:
         yield {tool.name: tool for tool in await toolset.list_tools(quiet[0])}, shown
 
 

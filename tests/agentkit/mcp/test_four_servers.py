@@ -39,26 +39,27 @@ def servers(tmp_path: Path) -> Servers:
     }
 
 
+OVER_HTTP = ("shop", "git")
+"""The other two run over stdio."""
+
+
 @contextmanager
-def config(kind: str, servers: Servers, folder: Path) -> Iterator[Path]:
+def config(servers: Servers, folder: Path) -> Iterator[Path]:
     """Write the configuration file; servers over HTTP run meanwhile."""
     with ExitStack() as stack:
         written: dict[str, dict[str, Any]] = {}
         for name, words in servers.items():
-            if kind == "stdio":
-                written[name] = {"command": sys.executable, "args": ["-m", *words], "cwd": str(REPOSITORY)}
-            else:
+            if name in OVER_HTTP:
                 url, token = stack.enter_context(http_server(*words))
                 written[name] = {"type": "http", "url": url, "headers": {"Authorization": f"Bearer {token}"}}
+            else:
+                written[name] = {"command": sys.executable, "args": ["-m", *words], "cwd": str(REPOSITORY)}
         path = folder / "mcp.json"
         path.write_text(json.dumps({"mcpServers": written}))
         yield path
 
 
-@pytest.mark.parametrize("kind", ["stdio", "http"])
-async def test_an_agent_works_with_four_servers_of_a_configuration_file(
-    kind: str, servers: Servers, tmp_path: Path
-) -> None:
+async def test_an_agent_works_with_four_servers_of_a_configuration_file(servers: Servers, tmp_path: Path) -> None:
     model = ScriptedModel(
         [
             call("query", sql="select sum(total) from orders"),
@@ -69,7 +70,7 @@ async def test_an_agent_works_with_four_servers_of_a_configuration_file(
             "The invoice of 52.1875 is committed.",
         ]
     )
-    with config(kind, servers, tmp_path) as path:
+    with config(servers, tmp_path) as path:
         agent = Agent(model, toolsets=MCPToolset.from_config(path, pins=None, trust="trusted"))
         result = await agent.run("Add up the orders, add 25 % tax, write an invoice and commit it.")
     assert result.status == "completed"

@@ -135,7 +135,7 @@ async def test_the_child_gets_no_secret_of_the_parent(
 
 
 async def test_stdio_server_parameters_are_taken_as_they_are(raw: Raw, context: RunContext[None]) -> None:
-    script = raw("def call(name, arguments, id):\n    text(id, 'ok')\n")._target.args[0]
+    script = raw("def call(name, arguments, id):\n    text(id, 'ok')\n")._target.args[-1]
     async with MCPToolset(StdioServerParameters(command=sys.executable, args=[script])) as toolset:
         (tool,) = await toolset.list_tools(context)
         assert (await tool.call({}, context)).content == "ok"
