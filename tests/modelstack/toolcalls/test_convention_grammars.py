@@ -428,6 +428,18 @@ def test_ours_has_no_stand_ins() -> None:
 
 @pytest.mark.parametrize("name", FOREIGN)
 @on_both_engines
+def test_a_text_that_the_grammar_allows_is_no_empty_reply(name: str, engine: EngineName) -> None:
+    compiled = compiler(name, True, engine).compile(ResponseFormat(TOOLS))
+    text = "\x1e"  # whitespace to Python alone
+    assert behind(compiled, table(name, special=True), text).accepting
+    assert compiled.parse(text).answer == text
+    for blank in ("", " \n"):
+        with pytest.raises(ResponseParseError):
+            compiled.parse(blank)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@on_both_engines
 def test_words_are_the_abstention_where_a_convention_has_no_other(name: str, engine: EngineName) -> None:
     format_ = ResponseFormat(TOOLS, answer=None, abstain=True)
     compiled = compiler(name, True, engine).compile(format_)
