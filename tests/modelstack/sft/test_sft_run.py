@@ -166,16 +166,16 @@ def test_all_weights_of_a_checkpoint_are_trained_in_bf16_and_a_stop_changes_noth
 
 
 SERVED = [
-    pytest.param("toy.gguf", {"lora": {"rank": 8, "alpha": 16}, "steps": 40}, id="an adapter on the base's file"),
+    pytest.param("toy.gguf", {"lora": {"rank": 8, "alpha": 16}}, id="an adapter on the base's file"),
     pytest.param(
         "checkpoint",
-        {"lora": {"rank": 8, "alpha": 16, "dora": True}, "steps": 40},
+        {"lora": {"rank": 8, "alpha": 16, "dora": True}},
         id="DoRA, merged into a checkpoint",
         marks=pytest.mark.slow,
     ),
     pytest.param(
         "checkpoint",
-        {"lora": None, "train": "full", "optimizer": {"lr": 3e-3}, "steps": 60},
+        {"lora": None, "train": "full", "optimizer": {"lr": 3e-3}},
         id="a model all of whose weights moved",
         marks=pytest.mark.slow,
     ),
@@ -187,7 +187,7 @@ SERVED = [
 def test_what_was_trained_is_decoded_by_llama_cpp_beside_what_it_was_trained_on(
     world: World, tmp_path: Path, base: str, changes: dict[str, Any]
 ) -> None:
-    values = toy_values(world.base.parent / base, world.examples, checkpoints={"every": 100}, **changes)
+    values = toy_values(world.base.parent / base, world.examples, steps=60, checkpoints={"every": 100}, **changes)
     values["data"]["augment"] = STILL
     values["evaluation"] = {"every": 100, "exact_replies": 4, "threads": 1}
     given = {key: value for key, value in values.items() if value is not None}
