@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,35 @@ def smollm2_gguf() -> Path:
         pytest.skip("needs the default model: agentkit models pull smollm2-135m")
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
     return local_path("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def pictures_drawn_once() -> Iterator[None]:
+    """Draw each picture of trainings once for a module; the next trainings get a copy of its first one.
+
+    A toy is trained in less time than matplotlib takes, and tests of the curves check the pictures.
+    """
+    pytest.importorskip("torch", reason="needs torch (extra `train`)")
+    from modelstack.reasoning.policy import run as policy
+    from modelstack.reasoning.ppo import run as ppo
+    from modelstack.train import curves
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in ((curves, "draw"), (policy, "draw_rewards"), (ppo, "draw_rewards")):
+            patched.setattr(module, name, _drawing_once(getattr(module, name)))
+        yield
+
+
+def _drawing_once(draw: Callable[[Any, Path], object]) -> Callable[[Any, Path], None]:
+    first: list[bytes] = []
+
+    def drawn(numbers: Any, picture: Path) -> None:
+        if not first:
+            draw(numbers, picture)
+            first.append(picture.read_bytes())
+        picture.write_bytes(first[0])
+
+    return drawn
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ class Workshop:
             target.write_text(text, encoding="utf-8")
         self.database.unlink()
         with closing(sqlite3.connect(self.database)) as connection, connection:
+            connection.execute("PRAGMA synchronous = OFF")  # a temporary file: it need not survive a power failure
             connection.execute("BEGIN")  # a single transaction: otherwise every CREATE is written to disk alone
             for statement in world.schema:
                 connection.execute(statement)

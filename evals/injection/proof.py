@@ -67,10 +67,16 @@ async def outcomes(folder: Path, cases: Sequence[Case]) -> AsyncIterator[Outcome
     """
     workshop = Workshop(folder, DEFENCES[cases[0].data["defence"]])
     async with connected(workshop.servers):
-        for case in cases:
-            workshop.fill(start_state(case))
-            run = await solve_in(workshop, case, TestModel(), ModelSettings())
-            yield judged(case, replace(run, observed={**run.observed, **workshop.observe()}))
+        async for outcome in outcomes_in(workshop, cases):
+            yield outcome
+
+
+async def outcomes_in(workshop: Workshop, cases: Sequence[Case]) -> AsyncIterator[Outcome]:
+    """Play cases one after another in a connected workshop, each from its own initial state."""
+    for case in cases:
+        workshop.fill(start_state(case))
+        run = await solve_in(workshop, case, TestModel(), ModelSettings())
+        yield judged(case, replace(run, observed={**run.observed, **workshop.observe()}))
 
 
 def judged(case: Case, run: Run) -> Outcome:

@@ -23,7 +23,9 @@ from typing import Any, Literal
 from modelstack.toolcalls.grammar.pointers import resolve
 
 JsonSchema = Mapping[str, Any]
-NOT_FIRST_IN_TEXT = "[{ \t\r\n\v\f"
+BLANKS = " \t\r\n\v\f"
+"""Whitespace that no reply begins with; a reply of blanks alone is empty."""
+NOT_FIRST_IN_TEXT = "[{" + BLANKS
 """Characters that a text answer must not begin with."""
 CALL_PREFIX = '{"name":"'
 ARGUMENTS_PREFIX = '","arguments":'

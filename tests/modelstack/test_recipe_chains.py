@@ -41,7 +41,7 @@ from modelstack.shipped_recipes import FOLDERS, recipe_path, shipped_recipes
 from tests.modelstack.data.reading.made_warc import http, record, warc
 from tests.modelstack.sft.toy_sft import toy_example
 
-pytestmark = pytest.mark.xdist_group("recipe_chains")
+pytestmark = [pytest.mark.xdist_group("recipe_chains"), pytest.mark.usefixtures("pictures_drawn_once")]
 ROOT = Path(__file__).parents[2]
 EVALUATIONS = f"evaluations='[\"{ROOT}/evals/tool_use/natural\"]'"
 NANO = (

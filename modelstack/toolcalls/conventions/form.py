@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from modelstack.toolcalls.convention import render_json
+from modelstack.toolcalls.convention import BLANKS, NOT_FIRST_IN_TEXT, render_json
 from modelstack.toolcalls.conventions.parameters import ParameterForm
 from modelstack.toolcalls.marks import Marks
 
@@ -64,9 +64,9 @@ class CallForm:
     """Reply that rejects all tools; None: the model abstains in words."""
     result_prefix: str = '{"result": '
     """Opening of a structured answer, which ends with a brace."""
-    not_first: str = "[{ \t\r\n\v\f"
+    not_first: str = NOT_FIRST_IN_TEXT
     """Characters that words must not begin with."""
-    not_first_without_tools: str = " \t\r\n\v\f"
+    not_first_without_tools: str = BLANKS
     not_begun: tuple[str, ...] = ()
     """Longer forbidden beginnings of words: a call in a form that the model was not taught."""
     trigger_name: str = ""

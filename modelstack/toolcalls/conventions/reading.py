@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError, ToolSpec
+from modelstack.toolcalls.convention import (
+    BLANKS,
+    ParsedResponse,
+    ResponseFormat,
+    ResponseParseError,
+    ToolSpec,
+)
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.parameters import types_of
 
@@ -90,7 +96,7 @@ def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> Pa
     start = words_end(text, form) if response_format.tools else None
     if start is not None:
         return _calls(text, start, response_format, form)
-    if not text.strip():
+    if not text.strip(BLANKS):
         raise ResponseParseError("the reply is empty")
     if response_format.answer == "text":
         return ParsedResponse(answer=text, kind="text")

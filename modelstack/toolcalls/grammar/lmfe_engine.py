@@ -22,7 +22,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from lmformatenforcer import CharacterLevelParser, TokenEnforcer, TokenEnforcerTokenizerData
+from lmformatenforcer import (
+    CharacterLevelParser,
+    CharacterLevelParserConfig,
+    TokenEnforcer,
+    TokenEnforcerTokenizerData,
+)
 
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.toolcalls.convention import ResponseFormat
@@ -46,6 +51,8 @@ _MISCOUNTED = re.compile(r"""\\[/u]|\\.*[^\\]"$|\\\\"$""", re.DOTALL)
 """Tokens excluded from the walk, because lm-format-enforcer's list for strings is wrong about them. It accepts
 escapes that the convention does not use, and counts an escape before a closing quote as two characters.
 """
+_CONFIG = CharacterLevelParserConfig()
+"""Settings of the package's own parsers; a new one for each position would read the environment four times."""
 _UNLIMITED = 1 << 30
 _MASKS_KEPT = 2_048
 """Number of masks kept for one format; each takes 6 kB at 49,152 tokens."""
@@ -120,7 +127,7 @@ class FrameParser(CharacterLevelParser):
 
     def __init__(self, frames: tuple[Frame | None, ...], alphabet: frozenset[str]) -> None:
         """Initialise at these frames."""
-        super().__init__()
+        super().__init__(_CONFIG)
         self.frames = frames
         self.alphabet = alphabet
 
@@ -130,7 +137,7 @@ class FrameParser(CharacterLevelParser):
 
     def get_allowed_characters(self) -> Any:
         """Return the set of legal next characters; the walk only intersects with it."""
-        return frozenset().union(*(frame.legal(self.alphabet) for frame in self.frames if frame is not None))
+        return _legal(self.frames, self.alphabet)
 
     def can_end(self) -> bool:
         """Return whether the reply may end here."""
@@ -166,20 +173,6 @@ class Place:
         """Whether the position is inside a text answer."""
         return any(isinstance(frame, Prose) for frame in self.frames)
 
-    def may_begin(self, pending: bytes) -> bool:
-        """Return whether a character that begins with the bytes `pending` is legal here."""
-        low, high = code_points(pending)
-        for frame in self.frames:
-            if isinstance(frame, Prose | BareKey) or (isinstance(frame, Key) and frame.is_open):
-                return True
-            if isinstance(frame, String | RawText) and frame.takes_between(low, high):
-                return True
-            if frame is not None and any(
-                low <= ord(c) <= high and not is_mark(c) for c in frame.legal(frozenset())
-            ):
-                return True
-        return False
-
     def after(self, data: bytes) -> Place | None:
         """Return the position after `data`; None if `data` is not legal here."""
         split = split_utf8(self.pending + data)
@@ -187,7 +180,30 @@ class Place:
         if split is None or not frames:
             return None
         place = Place(frames, split[1])
-        return place if not place.pending or place.may_begin(place.pending) else None
+        return place if not place.pending or Beginnings(frames).allow(place.pending) else None
+
+
+class Beginnings:
+    """The incomplete characters that are legal at a position."""
+
+    def __init__(self, frames: tuple[Frame | None, ...]) -> None:
+        """Read what the frames allow, once for all characters."""
+        living = [frame for frame in frames if frame is not None]
+        self._is_any = any(
+            isinstance(frame, Prose | BareKey) or (isinstance(frame, Key) and frame.is_open) for frame in living
+        )
+        self._texts = [frame for frame in living if isinstance(frame, String | RawText)]
+        fixed = () if self._is_any else _legal(tuple(living), frozenset())
+        self._fixed = [ord(c) for c in fixed if not c.isascii() and not is_mark(c)]
+
+    def allow(self, pending: bytes) -> bool:
+        """Return whether a character that begins with the bytes `pending` is legal."""
+        if self._is_any:
+            return True
+        low, high = code_points(pending)
+        return any(frame.takes_between(low, high) for frame in self._texts) or any(
+            low <= code <= high for code in self._fixed
+        )
 
 
 class LMFEState:
@@ -198,6 +214,8 @@ class LMFEState:
         self._template = template
         self._tokens = template.tokens
         self._places = [Place((Value(template.response, None),))]
+        self._forced: list[int] | None = None
+        """Forced tokens at the last place, once they are known."""
 
     def fill(self, mask: TokenMask) -> None:
         """Write the legal tokens into `mask`; where tokens are forced, only the canonical token is legal."""
@@ -227,14 +245,9 @@ class LMFEState:
 
     def forced(self) -> list[int]:
         """Return the canonical tokens of text that has only one continuation."""
-        text, frames = self._forced_text()
-        if not text:
-            return []
-        ids = self._tokens.encode(text)
-        for back in range(min(_HEALED_TOKENS, len(ids)), 0, -1):
-            if self._can_cross(ids, back, frames):
-                return ids[:-back]
-        return ids
+        if self._forced is None:
+            self._forced = self._find_forced()
+        return self._forced
 
     def advance(self, token_id: int) -> None:
         """Take a token.
@@ -247,10 +260,12 @@ class LMFEState:
         if place is None:
             raise GrammarError(f"token {token_id} ({data!r}) is not legal here")
         self._places.append(place)
+        self._forced = None
 
     def rollback(self, n_tokens: int) -> None:
         """Undo the last `n_tokens` tokens."""
         del self._places[-n_tokens:]
+        self._forced = None
 
     def permits(self, ids: list[int]) -> bool:
         """Return whether `ids` complete the reply."""
@@ -272,11 +287,11 @@ class LMFEState:
 
     def _mask(self, place: Place) -> TokenMask:
         """Return the tokens that the walk finds from `place`, and the legal parts of characters."""
-        pieces = [i for i, data in self._tokens.fragments if place.after(data) is not None]
         if place.pending:
             # A whole character cannot follow an incomplete one; tokens that begin with its remaining bytes are
             # fragments.
-            return self._tokens.mask_of(pieces)
+            return self._tokens.mask_of(i for i, data in self._tokens.fragments if place.after(data) is not None)
+        pieces = self._cut_texts(place.frames)
         pieces += [token for token in self._tokens.marks.characters if self._behind(place, token) is not None]
         raw = [frame for frame in place.frames if isinstance(frame, RawText)]
         text = self._template.text if len(self._places) == 1 else None
@@ -300,6 +315,16 @@ class LMFEState:
         for end in frames[0].forbidden_ends() if isinstance(frames[0], Key) else ():
             self._tokens.clear(structured, end)
         return found | structured
+
+    def _cut_texts(self, frames: tuple[Frame | None, ...]) -> list[int]:
+        """Return the fragments that are legal after whole characters."""
+        found: list[int] = []
+        for text, fragments in self._tokens.cut_texts.items():
+            reached = step_text(frames, text)
+            if reached:
+                beginnings = Beginnings(reached)
+                found += [i for i, pending in fragments if beginnings.allow(pending)]
+        return found
 
     def _words(self, frame: Prose) -> TokenMask:
         """Return the tokens that may come next in words; only tokens that may be illegal are walked."""
@@ -327,6 +352,16 @@ class LMFEState:
             i for i, text in self._template.prose if is_plain(text) or step_text((frame,), text)
         )
 
+    def _find_forced(self) -> list[int]:
+        text, frames = self._forced_text()
+        if not text:
+            return []
+        ids = self._tokens.encode(text)
+        for back in range(min(_HEALED_TOKENS, len(ids)), 0, -1):
+            if self._can_cross(ids, back, frames):
+                return ids[:-back]
+        return ids
+
     def _forced_text(self) -> tuple[str, tuple[Frame | None, ...]]:
         """Return the text that must follow, and the positions after it."""
         place = self._places[-1]
@@ -335,7 +370,7 @@ class LMFEState:
         if place.pending or (len(self._places) == 1 and self._template.text is not None):
             return "", frames
         while None not in frames and not any(isinstance(frame, Prose) for frame in frames):
-            legal = FrameParser(frames, self._template.alphabet).get_allowed_characters()
+            legal = _legal(frames, self._template.alphabet)
             if len(legal) != 1:
                 break
             (c,) = legal
@@ -353,3 +388,9 @@ class LMFEState:
             return True
         table = self._tokens.vocabulary.token_bytes
         return any(Place(frames).after(table[i][len(tail) :]) is not None for i in crossing)
+
+
+def _legal(frames: tuple[Frame | None, ...], alphabet: frozenset[str]) -> frozenset[str]:
+    """Return the legal next characters at a position."""
+    sets = [frame.legal(alphabet) for frame in frames if frame is not None]
+    return sets[0] if len(sets) == 1 else frozenset[str]().union(*sets)

@@ -160,6 +160,16 @@ class TokenTable:
         return [(i, token) for i, token in table if i not in self.withheld and self.text(i) is None]
 
     @cached_property
+    def cut_texts(self) -> dict[str, list[tuple[int, bytes]]]:
+        """Fragments that may follow a whole character, by their whole characters; bytes of the incomplete one."""
+        found: dict[str, list[tuple[int, bytes]]] = {}
+        for i, data in self.fragments:
+            split = split_utf8(data)
+            if split is not None:
+                found.setdefault(split[0], []).append((i, split[1]))
+        return found
+
+    @cached_property
     def closers(self) -> TokenMask:
         """Tokens that consist of closing quotes, braces and brackets."""
         return self.mask_of(i for i, text in self.writable if not text.strip('"}]'))

@@ -33,6 +33,7 @@ def test_what_is_learnt_is_right_and_is_not_asked(skill: Skill, tmp_path: Path) 
         assert verifier.score(task.item, Completion(skill.answer(line) + "0")).value == 0
 
 
+@pytest.mark.usefixtures("pictures_drawn_once")
 def test_the_experiment_goes_on_and_is_held_to_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, out, console = write_base(tmp_path / "base"), tmp_path / "out", Console(quiet=True)
     measured = run(base, out, TINY, 0, console)

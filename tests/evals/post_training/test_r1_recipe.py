@@ -23,7 +23,7 @@ from modelstack.posttrain.stages.stage import open_stage
 from modelstack.tokenizer.chat_template import chat_encoder
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
-pytestmark = pytest.mark.xdist_group("r1")
+pytestmark = [pytest.mark.xdist_group("r1"), pytest.mark.usefixtures("pictures_drawn_once")]
 TINY = R1Plan(
     teacher=Shape(layers=1, width=32, feed_forward=32, heads=2),
     student=Shape(layers=1, width=32, feed_forward=32, heads=2),

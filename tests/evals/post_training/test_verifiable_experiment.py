@@ -49,6 +49,7 @@ def test_the_recipes_are_recipes_of_their_verifiers(name: str) -> None:
     assert recipe.name == f"rl-{name}" and recipe.steps and recipe.threads == 1
 
 
+@pytest.mark.usefixtures("pictures_drawn_once")
 def test_the_experiment_goes_on_takes_more_seeds_and_is_held_to_its_recipe(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from tests.modelstack.posttrain.toy_trainings import METHODS, Method, World, wri
 from tests.modelstack.train.run.toy_run import write_toml
 from tests.processes import modelstack
 
-pytestmark = pytest.mark.xdist_group("driver")
+pytestmark = [pytest.mark.xdist_group("driver"), pytest.mark.usefixtures("pictures_drawn_once")]
 Whole = Callable[[str], Stage]
 
 

@@ -19,7 +19,7 @@ from modelstack.train.metrics import read_metrics
 from tests.modelstack.posttrain.toy_trainings import METHODS, World, write_world
 from tests.modelstack.train.parallel_cases import on_ranks
 
-pytestmark = pytest.mark.xdist_group("several_processes")
+pytestmark = [pytest.mark.xdist_group("several_processes"), pytest.mark.usefixtures("pictures_drawn_once")]
 # AdamW divides a gradient by its own size: where that is rounding noise, eps keeps the noise from becoming a step.
 OPTIMIZER = {"lr": 1e-2, "eps": 1e-4}
 FULL = {"train": "full", "lora": None, "optimizer": {"lr": 1e-3, "eps": 1e-4}}

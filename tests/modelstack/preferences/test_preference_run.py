@@ -19,7 +19,7 @@ from modelstack.train.metrics import read_metrics
 from tests.modelstack.posttrain.toy_trainings import World, tables, write_pairs
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("preference_run")
+pytestmark = [pytest.mark.xdist_group("preference_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 @pytest.fixture(scope="module")

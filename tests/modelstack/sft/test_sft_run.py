@@ -30,7 +30,7 @@ from tests.modelstack.sft.toy_sft import STILL, toy_recipe, toy_values, write_ba
 from tests.modelstack.train.run.toy_run import write_toml
 from tests.processes import modelstack
 
-pytestmark = pytest.mark.xdist_group("sft_run")
+pytestmark = [pytest.mark.xdist_group("sft_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 class World(NamedTuple):

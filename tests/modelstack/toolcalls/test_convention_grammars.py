@@ -264,7 +264,8 @@ def test_random_tokens_end_valid_within_the_budget(name: str, special: bool, eng
     vocabulary = vocabulary_of(name, special)
     rng = np.random.default_rng(11)
     kinds = set()
-    for i, tools in enumerate(tool_sets.inline()):
+    sets = tool_sets.inline()[int(special) :: 2]  # each set with the marks or without them
+    for i, tools in enumerate(sets):
         answer = None if i % 2 else "text"
         format_ = ResponseFormat(tools, answer=answer, parallel=i % 3 != 0, max_calls=3)
         compiled = compiler(name, special, engine).compile(format_)
@@ -423,6 +424,18 @@ def test_tokens_of_a_call_in_another_form_stand_for_one_at_the_start_only(name: 
 
 def test_ours_has_no_stand_ins() -> None:
     assert compiler("ours", False, "llguidance").compile(ResponseFormat(TOOLS)).start().stand_in is None
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@on_both_engines
+def test_a_text_that_the_grammar_allows_is_no_empty_reply(name: str, engine: EngineName) -> None:
+    compiled = compiler(name, True, engine).compile(ResponseFormat(TOOLS))
+    text = "\x1e"  # whitespace to Python alone
+    assert behind(compiled, table(name, special=True), text).accepting
+    assert compiled.parse(text).answer == text
+    for blank in ("", " \n"):
+        with pytest.raises(ResponseParseError):
+            compiled.parse(blank)
 
 
 @pytest.mark.parametrize("name", FOREIGN)

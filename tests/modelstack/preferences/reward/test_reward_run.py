@@ -36,7 +36,7 @@ from tests.modelstack.preferences.test_preference_run import values as preferenc
 from tests.modelstack.preferences.toy_reference import ARGS, config, ours, tokenizer
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("reward_run")
+pytestmark = [pytest.mark.xdist_group("reward_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("distil_run")
+pytestmark = [pytest.mark.xdist_group("distil_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 class World(NamedTuple):

@@ -19,7 +19,7 @@ from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import write_toml
 from tests.processes import modelstack
 
-pytestmark = pytest.mark.xdist_group("episode_run")
+pytestmark = [pytest.mark.xdist_group("episode_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 SHOWN = {
     "name": "lamp_on",

@@ -30,7 +30,7 @@ from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 from tests.modelstack.reasoning.merging.toy_merging import contents, model_stage, toy_merge
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("merging_models")
+pytestmark = [pytest.mark.xdist_group("merging_models"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 class World(NamedTuple):

@@ -26,7 +26,7 @@ from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("policy_run")
+pytestmark = [pytest.mark.xdist_group("policy_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 STEPS = 16
 HARMLESS = Probe(Item("wrong", "42"), "41", "says a wrong number")
 

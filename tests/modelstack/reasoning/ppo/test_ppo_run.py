@@ -37,7 +37,7 @@ from modelstack.train.metrics import read_metrics
 from tests.modelstack.posttrain.toy_trainings import write_lines
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = pytest.mark.xdist_group("ppo_run")
+pytestmark = [pytest.mark.xdist_group("ppo_run"), pytest.mark.usefixtures("pictures_drawn_once")]
 
 
 class World(NamedTuple):
