@@ -20,7 +20,7 @@ from tests.modelstack.train.parallel_cases import (
     ADAMW,
     MUON,
     Case,
-    differences,
+    all_differences,
     make_batch,
     on_ranks,
     toy,
@@ -140,8 +140,8 @@ def evaluated_between_steps() -> float:
 
 
 def run_all(rank: int) -> dict[str, Any]:
-    results: dict[str, Any] = {name: differences(case) for name, case in (FP32 | BY_MUON | BF16).items()}
-    return results | {"rejected": rejected_steps(), "evaluated": evaluated_between_steps()}
+    found: dict[str, Any] = all_differences(FP32 | BY_MUON | BF16)
+    return found | {"rejected": rejected_steps(), "evaluated": evaluated_between_steps()}
 
 
 @pytest.fixture(scope="module")
