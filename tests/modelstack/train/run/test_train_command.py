@@ -23,6 +23,7 @@ from modelstack.train.metrics import read_metrics
 from modelstack.train.run.launch import launch
 from modelstack.train.run.progress import Display
 from modelstack.train.run.recipe import RunRecipe, resolve
+from tests.modelstack.train.pictures import without_pictures
 from tests.modelstack.train.run.toy_run import (
     torchrun,
     torchrun_by_forks,
@@ -48,12 +49,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run(toy_recipe(text), folder)
+    assert launch(resolve(toy_recipe(text)), folder, None, Console(quiet=True))
     return folder
 
 
 def run(recipe: RunRecipe, folder: Path) -> bool:
-    return launch(resolve(recipe), folder, None, Console(quiet=True))
+    with without_pictures():
+        return launch(resolve(recipe), folder, None, Console(quiet=True))
 
 
 def losses(folder: Path) -> list[float | None]:
