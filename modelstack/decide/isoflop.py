@@ -124,7 +124,8 @@ def fit_law(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0, name: s
         name: Name of the law.
 
     Raises:
-        UserError: There are too few different runs for five constants.
+        UserError: There are too few different runs for five constants, or their loss does not fall with size and
+            tokens.
     """
     import numpy as np
 
@@ -132,11 +133,11 @@ def fit_law(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0, name: s
     table_R3 = np.log([[run.n_parameters, run.n_tokens, run.loss] for run in runs])
     random = np.random.default_rng(seed)
     best, objective = _minimise(table_R3, _starts(random, N_STARTS))
+    law = _law(best, len(runs), name)
     samples = []
     for _ in range(n_bootstrap):
         chosen = table_R3[random.integers(0, len(runs), len(runs))]
         samples.append(_minimise(chosen, [best, *_starts(random, N_RESTARTS)])[0])
-    law = ScalingLaw(name=name, **_constants(best), source=f"fitted to {len(runs)} runs of one's own")
     return LawFit(law=law, objective=objective, intervals=_intervals(law, samples))
 
 
@@ -268,6 +269,17 @@ def _objective(theta: np.ndarray, table_R3: np.ndarray) -> tuple[float, np.ndarr
     return float(value), np.array(
         [by_a.sum(), by_b.sum(), by_e.sum(), -(by_a * log_n).sum(), -(by_b * log_d).sum()]
     )
+
+
+def _law(theta: np.ndarray, n_runs: int, name: str) -> ScalingLaw:
+    constants = _constants(theta)
+    alpha, beta = constants["alpha"], constants["beta"]
+    if min(alpha, beta) <= 0:
+        raise UserError(
+            f"{n_runs} runs give exponents alpha {alpha:.3g} and beta {beta:.3g}; both must be above 0, because "
+            "loss falls with size and with tokens: train longer runs, of sizes that differ more"
+        )
+    return ScalingLaw(name=name, **constants, source=f"fitted to {n_runs} runs of one's own")
 
 
 def _constants(theta: np.ndarray) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Fits of synthetic runs give back the law that made them."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modelstack.decide.isoflop import Run, _objective, fit_law, fit_parabolas, isoflop_curves, read_runs
+from modelstack.decide.isoflop import Run, _law, _objective, fit_law, fit_parabolas, isoflop_curves, read_runs
 from modelstack.decide.scaling_laws import BESIROGLU, HOFFMANN, ScalingLaw
 from modelstack.errors import UserError
 
@@ -108,6 +109,12 @@ def test_a_curve_without_a_minimum_asks_for_other_sizes() -> None:
     ]
     with pytest.raises(UserError, match="has no minimum; train smaller and larger"):
         fit_parabolas(falling)
+
+
+def test_constants_by_which_loss_rises_with_size_are_no_law() -> None:
+    fitted = np.array([math.log(400), math.log(400), math.log(1.7), -0.1, 0.3])
+    with pytest.raises(UserError, match=r"9 runs give exponents alpha -0\.1 and beta 0\.3; both must be above 0"):
+        _law(fitted, 9, "own")
 
 
 def test_runs_are_read_from_json_lines(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ from modelstack.train.parallel.spread_passes import ShardedPasses
 from modelstack.train.step import TrainState, local_state
 from tests.modelstack.data.toy_shards import toy_shards
 
-N_STEPS, ROWS_PER_STEP, ROW_TOKENS = 40, 4, 64
+N_STEPS, ROWS_PER_STEP, ROW_TOKENS = 20, 8, 64
 N_DOCUMENTS = 900
-"""More than 40 steps read, so that within a run none may come twice."""
+"""More than all steps read, so that within a run none may come twice."""
 MODEL: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 260,
@@ -64,11 +64,11 @@ def make_run(
     store: CheckpointStore,
     events: list[str],
     *,
-    every: int = 10,
+    every: int = 5,
     mesh: Mesh | None = None,
     seed: int = 0,
 ) -> Run:
-    """Return a run of 40 steps of 4 rows, over as many ranks as the mesh has."""
+    """Return a run of 20 steps of 8 rows, over as many ranks as the mesh has."""
     model = initialise(CausalLM(build(MODEL)), seed)
     rank, world = (0, 1) if mesh is None else (mesh.data_rank, mesh.layout.shard)
     if mesh is not None:
@@ -86,7 +86,7 @@ def make_run(
     )
     guard = Guard(GuardConfig(), Ranks.of_run().worst)
     supervisor = GuardedRun(guard, store, SupervisorConfig(save_every=every), events.append)
-    return Run(LoopConfig(n_steps=N_STEPS), state, Noting(loader), lambda step: 1 - step / 60, supervisor)
+    return Run(LoopConfig(n_steps=N_STEPS), state, Noting(loader), lambda step: 1 - step / 30, supervisor)
 
 
 def layout(world: int) -> Layout:

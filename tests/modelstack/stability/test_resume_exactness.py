@@ -39,7 +39,7 @@ from tests.processes import start
 
 pytestmark = pytest.mark.slow
 
-KILLED_AT = 23
+KILLED_AT = 13
 CLOSE, WEIGHTS_CLOSE = 1e-6, 1e-5
 """Of losses and of weights at another number of processes: sums are in another order, and Muon's iteration makes
 more of that than AdamW."""
@@ -66,7 +66,7 @@ def killed_alone(shards: Path, folder: Path) -> None:
     go_on(make_run(Shards(shards), LocalStore(folder), []), folder / "killed.jsonl", kill_after=KILLED_AT)
 
 
-def test_one_process_killed_at_step_23_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+def test_one_process_killed_at_step_13_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     folder.mkdir()
     process = start(killed_alone, shards, folder)
@@ -78,7 +78,7 @@ def test_one_process_killed_at_step_23_goes_on_bit_for_bit(shards: Path, tmp_pat
     go_on(resumed, folder / "resumed.jsonl")
     expected = read_log(tmp_path / "whole.jsonl")
     attempts = [read_log(folder / "killed.jsonl"), read_log(folder / "resumed.jsonl")]
-    assert [len(attempt) for attempt in attempts] == [KILLED_AT, 20]
+    assert [len(attempt) for attempt in attempts] == [KILLED_AT, 10]
     lines = what_counted(attempts)
     assert losses(lines) == losses(expected)
     assert len(set(losses(expected))) == N_STEPS
@@ -94,23 +94,23 @@ def test_a_checkpoint_that_fails_in_the_background_is_told_of_and_the_run_goes_o
     run = make_run(Shards(shards), store, events)
     steps = train(run)
     with full_disk(1000):
-        for _ in range(10):
+        for _ in range(5):
             next(steps)
         assert store.load(run.state_dict()) is None  # waited for, and not there
     assert events == []
-    assert len(list(steps)) == N_STEPS - 10
+    assert len(list(steps)) == N_STEPS - 5
     [event] = events
-    assert event.startswith("a checkpoint was not written: step-00000010: rank-00000.safetensors: ")
+    assert event.startswith("a checkpoint was not written: step-00000005: rank-00000.safetensors: ")
     assert "File too large" in event
     store.wait()
-    assert sorted(path.name[-2:] for path in tmp_path.iterdir()) == ["20", "30", "40"]
+    assert sorted(path.name[-2:] for path in tmp_path.iterdir()) == ["10", "15", "20"]
 
 
 def kill_while_writing() -> None:
-    """Let this process kill itself when its share of step 20 is written and not yet hashed."""
+    """Let this process kill itself when its share of step 10 is written and not yet hashed."""
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and ".step-00000020.partial/rank-00001" in str(arguments[0]):
+        if event == "open" and ".step-00000010.partial/rank-00001" in str(arguments[0]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
@@ -195,11 +195,11 @@ def finals_of(folder: Path, part: str) -> dict[str, torch.Tensor]:
 
 
 STORIES: dict[str, list[tuple[str, set[int]]]] = {
-    "foreground": [("foreground killed at 23", {0}), ("foreground resumed", {20})],
+    "foreground": [("foreground killed at 13", {0}), ("foreground resumed", {10})],
     "background": [
         ("background killed while writing", {0}),
-        ("background killed at 33", {10}),
-        ("background resumed", {20, 30}),
+        ("background killed at 18", {5}),
+        ("background resumed", {10, 15}),
     ],
 }
 """Parts of a run, and the steps that each may begin with: what is in the background at a kill may be lost."""
@@ -218,19 +218,19 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def told(shards: Path, alone: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs of 2 processes, in as few starts as kills allow."""
     folder = tmp_path_factory.mktemp("two")
-    at_20(alone[0] / "alone", folder / "doubled")
-    first, second = ["whole", "spoiled", "foreground killed at 23"], ["foreground resumed"]
+    at_10(alone[0] / "alone", folder / "doubled")
+    first, second = ["whole", "spoiled", "foreground killed at 13"], ["foreground resumed"]
     assert run_two(first, shards, folder)[1] == -signal.SIGKILL
     assert run_two([*second, "background killed while writing"], shards, folder)[1] == -signal.SIGKILL
-    assert run_two(["background killed at 33"], shards, folder)[1] == -signal.SIGKILL
+    assert run_two(["background killed at 18"], shards, folder)[1] == -signal.SIGKILL
     assert run_two(["background resumed", "doubled"], shards, folder) == [0, 0]
     return folder
 
 
-def at_20(source: Path, target: Path) -> None:
-    """Copy a run's checkpoint of step 20."""
+def at_10(source: Path, target: Path) -> None:
+    """Copy a run's checkpoint of step 10."""
     target.mkdir()
-    shutil.copytree(source / "step-00000020", target / "step-00000020")
+    shutil.copytree(source / "step-00000010", target / "step-00000010")
 
 
 @pytest.mark.parametrize("story", STORIES)
@@ -250,13 +250,13 @@ def test_two_processes_killed_go_on_bit_for_bit(story: str, told: Path) -> None:
 
 
 def test_two_processes_go_on_as_one_with_the_same_stream(shards: Path, told: Path, tmp_path: Path) -> None:
-    at_20(told / "whole", tmp_path / "halved")
+    at_10(told / "whole", tmp_path / "halved")
     run = make_run(Shards(shards), ShardedStore(tmp_path / "halved"), [], seed=1)
     go_on(run, tmp_path / "halved.jsonl")
     lines = read_log(tmp_path / "halved.jsonl")
     expected = [log_of(told, "whole", rank) for rank in range(2)]
-    assert [line["step"] for line in lines] == list(range(20, N_STEPS))
-    check_close(losses(lines), losses(expected[0])[20:])
+    assert [line["step"] for line in lines] == list(range(10, N_STEPS))
+    check_close(losses(lines), losses(expected[0])[10:])
     check_same_weights(weights(run), finals_of(told, "whole"))
     check_data(first_half(expected) | rows_of_ranks([lines]), rows_of_ranks(expected))
 
@@ -266,19 +266,19 @@ def test_one_process_goes_on_as_two_with_the_same_stream(
 ) -> None:
     folder, finals = alone
     expected, lines = read_log(folder / "alone.jsonl"), [log_of(told, "doubled", rank) for rank in range(2)]
-    assert [line["step"] for line in lines[0]] == list(range(20, N_STEPS))
-    check_close(losses(lines[0]), losses(expected)[20:])
+    assert [line["step"] for line in lines[0]] == list(range(10, N_STEPS))
+    check_close(losses(lines[0]), losses(expected)[10:])
     check_same_weights(finals_of(told, "doubled"), finals)
     check_data(first_half([expected]) | rows_of_ranks(lines), rows_of_ranks([expected]))
 
 
 def first_half(of_ranks: list[list[dict[str, Any]]]) -> dict[int, list[int]]:
-    """Return the rows of the first 20 steps."""
-    return {n: row for n, row in rows_of_ranks(of_ranks).items() if n < 20 * ROWS_PER_STEP}
+    """Return the rows of the first 10 steps."""
+    return {n: row for n, row in rows_of_ranks(of_ranks).items() if n < 10 * ROWS_PER_STEP}
 
 
 def check_close(a: list[str], b: list[str]) -> None:
-    assert len(a) == len(b) == 20
+    assert len(a) == len(b) == 10
     assert max(abs(float.fromhex(x) - float.fromhex(y)) for x, y in zip(a, b, strict=True)) < CLOSE
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,7 @@ from tests.processes import run_on_ranks
 ADAMW = OptimizerConfig(name="adamw", lr=0.01, eps=1e-4)
 MUON = OptimizerConfig(lr=0.01, newton_schulz="quintic_5", newton_schulz_dtype="float32")
 B, T, V = 2, 16, 128
+AnyCase = TypeVar("AnyCase")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,17 @@ class Case:
     """Of `ParallelConfig`."""
     hold_whole_gradients: bool = False
     micro_batches: int = 1
-    n_steps: int = 3
+    n_steps: int = 2
+    """The second one has what the first one left in the optimizer."""
     max_norm: float = 0.05
     judge: Judge = always
     index_stage: IndexStage = "sparse"
     alter: Callable[[Batch], Batch] = lambda batch: batch
+
+    def alone(self) -> Case:
+        """Return the case with all settings at their defaults that a run of one process does not read."""
+        layout, options = Layout(shard=self.layout.data_ranks), {"precision": self.options["precision"]}
+        return replace(self, layout=layout, options=options, hold_whole_gradients=False)
 
 
 def toy(case: Case) -> CausalLM:
@@ -100,9 +107,8 @@ def train_whole(case: Case) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
     return _train(case, state, list(range(case.layout.data_ranks)), case.layout.data_ranks)
 
 
-def train_spread(case: Case, mesh: Mesh | None = None) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
+def train_spread(case: Case, mesh: Mesh) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
     """Return the reports and the whole weights of this rank's run."""
-    mesh = mesh or make_mesh(case.layout)
     model = toy(case)
     has_bias = model.config.has_experts and model.config.score_correction_bias
     parallelize(model, mesh, ParallelConfig(layout=case.layout, **case.options))
@@ -135,10 +141,21 @@ def whole_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in values.items()}
 
 
-def differences(case: Case) -> dict[str, float]:
+def all_differences(cases: Mapping[str, Case]) -> dict[str, dict[str, float]]:
+    """Return `differences` of each case; a collective operation of all ranks."""
+    expected = trained_once(train_whole, [case.alone() for case in cases.values()])
+    meshes = {case.layout: make_mesh(case.layout) for case in cases.values()}
+    return {
+        name: differences(case, meshes[case.layout], *each)
+        for (name, case), each in zip(cases.items(), expected, strict=True)
+    }
+
+
+def differences(
+    case: Case, mesh: Mesh, expected: list[StepReport], whole: dict[str, torch.Tensor]
+) -> dict[str, float]:
     """Return how far losses and norms (relative) and weights are from one process's, and how far those moved."""
-    expected, whole = train_whole(case)
-    reports, spread = train_spread(case)
+    reports, spread = train_spread(case, mesh)
     assert whole.keys() == spread.keys()
     assert [report.n_tokens for report in reports] == [report.n_tokens for report in expected]
     assert reports[0].losses.keys() == expected[0].losses.keys()
@@ -150,6 +167,19 @@ def differences(case: Case) -> dict[str, float]:
         "weights": max((whole[name] - spread[name]).abs().max().item() for name in whole),
         "moved": max((whole[name] - value).abs().max().item() for name, value in initial.items()),
     }
+
+
+def trained_once(train: Callable[[AnyCase], Any], cases: Sequence[AnyCase]) -> list[Any]:
+    """Return `train(case)` of each case on every rank, where one rank alone trains each distinct case."""
+    distinct: list[AnyCase] = []
+    for case in cases:
+        if case not in distinct:
+            distinct.append(case)
+    rank, n_ranks = dist.get_rank(), dist.get_world_size()
+    of_ranks: list[Any] = [None] * n_ranks
+    dist.all_gather_object(of_ranks, [train(case) for case in distinct[rank::n_ranks]])
+    places = [distinct.index(case) for case in cases]
+    return [of_ranks[place % n_ranks][place // n_ranks] for place in places]
 
 
 def on_ranks(n_ranks: int, folder: Path, body: Callable[[int], Any]) -> list[Any]:

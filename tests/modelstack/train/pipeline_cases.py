@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import join, make_stages
 from modelstack.train.parallel.pipeline_passes import PipelinePasses
 from modelstack.train.step import StepReport, TrainState, local_state, train_step
-from tests.modelstack.train.parallel_cases import make_batch, whole_values
+from tests.modelstack.train.parallel_cases import make_batch, trained_once, whole_values
 from tests.modelstack.train.toys import family_config
 
 SEED = 3
@@ -46,13 +46,17 @@ class PipelineCase:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Of `ParallelConfig`; where there are none and no other axis than pp, the stages stay as they are."""
     micro_batches: int = 4
-    n_steps: int = 3
+    n_steps: int = 2
     max_norm: float = 0.05
     alter: Callable[[Batch], Batch] = lambda batch: batch
 
     @property
     def config(self) -> ModelConfig:
         return family_config(self.family, **self.keys).with_(**self.own_keys)
+
+    def alone(self) -> PipelineCase:
+        """Return the case with all settings at their defaults that a run of one process does not read."""
+        return replace(self, schedule="", layout=Layout(shard=self.layout.data_ranks), options={})
 
 
 def train_whole(case: PipelineCase) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
@@ -105,10 +109,21 @@ def whole_state(share: nn.Module) -> dict[str, torch.Tensor]:
     return values
 
 
-def differences(case: PipelineCase, mesh: Mesh | None = None) -> dict[str, float]:
+def all_differences(cases: Mapping[str, PipelineCase]) -> dict[str, dict[str, float]]:
+    """Return `differences` of each case; a collective operation of all ranks."""
+    expected = trained_once(train_whole, [case.alone() for case in cases.values()])
+    meshes = {case.layout: make_mesh(case.layout) for case in cases.values()}
+    return {
+        name: differences(case, meshes[case.layout], *each)
+        for (name, case), each in zip(cases.items(), expected, strict=True)
+    }
+
+
+def differences(
+    case: PipelineCase, mesh: Mesh, expected: list[StepReport], whole: dict[str, torch.Tensor]
+) -> dict[str, float]:
     """Return how far losses, gradient norms and weights are from one process's."""
-    expected, whole = train_whole(case)
-    reports, spread = train_in_stages(case, mesh or make_mesh(case.layout))
+    reports, spread = train_in_stages(case, mesh)
     model = CausalLM(case.config)
     model.load_state_dict(spread, strict=True)
     loaded = model.state_dict()

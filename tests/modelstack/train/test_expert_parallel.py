@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.spread_passes import ShardedPasses
 from modelstack.train.step import TrainState, local_state, train_step
 from tests.modelstack.train import parallel_cases, pipeline_cases
-from tests.modelstack.train.parallel_cases import ADAMW, MUON, Case, differences, on_ranks, toy, whole_values
+from tests.modelstack.train.parallel_cases import ADAMW, MUON, Case, make_batch, on_ranks, toy, whole_values
 from tests.modelstack.train.pipeline_cases import PipelineCase
 
 pytestmark = pytest.mark.slow
@@ -63,21 +63,15 @@ TOLERANCE = {"Muon": 1e-5}
 """Weights of the others: 1e-6."""
 
 
-def skewed(make: Callable[[int], Batch], experts: tuple[int, ...], layers: list[int], number: int) -> Batch:
-    """Return a batch whose tokens all go to the same experts."""
-    batch = make(number)
+def skewed(case: Case, *experts: int) -> Case:
+    """Return the case with batches whose tokens all go to the same experts."""
+    layers = [module.layer for module in toy(case).modules() if isinstance(module, MoE)]
+    return replace(case, alter=partial(forced, experts, layers))
+
+
+def forced(experts: tuple[int, ...], layers: list[int], batch: Batch) -> Batch:
     forced_Nk = torch.tensor(experts).expand(batch.n_tokens, -1)
     return replace(batch, forced_experts=dict.fromkeys(layers, forced_Nk))
-
-
-def skewed_differences(case: Case, experts: tuple[int, ...]) -> dict[str, float]:
-    make = parallel_cases.make_batch
-    layers = [module.layer for module in toy(case).modules() if isinstance(module, MoE)]
-    parallel_cases.make_batch = partial(skewed, make, experts, layers)
-    try:
-        return differences(case)
-    finally:
-        parallel_cases.make_batch = make
 
 
 def spread_toy(case: Case) -> torch.nn.Module:
@@ -93,7 +87,7 @@ class Numbered:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             self.n_given += 1
-            yield parallel_cases.make_batch((self.n_given - 1) * self.world + self.rank)
+            yield make_batch((self.n_given - 1) * self.world + self.rank)
 
     def state_dict(self) -> dict[str, Any]:
         return {"n_given": self.n_given}
@@ -130,10 +124,12 @@ def routed_ahead(case: Case) -> dict[str, Any]:
 
 
 def on_two(folder: str, rank: int) -> dict[str, Any]:
-    found: dict[str, Any] = {name: differences(case) for name, case in TWO.items()}
     # The toys have 8 experts, 2 a token: rank 0 has 0 to 3, rank 1 has 4 to 7.
-    found["all tokens to the first rank"] = skewed_differences(TWO["packed"], (0, 1))
-    found["all tokens to the last rank"] = skewed_differences(TWO["interleaved, with biases"], (7, 6))
+    uneven = {
+        "all tokens to the first rank": skewed(TWO["packed"], 0, 1),
+        "all tokens to the last rank": skewed(TWO["interleaved, with biases"], 7, 6),
+    }
+    found: dict[str, Any] = parallel_cases.all_differences(TWO | uneven)
     model = spread_toy(TWO["packed"])
     weight = model.get_parameter(GATE_UP)
     assert isinstance(weight, DTensor)
@@ -149,7 +145,7 @@ def on_two(folder: str, rank: int) -> dict[str, Any]:
 
 
 def on_four(folder: str, rank: int) -> dict[str, Any]:
-    found: dict[str, Any] = {name: differences(case) for name, case in FOUR.items()}
+    found: dict[str, Any] = parallel_cases.all_differences(FOUR)
     case = FOUR["experts on two ranks, cut again over two"]
     model = spread_toy(replace(case, changes={}))
     weight = model.get_parameter(GATE_UP)
@@ -194,7 +190,7 @@ def test_experts_on_two_and_on_four_ranks_train_as_on_one(tmp_path: Path) -> Non
 
 
 def in_stages(rank: int) -> dict[str, dict[str, float]]:
-    return {schedule: pipeline_cases.differences(case) for schedule, case in PIPELINES.items()}
+    return pipeline_cases.all_differences(PIPELINES)
 
 
 def test_experts_on_two_ranks_of_each_pipeline_stage_train_as_on_one(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelstack.decide.memory import Layout
-from tests.modelstack.train.parallel_cases import Case, differences, on_ranks
+from tests.modelstack.train.parallel_cases import Case, all_differences, on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ COMPILED = Case("llama", Layout(shard=2), ONE_BLOCK, options={"precision": "fp32
 
 
 def run_compiled(rank: int) -> dict[str, Any]:
-    return differences(COMPILED)
+    return all_differences({"compiled": COMPILED})["compiled"]
 
 
 def test_compiled_blocks_train_as_eager_ones(tmp_path_factory: pytest.TempPathFactory) -> None:

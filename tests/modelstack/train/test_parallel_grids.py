@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelstack.decide.memory import Layout
-from tests.modelstack.train.parallel_cases import MUON, Case, differences, on_ranks
+from tests.modelstack.train.parallel_cases import MUON, Case, all_differences, on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ BY_MUON = {
 
 
 def run_all(rank: int) -> dict[str, Any]:
-    return {name: differences(case) for name, case in (FP32 | BY_MUON).items()}
+    return all_differences(FP32 | BY_MUON)
 
 
 @pytest.fixture(scope="module")

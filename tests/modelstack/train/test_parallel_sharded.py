@@ -20,7 +20,7 @@ from tests.modelstack.train.parallel_cases import (
     ADAMW,
     MUON,
     Case,
-    differences,
+    all_differences,
     make_batch,
     on_ranks,
     toy,
@@ -40,6 +40,16 @@ BIASED = ROUTED | {
     "num_nextn_predict_layers": 1,
     "mtp_loss_coef": 0.3,
 }
+OLMO3_BLOCKS = {
+    "num_hidden_layers": 2,
+    "layer_types": ("sliding_attention", "full_attention"),
+    "mlp_layer_types": ("dense", "dense"),
+}
+INDEXED_BLOCKS = {
+    "num_hidden_layers": 2,
+    "layer_types": ("compressed_sparse_attention", "heavily_compressed_attention"),
+    "mlp_layer_types": ("hash_moe", "moe"),
+}
 FP32 = {
     "fsdp": Case("llama", SHARD),
     "fsdp, tied head": Case("qwen3", SHARD),
@@ -56,13 +66,15 @@ FP32 = {
     "fsdp, balanced experts, full checkpointing": Case("deepseek_v3", FULL, BIASED, micro_batches=2),
     "fsdp, experts, selective checkpointing": Case("deepseek_v3", SELECTIVE, BIASED),
     "fsdp, hyper-connections and hash routing": Case("deepseek_v4", FULL),
-    "fsdp, dense stage of indexers": Case("deepseek_v4", SHARD, index_stage="dense"),
-    "fsdp, warm-up of indexers, full checkpointing": Case("deepseek_v4", FULL, index_stage="warm_up"),
+    "fsdp, dense stage of indexers": Case("deepseek_v4", SHARD, INDEXED_BLOCKS, index_stage="dense"),
+    "fsdp, warm-up of indexers, full checkpointing": Case(
+        "deepseek_v4", FULL, INDEXED_BLOCKS, index_stage="warm_up"
+    ),
     "fsdp, padding": Case("deepseek_v4", SHARD, ROUTED, micro_batches=2, alter=with_padding),
     "tp": Case("llama", TP),
     "tp, tied head, norms of heads": Case("qwen3", TP, micro_batches=2),
     "tp, tied head, biases of queries, keys and values": Case("qwen2", TP),
-    "tp, norms of projections after the block": Case("olmo3", TP),
+    "tp, norms of projections after the block": Case("olmo3", TP, OLMO3_BLOCKS),
     "tp, windows, norms around the block": Case("gemma3_text", TP),
     "tp, biases, gate, alibi": Case(
         "llama",
@@ -140,8 +152,8 @@ def evaluated_between_steps() -> float:
 
 
 def run_all(rank: int) -> dict[str, Any]:
-    results: dict[str, Any] = {name: differences(case) for name, case in (FP32 | BY_MUON | BF16).items()}
-    return results | {"rejected": rejected_steps(), "evaluated": evaluated_between_steps()}
+    found: dict[str, Any] = all_differences(FP32 | BY_MUON | BF16)
+    return found | {"rejected": rejected_steps(), "evaluated": evaluated_between_steps()}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from modelstack.train.parallel.pipeline_schedules import SCHEDULES
 from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks, with_padding, with_replies
 from tests.modelstack.train.pipeline_cases import (
     PipelineCase,
-    differences,
+    all_differences,
     pipeline_state,
     with_forced_experts,
 )
@@ -56,24 +56,21 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def every_schedule(rank: int) -> dict[str, dict[str, float]]:
-    mesh, found = make_mesh(Layout(pp=2)), {}
-    for schedule in SCHEDULES:
-        found[schedule] = differences(PipelineCase(schedule), mesh)
-        found[f"{schedule}, tied"] = differences(PipelineCase(schedule, keys=TIED), mesh)
-    return found
+    untied = {schedule: PipelineCase(schedule) for schedule in SCHEDULES}
+    return all_differences(untied | {f"{name}, tied": replace(case, keys=TIED) for name, case in untied.items()})
 
 
 def every_model(rank: int) -> dict[str, Any]:
-    mesh, found = make_mesh(Layout(pp=2)), {}
+    cases = {}
     for schedule in ("1F1B", "DualPipeV"):
         for name, keys in MODELS.items():
-            found[f"{name}: {schedule}"] = differences(PipelineCase(schedule, **keys), mesh)
-        found[f"Muon: {schedule}"] = differences(PipelineCase(schedule, keys=TIED, optimizer=MUON), mesh)
+            cases[f"{name}: {schedule}"] = PipelineCase(schedule, **keys)
+        cases[f"Muon: {schedule}"] = PipelineCase(schedule, keys=TIED, optimizer=MUON)
     # Of more than 1024 tokens the head makes the logits in pieces, and again for the gradient.
-    long = PipelineCase("ZBVZeroBubble", alter=repeated, n_steps=1)
-    found["a micro-batch of several pieces"] = differences(long, mesh)
-    found["complaints"] = complaints(pipeline_state(PipelineCase("1F1B"), mesh).passes)
-    return found
+    cases["a micro-batch of several pieces"] = PipelineCase("ZBVZeroBubble", alter=repeated, n_steps=1)
+    found: dict[str, Any] = all_differences(cases)
+    mesh = make_mesh(Layout(pp=2))
+    return found | {"complaints": complaints(pipeline_state(PipelineCase("1F1B"), mesh).passes)}
 
 
 def repeated(batch: Batch) -> Batch:
@@ -95,22 +92,17 @@ def complaints(passes: Any) -> list[str]:
 
 
 def several_axes(rank: int) -> dict[str, dict[str, float]]:
-    sharded, found = Layout(pp=2, shard=2), {}
-    mesh = make_mesh(sharded)
+    sharded, cases = Layout(pp=2, shard=2), {}
     # Partial sums are added in another order: of gradients near 0 more than a rounding changes.
     optimizer = OptimizerConfig(name="adamw", lr=1e-3, eps=1e-6)
     for schedule in ("1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "DualPipeV"):
         case = PipelineCase(schedule, layout=sharded, keys=TIED, optimizer=optimizer)
-        found[f"FSDP: {schedule}"] = differences(case, mesh)
-    case = PipelineCase("ZBVZeroBubble", layout=sharded, optimizer=MUON)
-    found["FSDP: Muon: ZBVZeroBubble"] = differences(case, mesh)
+        cases[f"FSDP: {schedule}"] = case
+    cases["FSDP: Muon: ZBVZeroBubble"] = PipelineCase("ZBVZeroBubble", layout=sharded, optimizer=MUON)
     for name in list(MODELS)[:2]:
-        found[f"FSDP: {name}"] = differences(PipelineCase("1F1B", layout=sharded, **MODELS[name]), mesh)
-    cut = Layout(pp=2, tp=2)
-    found["TP: 1F1B"] = differences(
-        PipelineCase("1F1B", layout=cut, keys=TIED, optimizer=optimizer), make_mesh(cut)
-    )
-    return found
+        cases[f"FSDP: {name}"] = PipelineCase("1F1B", layout=sharded, **MODELS[name])
+    cases["TP: 1F1B"] = PipelineCase("1F1B", layout=Layout(pp=2, tp=2), keys=TIED, optimizer=optimizer)
+    return all_differences(cases)
 
 
 def check(found: dict[str, dict[str, float]]) -> None:

@@ -42,7 +42,8 @@ def test_budgets_and_sizes_decide_steps_and_schedules(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path: Path) -> None:
     text = write_text(tmp_path / "toy.jsonl")
-    recipe = write_toml(tmp_path / "sweep.toml", values(text))
+    tables = values(text, budgets=[2e9, 2.6e9])
+    recipe = write_toml(tmp_path / "sweep.toml", tables)
     done = modelstack("train", "sweep", recipe, "--out", tmp_path / "law", "--bootstrap", 0)
     file = tmp_path / "law" / "runs.jsonl"
     if done.returncode:  # runs this short need not have a minimum, and the command says so
@@ -51,7 +52,7 @@ def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path:
     assert len(runs) == 6
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:-1]) + "\n")
-    sweep(checked_recipe(SweepRecipe, values(text)), tmp_path / "law")
+    sweep(checked_recipe(SweepRecipe, tables), tmp_path / "law")
     again = [json.loads(line) for line in file.read_text().splitlines()]
     last = json.loads(lines[-1])
     assert {record["key"]: record["loss"] for record in again}[last["key"]] == last["loss"]
@@ -63,7 +64,7 @@ def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path:
 @pytest.mark.usefixtures("two_ray_workers")
 def test_a_sweep_on_ray_measures_what_a_local_one_does(tmp_path: Path) -> None:
     text = write_text(tmp_path / "toy.jsonl")
-    recipe = checked_recipe(SweepRecipe, values(text, budgets=[1e9], sizes=SIZES[:2], workers=2))
+    recipe = checked_recipe(SweepRecipe, values(text, budgets=[2e9], sizes=SIZES[1:], workers=2))
     found = {}
     for place in ("local", "ray"):
         lines = sweep(recipe, tmp_path / place, on=place).read_text(encoding="utf-8").splitlines()

@@ -23,6 +23,7 @@ from modelstack.train.metrics import read_metrics
 from modelstack.train.run.launch import launch
 from modelstack.train.run.progress import Display
 from modelstack.train.run.recipe import RunRecipe, resolve
+from tests.modelstack.train.pictures import without_pictures
 from tests.modelstack.train.run.toy_run import (
     torchrun,
     torchrun_by_forks,
@@ -35,6 +36,9 @@ from tests.processes import modelstack
 
 pytestmark = pytest.mark.xdist_group("train_command")
 
+WITHOUT_BASELINES = {"every": 10, "max_megabytes": 0.01, "baselines": False}
+"""Evaluation of the runs whose report no test reads: baselines are fitted, and the curves drawn with them."""
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,12 +49,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run(toy_recipe(text), folder)
+    assert launch(resolve(toy_recipe(text)), folder, None, Console(quiet=True))
     return folder
 
 
 def run(recipe: RunRecipe, folder: Path) -> bool:
-    return launch(resolve(recipe), folder, None, Console(quiet=True))
+    with without_pictures():
+        return launch(resolve(recipe), folder, None, Console(quiet=True))
 
 
 def losses(folder: Path) -> list[float | None]:
@@ -78,7 +83,10 @@ def test_a_run_learns_and_leaves_a_model_that_loads_with_its_measurements_and_sa
 
 
 def test_a_killed_run_goes_on_and_comes_to_the_same_bit_for_bit(text: Path, whole: Path, tmp_path: Path) -> None:
-    recipe = write_toml(tmp_path / "r.toml", toy_values(text, faults=[{"kind": "sigkill", "step": 13}]))
+    recipe = write_toml(
+        tmp_path / "r.toml",
+        toy_values(text, evaluation=WITHOUT_BASELINES, faults=[{"kind": "sigkill", "step": 13}]),
+    )
     killed = modelstack("train", recipe, "--out", tmp_path / "run")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = modelstack("train", recipe, "--out", tmp_path / "run")
@@ -98,20 +106,21 @@ def test_a_run_that_is_asked_to_stop_saves_after_the_step_in_flight_and_goes_on(
         if report.step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    recipe = toy_recipe(text, evaluation=WITHOUT_BASELINES)
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
         patched.setattr(Display, "after_step", ask)
-        assert not run(toy_recipe(text), tmp_path / "run")
+        assert not run(recipe, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) == handler
     assert (tmp_path / "run" / "checkpoints" / "step-00000007").is_dir()
     assert not (tmp_path / "run" / "model").exists()
-    assert run(toy_recipe(text), tmp_path / "run")
+    assert run(recipe, tmp_path / "run")
     assert losses(tmp_path / "run") == losses(whole)
     assert equal(weights(tmp_path / "run"), weights(whole))
 
 
 def test_a_decay_branches_off_a_stable_run(text: Path, tmp_path: Path) -> None:
-    stable = {"schedule": {"warmup_steps": 4}, "evaluation": {"every": 50, "max_megabytes": 0.01}}
+    stable = {"schedule": {"warmup_steps": 4}, "evaluation": WITHOUT_BASELINES | {"every": 50}}
     assert run(toy_recipe(text, **stable), tmp_path / "stable")
     at = {"run": str(tmp_path / "stable"), "step": 15, "decay_steps": 4}
     assert run(toy_recipe(text, **stable, branch=at), tmp_path / "branch")
@@ -128,10 +137,10 @@ def test_a_decay_branches_off_a_stable_run(text: Path, tmp_path: Path) -> None:
 
 def test_a_plan_is_obeyed(text: Path, tmp_path: Path) -> None:
     shape = resolve(toy_recipe(text)).model.with_(vocab_size=320)
-    request = PlanRequest(budget_flops=3e9, preset="toy", context=64, precision="fp32")
+    request = PlanRequest(budget_flops=5e8, preset="toy", context=64, precision="fp32")
     write_plan(plan(request, shape), tmp_path / "plan")
     decided = read_plan(tmp_path / "plan")
-    values = toy_values(text, plan="plan")
+    values = toy_values(text, plan="plan", evaluation=WITHOUT_BASELINES)
     for key in ("steps", "rows", "model", "schedule", "optimizer", "tokenizer"):
         del values[key]
     del values["data"]["row_tokens"]
@@ -157,7 +166,8 @@ def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
 ) -> None:
     changes = {"parallel": {"layout": layout}, "faults": [{"kind": "sigkill", "step": 13, "rank": 1}]}
     micro = {"micro_batches": 2} if "pp" in layout else {}
-    recipe = write_toml(tmp_path / "r.toml", toy_values(text, **changes, **micro))
+    values = toy_values(text, evaluation=WITHOUT_BASELINES, **changes, **micro)
+    recipe = write_toml(tmp_path / "r.toml", values)
     done = start("train", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "resumed at step 10 of 20" in done.stdout
