@@ -6,7 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("structure")  # one process parses each fil
 in_each_package = pytest.mark.parametrize("package", PACKAGES)
 
 
-@lru_cache
+@cache
 def modules(package: str) -> dict[str, Path]:
     """Return the files of a package by module name."""
     return {
@@ -43,7 +43,7 @@ def modules(package: str) -> dict[str, Path]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def statements(path: Path) -> tuple[Statement, ...]:
     """Return the imports, functions and expressions of a file, those within other statements included."""
     found = list[Statement]()
