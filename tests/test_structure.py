@@ -6,7 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,13 @@ CLEAN_PACKAGES = ("agentkit", "mcp_servers", "modelstack", "evals", "tools")
 """Folders in which every docstring opens with a verb or the noun that it describes."""
 UNCLEAR_OPENINGS = "Of|What|That|Those|Whose|Where|As|So|Such|When|Which|If|Let|One|Another"
 
+Statement = ast.Import | ast.ImportFrom | ast.Expr | ast.FunctionDef | ast.AsyncFunctionDef
+
+pytestmark = pytest.mark.xdist_group("structure")  # one process parses each file once
 in_each_package = pytest.mark.parametrize("package", PACKAGES)
 
 
-@lru_cache
+@cache
 def modules(package: str) -> dict[str, Path]:
     """Return the files of a package by module name."""
     return {
@@ -40,15 +43,23 @@ def modules(package: str) -> dict[str, Path]:
     }
 
 
-@lru_cache
-def parsed(path: Path) -> ast.Module:
-    """Return the syntax tree of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def statements(path: Path) -> tuple[Statement, ...]:
+    """Return the imports, functions and expressions of a file, those within other statements included."""
+    found = list[Statement]()
+    waiting = list[ast.AST](ast.parse(path.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Statement):
+            found.append(node)
+        # An expression holds no statement, so its tree is not walked.
+        waiting += (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+    return tuple(found)
 
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
     """Yield the modules that a module names in imports, also within functions and for types alone."""
-    for node in ast.walk(parsed(path)):
+    for node in statements(path):
         match node:
             case ast.ImportFrom(module=str(module), names=names):
                 for alias in names:
@@ -95,7 +106,7 @@ def told_lines(path: Path) -> list[tuple[int, str]]:
     """Return number and text of the code lines: no imports, signatures, docstrings and comments."""
     text = path.read_text(encoding="utf-8")
     silent = set[int]()
-    for node in ast.walk(parsed(path)):
+    for node in statements(path):
         match node:
             case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())):
                 silent.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
@@ -122,7 +133,7 @@ def test_no_lines_stand_twice(package: str) -> None:
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line and text of every docstring, those of attributes included."""
-    for node in ast.walk(parsed(path)):
+    for node in statements(path):
         match node:
             case ast.Expr(value=ast.Constant(value=str(text)), lineno=line):
                 yield line, text

@@ -88,7 +88,8 @@ class Calibration:
                 f"ones; give more cases, or harder ones."
             )
         low, high = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
-        best = _lowest(lambda at: log_loss(decisions, math.exp(at)), low, high)
+        ratios = [(_log_ratios(each), each.is_right) for each in decisions]
+        best = _lowest(lambda at: _loss(ratios, math.exp(at)), low, high)
         return cls(min(HIGHEST_TEMPERATURE, max(LOWEST_TEMPERATURE, math.exp(best))), len(decisions), model)
 
     def probability(self, decision: Decision) -> float:
@@ -161,12 +162,33 @@ def decision_confidence(response: ModelResponse) -> float | None:
 
 
 def log_loss(decisions: Sequence[Decision], temperature: float) -> float:
-    """Return the mean of -log p for right and -log(1 - p) for wrong decisions, in nats."""
-    total = 0.0
-    for each in decisions:
-        p = _scaled(each.probability, each.alternatives, temperature)[0]
-        total -= math.log(max(_LEAST, p if each.is_right else 1.0 - p))
-    return total / len(decisions)
+    """Return the mean of -log p for right and -log(1 - p) for wrong decisions, in nats.
+
+    `temperature` is at least `LOWEST_TEMPERATURE`.
+    """
+    return _loss([(_log_ratios(each), each.is_right) for each in decisions], temperature)
+
+
+def _log_ratios(decision: Decision) -> tuple[float, ...]:
+    """Return log(p_i / p) of each other option, where p belongs to the chosen one; computed once for a fit."""
+    chosen = math.log(max(_LEAST, decision.probability))
+    others = decision.alternatives or (1.0 - decision.probability,)
+    return tuple(math.log(max(_LEAST, other)) - chosen for other in others)
+
+
+def _loss(ratios: Sequence[tuple[tuple[float, ...], bool]], temperature: float) -> float:
+    """Return `log_loss` of decisions, each given as its log ratios and whether it was right.
+
+    With odds o = sum_i (p_i / p)^(1/T) against the choice, p is 1 / (1 + o) and 1 - p is o / (1 + o). Log ratios
+    are at most log(1 / `_LEAST`), so o is finite from `LOWEST_TEMPERATURE` on.
+    """
+    total, most = 0.0, -math.log(_LEAST)
+    for logs, is_right in ratios:
+        odds = 0.0
+        for log_ratio in logs:
+            odds += math.exp(log_ratio / temperature)
+        total += min(most, math.log1p(odds) - (0.0 if is_right else math.log(odds)))
+    return total / len(ratios)
 
 
 def _scaled(chosen: float, others: Sequence[float], temperature: float) -> tuple[float, ...]:
@@ -183,14 +205,22 @@ def _scaled(chosen: float, others: Sequence[float], temperature: float) -> tuple
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float, *, n_steps: int = 40) -> float:
-    """Return the minimiser of a unimodal function: a grid, then golden-section search around its best point."""
+    """Return the minimiser of a unimodal function: a grid, then golden-section search around its best point.
+
+    Each step of the search reuses one of the two values of the step before it.
+    """
     width = (high - low) / n_steps
     best = min((low + width * k for k in range(n_steps + 1)), key=function)
     low, high, ratio = max(low, best - width), min(high, best + width), (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
     for _ in range(n_steps):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if function(left) <= function(right):
-            high = right
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
         else:
-            low = left
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
     return (low + high) / 2

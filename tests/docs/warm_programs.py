@@ -1,11 +1,13 @@
-"""Console scripts as forks of one process that has imported other people's packages and computed nothing.
+"""Console scripts and MCP servers as forks of one process that has imported packages and computed nothing.
 
 A page's commands would spend most of their time in imports: 3 s for torch, 1 s for mcp, 4 s for inspect-ai. A
-fork has those packages and imports this project's own modules itself. It runs the installed script with the
-arguments, the environment, the folder and the standard streams of its caller, and its status is the caller's.
+fork has those packages, and the modules of agents; it imports this project's other modules itself. It runs the
+installed script with the arguments, the environment, the folder and the standard streams of its caller, and its
+status is the caller's.
 
-`warm_programs` makes a folder for the front of PATH; its programs call `_ask`. Servers that an agent starts
-(`python -m mcp_servers.time`, `agentkit-mcp`) are ordinary processes.
+`warm_programs` makes a folder for the front of PATH; its programs call `_ask`. The `sys.executable` of a console
+script is a program of that folder, too: a server that an agent starts (`python -m mcp_servers.time`,
+`agentkit-mcp`) is another fork, and everything else runs in the real interpreter.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ _IMPORTED = (
     "rich.table",
     "tokenizers",
     "typer.rich_utils",
+    "agentkit.agent",
+    "agentkit.cli.mcp",
+    "agentkit.mcp.toolset",
 )
 _STANDARD_STREAMS = (0, 1, 2)
 _LENGTH = struct.Struct("!Q")
@@ -72,8 +77,10 @@ def warm_programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path
     scripts.mkdir()
     for name in PROGRAMS:
         words = [sys.executable, "-IS", __file__, str(path), str(Path(sys.executable).with_name(name))]
-        (scripts / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
-        (scripts / name).chmod(0o755)
+        _write_program(scripts / name, f'exec {shlex.join(words)} "$@"')
+    server = f'"-m mcp_servers"*) exec {shlex.join([sys.executable, "-IS", __file__, str(path)])} "$@" ;;'
+    real = f'*) exec {shlex.quote(sys.executable)} "$@" ;;'
+    _write_program(scripts / "python", f'case "$1 $2" in\n{server}\n{real}\nesac')
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -92,9 +99,23 @@ def warm_programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path
         sys.stderr.write(process.communicate()[0].decode())
 
 
+def _write_program(path: Path, commands: str) -> None:
+    path.write_text(f"#!/bin/sh\n{commands}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
 def _ask(path: str, script: str, arguments: list[str]) -> int:
-    """Have a script run in a fork with this process's streams, environment and folder; return its status."""
-    request = {"script": script, "arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+    """Have a script, or the module after "-m", run in a fork; return its status.
+
+    The fork has this process's streams, environment and folder.
+    """
+    request = {
+        "script": script,
+        "arguments": arguments,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "python": str(Path(path).with_name("bin") / "python"),
+    }
     data = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
@@ -149,19 +170,28 @@ def _run_for(connection: socket.socket) -> str:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv[:] = [request["script"], *request["arguments"]]
-    sys.path[0] = str(Path(request["script"]).parent)
-    return str(request["script"])
+    script, arguments = request["script"], request["arguments"]
+    if script == "-m":
+        script, *arguments = arguments
+        sys.path[0] = request["folder"]
+    else:
+        sys.path[0] = str(Path(script).parent)
+        sys.executable = request["python"]
+    sys.argv[:] = [script, *arguments]
+    return str(script)
 
 
 def _run_to_the_end(script: str) -> None:
-    """Run a script and end the process as the interpreter would, but without freeing all of its memory.
+    """Run a script or a module, and end the process as the interpreter would, without freeing all of its memory.
 
-    That would take 0.5 s, because each page of memory that is still the forked process's would be copied first.
+    Freeing it would take 0.5 s: each page of memory that is still shared with the forked process is copied first.
     """
     status: int | str | None = 0
     try:
-        runpy.run_path(script, run_name="__main__")
+        if os.sep in script:
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code
     if isinstance(status, str):

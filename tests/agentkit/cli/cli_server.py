@@ -1,48 +1,32 @@
-"""An MCP server for the tests of the command line: `python cli_server.py TOOL... [PID_FILE]` serves on stdio."""
+"""An MCP server for the tests of the command line: `python cli_server.py TOOL... [PID_FILE]` serves on stdio.
+
+In plain JSON-RPC, so that it starts in a tenth of the time of one that imports `mcp`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-import anyio
-from mcp.server import MCPServer
-from mcp_types import ToolAnnotations
+from plain_server import DESCRIPTIONS, serve
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]not markup[/bold red]\u202eevil\r\nsecond line"
 
-server = MCPServer("cli-tests", version="1")
 
+def _call(name: str, text: str) -> dict[str, Any] | None:
+    """Return the result of a tool; `change` adds its text as a line to the file `changed` in HOME."""
+    if name == "wait":
+        return None
+    if name == "change":
+        with open(os.environ["HOME"] + "/changed", "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    shown = {"echo": text, "change": "changed", "hostile": HOSTILE}[name]
+    return {"content": [{"type": "text", "text": shown}], "structuredContent": {"result": shown}}
 
-async def echo(text: str = "hello") -> str:
-    """Give the text back."""
-    return text
-
-
-async def hostile() -> str:
-    """Try to take over the terminal."""
-    return HOSTILE
-
-
-async def wait() -> str:
-    """Never answer."""
-    await anyio.sleep_forever()
-    return ""
-
-
-async def change(text: str = "hello") -> str:
-    """Change the world: its text is a line more in the file that CHANGED names."""
-    with open(os.environ["HOME"] + "/changed", "a", encoding="utf-8") as file:
-        file.write(text + "\n")
-    return "changed"
-
-
-for tool in (echo, hostile, wait, change):
-    if tool.__name__ in sys.argv[1:]:
-        server.add_tool(tool, annotations=ToolAnnotations(read_only_hint=tool is not change))
 
 if __name__ == "__main__":
     if os.sep in sys.argv[-1]:
         Path(sys.argv[-1]).write_text(str(os.getpid()), encoding="ascii")
-    server.run("stdio")
+    serve([name for name in sys.argv[1:] if name in DESCRIPTIONS], _call)

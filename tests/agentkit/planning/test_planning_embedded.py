@@ -11,14 +11,29 @@ from agentkit import Agent, MCPToolset, RunResult
 from agentkit.messages import ModelRequest, ModelResponse, ToolReturnPart
 from agentkit.models.resolve import resolve_model
 from agentkit.planning import PlanTemplate, TemplateStep
+from modelstack.inference.llama import measuring
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("smollm2_gguf")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("smollm2_gguf", "one_thread"),
+    pytest.mark.xdist_group("plans"),
+]
+
+TOOLS = {"create_directory", "write_file", "read_text_file", "list_directory", "file_info", "search_text"}
+"""Tools of the server that the model sees: those of the plans, and two others."""
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model compute on one thread: tests run beside it, and a second thread would wait for theirs."""
+    monkeypatch.setattr(measuring, "available_cores", lambda: 1)
 
 
 async def follow(folder: Path, task: str, steps: list[TemplateStep]) -> RunResult[str]:
     """Run the embedded model with our filesystem server in a child process."""
     server = MCPToolset.stdio(sys.executable, "-m", "mcp_servers.filesystem", folder, "--write", id="files")
-    agent = Agent(resolve_model("local:tiny"), toolsets=[server], planner=PlanTemplate(steps), taint_rule=False)
+    tools = server.filtered(lambda tool: tool.name in TOOLS)
+    agent = Agent(resolve_model("local:tiny"), toolsets=[tools], planner=PlanTemplate(steps), taint_rule=False)
     async with agent:
         return await agent.run(task)
 
