@@ -59,6 +59,13 @@ def test_runs_in_common_are_found_without_their_evaluation() -> None:
     assert not ContaminationIndex.of([]).repeat_run([thirteen], 13)
 
 
+def test_a_run_that_a_text_repeats_counts_once_in_the_share() -> None:
+    refrain = " ".join(["one two three four five six seven eight"] * 6)
+    verses = " ".join(f"word{n}" for n in range(12))
+    rules = {found.rule for found in ContaminationIndex.of([("e", f"{refrain} {verses}")]).find_all(refrain, 0.5)}
+    assert rules == {"run"}, "8 of 20 distinct runs"
+
+
 def test_a_clean_text_is_clean() -> None:
     assert index().find("A text about ducks, eggs and planets that nobody has put into a test. " * 20, 0.5) is None
     assert index().find("", 0.5) is None
