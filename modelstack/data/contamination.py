@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from modelstack.data.dedup.shingles import shingle_hashes
+from modelstack.data.dedup.shingles import hashes_of_texts
 from modelstack.data.documents import Document, Step
 from modelstack.data.evaluation_texts import evaluation_files, texts_of_evaluation, words_of
 from modelstack.errors import UserError
@@ -92,16 +92,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ContaminationIndex:
-    """Index of the word runs of evaluations by hash; two different runs collide with probability 2^-64."""
+    """Index of the word runs of evaluations by hash; two different runs collide with probability 2^-64.
+
+    Each run of 13 words contains runs of 8 words. A document without a known run of 8 words, which is nearly every
+    document, therefore repeats nothing, and costs one look-up per word in a table of one byte each.
+    """
 
     evaluations: tuple[str, ...]
-    long_H: Hashes
-    """Hashes of 13-word runs, sorted."""
-    long_evaluation_H: NDArray[np.int64]
-    runs_H: Hashes
-    """Hashes of 8-word runs, sorted; a run that several texts share is repeated."""
-    text_H: NDArray[np.int64]
-    """Text of each 8-word run."""
+    long: _Runs
+    """13-word runs of the texts."""
+    runs: _Runs
+    """8-word runs of the texts."""
     n_runs_I: NDArray[np.int64]
     """Number of distinct 8-word runs per text."""
     is_short_I: NDArray[np.bool_]
@@ -111,48 +112,30 @@ class ContaminationIndex:
     @classmethod
     def of(cls, texts: Iterable[tuple[str, str]]) -> ContaminationIndex:
         """Index texts, given as pairs of the evaluation's name and the text."""
-        numbers: dict[str, int] = {}
-        long: list[Hashes] = []
-        runs: list[Hashes] = []
-        evaluation_of_long: list[int] = []
-        evaluation_of: list[int] = []
-        is_short: list[bool] = []
-        seen: set[tuple[str, str]] = set()
-        for name, text in texts:
-            words = _words(text)
-            if (name, words) in seen or not (own := _hashes(words, SHORT_WORDS)).size:
-                continue
-            seen.add((name, words))
-            number = numbers.setdefault(name, len(numbers))
-            thirteen = _hashes(words, N_WORDS)
-            long.append(thirteen)
-            evaluation_of_long.append(number)
-            runs.append(own)
-            evaluation_of.append(number)
-            is_short.append(not thirteen.size)
-        long_H, order = _sorted(long)
-        runs_H, runs_order = _sorted(runs)
+        distinct = list(dict.fromkeys((name, _words(text)) for name, text in texts))
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in distinct))}
+        words = [own for _, own in distinct]
+        long, runs = _Runs.of(words, N_WORDS), _Runs.of(words, SHORT_WORDS)
         return cls(
             evaluations=tuple(numbers),
-            long_H=long_H,
-            long_evaluation_H=np.repeat(np.array(evaluation_of_long, np.int64), [len(h) for h in long])[order],
-            runs_H=runs_H,
-            text_H=np.repeat(np.arange(len(runs)), [len(h) for h in runs])[runs_order],
-            n_runs_I=np.array([len(h) for h in runs], np.int64),
-            is_short_I=np.array(is_short, bool),
-            evaluation_I=np.array(evaluation_of, np.int64),
+            long=long,
+            runs=runs,
+            n_runs_I=np.bincount(runs.text_H, minlength=len(words)),
+            is_short_I=np.bincount(long.text_H, minlength=len(words)) == 0,
+            evaluation_I=np.array([numbers[name] for name, _ in distinct], np.int64),
         )
 
     def n_texts(self, evaluation: str) -> int:
         """Return the number of distinct texts of an evaluation with at least 8 words."""
         if evaluation not in self.evaluations:
             return 0
-        return int(np.count_nonzero(self.evaluation_I == self.evaluations.index(evaluation)))
+        number = self.evaluations.index(evaluation)
+        return int(np.count_nonzero((self.evaluation_I == number) & (self.n_runs_I > 0)))
 
-    def repeats_run(self, text: str, n_words: Literal[8, 13]) -> bool:
-        """Return whether a text shares a run of 8 or 13 words with any text of an evaluation."""
-        index_H = self.long_H if n_words == N_WORDS else self.runs_H
-        return _places(_hashes(_words(text), n_words), index_H).size > 0
+    def repeat_run(self, texts: Iterable[str], n_words: Literal[8, 13]) -> bool:
+        """Return whether any of some texts shares a run of 8 or 13 words with a text of an evaluation."""
+        runs = self.long if n_words == N_WORDS else self.runs
+        return runs.texts_with_runs_of(map(_words, texts), n_words).size > 0
 
     def find(self, text: str, fuzzy_share: float | None) -> Found | None:
         """Return the evaluation that a text repeats, by the first matching rule; None if there is none."""
@@ -164,9 +147,11 @@ class ContaminationIndex:
 
     def _found(self, text: str, fuzzy_share: float | None) -> Iterator[Found]:
         words = _words(text)
-        for number in self.long_evaluation_H[_places(_hashes(words, N_WORDS), self.long_H)]:
+        texts = self.runs.texts_with_runs_of([words], SHORT_WORDS)
+        if not texts.size:
+            return
+        for number in self.evaluation_I[self.long.texts_with_runs_of([words], N_WORDS)]:
             yield Found(self.evaluations[number], "run")
-        texts = self.text_H[_places(_hashes(words, SHORT_WORDS), self.runs_H)]
         candidates, n_held = np.unique(texts, return_counts=True)
         share = n_held / self.n_runs_I[candidates]
         is_short = self.is_short_I[candidates]
@@ -177,25 +162,47 @@ class ContaminationIndex:
                 yield Found(self.evaluations[number], "fuzzy")
 
 
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Distinct word runs of each text, by hash."""
+
+    hash_H: Hashes
+    """Sorted; a run that several texts share is repeated."""
+    text_H: NDArray[np.int64]
+    """Text of each run."""
+    is_used: NDArray[np.bool_]
+    """Whether any hash begins with the bits of the position: most others are rejected without a search."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str], n_words: int) -> _Runs:
+        """Index the runs of texts whose words are separated by single spaces."""
+        parts = list(hashes_of_texts(texts, n_words))
+        hash_H = np.concatenate([hashes for hashes, _ in parts] or [np.empty(0, np.uint64)])
+        text_H = np.concatenate([of_part for _, of_part in parts] or [np.empty(0, np.int64)])
+        order = np.argsort(hash_H, kind="stable")  # the texts of a hash stay in order
+        hash_H, text_H = hash_H[order], text_H[order]
+        is_new = np.ones(len(hash_H), bool)
+        is_new[1:] = (hash_H[1:] != hash_H[:-1]) | (text_H[1:] != text_H[:-1])
+        is_used = np.zeros(8 << len(hash_H).bit_length(), bool)
+        is_used[_first_bits(hash_H, is_used.size)] = True
+        return cls(hash_H[is_new], text_H[is_new], is_used)
+
+    def texts_with_runs_of(self, others: Iterable[str], n_words: int) -> NDArray[np.int64]:
+        """Return the texts that hold the distinct runs of other texts, by hash; a text once per run."""
+        found = [
+            hashes[self.is_used[_first_bits(hashes, self.is_used.size)]]
+            for hashes, _ in hashes_of_texts(others, n_words)
+        ]
+        some = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+        first, last = (np.searchsorted(self.hash_H, some, side) for side in ("left", "right"))
+        ranges = [self.text_H[a:b] for a, b in zip(first, last, strict=True)]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+
+def _first_bits(hashes: Hashes, size: int) -> Hashes:
+    """Return the first bits of hashes, as positions in a table whose size is a power of two."""
+    return hashes >> np.uint64(65 - size.bit_length())
+
+
 def _words(text: str) -> str:
     return " ".join(words_of(text))
-
-
-def _hashes(words: str, n_words: int) -> Hashes:
-    """Return the distinct hashes of a text's word runs, sorted."""
-    pieces = list(shingle_hashes(words, n_words))
-    return np.unique(np.concatenate(pieces)) if pieces else np.empty(0, np.uint64)
-
-
-def _sorted(parts: Sequence[Hashes]) -> tuple[Hashes, NDArray[np.int64]]:
-    whole = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-    order = np.argsort(whole, kind="stable")
-    return whole[order], order
-
-
-def _places(some: Hashes, index_H: Hashes) -> NDArray[np.int64]:
-    """Return the positions of hashes in a sorted index, including repeated entries."""
-    first, last = np.searchsorted(index_H, some, "left"), np.searchsorted(index_H, some, "right")
-    hit = last > first
-    ranges = [np.arange(a, b) for a, b in zip(first[hit], last[hit], strict=True)]
-    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
@@ -168,7 +169,7 @@ def write_world(world: World, folder: Path, database: Path) -> None:
         (folder / path).write_text(text, encoding="utf-8")
         changed = _changed_at(path, text)
         os.utime(folder / path, (changed, changed))
-    with closing(sqlite3.connect(database)) as connection, connection:
+    with world_database(database) as connection:
         for table in world.tables:
             connection.execute(table.sql)
             marks = ", ".join("?" for _ in table.columns)
@@ -180,6 +181,15 @@ def _changed_at(path: str, text: str) -> int:
     return 1735689600 + crc32(f"{path}\n{text}".encode()) % (365 * 86400)
 
 
+@contextmanager
+def world_database(path: Path) -> Generator[sqlite3.Connection]:
+    """Open a world's database to write in one transaction; a world is temporary, so nothing waits for the disk."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        with connection:
+            yield connection
+
+
 def clear_world(folder: Path, database: Path) -> None:
     """Empty a folder and a database; servers may hold both open."""
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -187,7 +197,7 @@ def clear_world(folder: Path, database: Path) -> None:
             path.rmdir()
         else:
             path.unlink()
-    with closing(sqlite3.connect(database)) as connection, connection:
+    with world_database(database) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         for kind, name in connection.execute(
             "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"

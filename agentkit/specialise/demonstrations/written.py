@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from agentkit.specialise.demonstrations.script import Script, Step
+from agentkit.specialise.demonstrations.world import world_database
 from modelstack.data.examples import Call
 from modelstack.errors import UserError
 
@@ -99,8 +100,8 @@ class Kit:
         for path, text in self.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-        with closing(sqlite3.connect(database)) as connection, connection:
-            connection.executescript(self.sql)
+        with world_database(database) as connection:
+            connection.executescript(f"BEGIN;\n{self.sql}\n;COMMIT;")
 
 
 _CONVERSATIONS = TypeAdapter(tuple[Conversation, ...])

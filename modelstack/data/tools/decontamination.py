@@ -50,9 +50,9 @@ class Evaluations:
         """
         requests = [m.content for m in example.messages if m.role == "user"]
         shares_name = any(call.name.lower() in self.names for call in example.calls)
-        if any(self.index.repeats_run(text, N_WORDS) for text in _texts(example)):
+        if self.index.repeat_run(_texts(example), N_WORDS):
             return RULES[0]
-        if any(self.index.repeats_run(text, SHORT_WORDS) for text in requests):
+        if self.index.repeat_run(requests, SHORT_WORDS):
             return RULES[1] if shares_name else RULES[2]
         if any(_plain(text) in self.whole for text in requests):
             return RULES[3]

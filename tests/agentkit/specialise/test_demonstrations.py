@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from functools import cache
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal
 
 from agentkit.specialise.demonstrations import (
     clock,
@@ -24,7 +25,7 @@ from agentkit.specialise.demonstrations import (
     talk,
 )
 from agentkit.specialise.demonstrations.domains import DOMAINS
-from agentkit.specialise.demonstrations.play import House, demonstrations, play, running_house
+from agentkit.specialise.demonstrations.play import House, demonstrations, play
 from agentkit.specialise.demonstrations.script import Script, Step, typed
 from agentkit.specialise.demonstrations.world import World, make_world, write_world
 from modelstack.data.examples import Example, Message
@@ -33,74 +34,80 @@ from modelstack.data.tools.spoken import scene
 N_CONVERSATIONS = 60
 
 
-@asynccontextmanager
-async def _played() -> AsyncIterator[tuple[House, list[tuple[Example, World, dict[str, str], Counter[object]]]]]:
-    """Give conversations with their world, and the files and rows found afterwards."""
-    async with running_house() as house:
-        found: list[tuple[Example, World, dict[str, str], Counter[object]]] = []
-        for number in range(N_CONVERSATIONS):
-            now = scene("test of demonstrations", number)
-            world = make_world(now)
-            example = await play(house, world, now, f"house-{number}", unplaced=number % 2 == 1)
-            if example is not None:
-                found.append((example, world, _files(house.folder), _rows(house.database, world)))
-        yield house, found
+@dataclass(frozen=True)
+class Played:
+    """A conversation, its world, and the files and rows found afterwards."""
+
+    example: Example
+    world: World
+    files: dict[str, str]
+    rows: Counter[object]
+
+
+@pytest.fixture(scope="module")
+def played(house: House, portal: BlockingPortal) -> list[Played]:
+    """Conversations, each played in a world of its own."""
+    found: list[Played] = []
+    for number in range(N_CONVERSATIONS):
+        now = scene("test of demonstrations", number)
+        world = make_world(now)
+        playing = partial(play, house, world, now, f"house-{number}", unplaced=number % 2 == 1)
+        example = portal.call(playing)
+        if example is not None:
+            found.append(Played(example, world, _files(house.folder), _rows(house.database, world)))
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
-async def test_after_a_conversation_files_and_rows_are_what_its_scripts_say() -> None:
-    async with _played() as (_, played):
-        assert len(played) > N_CONVERSATIONS * 0.6
-        changing = [each for each in played if _called(each[0]) & {"write_file", "edit_file", "execute", "move"}]
-        assert len(changing) >= 10
-        for example, world, files, rows in played:
-            assert files == world.files, example.id
-            for table in world.domain.tables:
-                said = Counter((table.name, *row[1:]) for row in world.rows[table.name])
-                assert said == Counter({key: n for key, n in rows.items() if key[0] == table.name}), example.id  # type: ignore[index]
+def test_after_a_conversation_files_and_rows_are_what_its_scripts_say(played: list[Played]) -> None:
+    assert len(played) > N_CONVERSATIONS * 0.6
+    changing = [each for each in played if _called(each.example) & {"write_file", "edit_file", "execute", "move"}]
+    assert len(changing) >= 10
+    for each in played:
+        assert each.files == each.world.files, each.example.id
+        for table in each.world.domain.tables:
+            said = Counter((table.name, *row[1:]) for row in each.world.rows[table.name])
+            found = Counter({key: n for key, n in each.rows.items() if key[0] == table.name})  # type: ignore[index]
+            assert said == found, each.example.id
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
-async def test_numbers_of_an_answer_stand_in_what_the_conversation_shows_or_count_it() -> None:
-    async with _played() as (_, played):
-        n_answers = 0
-        for example, *_ in played:
-            shown = ""
-            for message in [*example.messages, Message(role="assistant", content=example.reply or "")]:
-                if message.role != "assistant":
-                    shown += "\n" + message.content
-                    continue
-                shown += repr([call.arguments for call in message.calls])
-                for number in re.findall(r"\d+", message.content):
-                    n_answers += 1
-                    is_count = int(number) <= max(len(shown.splitlines()), 20)
-                    is_rounded = "(rounded)" in shown or "." in shown
-                    assert number in shown or is_count or is_rounded, (example.id, number, message.content)
-        assert n_answers > 50
+def test_numbers_of_an_answer_stand_in_what_the_conversation_shows_or_count_it(played: list[Played]) -> None:
+    n_answers = 0
+    for example in (each.example for each in played):
+        shown = ""
+        for message in [*example.messages, Message(role="assistant", content=example.reply or "")]:
+            if message.role != "assistant":
+                shown += "\n" + message.content
+                continue
+            shown += repr([call.arguments for call in message.calls])
+            for number in re.findall(r"\d+", message.content):
+                n_answers += 1
+                is_count = int(number) <= max(len(shown.splitlines()), 20)
+                is_rounded = "(rounded)" in shown or "." in shown
+                assert number in shown or is_count or is_rounded, (example.id, number, message.content)
+    assert n_answers > 50
 
 
 def silent(name: str, done: float = 0, total: float | None = None, note: str = "") -> None:
     """Receive progress and show nothing."""
 
 
-@pytest.mark.anyio
-async def test_the_same_seed_gives_the_same_requests_calls_and_tools() -> None:
+@pytest.mark.usefixtures("plays_in_house")
+def test_the_same_seed_gives_the_same_requests_calls_and_tools(portal: BlockingPortal) -> None:
     def without_clock(example: Example) -> object:
         return [
             (m.role, m.content if m.role == "user" else "", [call.name for call in m.calls])
             for m in example.messages
         ], [tool.name for tool in example.tools]
 
-    first = await demonstrations(4, 7, lambda example: True, silent)
-    second = await demonstrations(4, 7, lambda example: True, silent)
+    first, second = (portal.call(demonstrations, 4, 7, lambda example: True, silent) for _ in range(2))
     assert first and [without_clock(each) for each in first] == [without_clock(each) for each in second]
 
 
-@pytest.mark.anyio
-async def test_what_repeats_an_evaluation_is_left_out() -> None:
-    assert await demonstrations(2, 7, lambda example: False, silent) == []
+@pytest.mark.usefixtures("plays_in_house")
+def test_what_repeats_an_evaluation_is_left_out(portal: BlockingPortal) -> None:
+    assert portal.call(demonstrations, 2, 7, lambda example: False, silent) == []
 
 
 @pytest.mark.anyio

@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal
 
-from agentkit.specialise.demonstrations.play import play_written, running_house
+from agentkit.specialise.demonstrations.play import House, play_written
 from agentkit.specialise.demonstrations.written import (
     Conversation,
     End,
@@ -26,20 +27,20 @@ EVALUATIONS = Path(__file__).resolve().parents[3] / "evals" / "tool_use"
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
-async def test_every_written_conversation_is_as_its_kit_says_and_repeats_no_evaluation() -> None:
+def test_every_written_conversation_is_as_its_kit_says_and_repeats_no_evaluation(
+    house: House, portal: BlockingPortal
+) -> None:
     cleaner = Cleaner(read_evaluations([EVALUATIONS / each for each in ("natural", "first_hour", "long_results")]))
     kits = written_kits()
     assert len(kits) >= 30
     n_recovered = 0
-    async with running_house() as house:
-        for kit in kits:
-            for number in range(len(kit.conversations)):
-                example = await play_written(house, kit, number, scene(kit.name, 0, number))
-                assert cleaner.is_clean(example, names_are_kept=True), (kit.name, number)
-                called = {call.name for message in example.messages for call in message.calls}
-                assert called <= {tool.name for tool in example.tools}
-                n_recovered += any(message.calls and not message.train for message in example.messages)
+    for kit in kits:
+        for number in range(len(kit.conversations)):
+            example = portal.call(play_written, house, kit, number, scene(kit.name, 0, number))
+            assert cleaner.is_clean(example, names_are_kept=True), (kit.name, number)
+            called = {call.name for message in example.messages for call in message.calls}
+            assert called <= {tool.name for tool in example.tools}
+            n_recovered += any(message.calls and not message.train for message in example.messages)
     assert n_recovered > 20
 
 
@@ -57,7 +58,6 @@ READ = (("read_text_file", {"path": "list.txt"}),)
 RENAME = (("execute", {"sql": "UPDATE jars SET label = 'fig' WHERE id = 1"}),)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("kit", "fault"),
     [
@@ -78,15 +78,16 @@ RENAME = (("execute", {"sql": "UPDATE jars SET label = 'fig' WHERE id = 1"}),)
     ],
     ids=["number", "call that fails", "unknown tool", "row", "file"],
 )
-async def test_what_does_not_hold_is_an_error_that_names_the_conversation(kit: Kit, fault: str) -> None:
-    async with running_house() as house:
-        with pytest.raises(UserError, match="conversation 0 of the kit shelf") as raised:
-            await play_written(house, kit, 0, scene("x", 0))
-        assert fault in str(raised.value)
-        # The house serves the next as if nothing had been.
-        good = _kit(Turn(ask="fig now", steps=(RENAME,), answer="It is fig."))
-        example = await play_written(house, good, 0, scene("x", 0))
-        assert example.reply == "It is fig." and example.messages[-1].content.startswith("done: 1 row")
+def test_what_does_not_hold_is_an_error_that_names_the_conversation(
+    house: House, portal: BlockingPortal, kit: Kit, fault: str
+) -> None:
+    with pytest.raises(UserError, match="conversation 0 of the kit shelf") as raised:
+        portal.call(play_written, house, kit, 0, scene("x", 0))
+    assert fault in str(raised.value)
+    # The house serves the next as if nothing had been.
+    good = _kit(Turn(ask="fig now", steps=(RENAME,), answer="It is fig."))
+    example = portal.call(play_written, house, good, 0, scene("x", 0))
+    assert example.reply == "It is fig." and example.messages[-1].content.startswith("done: 1 row")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.data_pipeline.filtered_data import SETS, make_sets, reference_texts, validation_documents
+from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, reference_texts, validation_documents
 from evals.data_pipeline.filtered_training import RUNS_FILE, draw, table, take_all
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.recipe_file import checked_recipe
@@ -53,14 +53,24 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> DataRecipe
     )
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def sets(recipe: DataRecipe, corpus: Path, data: Path) -> list[TrainingSet]:
+    return make_sets(recipe, corpus, 0.5, data, n_workers=1)
+
+
 def test_the_sets_hold_ever_fewer_documents_and_no_validation_text(
-    corpus: Path, recipe: DataRecipe, tmp_path: Path
+    corpus: Path, recipe: DataRecipe, sets: list[TrainingSet], data: Path
 ) -> None:
-    raw, rules, classifier = make_sets(recipe, corpus, 0.5, tmp_path, n_workers=1)
+    raw, rules, classifier = sets
     assert raw.n_documents == 239  # all but the page that quotes
     assert 100 <= rules.n_documents <= 120  # junk has no stop words
     assert classifier.n_documents == pytest.approx(rules.n_documents / 2, abs=1)
-    assert make_sets(recipe, corpus, 0.5, tmp_path, n_workers=1) == [raw, rules, classifier]
+    assert make_sets(recipe, corpus, 0.5, data, n_workers=1) == [raw, rules, classifier]
 
 
 def test_reference_and_validation_are_parted(corpus: Path) -> None:
@@ -71,14 +81,13 @@ def test_reference_and_validation_are_parted(corpus: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_are_taken_once_and_compared(corpus: Path, recipe: DataRecipe, tmp_path: Path) -> None:
-    sets = make_sets(recipe, corpus, 0.5, tmp_path / "data", n_workers=1)
-    records = take_all(sets, corpus, tmp_path, steps=3, n_seeds=2, n_workers=2)
+def test_runs_are_taken_once_and_compared(corpus: Path, sets: list[TrainingSet], tmp_path: Path) -> None:
+    records = take_all(sets, corpus, tmp_path, steps=2, n_seeds=2, n_workers=2)
     assert [(record["set"], record["seed"]) for record in records] == [(name, s) for s in (0, 1) for name in SETS]
     assert len({record["bits_per_byte"] for record in records}) == 6
     assert len({record["n_tokens"] for record in records}) == 1
     written = (tmp_path / RUNS_FILE).read_bytes()
-    assert take_all(sets, corpus, tmp_path, steps=3, n_seeds=2, n_workers=2) == records
+    assert take_all(sets, corpus, tmp_path, steps=2, n_seeds=2, n_workers=2) == records
     assert (tmp_path / RUNS_FILE).read_bytes() == written
     draw(records, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -1,5 +1,7 @@
 """The LoRA benchmark compares equal work on equal rows, in turns, and promises its speed beside peft's default."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from evals.speed.lora_programs import IGNORED, OURS, PEER, PEER_AT_LABELS, Lengt
 from evals.speed.lora_throughput import TINY, check_equal_work, main, measure, result_of
 from evals.speed.lora_worker import task_from_json, task_to_json
 from evals.speed.registry import BENCHMARKS
+from evals.speed.results import BenchmarkResult
 from evals.speed.running import read_result
 from evals.speed.turns import Measured, Turns
 
@@ -71,20 +74,46 @@ def test_a_task_survives_its_way_to_the_worker() -> None:
         assert task_from_json(task_to_json(task)) == task
 
 
+@dataclass(frozen=True)
+class ShortRun:
+    """The short run of the registry."""
+
+    status: int
+    result: BenchmarkResult
+    turns: Turns
+    measured: dict[str, Measured]
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> ShortRun:
+    path = tmp_path_factory.mktemp("short_run") / "result.json"
+    seen: list[tuple[Turns, dict[str, Measured]]] = []
+
+    def observed(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
+        seen.append((turns, measure(tasks, turns, threads)))
+        return seen[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.speed.lora_throughput.measure", observed)
+        status = main([*BENCHMARKS["lora_throughput"].quick, "--threads", "1", "--result", str(path)])
+    [(turns, found)] = seen
+    return ShortRun(status, read_result(path), turns, found)
+
+
 @pytest.mark.slow
-def test_programs_in_their_own_processes_take_turns() -> None:
-    found = measure([Task(OURS, TINY, None), Task(PEER, TINY, None)], Turns(n_warm=2, n_turns=2, n_steps=3), 1)
-    for one in found.values():
-        assert [len(turn) for turn in one.seconds] == [3, 3]
-        assert len(one.values) == 2 + 2 * 3
+def test_programs_in_their_own_processes_take_turns(short_run: ShortRun) -> None:
+    turns = short_run.turns
+    assert short_run.measured.keys() == {OURS, PEER, PEER_AT_LABELS}
+    for one in short_run.measured.values():
+        assert [len(turn) for turn in one.seconds] == [turns.n_steps] * turns.n_turns == [2, 2]
+        assert len(one.values) == turns.n_warm + 2 * 2
         assert one.peak_mib > 100
 
 
 @pytest.mark.slow
-def test_the_short_run_of_the_registry_writes_a_result(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    assert main([*BENCHMARKS["lora_throughput"].quick, "--threads", "1", "--result", str(path)]) in (0, 1)
-    names = {figure.name for figure in read_result(path).figures}
+def test_the_short_run_of_the_registry_writes_a_result(short_run: ShortRun) -> None:
+    assert short_run.status in (0, 1)
+    names = {figure.name for figure in short_run.result.figures}
     assert {f"speed beside {PEER}", f"speed beside {PEER_AT_LABELS}"} <= names
 
 

@@ -27,10 +27,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_l
 
 CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
 KINDS = ("prose", "textbooks", "stories", "codedocs")
-N_TOKENS = 512
+N_TOKENS = 128
 SAME_ARGMAX = 0.95
 WRITTEN = {"f32": (1e-3, 1.0), "f16": (0.2, 0.99), "q8_0": (3.0, 0.93), "q4_1": (10.0, 0.75)}
-"""Largest difference of logits and share of equal argmax on the README, by number type."""
+"""Largest difference of logits and share of equal argmax on the change log, by number type."""
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,17 @@ def test_a_text_in_which_some_words_were_changed_is_found_by_its_shorter_runs() 
 
 def test_runs_in_common_are_found_without_their_evaluation() -> None:
     thirteen, eight = " ".join(WORDS[4:17]), " ".join(WORDS[4:12])
-    assert index().repeats_run(thirteen, 13) and index().repeats_run(thirteen, 8)
-    assert index().repeats_run(eight, 8) and not index().repeats_run(eight, 13)
-    assert not ContaminationIndex.of([]).repeats_run(thirteen, 13)
+    assert index().repeat_run([thirteen], 13) and index().repeat_run([thirteen], 8)
+    assert index().repeat_run(["", eight], 8) and not index().repeat_run([eight], 13)
+    assert not index().repeat_run(thirteen.split(), 8), "a run lies within one text"
+    assert not ContaminationIndex.of([]).repeat_run([thirteen], 13)
+
+
+def test_a_run_that_a_text_repeats_counts_once_in_the_share() -> None:
+    refrain = " ".join(["one two three four five six seven eight"] * 6)
+    verses = " ".join(f"word{n}" for n in range(12))
+    rules = {found.rule for found in ContaminationIndex.of([("e", f"{refrain} {verses}")]).find_all(refrain, 0.5)}
+    assert rules == {"run"}, "8 of 20 distinct runs"
 
 
 def test_a_clean_text_is_clean() -> None:

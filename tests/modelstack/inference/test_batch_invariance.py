@@ -46,9 +46,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[LlamaCppEngine]:
 
 def test_a_reply_does_not_depend_on_how_its_prompt_was_cached(engine: LlamaCppEngine) -> None:
     """Of one conversation at a time: what other conversations hold in the cache moves the order of sums."""
-    ids = engine.vocabulary.encode(TEXT)[:300]
+    ids = engine.vocabulary.encode(TEXT)[:264]  # llama.cpp reads its cache in steps of 256 cells
     replies = []
-    for cut in (0, 1, 17, 100, 250, 299):
+    for cut in (0, 17, 263):
         engine.forget("default")
         if cut:
             engine.generate(GenerateRequest(ids[:cut], 1))
@@ -61,11 +61,11 @@ def test_a_reply_does_not_depend_on_how_its_prompt_was_cached(engine: LlamaCppEn
 def test_jump_ahead_changes_nothing_but_the_number_of_model_calls(engine: LlamaCppEngine) -> None:
     compiled = GrammarCompiler(engine.vocabulary).compile(ResponseFormat(tools=TOOLS, answer=None))
     for text in ("Book a table for four at Luigi's.", "Bake bread.", TEXT):
-        prompt = engine.vocabulary.encode(text)[:200]
+        prompt = engine.vocabulary.encode(text)[:60]
         replies = []
         for jump_ahead in (True, False):
             engine.forget("default")
-            request = GenerateRequest(prompt, 80, grammar=compiled.start(), jump_ahead=jump_ahead)
+            request = GenerateRequest(prompt, 48, grammar=compiled.start(), jump_ahead=jump_ahead)
             replies.append(engine.generate(request))
         with_jump, without = replies
         assert engine.vocabulary.decode(with_jump.ids) == engine.vocabulary.decode(without.ids)

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_l
 SAME_ARGMAX, CORRELATION = 0.95, 0.999
 TAUGHT = "The keeper of the lighthouse at Nine Stones counts forty-one gulls each morning before tea."
 CONFIG = LoraConfig(rank=8, alpha=16.0)
-N_STEPS, N_TOKENS = 8, 256
+N_STEPS, N_TOKENS = 8, 96
 CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
 KINDS = ("prose", "textbooks", "stories", "codedocs")
 

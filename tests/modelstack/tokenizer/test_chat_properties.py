@@ -65,7 +65,7 @@ any_conversation: Callable[[Any], Any] = given(
     turns=st.lists(st.tuples(st.sampled_from(ROLES), HOSTILE), min_size=1, max_size=6)
 )
 many: Callable[[Any], Any] = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
