@@ -66,7 +66,7 @@ def _encoded(values: Array, scales: Array, bits: int, name: str) -> NDArray[np.u
     if values.shape[:-1] != scales.shape[:-1] or values.shape[-1] != scales.shape[-1] * BLOCK_COLUMNS:
         raise UserError(f"{name}: GGUF files store its columns in another order; it cannot be quantised by groups")
     grouped = values.reshape(*scales.shape, BLOCK_COLUMNS)
-    pieces = [np.ascontiguousarray(scales)[..., None].view(np.uint8)]
+    pieces: list[Array] = [np.ascontiguousarray(scales)[..., None].view(np.uint8)]
     if bits == 8:
         pieces.append(grouped.view(np.uint8))
     else:

@@ -25,10 +25,10 @@ class ThreadCounts:
 
 
 def available_cores() -> int:
-    """Return the number of processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of processors that this process may use, at most OMP_NUM_THREADS if that is set."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(n_cores, int(limit)) if limit.isdecimal() and int(limit) else n_cores
 
 
 def candidate_counts(n_cores: int) -> list[int]:

@@ -157,7 +157,7 @@ class Int8Product:
         scale_M1 = rows.abs().amax(-1, keepdim=True).float().div_(127).clamp_(min=1e-30)
         scaled = (rows / scale_M1).round_()
         if n_rows == 1 or n_rows >= MANY_ROWS:
-            sums = torch._int_mm(scaled.to(torch.int8), self._values_KN)
+            sums = torch.ops.aten._int_mm(scaled.to(torch.int8), self._values_KN)
             y = sums.float().mul_(self._scale_N)
         else:
             unsigned = scaled.add_(_ZERO_POINT).to(torch.uint8)

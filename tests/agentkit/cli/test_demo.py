@@ -275,9 +275,6 @@ def test_what_can_be_expected_of_a_model_is_said() -> None:
 def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(
     agentkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modelstack.inference.llama import measuring
-
-    monkeypatch.setattr(measuring, "available_cores", lambda: 1)  # a second thread would wait for other tests
     monkeypatch.setattr(demo, "REQUEST_LIMIT", 4)
     done = agentkit("demo", "--model", "local:tiny")
     n_solved = done.stdout.count("✓ solved")

@@ -11,22 +11,15 @@ from agentkit import Agent, MCPToolset, RunResult
 from agentkit.messages import ModelRequest, ModelResponse, ToolReturnPart
 from agentkit.models.resolve import resolve_model
 from agentkit.planning import PlanTemplate, TemplateStep
-from modelstack.inference.llama import measuring
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("smollm2_gguf", "one_thread"),
+    pytest.mark.usefixtures("smollm2_gguf"),
     pytest.mark.xdist_group("plans"),
 ]
 
 TOOLS = {"create_directory", "write_file", "read_text_file", "list_directory", "file_info", "search_text"}
 """Tools of the server that the model sees: those of the plans, and two others."""
-
-
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the model compute on one thread: tests run beside it, and a second thread would wait for theirs."""
-    monkeypatch.setattr(measuring, "available_cores", lambda: 1)
 
 
 async def follow(folder: Path, task: str, steps: list[TemplateStep]) -> RunResult[str]:

@@ -70,7 +70,7 @@ def test_int8_products_are_exact_for_any_number_of_rows(dtype: torch.dtype) -> N
 def test_layers_with_one_input_are_one_product() -> None:
     model = copy.deepcopy(model_of("qwen2"))  # with biases
     states = torch.randn(1, 5, model.config.hidden_size)
-    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    attention, mlp = (model.model.layers[0].get_submodule(name) for name in ("self_attn", "mlp"))
     with torch.no_grad():
         before = [attention.get_submodule(f"{part}_proj")(states) for part in "qkv"]
         feed_forward = mlp(states)

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
+
+from modelstack.inference.llama import threads
 from modelstack.inference.llama.threads import candidate_counts, fastest_count
+
+
+def test_cores_are_limited_by_the_variable_that_limits_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    n_cores = threads.available_cores()
+    for value, expected in (
+        ("1", 1),
+        (str(n_cores + 5), n_cores),
+        ("", n_cores),
+        ("0", n_cores),
+        ("2,1", n_cores),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert threads.available_cores() == expected
 
 
 def test_candidates_go_from_one_up_to_all_cores() -> None:

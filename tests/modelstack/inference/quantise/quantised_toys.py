@@ -25,7 +25,7 @@ def toy(family: str = "llama", **keys: Any) -> CausalLM:
         for block in model.model.layers:
             norm = dict(block.named_children()).get("input_layernorm")
             if norm is not None:
-                norm.weight[3] = 12.0
+                norm.get_parameter("weight")[3] = 12.0
     return model.requires_grad_(False)
 
 

@@ -131,7 +131,7 @@ def test_an_adapter_is_merged_before_it_is_rounded(folder: Path, tmp_path: Path)
 
 def test_golden_quantise(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.chdir(folder)
-    update = request.config.getoption(UPDATE)
+    update = bool(request.config.getoption(UPDATE))
     golden = Golden(app, "modelstack", Path(__file__).parent / "golden", update=update)
     line = "quantise checkpoint m.gguf --text text.jsonl --tokens 256 --held-out 64 --length 32"
     golden.check("quantise", line, replace=[(r"\d\.\d{3,}", "0.000"), (r"\d+\.\d%", "0.0%")])
