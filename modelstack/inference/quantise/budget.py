@@ -83,8 +83,11 @@ def choose_formats(
         scale_type: Type that stores the scales.
 
     Raises:
-        UserError: Even the smallest candidate exceeds the budget, or no layer fits the candidates.
+        UserError: Even the smallest candidate exceeds the budget, no layer fits the candidates, or the model has
+            experts, whose inputs and gradients are not measured.
     """
+    if model.config.has_experts:
+        raise UserError("formats cannot be chosen for a model with experts; give one --format and no --bits")
     moments, n_tokens = _collect(model, batches)
     weights = {f"{name}.weight": layer.weight for name, layer in _layers(model)}
     fitting = {

@@ -112,6 +112,7 @@ def for_each_block(
     model: CausalLM,
     batches: Sequence[Tensor],
     change: Callable[[int, nn.Module, Mapping[nn.Module, InputMoments]], None],
+    restore: Callable[[int, nn.Module], bool] = lambda number, block: False,
 ) -> None:
     """Visit the blocks in order, with the moments of their linear layers' inputs.
 
@@ -119,14 +120,16 @@ def for_each_block(
         model: The model; `change` may change the weights of the block that it gets.
         batches: Token ids [B, T]. Without any, blocks are visited with no moments.
         change: Called with the number of a block, the block and the moments by linear layer.
+        restore: Changes a block as an earlier run did and returns True, or returns False; `change` is then called.
     """
     contexts = [make_context(ids) for ids in batches]
     states = [model.model.begin(model.model.embed(ids)) for ids in batches]
     for number, block in enumerate(model.model.layers):
-        with _moments_of(block) as moments:
-            for state, context in zip(states, contexts, strict=True):
-                block(state, context)
-        change(number, block, moments)
+        if not restore(number, block):
+            with _moments_of(block) as moments:
+                for state, context in zip(states, contexts, strict=True):
+                    block(state, context)
+            change(number, block, moments)
         states = [block(state, context) for state, context in zip(states, contexts, strict=True)]
 
 

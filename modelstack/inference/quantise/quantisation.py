@@ -26,7 +26,9 @@ from modelstack.files import replacing
 from modelstack.inference.quantise.budget import Choice, choose_formats
 from modelstack.inference.quantise.calibration import CalibrationText, read_calibration
 from modelstack.inference.quantise.comparison import Comparison, compare
-from modelstack.inference.quantise.rounded_model import METHODS, Quantised, RoundedTensor, quantise
+from modelstack.inference.quantise.finished_blocks import FinishedBlocks, key_of
+from modelstack.inference.quantise.rounded_model import METHODS, Quantised, quantise
+from modelstack.inference.quantise.rounded_tensor import RoundedTensor
 from modelstack.terminal.progress_bars import Tell
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -105,6 +107,8 @@ def run(
 ) -> Result:
     """Quantise a model and write a folder for vLLM, or a GGUF file if the name of `out` ends so.
 
+    An interrupted run continues with the block that it was at, if it is started again with the same arguments.
+
     Args:
         model: The model in fp32, which is changed.
         tokenizer: Its tokenizer.
@@ -135,15 +139,19 @@ def run(
     if len(settings.formats) > 1:
         assert text is not None and settings.bits is not None, "checked above"
         told("formats")
-        batches = text.training[: max(1, SEARCHED_TOKENS // text.training[0].numel())]
-        choice = choose_formats(model, settings.formats, settings.bits, batches, scale_type=scale_type)
+        searched = text.training[: max(1, SEARCHED_TOKENS // text.training[0].numel())]
+        choice = choose_formats(model, settings.formats, settings.bits, searched, scale_type=scale_type)
+    batches = text.training if text is not None else ()
+    parameters = dataclasses.asdict(settings) | {"formats_of": choice and choice.formats, "scales": scale_type}
+    finished = FinishedBlocks(Path(f"{out}.part"), key_of(parameters, model.state_dict(), batches))
     widest = max(settings.formats, key=lambda each: each.bits)
     quantised = quantise(
         model,
         (lambda name, _: choice.formats.get(name, widest)) if choice is not None else lambda _, __: widest,
         method,
-        text.training if text is not None else (),
+        batches,
         scale_type=scale_type,
+        finished=finished,
         on_block=lambda done, total: told("blocks", done, total),
     )
     comparison = None
@@ -156,6 +164,7 @@ def run(
     result = Result(out, report, quantised, _bytes_of(out), choice, comparison, notes)
     with replacing(report) as temporary:
         temporary.write_text(json.dumps(as_json(result, settings), indent=1) + "\n", encoding="utf-8")
+    finished.remove()
     return result
 
 

@@ -23,7 +23,9 @@ from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 from modelstack.errors import UserError
 from modelstack.inference.quantise import awq
 from modelstack.inference.quantise.calibration import InputMoments, for_each_block
+from modelstack.inference.quantise.finished_blocks import FinishedBlocks
 from modelstack.inference.quantise.gptq import round_by_gptq
+from modelstack.inference.quantise.rounded_tensor import RoundedTensor
 from modelstack.inference.quantise.rounding import round_weight
 
 SMALLEST_SIDE = 32
@@ -53,20 +55,6 @@ METHODS = {
     "gptq": Method(scales_inputs=False, is_gptq=True),
     "awq-gptq": Method(scales_inputs=True, is_gptq=True),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RoundedTensor:
-    """Report on one rounded tensor."""
-
-    name: str
-    format: NumberFormat
-    n_weights: int
-    bits_per_weight: float
-    weight_error: float
-    """Squared error of the weights as a share of their squares."""
-    output_error: float | None
-    """Squared error of the outputs on the calibration inputs as a share of their squares; None without text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +88,7 @@ def quantise(
     batches: Sequence[Tensor] = (),
     *,
     scale_type: torch.dtype = torch.bfloat16,
+    finished: FinishedBlocks | None = None,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantised:
     """Round the weights of a model in place, and return them with a report on each.
@@ -110,6 +99,7 @@ def quantise(
         method: A value of `METHODS`.
         batches: Token ids [B, T] to calibrate on. Without any, errors of all inputs count alike.
         scale_type: Type that stores the scales.
+        finished: Blocks that an earlier run finished; receives those that this run finishes.
         on_block: Called with the number of finished blocks and of all.
 
     Raises:
@@ -122,7 +112,16 @@ def quantise(
         model.config, {module: name for name, module in model.named_modules()}, format_of, method, scale_type
     )
 
+    def restore(number: int, block: nn.Module) -> bool:
+        found = None if finished is None else finished.restore(number, block)
+        if found is None:
+            return False
+        run.weights.update(found[0])
+        run.tensors.extend(found[1])
+        return True
+
     def change(number: int, block: nn.Module, moments: Mapping[nn.Module, InputMoments]) -> None:
+        n_before = len(run.tensors)
         if method.scales_inputs:
             _scale_inputs(run, block, moments)
         for module in block.modules():
@@ -131,9 +130,12 @@ def quantise(
             elif isinstance(module, PackedExperts):
                 for part in ("gate_up_proj", "down_proj"):
                     _round_parameter(run, f"{run.names[module]}.{part}", getattr(module, part))
+        new = run.tensors[n_before:]
+        if finished is not None and new:
+            finished.save(number, block, {each.name: run.weights[each.name] for each in new}, new)
         on_block(number + 1, len(model.model.layers))
 
-    for_each_block(model, batches, change)
+    for_each_block(model, batches, change, restore)
     if not run.weights:
         raise UserError(
             "no weight of this model can be rounded to this format: all are too small, or their rows are no "

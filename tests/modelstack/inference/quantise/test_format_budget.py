@@ -60,6 +60,8 @@ def test_layers_of_one_product_share_a_format_and_the_model_is_left_alone() -> N
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_budget_below_the_smallest_format_is_refused() -> None:
+def test_a_budget_below_the_smallest_format_and_a_model_with_experts_are_refused() -> None:
+    with pytest.raises(UserError, match="formats cannot be chosen for a model with experts"):
+        choose_formats(toy("qwen3_moe", norm_topk_prob=True), CANDIDATES, 6.0, rows())
     with pytest.raises(UserError, match=r"4 bits per weight are too few: the smallest format takes 4\.50"):
         choose_formats(toy(), CANDIDATES, 4.0, rows())

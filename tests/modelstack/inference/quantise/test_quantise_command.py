@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.gguf.load import load_gguf
+from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.cli import app
+from modelstack.inference.quantise import rounded_model
 from modelstack.posttrain.lora.adapters import merge_lora
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.sampling.frozen_model import load_frozen
@@ -111,6 +114,48 @@ def test_formats_of_a_folder_are_refused_for_a_file(folder: Path, tmp_path: Path
     result = quantise(folder, tmp_path / "m.gguf", "--format", "fp8")
     assert result.exit_code == 1
     assert "have no type in GGUF files" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq-gptq"])
+def test_an_interrupted_run_continues_and_gives_the_same_bytes(
+    method: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quantise(folder, tmp_path / "whole", "--method", method, "--json")
+    assert whole.exit_code == 0, whole.output
+    rounded: list[int] = []
+    round_by_gptq = rounded_model.round_by_gptq
+
+    def interrupt(*arguments: Any) -> RoundedWeight:
+        rounded.append(len(rounded))
+        if len(rounded) == 10:  # in the second block
+            raise KeyboardInterrupt
+        return round_by_gptq(*arguments)
+
+    monkeypatch.setattr(rounded_model, "round_by_gptq", interrupt)
+    assert quantise(folder, tmp_path / "parts", "--method", method, "--json").exit_code == 130
+    assert [file.name for file in sorted((tmp_path / "parts.part").iterdir())] == [
+        "block-0000.safetensors",
+        "key.txt",
+    ]
+    again = quantise(folder, tmp_path / "parts", "--method", method, "--json")
+    assert again.exit_code == 0, again.output
+    assert len(rounded) == 10 + 7  # the seven layers of the second block alone
+    assert not (tmp_path / "parts.part").exists()
+    assert json.loads(again.stdout)["comparison"] == json.loads(whole.stdout)["comparison"]
+    assert json.loads(again.stdout)["tensors"] == json.loads(whole.stdout)["tensors"]
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_blocks_of_other_parameters_are_not_taken(folder: Path, tmp_path: Path) -> None:
+    whole = quantise(folder, tmp_path / "m.gguf", "--json")
+    for name in ("key.txt", "block-0000.safetensors"):
+        (tmp_path / "m.gguf.part").mkdir(exist_ok=True)
+        (tmp_path / "m.gguf.part" / name).write_text("of another run", encoding="utf-8")
+    again = quantise(folder, tmp_path / "m.gguf", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(whole.stdout)
+    assert not (tmp_path / "m.gguf.part").exists()
 
 
 def test_an_adapter_is_merged_before_it_is_rounded(folder: Path, tmp_path: Path) -> None:
