@@ -1,0 +1,1 @@
+"""How much quantised models differ from the original."""
