@@ -34,21 +34,29 @@ _DIGEST_BYTES = 16
 class TokenChain:
     """The tokens of a sequence and the digests of their full blocks, each computed once."""
 
-    __slots__ = ("tokens", "_block_tokens", "_digests")
+    __slots__ = ("tokens", "_block_tokens", "_root", "_digests")
 
-    def __init__(self, tokens: Iterable[int], *, block_tokens: int = BLOCK_TOKENS) -> None:
-        """Start a sequence."""
+    def __init__(self, tokens: Iterable[int], *, block_tokens: int = BLOCK_TOKENS, root: bytes = b"") -> None:
+        """Start a sequence.
+
+        Args:
+            tokens: Its tokens so far.
+            block_tokens: Tokens per block.
+            root: Identifies what computes keys and values, such as an adapter; sequences of other roots share
+                no blocks.
+        """
         self.tokens = list(tokens)
         self._block_tokens = block_tokens
+        self._root = root
         self._digests: list[bytes] = []
 
     def digest(self, index: int) -> bytes:
-        """Return the digest of the full block `index`, and of -1: of nothing."""
+        """Return the digest of the full block `index`, and of -1: the root."""
         if index < 0:
-            return b""
+            return self._root
         while len(self._digests) <= index:
             n = len(self._digests)
-            previous = self._digests[-1] if n else b""
+            previous = self._digests[-1] if n else self._root
             tokens = array("q", self.block(n)).tobytes()
             self._digests.append(hashlib.blake2b(previous + tokens, digest_size=_DIGEST_BYTES).digest())
         return self._digests[index]

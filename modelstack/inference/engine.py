@@ -88,6 +88,8 @@ class GenerateRequest:
     """Prior over tokens outside the choice of a tool. Log-probabilities stay the model's own."""
     priority: int = 0
     """Larger is more urgent, for engines that run several requests together."""
+    adapter: str | None = None
+    """Adapter that the reply is written with, for engines that hold several; None: the base model."""
 
 
 @dataclass(slots=True)

@@ -23,6 +23,8 @@ class Stream:
     number: int
     priority: int
     chain: TokenChain
+    adapter: str | None = None
+    """Adapter that the stream is evaluated with; None: the base model."""
     table: BlockTable = field(default_factory=BlockTable)
     n_reused: int | None = None
     """Number of tokens that were cached when the stream began to run; None: it has not run."""
@@ -73,13 +75,23 @@ class StreamQueue:
         """Number of streams that wait for rows, tokens or blocks."""
         return len(self._waiting)
 
-    def submit(self, tokens: Sequence[int], longest: int, *, priority: int = 0) -> Stream:
+    def submit(
+        self,
+        tokens: Sequence[int],
+        longest: int,
+        *,
+        priority: int = 0,
+        adapter: str | None = None,
+        root: bytes = b"",
+    ) -> Stream:
         """Append a stream to the line.
 
         Args:
             tokens: The prompt, at least one token.
             longest: Maximum number of tokens of the stream, including the prompt.
             priority: Larger is more urgent.
+            adapter: Adapter that the stream is evaluated with.
+            root: Identifies the adapter's blocks; see `TokenChain`.
 
         Raises:
             ValueError: There is no token, or the stream might not fit into all blocks together.
@@ -91,8 +103,8 @@ class StreamQueue:
                 f"a stream of {longest} tokens needs {self.pool.blocks_for(longest)} blocks of "
                 f"{self.pool.block_tokens}; there are {self.pool.n_blocks}"
             )
-        chain = TokenChain(tokens, block_tokens=self.pool.block_tokens)
-        stream = Stream(next(self._numbers), priority, chain)
+        chain = TokenChain(tokens, block_tokens=self.pool.block_tokens, root=root)
+        stream = Stream(next(self._numbers), priority, chain, adapter)
         self._wait(stream)
         return stream
 

@@ -343,6 +343,10 @@ class LlamaCppEngine:
 
     def _room_for(self, request: GenerateRequest) -> int:
         """Check the request; return the number of tokens that may follow the prompt."""
+        if request.adapter is not None:
+            raise EngineError(
+                f"this engine has no adapter {request.adapter!r} to choose; load it with the adapter's file"
+            )
         n_prompt = len(request.prompt_ids)
         limit = self._check_ids(request.prompt_ids)
         if n_prompt + 1 > limit:

@@ -11,7 +11,6 @@ Reading order: `scheduler` (decisions), `blocks` (owners), `streams` (both toget
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +39,9 @@ from modelstack.inference.engine import (
 from modelstack.inference.reply import Reply, ReplyMaker
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
+from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.fair_lock import FairLock
+from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
@@ -129,8 +130,8 @@ class TorchEngine:
             max_step_tokens: Maximum number of tokens evaluated in a step; longer prompts are read in chunks.
             block_tokens: Tokens per block of the cache.
             seed: Seed of requests that name none; None draws one.
-            owns_model: Whether the engine may pack the weights for speed on a CPU. The model is then of no other
-                use (see `packing`).
+            owns_model: Whether the engine may change the model: pack its weights for speed on a CPU, add
+                adapters. The model is then of no other use (see `packing`).
             numbers: "int8": products are computed in W8A8; needs `owns_model`.
             rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
 
@@ -162,8 +163,9 @@ class TorchEngine:
         self._submissions: dict[Stream, TorchSubmission] = {}
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
+        self._owns_model = owns_model
         if owns_model and can_pack(model):
-            self._fingerprint = _fingerprint(model) + ("" if numbers == "float" else f"-{numbers}")
+            self._fingerprint = weights_fingerprint(model) + ("" if numbers == "float" else f"-{numbers}")
             pack_linear_layers(model, numbers, rounded)
         elif numbers != "float":
             raise EngineError(
@@ -228,7 +230,7 @@ class TorchEngine:
     def fingerprint(self) -> str:
         """SHA-256 over config and weights; computed at the first access, or before the weights are packed."""
         if self._fingerprint is None:
-            self._fingerprint = _fingerprint(self._batch.model)
+            self._fingerprint = weights_fingerprint(self._batch.model)
         return self._fingerprint
 
     @property
@@ -323,6 +325,37 @@ class TorchEngine:
             with self._turn():
                 self._drop_cancelled()
 
+    def add_adapter(self, name: str, changes: Mapping[str, LowRank]) -> None:
+        """Add a LoRA adapter, which requests choose by name; requests of several adapters share batches.
+
+        Args:
+            name: Its name, `GenerateRequest.adapter`.
+            changes: Changes by the name of the layer: `posttrain.lora.batch_adapter.engine_changes` of a file.
+
+        Raises:
+            EngineError: The name is taken, the adapter does not fit, the model is not the engine's own, or the
+                engine is closed.
+        """
+        with self._turn():
+            if not self._owns_model:
+                raise EngineError(
+                    "an adapter changes the model, which this engine does not own: pass owns_model=True"
+                )
+            self._fingerprint = self.fingerprint  # of the model without adapters
+            self._batch.adapters.add(name, changes)
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove an adapter.
+
+        Raises:
+            EngineError: There is no such adapter, a request still uses it, or the engine is closed.
+        """
+        with self._turn():
+            n = sum(submission.request.adapter == name for submission in self._submissions.values())
+            if n:
+                raise EngineError(f"adapter {name!r} is used by {n} requests; let them end, or cancel them")
+            self._batch.adapters.remove(name)
+
     def forget(self, conversation: str) -> None:
         """Forget the cached tokens of a conversation's last request; unknown names are ignored.
 
@@ -374,7 +407,7 @@ class TorchEngine:
         on_tokens: Callable[[list[int]], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> TorchSubmission:
-        prompt = list(request.prompt_ids)
+        prompt, root = list(request.prompt_ids), self._batch.adapters.root(request.adapter)
         require_token_ids(prompt, len(self.vocabulary))
         limit = min(self._context_window, self._batch.n_tokens)
         if len(prompt) + 1 > limit:
@@ -392,7 +425,9 @@ class TorchEngine:
         if submission.reply.advance():  # a grammar may force the beginning
             longest = len(prompt) + max_tokens
             tokens = prompt + submission.reply.out.ids
-            stream = self._batch.queue.submit(tokens, longest, priority=request.priority)
+            stream = self._batch.queue.submit(
+                tokens, longest, priority=request.priority, adapter=request.adapter, root=root
+            )
             submission.stream = stream
             self._submissions[stream] = submission
         return submission
@@ -463,11 +498,3 @@ class TorchEngine:
                 yield
             finally:
                 self._owner = None
-
-
-def _fingerprint(model: CausalLM) -> str:
-    digest = hashlib.sha256(model.config.fingerprint().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()

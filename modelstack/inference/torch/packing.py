@@ -47,16 +47,18 @@ Product = Callable[[Tensor], Tensor]
 class PackedLinear(SharesInput, nn.Module):
     """A linear layer whose weight is part of a packed product."""
 
-    def __init__(self, product: Product, sizes: Sequence[int], place: int) -> None:
+    def __init__(self, product: Product, sizes: Sequence[int], place: int, in_features: int) -> None:
         """Take a layer's place in a product.
 
         Args:
             product: Product of this layer, or of several with the same input.
             sizes: Outputs of each of the layers.
             place: Number of this layer among them.
+            in_features: Inputs of the layer.
         """
         super().__init__()
         self._product, self._sizes, self._place = product, list(sizes), place
+        self.in_features, self.out_features = in_features, sizes[place]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., N of this layer]."""
@@ -109,7 +111,7 @@ def pack_linear_layers(
                 product = FloatProduct(layers)
             sizes = [layer.out_features for layer in layers]
             for place, name in enumerate(fused):
-                setattr(module, name, PackedLinear(product, sizes, place))
+                setattr(module, name, PackedLinear(product, sizes, place, layers[place].in_features))
 
 
 class FloatProduct:

@@ -22,6 +22,7 @@ from modelstack.inference.blocks import BLOCK_TOKENS, BlockPool
 from modelstack.inference.engine import EngineError
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
+from modelstack.inference.torch.batch_adapters import BatchAdapters
 from modelstack.inference.torch.paged_cache import PagedCache, StepLayout, StepMemory
 
 PAGED_KINDS = frozenset({"full_attention", "sliding_attention"})
@@ -58,7 +59,7 @@ class StreamBatch:
             UnsupportedModelError: A layer's past cannot be kept in blocks.
         """
         require_paged(model.config)
-        self.model = model
+        self.model, self.adapters = model, BatchAdapters(model)
         pool = BlockPool(-(-n_tokens // block_tokens), block_tokens)
         self.queue = StreamQueue(pool, limits)
         self._memory = StepMemory(pool.n_blocks, block_tokens)
@@ -103,7 +104,9 @@ class StreamBatch:
         ends = zip(layout.rows, layout.last_places(), strict=True)
         last = [(row.stream, place) for row, place in ends if row.is_last]
         places_R = torch.tensor([place for _, place in last], dtype=torch.long, device=device)
-        chooses = model.can_choose_places
+        self.adapters.select(layout.rows, device)
+        # The places of an adapter's tokens are those in the whole row, so the last layer must see it whole.
+        chooses = model.can_choose_places and not self.adapters.is_active
         output = model(
             layout.ids_1N,
             cache=Cache(list(self._layers)),

@@ -60,15 +60,20 @@ def greedy(name: str, prompt: list[int], max_tokens: int) -> list[int]:
 
 @cache
 def _greedy(name: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+    return tuple(greedy_of(model_of(name), list(prompt), max_tokens))
+
+
+def greedy_of(model: CausalLM, prompt: list[int], max_tokens: int) -> list[int]:
+    """Return what `greedy` does, for any model."""
     forbidden = sorted(toy_chat_tokenizer().vocabulary.special_ids)
     n_vocab = len(toy_chat_tokenizer().vocabulary)
     ids = list(prompt)
     for _ in range(max_tokens):
         with torch.no_grad():
-            logits_V = model_of(name)(torch.tensor([ids])).logits_BTV[0, -1, :n_vocab]
+            logits_V = model(torch.tensor([ids])).logits_BTV[0, -1, :n_vocab]
         logits_V[forbidden] = -torch.inf
         ids.append(int(logits_V.argmax()))
-    return tuple(ids[len(prompt) :])
+    return ids[len(prompt) :]
 
 
 def request(prompt: list[int], max_tokens: int = 8, **keys: Any) -> GenerateRequest:
