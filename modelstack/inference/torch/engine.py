@@ -15,7 +15,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -36,14 +35,17 @@ from modelstack.inference.engine import (
     Submission,
     require_token_ids,
 )
-from modelstack.inference.reply import Reply, ReplyMaker
+from modelstack.inference.reply import ReplyMaker
 from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.fair_lock import FairLock
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
+from modelstack.inference.torch.prefix_store import PrefixStore
 from modelstack.inference.torch.stream_batch import StreamBatch
+from modelstack.inference.torch.submission import EngineStatus, TorchSubmission
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
@@ -55,50 +57,6 @@ CACHED_WINDOWS = 2
 """Default size of the cache in context windows."""
 MAX_CONVERSATIONS = 256
 """Number of conversations whose last tokens are remembered for `forget`."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """Counts of an engine at one time."""
-
-    n_running: int
-    n_waiting: int
-    n_blocks: int
-    n_free_blocks: int
-    """Blocks that no request holds; cached ones included."""
-    n_cached_blocks: int
-    """Free blocks whose content a later request can reuse."""
-    cache_bytes: int
-
-
-class TorchSubmission:
-    """A request of a `TorchEngine`; see `engine.Submission`."""
-
-    def __init__(self, request: GenerateRequest, reply: Reply) -> None:
-        """Start a request that is in no line."""
-        self.request, self.reply = request, reply
-        self.stream: Stream | None = None
-        """Place in the line; None: the reply ended before any evaluation."""
-        self.error: Exception | None = None
-        self.is_cancelled = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the reply has ended or failed."""
-        return self.error is not None or self.reply.finish_reason is not None
-
-    def result(self) -> Generation:
-        """Return the reply.
-
-        Raises:
-            EngineError: the reply failed, or it has not ended.
-            GrammarError: the grammar refused a token that its own mask allowed.
-        """
-        if self.error is not None:
-            raise self.error
-        if not self.is_done:
-            raise EngineError("the reply has not ended; call step() until the submission is done")
-        return self.reply.out
 
 
 class TorchEngine:
@@ -118,6 +76,7 @@ class TorchEngine:
         owns_model: bool = False,
         numbers: Numbers = "float",
         rounded: Mapping[str, RoundedWeight] | None = None,
+        store: StateStore | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -134,6 +93,7 @@ class TorchEngine:
                 adapters. The model is then of no other use (see `packing`).
             numbers: "int8": products are computed in W8A8; needs `owns_model`.
             rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
+            store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -172,6 +132,7 @@ class TorchEngine:
                 f"{numbers} requires a model that the engine owns, in bf16 or fp32 on a CPU with oneDNN; "
                 f"leave numbers out, or load the model with TorchEngine.load"
             )
+        self._prefixes = None if store is None else PrefixStore(store, self._batch, self.fingerprint)
         self._lock = FairLock()
         self._owner: int | None = None
         self._closing = False
@@ -184,7 +145,7 @@ class TorchEngine:
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | None,
+        **options: int | StateStore | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -390,6 +351,8 @@ class TorchEngine:
                 submission.reply.finish("cancelled")
                 self._ended(submission)
             self._batch.free()
+            if self._prefixes is not None:
+                self._prefixes.wait()
 
     def __enter__(self) -> TorchEngine:
         """Return self; leaving the block closes the engine."""
@@ -422,6 +385,8 @@ class TorchEngine:
 
         max_tokens = min(request.max_tokens, limit - len(prompt))
         submission = TorchSubmission(request, self._replies.make(request, max_tokens, on_tokens, stop))
+        if self._prefixes is not None and request.adapter is None:
+            submission.n_restored = self._prefixes.restore(prompt, min(request.fixed_tokens, len(prompt) - 1))
         if submission.reply.advance():  # a grammar may force the beginning
             longest = len(prompt) + max_tokens
             tokens = prompt + submission.reply.out.ids
@@ -462,6 +427,7 @@ class TorchEngine:
         if stats.prefilled_tokens == 0:
             stats.reused_tokens = min(stream.n_reused or 0, len(submission.request.prompt_ids))
             stats.prefilled_tokens = len(submission.request.prompt_ids) - stats.reused_tokens
+            stats.restored_tokens = min(submission.n_restored, stats.reused_tokens)
             stats.prefill_s = submission.reply.elapsed_s
         else:
             stats.forward_calls += 1
@@ -470,6 +436,8 @@ class TorchEngine:
         stream = submission.stream
         assert stream is not None
         del self._submissions[stream]
+        if self._prefixes is not None and submission.request.adapter is None:
+            self._prefixes.keep(stream, submission.request.fixed_tokens)
         self._batch.queue.remove(stream)
         name = submission.request.conversation
         self._conversations[name] = stream

@@ -223,6 +223,20 @@ class PagedCache(RaggedCache):
             y_NHe[group.places] = y_RHTe.transpose(1, 2).flatten(0, 1)
         return y_NHe.transpose(0, 1)[None]
 
+    def taken(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return a copy of the keys and values of some blocks, [blocks, B, G, channels]; they were evaluated."""
+        assert self._keys is not None and self._values is not None, "an evaluation allocated them"
+        return [pool[list(blocks)] for pool in (self._keys, self._values)]
+
+    def put(self, blocks: Sequence[int], parts: Sequence[Tensor]) -> None:
+        """Fill blocks with keys and values, which are on the model's device."""
+        keys, values = parts
+        if self._keys is None or self._values is None:
+            shape = (self._memory.n_blocks, self._memory.block_tokens)
+            self._keys, self._values = (part.new_zeros(*shape, *part.shape[2:]) for part in parts)
+        for pool, part in ((self._keys, keys), (self._values, values)):
+            pool[list(blocks)] = part
+
     def bytes_in_use(self) -> int:
         """Return the bytes of the memory, 0 before the first call."""
         return sum(pool.nbytes for pool in (self._keys, self._values) if pool is not None)

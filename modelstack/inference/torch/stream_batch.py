@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
@@ -73,6 +74,16 @@ class StreamBatch:
     def bytes_in_use(self) -> int:
         """Return the bytes of the cache's memory."""
         return sum(layer.bytes_in_use() for layer in self._layers)
+
+    def taken(self, blocks: Sequence[int]) -> list[list[Tensor]]:
+        """Return a copy of the keys and values of some blocks for each layer, [blocks, B, KV heads, channels]."""
+        return [layer.taken(blocks) for layer in self._layers]
+
+    def put(self, blocks: Sequence[int], layers: Sequence[Sequence[Tensor]]) -> None:
+        """Fill blocks with what `taken` returned."""
+        device = next(self.model.parameters()).device
+        for layer, parts in zip(self._layers, layers, strict=True):
+            layer.put(blocks, [part.to(device) for part in parts])
 
     def free(self) -> None:
         """Free the cache's memory; no stream may be left."""
