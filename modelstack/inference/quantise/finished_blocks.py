@@ -96,7 +96,7 @@ def key_of(parameters: Mapping[str, Any], state_dict: Mapping[str, Tensor], batc
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode())
     for name, tensor in state_dict.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     for ids in batches:
         digest.update(ids.numpy().tobytes())
     return digest.hexdigest()

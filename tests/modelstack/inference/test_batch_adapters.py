@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ def adapted(family: str, name: str) -> tuple[Adapter, CausalLM]:
     return Adapter(config, state), merge_lora(model).eval()
 
 
-def engine_with(family: str, *names: str, numbers: Numbers = "float", **options: int) -> TorchEngine:
-    given = {"block_tokens": 4, "seed": 0} | options
+def engine_with(family: str, *names: str, numbers: Numbers = "float", **options: Any) -> TorchEngine:
+    given: dict[str, Any] = {"block_tokens": 4, "seed": 0} | options
     model = copy.deepcopy(model_of(family))
     engine = TorchEngine(model, toy_chat_tokenizer(), owns_model=True, numbers=numbers, **given)
     for name in names:
