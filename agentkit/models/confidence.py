@@ -162,11 +162,12 @@ def decision_confidence(response: ModelResponse) -> float | None:
 
 
 def log_loss(decisions: Sequence[Decision], temperature: float) -> float:
-    """Return the mean of -log p for right and -log(1 - p) for wrong decisions, in nats.
-
-    `temperature` is at least `LOWEST_TEMPERATURE`.
-    """
-    return _loss([(_log_ratios(each), each.is_right) for each in decisions], temperature)
+    """Return the mean of -log p for right and -log(1 - p) for wrong decisions, in nats."""
+    total = 0.0
+    for each in decisions:
+        p = _scaled(each.probability, each.alternatives, temperature)[0]
+        total -= math.log(max(_LEAST, p if each.is_right else 1.0 - p))
+    return total / len(decisions)
 
 
 def _log_ratios(decision: Decision) -> tuple[float, ...]:
@@ -177,9 +178,9 @@ def _log_ratios(decision: Decision) -> tuple[float, ...]:
 
 
 def _loss(ratios: Sequence[tuple[tuple[float, ...], bool]], temperature: float) -> float:
-    """Return `log_loss` of decisions, each given as its log ratios and whether it was right.
+    """Return `log_loss` of decisions, each given as its log ratios and whether it was right, for a fit.
 
-    With odds o = sum_i (p_i / p)^(1/T) against the choice, p is 1 / (1 + o) and 1 - p is o / (1 + o). Log ratios
+    Probabilities are normalised at each temperature. With odds o = sum_i (p_i / p)^(1/T) against the choice, p is 1 / (1 + o) and 1 - p is o / (1 + o). Log ratios
     are at most log(1 / `_LEAST`), so o is finite from `LOWEST_TEMPERATURE` on.
     """
     total, most = 0.0, -math.log(_LEAST)

@@ -85,7 +85,7 @@ STEPS = (
     ),
     Step(
         "inference",
-        "replies of a model, and quantisation; agentkit chat runs GGUF files",
+        "replies, quantisation; agentkit chat runs GGUF files",
         {"infer": inference.infer, "quantise": inference.quantise},
     ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),

@@ -159,14 +159,30 @@ class PhaseTasks:
 
 @dataclass(frozen=True, slots=True)
 class RayTasks:
-    """Tasks in the process that datatrove forks from a Ray worker for each rank."""
+    """Tasks in the process that datatrove's pool starts in a Ray worker for each rank."""
 
     of_phase: PhaseTasks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the tasks so that the worker that reads them starts its pools safely."""
+        return _in_ray_worker, (self.of_phase,)
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Do the task of a rank."""
         with _one_fate_with_parent():
             self.of_phase(data, rank, world_size)
+
+
+def _in_ray_worker(of_phase: PhaseTasks) -> RayTasks:
+    """Return the tasks, and let pools of this process start new interpreters instead of forks.
+
+    datatrove creates its pool in a Ray actor, which has threads of Ray's. A process that is forked there may wait
+    for ever for a lock that such a thread held.
+    """
+    import multiprocess  # pyright: ignore[reportMissingImports]
+
+    multiprocess.set_start_method("spawn", force=True)
+    return RayTasks(of_phase)
 
 
 @contextmanager

@@ -142,17 +142,17 @@ class Killer(threading.Thread):
     """Kills a process of the only task of a phase, before the task's record is there."""
 
     def __init__(self, victim: int, record: Path) -> None:
-        """Take the Ray worker (0), or the process that it forks for the task (1)."""
+        """Take the Ray worker (0), or the process that it starts for the task (1)."""
         super().__init__(daemon=True)
         self.victim, self.record = victim, record
         self.family: list[int] = []
 
     def run(self) -> None:
         while not self.record.exists():
-            family: list[int] = []
-            below = children({os.getpid()})  # of Ray's own process among them
-            while below := {pid: title for pid, title in children(set(below)).items() if title == RANK}:
-                family += below
+            below = children(set(children({os.getpid()})))  # of Ray's own process among them
+            actors = {pid for pid, title in below.items() if title == RANK}
+            started = {pid for pid, title in children(actors).items() if "spawn_main" in title}
+            family = [*actors, *started, *children(started)]
             if len(family) == 3:  # the third watches the two others
                 os.kill(family[1], signal.SIGSTOP)
                 if self.record.exists():
@@ -170,7 +170,7 @@ class Killer(threading.Thread):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @of_datatrove
 @pytest.mark.usefixtures("two_ray_workers")
-@pytest.mark.parametrize("victim", [0, 1], ids=["a Ray worker", "the process that it forks"])
+@pytest.mark.parametrize("victim", [0, 1], ids=["a Ray worker", "the process that it starts"])
 def test_a_killed_worker_loses_nothing(tmp_path: Path, victim: int) -> None:
     made = recipe(tmp_path / "raw", n=20_000)
     run_recipe(made, tmp_path / "local")

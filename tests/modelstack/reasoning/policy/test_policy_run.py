@@ -23,7 +23,7 @@ from tests.modelstack.sft.toy_sft import write_base
 from tests.modelstack.train.run.toy_run import write_toml
 from tests.processes import modelstack
 
-pytestmark = [pytest.mark.xdist_group("policy_run"), pytest.mark.usefixtures("pictures_drawn_once")]
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
 
 
 @pytest.fixture(scope="module")
