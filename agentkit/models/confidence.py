@@ -180,8 +180,9 @@ def _log_ratios(decision: Decision) -> tuple[float, ...]:
 def _loss(ratios: Sequence[tuple[tuple[float, ...], bool]], temperature: float) -> float:
     """Return `log_loss` of decisions, each given as its log ratios and whether it was right, for a fit.
 
-    Probabilities are normalised at each temperature. With odds o = sum_i (p_i / p)^(1/T) against the choice, p is 1 / (1 + o) and 1 - p is o / (1 + o). Log ratios
-    are at most log(1 / `_LEAST`), so o is finite from `LOWEST_TEMPERATURE` on.
+    Probabilities are normalised at each temperature. With odds o = sum_i (p_i / p)^(1/T) against the choice, p is
+    1 / (1 + o) and 1 - p is o / (1 + o). Log ratios are at most log(1 / `_LEAST`), so o is finite from
+    `LOWEST_TEMPERATURE` on.
     """
     total, most = 0.0, -math.log(_LEAST)
     for logs, is_right in ratios:
