@@ -181,7 +181,7 @@ def _in_ray_worker(of_phase: PhaseTasks) -> RayTasks:
     """
     import multiprocess  # pyright: ignore[reportMissingImports]
 
-    multiprocess.set_start_method("spawn", force=True)
+    multiprocess.set_start_method("spawn", force=True)  # pyright: ignore[reportAttributeAccessIssue]
     return RayTasks(of_phase)
 
 
