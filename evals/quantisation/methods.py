@@ -2,7 +2,8 @@
 
 Every candidate is compared with the original on the same held-out rows: mean KL per token with Student's interval
 over rows, the share of equal choices, and perplexity. llama.cpp's types are written by `export_gguf` and read
-again, so that both sides are computed by the same torch code, in fp32.
+again, so that both sides are computed by the same torch code, in fp32. Embedding and head are the original's on
+both sides: what is compared is the rounding of the blocks.
 
     python -m evals.quantisation.methods smollm2-135m --text documents --format int4-g32 --type q4_0 --type q4_1
 
@@ -72,6 +73,7 @@ def rows(
             fields = gguf_fields(base.tokenizer)
             export_gguf(original.config, original.state_dict(), fields, path, type_name=type_name)
             loaded = load_gguf(path, dtype=torch.float32)
+            _restore_ends(loaded.model, original)
             yield Row(
                 f"llama.cpp {type_name}", _bits(path, original), compare(original, loaded.model, text.held_out)
             )
@@ -85,6 +87,15 @@ def rows(
             n_bits = sum(tensor.bits_per_weight * tensor.n_weights for tensor in result.tensors)
             bits = n_bits / sum(tensor.n_weights for tensor in result.tensors)
             yield Row(f"{name}, {method}", bits, compare(original, model, text.held_out))
+
+
+@torch.no_grad()
+def _restore_ends(model: CausalLM, original: CausalLM) -> None:
+    """Give a model the original's embedding and head."""
+    for name in ("model.embed_tokens", "lm_head"):
+        model.get_submodule(name).get_parameter("weight").copy_(
+            original.get_submodule(name).get_parameter("weight")
+        )
 
 
 def _bits(path: Path, model: CausalLM) -> float:
