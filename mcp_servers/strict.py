@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
 
@@ -43,8 +42,6 @@ MAX_VALUES = 10_000
 
 Each invalid value takes some microseconds on the event loop.
 """
-MAX_DERIVED = 256
-"""Functions whose models and schemas are kept: each takes a millisecond, and a program may build many servers."""
 # Mistakes explained in one answer: more do not help, and searching for similar names takes time.
 MAX_EXPLAINED = 10
 # The tool list never changes while a server runs; five minutes of caching save repeated listings.
@@ -134,43 +131,24 @@ class _PlainSchema(GenerateJsonSchema):
 
 def strict_tool(function: ToolFunction, annotations: types.ToolAnnotations) -> StrictTool:
     """Build a tool from a function's name, first docstring paragraph, signature and return annotation."""
-    defined = inspect.unwrap(function)
-    method: ToolFunction | None = getattr(defined, "__func__", None)
-    derived = _derived(method or defined, is_method=method is not None)
-    definition = types.Tool(
-        name=derived.arguments.__name__,
-        description=" ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()),
-        input_schema=derived.input_schema,
-        output_schema=derived.output_schema,
-        annotations=annotations,
-    )
-    return StrictTool(function, derived.arguments, definition)
-
-
-@dataclass(frozen=True)
-class _Derived:
-    """Parts of a tool that follow from its function's signature."""
-
-    arguments: type[BaseModel]
-    input_schema: dict[str, Any]
-    output_schema: dict[str, Any]
-
-
-@lru_cache(MAX_DERIVED)
-def _derived(function: ToolFunction, *, is_method: bool) -> _Derived:
-    """Derive a tool's model and schemas; a method's first parameter is not an argument of the tool."""
     signature = inspect.signature(function, eval_str=True)
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in islice(signature.parameters.items(), int(is_method), None)
+        for name, parameter in signature.parameters.items()
     }
     name = getattr(function, "__name__", "")
     arguments = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
-    return _Derived(
-        arguments,
-        arguments.model_json_schema(schema_generator=_PlainSchema),
-        signature.return_annotation.model_json_schema(schema_generator=_PlainSchema, mode="serialization"),
+    description = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    definition = types.Tool(
+        name=name,
+        description=description,
+        input_schema=arguments.model_json_schema(schema_generator=_PlainSchema),
+        output_schema=signature.return_annotation.model_json_schema(
+            schema_generator=_PlainSchema, mode="serialization"
+        ),
+        annotations=annotations,
     )
+    return StrictTool(function, arguments, definition)
 
 
 def strict_server(

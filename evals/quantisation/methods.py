@@ -32,8 +32,9 @@ from modelstack.inference.quantise.calibration import CalibrationText, read_cali
 from modelstack.inference.quantise.comparison import Comparison, compare
 from modelstack.inference.quantise.quantisation import named_format
 from modelstack.inference.quantise.rounded_model import METHODS, quantise
-from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.base import Base
 from modelstack.posttrain.starting_point import starting_point
+from modelstack.reasoning.sampling.frozen_model import load_merged
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 from modelstack.train.process import set_up_process
 
@@ -127,8 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args(argv)
     set_up_process(options.threads)
-    base = load_base(starting_point(options.source).weights)
-    base.model.requires_grad_(False)
+    base = load_merged(starting_point(options.source), precision="fp32", device="cpu")
     if options.dither is not None:
         dithered(base.model, options.dither)
     text = read_calibration(

@@ -4,22 +4,24 @@ Three of its layouts are written and read. `pack-quantized`: integers of up to 8
 row, lowest bits first, each stored as q + 2^(bits - 1); the scale of each group; the shape. `int-quantized`: int8
 with one scale per row. `float-quantized`: E4M3 with the scale of the tensor, of each row or of each block of 128 x
 128. The last two also say how activations are rounded: int8 or E4M3, per token (or per 128 channels of a token).
-Layouts: compressed-tensors 0.12 (Apache-2.0), `config/base.py`, `compressors`.
+Layouts: compressed-tensors 0.20 (Apache-2.0), which the tests compare with.
 
 Letters: N outputs, K inputs, b bits, p = 32 / b numbers per int32.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 from torch import Tensor
 
-from modelstack.architecture.rounded_weight import BLOCK, NumberFormat, RoundedWeight
+from modelstack.architecture.rounded_weight import BLOCK, E4M3, NumberFormat, RoundedWeight
 from modelstack.errors import UserError
 
 QUANT_METHOD = "compressed-tensors"
@@ -141,17 +143,15 @@ def _activations_entry(number_format: NumberFormat) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    targets: tuple[str, ...]
+    names: frozenset[str]
+    """Names of layers, and the class "Linear" of all."""
+    patterns: tuple[TypeAdapter[str], ...]
+    """Regular expressions of names."""
     format: NumberFormat
 
     def covers(self, layer: str) -> bool:
-        """Return whether the group contains a layer: by class, by name, or by a regular expression."""
-        for target in self.targets:
-            if target == "Linear" or target == layer:
-                return True
-            if target.startswith("re:") and re.match(target.removeprefix("re:"), layer):
-                return True
-        return False
+        """Return whether the group contains a layer."""
+        return not self.names.isdisjoint((layer, "Linear")) or any(_matches(each, layer) for each in self.patterns)
 
 
 class CompressedTensors:
@@ -163,7 +163,7 @@ class CompressedTensors:
         Raises:
             UserError: The weights have another quantisation, or a format that is not supported.
         """
-        method = entry.get("quant_method", "an unknown method")
+        method = entry.get("quant_method", "an unknown method") if isinstance(entry, Mapping) else repr(entry)
         if method != QUANT_METHOD:
             raise UserError(
                 f"{source}: weights are quantised ({method}); plain safetensors and {QUANT_METHOD} can be read; "
@@ -171,11 +171,8 @@ class CompressedTensors:
             )
         self._source = source
         try:
-            self._groups = [
-                _Group(tuple(group["targets"]), _number_format(group["weights"]))
-                for group in entry["config_groups"].values()
-            ]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            self._groups = [_group(group) for group in entry["config_groups"].values()]
+        except (KeyError, TypeError, AttributeError, ValueError, SchemaError) as error:
             raise UserError(f"{source}: quantization_config is damaged or not supported: {error!r}") from error
 
     def read(self, layer: str, tensors: Mapping[str, Tensor]) -> RoundedWeight:
@@ -201,6 +198,12 @@ class CompressedTensors:
         unread = tensors.keys() - {"weight", "weight_packed", "weight_scale", "weight_shape"}
         if unread:
             raise UserError(f"{self._source}: {layer} has {', '.join(sorted(unread))}, which cannot be read")
+        wanted = torch.int32 if is_packed else torch.int8 if number_format.kind == "int" else E4M3
+        if stored.dtype != wanted or not scale.is_floating_point():
+            raise UserError(
+                f"{self._source}: {layer} has numbers of type {stored.dtype} and scales of type {scale.dtype}; "
+                f"the numbers must be {wanted}, the scales floating-point"
+            )
         values = stored
         if is_packed:
             shape = tensors["weight_shape"].tolist()
@@ -214,17 +217,29 @@ class CompressedTensors:
         if (
             len(shape) != 2
             or not number_format.fits(shape)
-            or scale.numel() != _size(number_format.scale_shape(shape))
+            or scale.numel() != math.prod(number_format.scale_shape(shape))
         ):
             raise UserError(f"{self._source}: {layer} has scales {list(scale.shape)} for a weight {list(shape)}")
         return RoundedWeight(number_format, values, scale.reshape(number_format.scale_shape(shape)))
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+def _group(entry: Mapping[str, Any]) -> _Group:
+    """Return a group of `config_groups`. A folder is untrusted, so its patterns are matched in linear time."""
+    targets = {target: target.startswith("re:") for target in entry["targets"]}
+    patterns = [target.removeprefix("re:") for target, is_pattern in targets.items() if is_pattern]
+    return _Group(
+        frozenset(target for target, is_pattern in targets.items() if not is_pattern),
+        tuple(TypeAdapter(Annotated[str, StringConstraints(pattern=f"^(?:{each})")]) for each in patterns),
+        _number_format(entry["weights"]),
+    )
+
+
+def _matches(pattern: TypeAdapter[str], name: str) -> bool:
+    try:
+        pattern.validate_python(name)
+    except ValidationError:
+        return False
+    return True
 
 
 def _number_format(entry: Mapping[str, Any]) -> NumberFormat:
@@ -233,7 +248,13 @@ def _number_format(entry: Mapping[str, Any]) -> NumberFormat:
     if entry.get("block_structure") not in (None, [BLOCK, BLOCK]):
         raise ValueError(f"blocks of {entry['block_structure']}")
     kind, bits, strategy = entry["type"], entry["num_bits"], entry["strategy"]
-    known = kind == "float" and bits == 8 and strategy in ("tensor", "channel", "block")
-    if not known and not (kind == "int" and bits in PACKED_BITS and strategy in ("channel", "group")):
+    known = {
+        "float": {"tensor": (8,), "channel": (8,), "block": (8,)},
+        "int": {"channel": (8,), "group": PACKED_BITS},
+    }
+    if bits not in known.get(kind, {}).get(strategy, ()):
         raise ValueError(f"{bits}-bit {kind} with strategy {strategy!r}")
-    return NumberFormat(kind, bits, strategy, entry.get("group_size") if strategy == "group" else None)
+    group_size = entry.get("group_size") if strategy == "group" else None
+    if strategy == "group" and not (isinstance(group_size, int) and group_size > 0):
+        raise ValueError(f"groups of {group_size!r} columns")
+    return NumberFormat(kind, bits, strategy, group_size)

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names, within a module, of linear layers that read the same input and that engines compute as one product."""
+
 
 class SharesInput:
     """A linear layer's class that can compute several layers with the same input at once."""

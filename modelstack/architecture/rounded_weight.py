@@ -103,11 +103,6 @@ class RoundedWeight:
         """Return the weights that the numbers stand for, in fp32; the product of integer and scale is exact."""
         return self.values.float() * self.format.expanded(self.scale.float(), tuple(self.values.shape))
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the packed weight with its scales."""
-        return -(-self.values.numel() * self.format.bits // 8) + self.scale.nbytes
-
 
 def stored(values: Tensor, number_format: NumberFormat) -> Tensor:
     """Return numbers of a format in the type that stores them: int8 or E4M3."""

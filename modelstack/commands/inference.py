@@ -136,9 +136,8 @@ def quantise(
     from rich.console import Console
 
     from modelstack.inference.quantise import quantisation
-    from modelstack.posttrain.lora.adapters import merge_lora
     from modelstack.posttrain.starting_point import starting_point
-    from modelstack.reasoning.sampling.frozen_model import load_frozen
+    from modelstack.reasoning.sampling.frozen_model import load_merged
     from modelstack.terminal.progress_bars import progress_bars
     from modelstack.terminal.tables import Column, Table, print_json, print_tables, print_wrapped
     from modelstack.train.process import set_up_process
@@ -155,9 +154,8 @@ def quantise(
     start = starting_point(source, weights)
     with progress_bars(Console(stderr=True)) as told:
         told("model")
-        base = load_frozen(start, precision="fp32", device="cpu")
-        model = base.model if start.stage is None else merge_lora(base.model)
-        result = quantisation.run(model, base.tokenizer, out, text or (), settings, told)
+        base = load_merged(start, precision="fp32", device="cpu")
+        result = quantisation.run(base.model, base.tokenizer, out, text or (), settings, told)
     if as_json:
         print_json(quantisation.as_json(result, settings))
         return

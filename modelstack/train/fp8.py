@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelstack.architecture.rounded_weight import BLOCK, E4M3, E4M3_MAX
 from modelstack.errors import UserError
 
-TILE = 128
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
+TILE = BLOCK
+"""Positions of a tile along the summed axis: a block's side."""
 SMALLEST_SCALE = 2.0**-126
 """Smallest scale, fp32's smallest normal number: the divisor of pieces of zeros."""
 KERNEL_MULTIPLE = 16

@@ -89,7 +89,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 async def served(site: Site) -> AsyncIterator[Served]:
-    """One server for all storms: each comes to a browser that has outlived those before it."""
+    """Serve all storms with one browser, which each finds as the storms before left it."""
     arguments = ["-m", "mcp_servers.browser", "--allow", site.origin, "--chromium", CHROMIUM or ""]
     others = servers_below(os.getpid())
     parameters = StdioServerParameters(command=sys.executable, args=arguments, cwd=REPOSITORY)

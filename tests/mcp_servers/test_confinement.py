@@ -175,8 +175,6 @@ CASES = [
 ]
 
 ONE_OF_EACH = list({each.values[0].server: each for each in CASES}.values())
-CONNECTING_OR_NOT = [each for each in ONE_OF_EACH if each.values[0].server in ("fetch", "filesystem")]
-"""What a server says of its kernel depends on its confinement, and on that by whether it connects alone."""
 
 
 @pytest.fixture
@@ -361,7 +359,7 @@ def initialized(command: list[str], tmp_path: Path) -> tuple[dict[str, Any], str
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seccomp is Linux's")
-@pytest.mark.parametrize("case", CONNECTING_OR_NOT)
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_a_kernel_without_landlock_is_told_in_one_line_and_the_server_serves(
     case: Case, inside: Path, tmp_path: Path
 ) -> None:
@@ -374,7 +372,7 @@ def test_a_kernel_without_landlock_is_told_in_one_line_and_the_server_serves(
 
 
 @needs_landlock
-@pytest.mark.parametrize("case", CONNECTING_OR_NOT)
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_a_kernel_without_seccomp_is_told_in_one_line_and_the_server_serves(
     case: Case, inside: Path, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 async def ask_of_nothing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ask]:
-    """One server with an empty store, for calls that must leave it empty."""
+    """Serve an empty store to calls that must leave it empty."""
     async with Client(build_server(str(tmp_path_factory.mktemp("empty") / "memory.db"))) as client:
         yield asker(client)
 

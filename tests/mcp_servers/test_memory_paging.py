@@ -49,7 +49,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
-    """One server for the tests that only read."""
+    """Serve one store to the tests that only read."""
     async with small_server(tmp_path_factory.mktemp("paging")) as client:
         yield client
 

@@ -32,14 +32,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 async def read_only(kept: str) -> AsyncIterator[Ask]:
-    """One server for statements that must not change the database."""
+    """Serve a database to statements that must not change it."""
     async with Client(build_server(kept)) as client:
         yield asker(client)
 
 
 @pytest.fixture(scope="module")
 async def writing(kept: str) -> AsyncIterator[Ask]:
-    """One server that may write, for statements that it must refuse."""
+    """Serve a writable database to statements that the server must refuse."""
     async with Client(build_server(kept, write=True)) as client:
         yield asker(client)
 

@@ -35,7 +35,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def ask() -> AsyncIterator[Ask]:
-    """One server for all tests: it keeps nothing from one call to the next but the child that knows the units."""
+    """Serve all tests with one server; between calls it keeps only the child that knows the units."""
     async with Client(build_server("Europe/Berlin")) as client:
         yield asker(client)
 

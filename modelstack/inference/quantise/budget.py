@@ -27,12 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.projections import SAME_INPUT
 from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.errors import UserError
 from modelstack.inference.quantise.rounded_model import can_round
 from modelstack.inference.quantise.rounding import round_weight
-
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def _layers(model: CausalLM) -> Iterator[tuple[str, nn.Linear]]:
 
 def _unit_of(name: str) -> str:
     """Return the name of the product that a weight is part of."""
-    for fused in _FUSED:
+    for fused in SAME_INPUT:
         for part in fused:
             name = re.sub(rf"\.{part}\.weight$", f".{'+'.join(fused)}", name)
     return name

@@ -37,8 +37,8 @@ from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 REPORT = "quantisation.json"
 """File name of the report in a quantised folder; beside a GGUF file, the suffix of its name."""
 SEARCHED_TOKENS = 4096
-"""Tokens of the pass that prices formats; twice as many change the choice of few layers."""
-_NAME = re.compile(r"int(?P<bits>[2-8])(-g(?P<group>\d+))?|fp8(-(?P<scales>row|block))?")
+"""Approximate number of tokens of the pass that prices formats."""
+_NAME = re.compile(r"int(?P<bits>[2-8])(-g(?P<group>[1-9]\d*))?|fp8(-(?P<scales>row|block))?")
 _STRATEGY = {None: "tensor", "row": "channel", "block": "block"}
 
 
@@ -180,6 +180,11 @@ def _check(settings: Settings, texts: Sequence[Path], *, is_gguf: bool) -> None:
     if (len(settings.formats) > 1) != (settings.bits is not None):
         raise UserError(
             "a budget and several formats belong together: give --bits and --format more than once, or neither"
+        )
+    if texts and settings.n_held_out <= settings.length:
+        raise UserError(
+            f"{settings.n_held_out} held-out tokens are one row of {settings.length}; the interval of a "
+            f"comparison needs two or more: raise --held-out, or lower --length"
         )
     if not texts and (settings.bits is not None or METHODS[settings.method].needs_text):
         why = "a budget" if settings.bits is not None else f"the method {settings.method}"

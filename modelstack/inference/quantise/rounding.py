@@ -17,7 +17,7 @@ from modelstack.architecture.rounded_weight import BLOCK, NumberFormat, RoundedW
 CLIPPING = tuple(1.15 - 0.05 * n for n in range(11))
 """Factors of the scale at which the largest weight becomes the smallest integer."""
 REFINEMENTS = 2
-"""Rounds of least squares and rounding after the search; a third changes nothing in the fourth digit."""
+"""Rounds of least squares and rounding after the search."""
 SMALLEST_SCALE = 2.0**-24
 """Scale of groups of zeros: fp16's smallest number, so that it is no zero in any type of scales."""
 AT_ONCE = 2**17
@@ -29,8 +29,6 @@ def round_weight(
     number_format: NumberFormat,
     importance_K: Tensor | None,
     scale_type: torch.dtype,
-    *,
-    search: bool = True,
 ) -> RoundedWeight:
     """Return a weight [..., N, K] rounded to the nearest numbers of a format.
 
@@ -39,10 +37,9 @@ def round_weight(
         number_format: Numbers to round to; `NumberFormat.fits` must hold.
         importance_K: Weight of each input's error; None: all equal.
         scale_type: Type that stores the scales, to which they are rounded before the weights are.
-        search: Whether scales are searched; else they cover the largest weight.
     """
     weight = weight.float()
-    scale = find_scale(weight, number_format, importance_K, scale_type, search=search)
+    scale = find_scale(weight, number_format, importance_K, scale_type)
     scaled = weight / number_format.expanded(scale.float(), tuple(weight.shape))
     return RoundedWeight(number_format, stored(number_format.nearest(scaled), number_format), scale)
 
@@ -52,8 +49,6 @@ def find_scale(
     number_format: NumberFormat,
     importance_K: Tensor | None,
     scale_type: torch.dtype,
-    *,
-    search: bool = True,
 ) -> Tensor:
     """Return the scales of a weight [..., N, K], of the shape `NumberFormat.scale_shape`."""
     if number_format.strategy in ("tensor", "block"):
@@ -61,7 +56,7 @@ def find_scale(
     *experts, n, k = weight.shape
     n_groups = number_format.scale_shape(tuple(weight.shape))[-1]
     groups = weight.reshape(-1, n_groups, k // n_groups)
-    if number_format.kind == "float" or not search:
+    if number_format.kind == "float":
         scale = _not_zero(groups.abs().amax(-1) / number_format.largest).to(scale_type)
         return scale.view(*experts, n, n_groups)
     importance = groups.new_ones(k) if importance_K is None else importance_K.float()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.projections import SharesInput
+from modelstack.architecture.projections import SAME_INPUT, SharesInput
 from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 
 TYPICAL_ROWS = 8
@@ -36,8 +36,6 @@ INT8_ROWS = NumberFormat("int", 8, "channel")
 SMALLEST_INT8_SIDE = 32
 """Minimum inputs and outputs of a layer that is computed in int8: smaller ones are gates."""
 _ZERO_POINT = 128
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that read the same input, by their names within a module."""
 
 Numbers = Literal["float", "int8"]
 Product = Callable[[Tensor], Tensor]
@@ -102,7 +100,7 @@ def pack_linear_layers(
         is_int8 = numbers == "int8" and module is not model
         while plain:
             first = next(iter(plain))
-            fused = next((names for names in _FUSED if first in names and plain.keys() >= {*names}), (first,))
+            fused = next((names for names in SAME_INPUT if first in names and plain.keys() >= {*names}), (first,))
             layers = [plain.pop(name) for name in fused]
             if is_int8 and all(min(layer.weight.shape) >= SMALLEST_INT8_SIDE for layer in layers):
                 known = [(rounded or {}).get(f"{prefix}.{name}.weight") for name in fused]

@@ -21,7 +21,14 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.files import read_json_object, replacing_folder
 from modelstack.posttrain.base import require_same_base
-from modelstack.posttrain.lora.adapters import add_lora, load_lora_state, lora_layers, lora_state
+from modelstack.posttrain.lora.adapters import (
+    PEFT_NAMES,
+    PEFT_PREFIX,
+    add_lora,
+    load_lora_state,
+    lora_layers,
+    lora_state,
+)
 from modelstack.posttrain.lora.config import LoraConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -150,6 +157,27 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         raise UserError(f"{weights} is not a valid safetensors file: {error}") from error
     name = told.get("base_model_name_or_path")
     return Adapter(config, state, metadata.get(_BASE_KEY), name if isinstance(name, str) else None)
+
+
+def matrix_pairs(adapter: Adapter, where: object) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A [r, I] and B [O, r] of each layer by the layer's name in the model, fp32.
+
+    Args:
+        adapter: Adapter without DoRA.
+        where: Its path, for error messages.
+
+    Raises:
+        UserError: A tensor has no partner, or there are others.
+    """
+    leaf_a, leaf_b = (f".{PEFT_NAMES[part]}" for part in ("lora_A", "lora_B"))
+    layers = sorted(name.removesuffix(leaf_a) for name in adapter.state if name.endswith(leaf_a))
+    if adapter.state.keys() != {f"{layer}{leaf}" for layer in layers for leaf in (leaf_a, leaf_b)}:
+        raise UserError(f"{where}: an adapter must have an A and a B for each layer, and no other tensors")
+    state = adapter.state
+    return {
+        layer.removeprefix(PEFT_PREFIX): (state[f"{layer}{leaf_a}"].float(), state[f"{layer}{leaf_b}"].float())
+        for layer in layers
+    }
 
 
 def put_adapter(model: CausalLM, adapter: Adapter, *, base_sha256: str | None = None) -> None:

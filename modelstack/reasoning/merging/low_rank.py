@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from modelstack.errors import UserError
-from modelstack.posttrain.lora.adapters import PEFT_NAMES, PEFT_PREFIX
-from modelstack.posttrain.lora.files import Adapter
+from modelstack.posttrain.lora.files import Adapter, matrix_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +53,9 @@ def updates(adapter: Adapter, path: object) -> dict[str, Update]:
             f"{path} uses DoRA, whose update depends on the base weights: merge it into its base first "
             f"(`modelstack stage merge STAGE OUT`), and merge the models"
         )
-    leaf_a, leaf_b = (f".{PEFT_NAMES[part]}" for part in ("lora_A", "lora_B"))
-    layers = sorted(name.removesuffix(leaf_a) for name in adapter.state if name.endswith(leaf_a))
-    pairs = {layer: (f"{layer}{leaf_a}", f"{layer}{leaf_b}") for layer in layers}
-    if adapter.state.keys() != {name for pair in pairs.values() for name in pair}:
-        raise UserError(f"{path}: an adapter must have an A and a B for each layer, and no other tensors")
     return {
-        f"{layer.removeprefix(PEFT_PREFIX)}.weight": Update(
-            adapter.state[a].float(), adapter.state[b].float(), adapter.config.scale, f"{path}: {layer}"
-        )
-        for layer, (a, b) in pairs.items()
+        f"{layer}.weight": Update(a, b, adapter.config.scale, f"{path}: {layer}")
+        for layer, (a, b) in matrix_pairs(adapter, path).items()
     }
 
 

@@ -41,7 +41,7 @@ class Played:
     example: Example
     world: World
     files: dict[str, str]
-    rows: Counter[object]
+    rows: Counter[tuple[object, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_after_a_conversation_files_and_rows_are_what_its_scripts_say(played: li
         assert each.files == each.world.files, each.example.id
         for table in each.world.domain.tables:
             said = Counter((table.name, *row[1:]) for row in each.world.rows[table.name])
-            found = Counter({key: n for key, n in each.rows.items() if key[0] == table.name})  # type: ignore[index]
+            found = Counter({key: n for key, n in each.rows.items() if key[0] == table.name})
             assert said == found, each.example.id
 
 
@@ -255,8 +255,8 @@ def _files(folder: Path) -> dict[str, str]:
     }
 
 
-def _rows(database: Path, world: World) -> Counter[object]:
-    found: Counter[object] = Counter()
+def _rows(database: Path, world: World) -> Counter[tuple[object, ...]]:
+    found: Counter[tuple[object, ...]] = Counter()
     with closing(sqlite3.connect(database)) as connection:
         for table in world.domain.tables:
             found.update((table.name, *row[1:]) for row in connection.execute(f"SELECT * FROM {table.name}"))

@@ -254,7 +254,7 @@ def test_every_canonical_solution_of_humaneval_passes_and_an_empty_body_fails(sa
     cases = humaneval.load({"data": str(DATA / "HumanEval.jsonl.gz")})
     assert len(cases) == 164
     failing = [case.id for case in cases if not passes(case, records[case.id]["canonical_solution"])]
-    passing = [case.id for case in cases[::32] if passes(case, "    raise NotImplementedError\n")]
+    passing = [case.id for case in cases[::8] if passes(case, "    raise NotImplementedError\n")]
     assert failing == []
     assert passing == []
 

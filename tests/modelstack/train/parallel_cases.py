@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,7 +33,22 @@ from tests.processes import run_on_ranks
 ADAMW = OptimizerConfig(name="adamw", lr=0.01, eps=1e-4)
 MUON = OptimizerConfig(lr=0.01, newton_schulz="quintic_5", newton_schulz_dtype="float32")
 B, T, V = 2, 16, 128
-AnyCase = TypeVar("AnyCase")
+
+
+class SpreadCase(Protocol):
+    """A training on several ranks."""
+
+    @property
+    def layout(self) -> Layout:
+        """Ranks of the training."""
+        ...
+
+    def alone(self) -> Self:
+        """Return the same training on one rank."""
+        ...
+
+
+AnyCase = TypeVar("AnyCase", bound=SpreadCase)
 
 
 @dataclass(frozen=True)
@@ -143,10 +158,17 @@ def whole_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def all_differences(cases: Mapping[str, Case]) -> dict[str, dict[str, float]]:
     """Return `differences` of each case; a collective operation of all ranks."""
-    expected = trained_once(train_whole, [case.alone() for case in cases.values()])
+    return compared(cases, train_whole, differences)
+
+
+def compared(
+    cases: Mapping[str, AnyCase], train: Callable[[AnyCase], Any], differ: Callable[..., dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return `differ(case, mesh, *train(case.alone()))` of each case; a collective operation of all ranks."""
+    expected = trained_once(train, [case.alone() for case in cases.values()])
     meshes = {case.layout: make_mesh(case.layout) for case in cases.values()}
     return {
-        name: differences(case, meshes[case.layout], *each)
+        name: differ(case, meshes[case.layout], *each)
         for (name, case), each in zip(cases.items(), expected, strict=True)
     }
 

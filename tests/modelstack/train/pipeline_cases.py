@@ -18,12 +18,12 @@ from modelstack.data.batches import Batch
 from modelstack.decide.memory import Layout
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
-from modelstack.train.parallel.mesh import Mesh, ParallelConfig, make_mesh
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig
 from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import join, make_stages
 from modelstack.train.parallel.pipeline_passes import PipelinePasses
 from modelstack.train.step import StepReport, TrainState, local_state, train_step
-from tests.modelstack.train.parallel_cases import make_batch, trained_once, whole_values
+from tests.modelstack.train.parallel_cases import compared, make_batch, whole_values
 from tests.modelstack.train.toys import family_config
 
 SEED = 3
@@ -111,12 +111,7 @@ def whole_state(share: nn.Module) -> dict[str, torch.Tensor]:
 
 def all_differences(cases: Mapping[str, PipelineCase]) -> dict[str, dict[str, float]]:
     """Return `differences` of each case; a collective operation of all ranks."""
-    expected = trained_once(train_whole, [case.alone() for case in cases.values()])
-    meshes = {case.layout: make_mesh(case.layout) for case in cases.values()}
-    return {
-        name: differences(case, meshes[case.layout], *each)
-        for (name, case), each in zip(cases.items(), expected, strict=True)
-    }
+    return compared(cases, train_whole, differences)
 
 
 def differences(

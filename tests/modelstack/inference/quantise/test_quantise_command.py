@@ -15,9 +15,8 @@ from modelstack.architecture.gguf.load import load_gguf
 from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.cli import app
 from modelstack.inference.quantise import rounded_model
-from modelstack.posttrain.lora.adapters import merge_lora
 from modelstack.posttrain.starting_point import starting_point
-from modelstack.reasoning.sampling.frozen_model import load_frozen
+from modelstack.reasoning.sampling.frozen_model import load_merged
 from tests.golden import UPDATE, Golden
 from tests.modelstack.reasoning.merging.toy_merging import adapter_stage
 from tests.modelstack.sft.toy_sft import write_base
@@ -95,6 +94,8 @@ def test_a_folder_in_int8_needs_no_text_and_is_computed_in_int8(folder: Path, tm
         (["--method", "magic"], "method 'magic' is not known; known: rtn, awq, gptq, awq-gptq"),
         (["--bits", "5"], "a budget and several formats belong together"),
         (["--format", "int4-g32", "--format", "int8-g32"], "a budget and several formats belong together"),
+        (["--format", "int8-g0"], "format 'int8-g0' is not known"),
+        (["--held-out", "32"], "32 held-out tokens are one row of 32"),
         (["--format", "int5-g32"], "integers of 5 bits with one scale per group have no layout"),
         (["--no-text", "--method", "gptq"], "the method gptq requires calibration text; give some with --text"),
         (["--tokens", "1000000"], "tokens; 1,000,000 are required"),
@@ -165,9 +166,8 @@ def test_an_adapter_is_merged_before_it_is_rounded(folder: Path, tmp_path: Path)
     for given, name in (([str(stage), "--weights", base], "adapted"), ([base], "plain")):
         result = CliRunner().invoke(app, ["quantise", *given, str(tmp_path / name), "--format", "int8"])
         assert result.exit_code == 0, result.output
-    merged = merge_lora(
-        load_frozen(starting_point(stage, folder / "checkpoint"), precision="fp32", device="cpu").model
-    )
+    start = starting_point(stage, folder / "checkpoint")
+    merged = load_merged(start, precision="fp32", device="cpu").model
     adapted, plain = (load_checkpoint(tmp_path / name, dtype=torch.float32) for name in ("adapted", "plain"))
     ids = torch.tensor([[3, 4, 5, 6]])
     expected, found, other = (model(ids).logits_BTV for model in (merged, adapted, plain))

@@ -65,6 +65,22 @@ def test_several_formats_lie_in_one_folder_and_several_files(tmp_path: Path) -> 
     assert all(torch.equal(tensor, state[key]) for key, tensor in read.items())
 
 
+def test_a_pattern_covers_the_layers_whose_names_begin_so(tmp_path: Path) -> None:
+    state = write(tmp_path / "m", INT4)
+    _entry(config_groups={"g": GROUP | {"targets": [r"re:model\.layers\.\d+\..*_proj"]}})(tmp_path / "m")
+    read = load_checkpoint(tmp_path / "m").state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in read.items())
+
+
+@pytest.mark.parametrize("entry", [[1], "awq", 7])
+def test_an_entry_that_is_no_object_is_named(entry: Any, tmp_path: Path) -> None:
+    write(tmp_path / "m", INT4)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"quantization_config": entry}))
+    with pytest.raises(UserError, match="weights are quantised"):
+        load_checkpoint(tmp_path / "m")
+
+
 @pytest.mark.parametrize(("bits", "n"), [(4, 64), (4, 61), (8, 30), (4, 1)])
 def test_packed_numbers_are_those_of_compressed_tensors(bits: int, n: int) -> None:
     reference = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
@@ -137,6 +153,30 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "asymmetric",
     ),
     "a group of nothing": (_entry(config_groups={"g": GROUP | {"targets": ["re:.*down"]}}), "no group of"),
+    "a pattern that would take for ever": (
+        _entry(config_groups={"g": GROUP | {"targets": ["re:(.*)*down"]}}),
+        "no group of",
+    ),
+    "a pattern that looks around": (
+        _entry(config_groups={"g": GROUP | {"targets": ["re:(?=a)b"]}}),
+        "is damaged or not",
+    ),
+    "groups of no columns": (
+        _entry(config_groups={"g": GROUP | {"weights": GROUP["weights"] | {"group_size": 0}}}),  # pyright: ignore
+        "groups of 0 columns",
+    ),
+    "groups without a size": (
+        _entry(config_groups={"g": GROUP | {"weights": GROUP["weights"] | {"group_size": None}}}),  # pyright: ignore
+        "groups of None columns",
+    ),
+    "numbers of another type": (
+        _weights(lambda t: t.update({f"{LAYER}.weight_packed": t[f"{LAYER}.weight_packed"].float()})),
+        "the numbers must be torch.int32",
+    ),
+    "scales of another type": (
+        _weights(lambda t: t.update({f"{LAYER}.weight_scale": t[f"{LAYER}.weight_scale"].int()})),
+        "the scales floating-point",
+    ),
     "bits": (
         _entry(config_groups={"g": GROUP | {"weights": GROUP["weights"] | {"num_bits": 3}}}),  # pyright: ignore
         "3-bit int",
