@@ -278,3 +278,22 @@ def require_token_ids(ids: Sequence[int], n_vocab: int) -> None:
         raise EngineError("the prompt is empty; a model needs at least one token to continue")
     if min(ids) < 0 or max(ids) >= n_vocab:
         raise EngineError(f"the prompt contains token ids outside the vocabulary of {n_vocab}")
+
+
+def require_room(n_prompt: int, limit: int, *, option: str) -> int:
+    """Return the number of tokens that may follow a prompt, at least one.
+
+    Args:
+        n_prompt: Number of tokens of the prompt.
+        limit: Number of tokens that a request may hold.
+        option: Option of the engine that sets the limit.
+
+    Raises:
+        ContextWindowError: the prompt and one token do not fit.
+    """
+    if n_prompt + 1 > limit:
+        raise ContextWindowError(
+            f"the prompt has {n_prompt} tokens and at least one more must fit, but a request may hold {limit}. "
+            f"Shorten or compact the conversation, or load the engine with a larger {option}."
+        )
+    return limit - n_prompt

@@ -25,6 +25,16 @@ PRIORITY_LEAD = 256
 """Number of earlier requests that a request goes ahead of per level of priority."""
 
 
+def service_rank(number: int, priority: int) -> tuple[int, int]:
+    """Return a request's place in the order of service; smaller is served first.
+
+    Args:
+        number: Place of arrival; unique.
+        priority: Larger is more urgent; 0 is usual.
+    """
+    return number - priority * PRIORITY_LEAD, number
+
+
 @dataclass(frozen=True, slots=True)
 class StepLimits:
     """Bounds on one step."""
@@ -69,7 +79,7 @@ class Load:
     @property
     def rank(self) -> tuple[int, int]:
         """Place in the order; smaller is served first."""
-        return self.number - self.priority * PRIORITY_LEAD, self.number
+        return service_rank(self.number, self.priority)
 
     @property
     def n_missing(self) -> int:

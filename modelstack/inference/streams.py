@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from modelstack.inference.blocks import BlockPool, BlockTable, Hit, TokenChain
-from modelstack.inference.scheduler import Load, StepLimits, displaced, plan_running, tokens_admitted
+from modelstack.inference.scheduler import (
+    Load,
+    StepLimits,
+    displaced,
+    plan_running,
+    service_rank,
+    tokens_admitted,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -220,4 +227,4 @@ class StreamQueue:
 
 
 def _rank(stream: Stream) -> tuple[int, int]:
-    return Load(stream.number, stream.priority, 0, 0, 0).rank
+    return service_rank(stream.number, stream.priority)

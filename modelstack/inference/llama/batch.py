@@ -1,94 +1,78 @@
-"""Batches of llama.cpp over numpy arrays that C reads in place.
+"""A batch of llama.cpp over numpy arrays that C reads in place; filling it takes microseconds.
 
-A conversation appends tokens to one sequence (`SequenceBatch`). Rollouts write many continuations together, one
-token of each per step (`RowBatch`): the weights are read once for all of them, so a step of eight replies costs
-little more than a step of one.
-
-Letters: R rows, one token of a sequence each.
+A batch holds tokens of one or more sequences. Several sequences that write together read the weights once: a step
+of eight replies costs little more than a step of one.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+DECODE_OK, DECODE_NO_ROOM = 0, 1
+"""Return codes of llama_decode; all others are failures."""
+MAX_REPLY_BATCH = 32
+"""Maximum number of tokens of replies evaluated at once.
 
-class SequenceBatch:
-    """Tokens of one sequence."""
+Up to this size, logits with llama.cpp's flash attention equal those of single tokens bit for bit. From 64 on it
+uses other kernels, and logits differ by up to 0.9 (measured with SmolLM2-135M in Q4_1;
+`LlamaCppEngine.batch_invariant` tells whether any size matters).
+"""
+
+
+class SequencePart(NamedTuple):
+    """Consecutive tokens of a sequence."""
+
+    sequence: int
+    position: int
+    """Position of the first token."""
+    ids: Sequence[int]
+    n_logits: int = 1
+    """Number of last tokens whose logits are computed."""
+
+
+class TokenBatch:
+    """Tokens of any sequences."""
 
     def __init__(self, lib: Any, capacity: int) -> None:
         """Allocate `capacity` tokens; `lib` is the C API."""
-        self._tokens = np.zeros(capacity, dtype=np.int32)
-        self._positions = np.zeros(capacity, dtype=np.int32)
-        self._n_sequences = np.ones(capacity, dtype=np.int32)
-        self._sequence = np.zeros(1, dtype=np.int32)
-        self._pointers = np.full(capacity, self._sequence.ctypes.data, dtype=np.uintp)
-        self._want_logits = np.zeros(capacity, dtype=np.int8)
-        self._offsets = np.arange(capacity, dtype=np.int32)
-        self._batch = _llama_batch(
-            lib, self._tokens, self._positions, self._n_sequences, self._pointers, self._want_logits
-        )
-
-    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: int) -> Any:
-        """Return the llama_batch of some tokens; the next call overwrites it.
-
-        Args:
-            ids: At most as many tokens as were allocated.
-            position: Position of the first token.
-            sequence: The sequence of all tokens.
-            want_logits: Number of last tokens whose logits are computed.
-        """
-        n = len(ids)
-        self._tokens[:n] = ids
-        self._positions[:n] = self._offsets[:n] + position
-        self._sequence[0] = sequence
-        self._want_logits[:n] = 0
-        self._want_logits[n - want_logits : n] = 1
-        self._batch.n_tokens = n
-        return self._batch
-
-
-class RowBatch:
-    """Tokens of different sequences, with logits after every token."""
-
-    def __init__(self, lib: Any, capacity: int) -> None:
-        """Allocate `capacity` rows; `lib` is the C API."""
         self.capacity = capacity
         self._tokens = np.zeros(capacity, dtype=np.int32)
         self._positions = np.zeros(capacity, dtype=np.int32)
+        self._offsets = np.arange(capacity, dtype=np.int32)
         self._n_sequences = np.ones(capacity, dtype=np.int32)
         self._sequences = np.zeros(capacity, dtype=np.int32)
-        # seq_id is an array of pointers: that of row r points to the r-th sequence number.
+        # seq_id is an array of pointers: that of token n points to the n-th sequence number.
         step = self._sequences.itemsize
         self._pointers = (self._sequences.ctypes.data + step * np.arange(capacity)).astype(np.uintp)
-        self._want_logits = np.ones(capacity, dtype=np.int8)
+        self._want_logits = np.zeros(capacity, dtype=np.int8)
         self._batch = _llama_batch(
             lib, self._tokens, self._positions, self._n_sequences, self._pointers, self._want_logits
         )
 
-    def fill(
-        self, tokens_R: NDArray[np.integer], positions_R: NDArray[np.integer], sequences_R: NDArray[np.integer]
-    ) -> Any:
-        """Return the llama_batch of these rows; the next call overwrites it.
+    def fill(self, parts: Sequence[SequencePart]) -> Any:
+        """Return the llama_batch of some parts, in their order; the next call overwrites it.
 
         Raises:
-            ValueError: there are more rows than allocated, or the numbers of tokens, positions and sequences
-                differ.
+            ValueError: there are more tokens than allocated.
         """
-        n = len(tokens_R)
-        if not n == len(positions_R) == len(sequences_R):
-            raise ValueError(
-                f"{n} tokens, {len(positions_R)} positions and {len(sequences_R)} sequences; "
-                "their numbers must be equal"
-            )
-        if n > self.capacity:
-            raise ValueError(f"the batch has {n} rows; its capacity is {self.capacity}")
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens_R, positions_R, sequences_R
-        self._batch.n_tokens = n
+        n_tokens = sum(len(part.ids) for part in parts)
+        if n_tokens > self.capacity:
+            raise ValueError(f"the batch has {n_tokens} tokens; its capacity is {self.capacity}")
+        self._want_logits[:n_tokens] = 0
+        start = 0
+        for sequence, position, ids, n_logits in parts:
+            end = start + len(ids)
+            self._tokens[start:end] = ids
+            np.add(self._offsets[: end - start], position, out=self._positions[start:end])
+            self._sequences[start:end] = sequence
+            self._want_logits[end - n_logits : end] = 1
+            start = end
+        self._batch.n_tokens = n_tokens
         return self._batch
 
 

@@ -1,49 +1,44 @@
-"""The embedded engine: llama.cpp in this process, several conversations in one KV cache, modelstack's decode loop.
+"""The embedded engine: llama.cpp in this process, several conversations and requests in one KV cache.
 
-Reading order: `library` (the C functions), `model` (weights and context), `vocabulary`, `sequences` (owners of
-cache entries), `decode` (the loop), `sampling`, `threads`. This module connects them.
+Reading order: `batched_engine` (turns, and the loop), `library` (the C functions), `model` (weights and context),
+`vocabulary`, `sequences` (owners of cache entries), `sequence_queue` (one evaluation), `sampling`, `threads`. This
+module connects them.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import Evaluation, decode
+from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.engine import (
     ContextWindowError,
     EngineError,
     GenerateRequest,
-    Generation,
+    require_room,
     require_token_ids,
 )
 from modelstack.inference.llama.fingerprint import ModelFingerprint
 from modelstack.inference.llama.measuring import choose_threads, cuts_change_nothing
-from modelstack.inference.llama.model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
+from modelstack.inference.llama.model import KVType, LlamaContext, LlamaWeights
+from modelstack.inference.llama.sequence_queue import SequenceQueue, SequenceStream
 from modelstack.inference.llama.vocabulary import load_vocabulary
+from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
-from modelstack.inference.reply import ReplyMaker
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.inference.state_store import StateStore
-from modelstack.tokenizer.vocabulary import Vocabulary
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default: KV cells are allocated at load, so larger windows must be requested."""
-LOCK_POLL_S = 0.05
-"""Seconds between checks for cancellation while a call waits for its turn."""
 
 
-class LlamaCppEngine:
-    """A GGUF model run by llama.cpp; an `Engine`. Calls from several threads take turns."""
+class LlamaCppEngine(BatchedEngine[SequenceStream]):
+    """A GGUF model run by llama.cpp; a `BatchingEngine`."""
 
     def __init__(
         self,
@@ -70,10 +65,11 @@ class LlamaCppEngine:
             lora_scale: Strength of the adapter.
             context_window: Tokens that one conversation may hold; None: the model's, at most 8192.
             n_cells: KV entries shared by all conversations; None: `context_window`.
-            max_conversations: Conversations whose cache is kept at the same time.
+            max_conversations: Conversations whose cache is kept at the same time, and requests that run together;
+                others wait.
             n_threads: Threads for one token; None measures. A caller can store `threads` and pass it next time.
             n_threads_prefill: Threads for prompt batches; None measures.
-            n_batch: Prompt tokens evaluated between two checks for cancellation.
+            n_batch: Prompt tokens evaluated between two checks for cancellation, or two tokens of other requests.
             kv_type: Number format of the cache.
             flash_attention: None: the faster setting for decoding, off on a CPU, llama.cpp's choice on a GPU.
             seed: Seed of the random stream for requests without their own seed; None draws one.
@@ -88,12 +84,10 @@ class LlamaCppEngine:
         self._files = [Path(path)] + ([Path(lora_path)] if lora_path is not None else [])
         facts = RememberedFacts(states.folder) if states is not None else None
         self._model_fingerprint = ModelFingerprint(self._files, lora_scale, facts)
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-        self._closing = False
         self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
         try:
-            self._vocabulary, self._encoder = load_vocabulary(self._weights)
+            vocabulary, self._encoder = load_vocabulary(self._weights)
+            super().__init__(vocabulary, seed)
             trained = self._weights.trained_context
             self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
             if self._context_window > trained:
@@ -104,7 +98,7 @@ class LlamaCppEngine:
                 self._weights,
                 n_cells=n_cells or self._context_window,
                 n_sequences=max_conversations + 1,  # the spare one is for copying states and for measurements
-                n_batch=n_batch,
+                n_batch=max(n_batch, max_conversations),  # at least a token of each
                 kv_type=kv_type,
                 flash_attention=flash_attention,
             )
@@ -115,20 +109,15 @@ class LlamaCppEngine:
         self._kv_type = kv_type
         self._chat_template = self._weights.chat_template()
         self._cache = PrefixCache(self._context, max_conversations)
+        self._queue = SequenceQueue(self._context, self._cache, self._n_cells, n_batch)
         self._spare_sequence = max_conversations
         self._is_invariant: bool | None = None
-        self._replies = ReplyMaker(self._vocabulary, np.random.default_rng(seed))
         self.threads = choose_threads(
             self._context, self._n_cells, self._files, facts, n_threads, n_threads_prefill
         )
         """Thread counts in use, measured or given."""
         self._context.set_threads(self.threads.decode, self.threads.prefill)
-        self._states = self._prompt_states(states)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's tokens; its `encode` is for content and yields no special token."""
-        return self._vocabulary
+        self._states = self._queue.states = self._prompt_states(states)
 
     @property
     def context_window(self) -> int:
@@ -172,63 +161,6 @@ class LlamaCppEngine:
         """
         return self._encoder.encode_template(text)
 
-    def generate(
-        self,
-        request: GenerateRequest,
-        *,
-        on_tokens: Callable[[list[int]], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> Generation:
-        """Continue a conversation.
-
-        Args:
-            request: Prompt and parameters.
-            on_tokens: Called with each block of tokens.
-            cancelled: Called between tokens; True stops the generation.
-
-        Raises:
-            ContextWindowError: the prompt and one token do not fit.
-            EngineError: the backend failed, the grammar is at a dead end, or the engine is closed.
-        """
-
-        def stop() -> bool:
-            return self._closing or (cancelled is not None and cancelled())
-
-        room = self._room_for(request)
-        with self._turn(stop) as has_turn:
-            if not has_turn:
-                return Generation(finish_reason="cancelled")
-            return self._generate(request, min(request.max_tokens, room), on_tokens, stop)
-
-    def _generate(
-        self,
-        request: GenerateRequest,
-        max_tokens: int,
-        on_tokens: Callable[[list[int]], None] | None,
-        stop: Callable[[], bool],
-    ) -> Generation:
-        started = perf_counter()
-        fixed = list(request.prompt_ids[: min(request.fixed_tokens, len(request.prompt_ids) - 1)])
-        if len(fixed) < MIN_FIXED_TOKENS:
-            fixed = []
-        is_alone = self._cache.is_empty
-        slot = self._cache.open(request.conversation, request.prompt_ids)
-        n_restored = self._states.restore(slot, fixed) if self._states is not None else 0
-        n_reused = len(slot.tokens)
-        opened_s = perf_counter() - started
-        reply = self._replies.make(request, max_tokens, on_tokens, stop)
-        evaluation = Evaluation(
-            evaluate=lambda ids, want_logits: self._evaluate(slot, ids, want_logits),
-            n_batch=self._context.n_batch,
-            n_cut=max(0, len(fixed) - n_reused),
-        )
-        generation = decode(request.prompt_ids[n_reused:], reply, evaluation)
-        generation.stats.reused_tokens, generation.stats.restored_tokens = n_reused, n_restored
-        generation.stats.first_token_s += opened_s
-        if self._states is not None and is_alone and fixed:
-            self._states.keep(slot, fixed)
-        return generation
-
     def score_tokens(
         self,
         ids: Sequence[int],
@@ -256,23 +188,29 @@ class LlamaCppEngine:
             raise ContextWindowError(
                 f"{len(ids) - 1} tokens must be evaluated, but a conversation may hold {limit}"
             )
-        logprobs, greedy = list[float](), list[bool]()
         with self._turn(stop) as has_turn:
             if not has_turn:
                 raise EngineError("the scoring was cancelled")
             # The context's last token is evaluated even if it is cached: the first logits come from it.
-            slot = self._cache.open(conversation, ids[:n_context])
-            for start, end, scored in scoring_batches(
-                len(slot.tokens), n_context, len(ids), self._context.n_batch
-            ):
-                if stop():
-                    raise EngineError("the scoring was cancelled")
-                self._evaluate(slot, ids[start:end], end - start if scored else 0)
-                for position in range(start, end) if scored else ():
-                    logits_V = self._context.logits(position - start)
-                    logprob, is_greedy = log_probability(logits_V, ids[position + 1])
-                    logprobs.append(logprob)
-                    greedy.append(is_greedy)
+            while (slot := self._cache.open(conversation, ids[:n_context])) is None:
+                self._step()  # until a running request ends and leaves its sequence
+            try:
+                return self._scores(slot, ids, n_context, stop)
+            finally:
+                self._cache.release(slot)
+
+    def _scores(self, slot: Slot, ids: Sequence[int], n_context: int, stop: Callable[[], bool]) -> TokenScores:
+        logprobs, greedy = list[float](), list[bool]()
+        batches = scoring_batches(len(slot.tokens), n_context, len(ids), self._context.n_batch)
+        for start, end, scored in batches:
+            if stop():
+                raise EngineError("the scoring was cancelled")
+            self._queue.evaluate_alone(slot, ids[start:end], end - start if scored else 0)
+            for position in range(start, end) if scored else ():
+                logits_V = self._context.logits(position - start)
+                logprob, is_greedy = log_probability(logits_V, ids[position + 1])
+                logprobs.append(logprob)
+                greedy.append(is_greedy)
         return TokenScores(tuple(logprobs), tuple(greedy))
 
     def forget(self, conversation: str) -> None:
@@ -293,92 +231,46 @@ class LlamaCppEngine:
         with self._turn():
             self._cache.check()
 
-    def close(self) -> None:
-        """Stop a running generation, and free weights and cache. Idempotent.
-
-        Raises:
-            EngineError: called from a callback of `generate`.
-        """
-        if self._owner == threading.get_ident():
-            raise EngineError("close() was called from a callback of generate(); cancel the generation instead")
-        self._closing = True
-        with self._lock:
-            self._context.free()
-            self._weights.free()
-        if self._states is not None:
-            self._states.wait()
-
-    def __enter__(self) -> LlamaCppEngine:
-        """Return self; leaving the block closes the engine."""
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
-    @contextmanager
-    def _turn(self, stop: Callable[[], bool] | None = None) -> Iterator[bool]:
-        """Wait for the engine; yields False if `stop` returned True meanwhile."""
-        me = threading.get_ident()
-        if self._owner == me:
-            raise EngineError("the engine was called from a callback of its own generate()")
-        self._require_open()
-        while not self._lock.acquire(timeout=LOCK_POLL_S):
-            if stop is not None and stop():
-                yield False
-                return
-        try:
-            self._require_open()
-            self._owner = me
-            yield True
-        finally:
-            self._owner = None
-            self._lock.release()
-
-    def _require_open(self) -> None:
-        if self._closing:
-            raise EngineError(f"the engine for {self._files[0].name} is closed; load it again")
-
     def _room_for(self, request: GenerateRequest) -> int:
-        """Check the request; return the number of tokens that may follow the prompt."""
         if request.adapter is not None:
             raise EngineError(
                 f"this engine has no adapter {request.adapter!r} to choose; load it with the adapter's file"
             )
-        n_prompt = len(request.prompt_ids)
         limit = self._check_ids(request.prompt_ids)
-        if n_prompt + 1 > limit:
-            raise ContextWindowError(
-                f"the prompt has {n_prompt} tokens and at least one more must fit, but a conversation may hold "
-                f"{limit}. Shorten or compact the conversation, or load the engine with a larger "
-                f"{'context_window' if limit == self._context_window else 'n_cells'}."
-            )
-        return limit - n_prompt
+        option = "context_window" if limit == self._context_window else "n_cells"
+        return require_room(len(request.prompt_ids), limit, option=option)
 
     def _check_ids(self, ids: Sequence[int]) -> int:
         """Check that the ids are a prompt; return the number of tokens that a conversation may hold."""
         require_token_ids(ids, len(self._vocabulary))
         return min(self._context_window, self._n_cells)
 
-    def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:
-        """Append tokens to a slot, and evict other conversations if the cache is full."""
-        while True:
-            position = len(slot.tokens)
-            code = self._context.evaluate(ids, position=position, sequence=slot.sequence, want_logits=want_logits)
-            if code == DECODE_OK:
-                slot.tokens.extend(ids)
-                return self._context.logits() if want_logits else None
-            if code != DECODE_NO_ROOM or not self._cache.evict_other(slot):
-                break
-        self._cache.drop_unrecorded(slot)
-        if code == DECODE_NO_ROOM:
-            raise ContextWindowError(
-                f"{position} tokens are cached and {len(ids)} more do not fit into the {self._n_cells} KV cells; "
-                f"shorten the conversation or load the engine with a larger n_cells"
-            )
-        raise EngineError(f"llama.cpp failed to evaluate {len(ids)} tokens at position {position} (code {code})")
+    def _enter(self, submission: PendingReply[SequenceStream], max_tokens: int) -> SequenceStream:
+        request = submission.request
+        n_fixed = min(request.fixed_tokens, len(request.prompt_ids) - 1)
+        return self._queue.submit(
+            request.prompt_ids,
+            submission.reply.out.ids,
+            submission.reply.out.stats,
+            conversation=request.conversation,
+            n_fixed=n_fixed if n_fixed >= MIN_FIXED_TOKENS else 0,
+            priority=request.priority,
+        )
+
+    def _evaluated(self) -> Sequence[tuple[SequenceStream, NDArray[np.float32] | EngineError]]:
+        return self._queue.step()
+
+    def _extend(self, stream: SequenceStream, ids: Sequence[int]) -> None:
+        self._queue.extend(stream, ids)
+
+    def _leave(self, submission: PendingReply[SequenceStream], stream: SequenceStream) -> None:
+        self._queue.remove(stream)
+
+    def _free(self) -> None:
+        self._context.free()
+        self._weights.free()
+        if self._states is not None:
+            self._states.wait()
 
     def _prompt_states(self, store: StateStore | None) -> PromptStates | None:
         """Connect the store with this engine.

@@ -11,7 +11,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.llama.model import DECODE_OK, LlamaContext
+from modelstack.inference.llama.batch import DECODE_OK
+from modelstack.inference.llama.model import LlamaContext
 from modelstack.inference.llama.threads import ThreadCounts, available_cores, candidate_counts, fastest_count
 from modelstack.inference.remembered import RememberedFacts, cpu_quota, is_idle, processor
 

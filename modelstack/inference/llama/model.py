@@ -17,9 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama.batch import RowBatch, SequenceBatch
+from modelstack.inference.llama.batch import MAX_REPLY_BATCH, SequencePart, TokenBatch
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
 from modelstack.inference.llama.library import library, take_errors
 
@@ -28,8 +27,6 @@ GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type` of ggml.h."""
 FLASH_ATTENTION_AUTO = -1
 """The automatic value of `enum llama_flash_attn_type` in llama.h; 0 is disabled, 1 enabled."""
-DECODE_OK, DECODE_NO_ROOM = 0, 1
-"""Return codes of llama_decode; all others are failures."""
 
 
 class LlamaWeights:
@@ -141,10 +138,9 @@ class LlamaContext:
         self._threads = (1, 1)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
         self._memory: Any = self._lib.llama_get_memory(self._context)
-        self._batch = SequenceBatch(self._lib, n_batch)
+        self._batch = TokenBatch(self._lib, n_batch)
         self._logits_views: dict[int, NDArray[np.float32]] = {}
         self._logits_address = _address_of_logits(self._lib)
-        self._rows: RowBatch | None = None
         if weights.adapter:
             try:
                 self.put_on(weights.adapter, weights.lora_scale)
@@ -230,29 +226,23 @@ class LlamaContext:
 
         `want_logits` is the number of last tokens whose logits are computed; True is 1.
         """
-        batch = self._batch.fill(ids, position, sequence, want_logits)
-        decode, prefill = self._threads
-        # llama.cpp uses the second count for every batch, but a forced block is about as short as a token.
-        self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
-        return self._lib.llama_decode(self._context, batch)
+        return self.evaluate_parts([SequencePart(sequence, position, ids, want_logits)])
 
-    def evaluate_rows(
-        self, tokens_R: NDArray[np.integer], positions_R: NDArray[np.integer], sequences_R: NDArray[np.integer]
-    ) -> int:
-        """Append a token to each of R different sequences in one pass; return llama_decode's code.
+    def evaluate_parts(self, parts: Sequence[SequencePart]) -> int:
+        """Append tokens to several sequences in one pass; return llama_decode's code.
 
         Raises:
-            ValueError: there are more rows than `n_batch`.
+            ValueError: there are more tokens than `n_batch`.
         """
-        if self._rows is None:
-            self._rows = RowBatch(self._lib, self.n_batch)
-        batch = self._rows.fill(tokens_R, positions_R, sequences_R)
-        decode, _ = self._threads
-        self._lib.llama_set_n_threads(self._context, decode, decode)
+        batch = self._batch.fill(parts)
+        decode, prefill = self._threads
+        # llama.cpp uses the second count for every batch, but a forced block is about as short as a token.
+        n_threads = decode if batch.n_tokens <= MAX_REPLY_BATCH else prefill
+        self._lib.llama_set_n_threads(self._context, decode, n_threads)
         return self._lib.llama_decode(self._context, batch)
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
-        """Return the logits [R, V] after `evaluate_rows`, as a view that the next call overwrites."""
+        """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
         pointer = self._lib.llama_get_logits(self._context)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         assert address is not None  # logits were requested for every row

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama.model import DECODE_OK, LlamaContext
+from modelstack.inference.llama.batch import DECODE_OK, SequencePart
+from modelstack.inference.llama.model import LlamaContext
 from modelstack.inference.row_sampling import draw_rows
 
 
@@ -160,10 +161,8 @@ class RolloutWriter:
         """Evaluate the last token of each row and draw the next; return the rows that continue."""
         if not rows:
             return rows
-        tokens_R = np.array([row.reply.ids[-1] for row in rows])
-        positions_R = np.array([row.position for row in rows])
-        sequences_R = np.array([row.sequence for row in rows])
-        _check(self._context.evaluate_rows(tokens_R, positions_R, sequences_R), len(rows))
+        parts = [SequencePart(row.sequence, row.position, row.reply.ids[-1:]) for row in rows]
+        _check(self._context.evaluate_parts(parts), len(rows))
         return self._drawn(rows, self._context.logits_of_rows(len(rows)), limits, free)
 
     def _drawn(

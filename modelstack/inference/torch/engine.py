@@ -1,22 +1,17 @@
 """The torch engine: requests of any number of callers, batched step by step over one model.
 
-`submit` puts a request in the line, `step` evaluates one batch, `generate` does both for one request. Calls from
-several threads take turns step by step, so requests of different threads share batches. Replies are independent:
-each has its own random stream and its own grammar, and an error of one ends only that one. The prefix cache knows
-tokens, not conversations: whatever begins with the same tokens reuses the same blocks.
+The prefix cache knows tokens, not conversations: whatever begins with the same tokens reuses the same blocks.
 
-Reading order: `scheduler` (decisions), `blocks` (owners), `streams` (both together), `paged_cache` (tensors),
-`stream_batch` (one step of the model), `reply` (tokens from logits). This module connects them.
+Reading order: `batched_engine` (turns, and the loop), `scheduler` (decisions), `blocks` (owners), `streams` (both
+together), `paged_cache` (tensors), `stream_batch` (one step of the model), `reply` (tokens from logits). This
+module connects them.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -26,30 +21,22 @@ from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.architecture.rounded_weight import RoundedWeight
+from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.blocks import BLOCK_TOKENS
-from modelstack.inference.engine import (
-    ContextWindowError,
-    EngineError,
-    GenerateRequest,
-    Generation,
-    Submission,
-    require_token_ids,
-)
-from modelstack.inference.reply import ReplyMaker
+from modelstack.inference.engine import EngineError, GenerateRequest, require_room, require_token_ids
+from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
-from modelstack.inference.torch.fair_lock import FairLock
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.prefix_store import PrefixStore
+from modelstack.inference.torch.status import EngineStatus
 from modelstack.inference.torch.stream_batch import StreamBatch
-from modelstack.inference.torch.submission import EngineStatus, TorchSubmission
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
-from modelstack.tokenizer.vocabulary import Vocabulary
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default, as for llama.cpp: the cache must hold it."""
@@ -59,7 +46,7 @@ MAX_CONVERSATIONS = 256
 """Number of conversations whose last tokens are remembered for `forget`."""
 
 
-class TorchEngine:
+class TorchEngine(BatchedEngine[Stream]):
     """A torch model that answers several requests at a time; a `BatchingEngine`."""
 
     def __init__(
@@ -99,6 +86,7 @@ class TorchEngine:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
             EngineError: An argument is invalid.
         """
+        super().__init__(tokenizer.vocabulary, seed)
         trained = model.config.max_position_embeddings
         self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
         if self._context_window > trained:
@@ -119,8 +107,6 @@ class TorchEngine:
             raise EngineError(str(error)) from error
         self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens)
         self._tokenizer = tokenizer
-        self._replies = ReplyMaker(tokenizer.vocabulary, np.random.default_rng(seed))
-        self._submissions: dict[Stream, TorchSubmission] = {}
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
         self._owns_model = owns_model
@@ -133,9 +119,6 @@ class TorchEngine:
                 f"leave numbers out, or load the model with TorchEngine.load"
             )
         self._prefixes = None if store is None else PrefixStore(store, self._batch, self.fingerprint)
-        self._lock = FairLock()
-        self._owner: int | None = None
-        self._closing = False
 
     @classmethod
     def load(
@@ -173,11 +156,6 @@ class TorchEngine:
         return cls(model, tokenizer, owns_model=True, numbers=numbers, rounded=rounded, **options)  # pyright: ignore[reportArgumentType]
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's tokens."""
-        return self._tokenizer.vocabulary
-
-    @property
     def context_window(self) -> int:
         """Tokens that one request may hold."""
         return self._context_window
@@ -211,81 +189,6 @@ class TorchEngine:
         """Encode text of the chat template, in which names of control tokens become control tokens."""
         return self._tokenizer.encode_template(text)
 
-    def submit(
-        self,
-        request: GenerateRequest,
-        *,
-        on_tokens: Callable[[list[int]], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> TorchSubmission:
-        """Put a request in the line.
-
-        Args:
-            request: Prompt and parameters.
-            on_tokens: Called with each block of tokens, from the thread that calls `step`.
-            cancelled: Called before each step; True ends the reply.
-
-        Raises:
-            ContextWindowError: the prompt and one token do not fit.
-            EngineError: the prompt or a parameter is invalid, or the engine is closed.
-        """
-        with self._turn():
-            return self._submitted(request, on_tokens, cancelled)
-
-    def step(self) -> list[TorchSubmission]:
-        """Evaluate one batch; return the requests that ended with it.
-
-        An error of one reply ends that reply: `TorchSubmission.result` raises it. An error of the evaluation is
-        raised here; all requests stay in the line.
-
-        Raises:
-            EngineError: called from a callback of a request, or the engine is closed.
-        """
-        with self._turn():
-            return self._step()
-
-    def generate(
-        self,
-        request: GenerateRequest,
-        *,
-        on_tokens: Callable[[list[int]], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> Generation:
-        """Answer a request, beside the requests of other threads.
-
-        Args:
-            request: Prompt and parameters.
-            on_tokens: Called with each block of tokens, from any thread that uses the engine.
-            cancelled: Called before each step; True stops the generation.
-
-        Raises:
-            ContextWindowError: the prompt and one token do not fit.
-            EngineError: the request is invalid, the grammar is at a dead end, or the engine is closed.
-        """
-        submission = self.submit(request, on_tokens=on_tokens, cancelled=cancelled)
-        try:
-            while not submission.is_done:
-                self.step()
-        except BaseException:
-            if submission.is_done:  # another thread closed the engine
-                return submission.result()
-            self.cancel(submission)
-            raise
-        return submission.result()
-
-    def cancel(self, submission: Submission) -> None:
-        """End a request and free its blocks; ended ones are ignored. A callback's own request ends after it.
-
-        Raises:
-            EngineError: the submission is of another engine.
-        """
-        if not isinstance(submission, TorchSubmission):
-            raise EngineError(f"{submission!r} was not submitted to this engine")
-        submission.is_cancelled = True
-        if self._owner != threading.get_ident():
-            with self._turn():
-                self._drop_cancelled()
-
     def add_adapter(self, name: str, changes: Mapping[str, LowRank]) -> None:
         """Add a LoRA adapter, which requests choose by name; requests of several adapters share batches.
 
@@ -312,7 +215,7 @@ class TorchEngine:
             EngineError: There is no such adapter, a request still uses it, or the engine is closed.
         """
         with self._turn():
-            n = sum(submission.request.adapter == name for submission in self._submissions.values())
+            n = sum(submission.request.adapter == name for submission in self._pending.values())
             if n:
                 raise EngineError(f"adapter {name!r} is used by {n} requests; let them end, or cancel them")
             self._batch.adapters.remove(name)
@@ -337,132 +240,61 @@ class TorchEngine:
         with self._turn():
             self._batch.queue.check()
 
-    def close(self) -> None:
-        """End all requests as cancelled, and free the cache. Idempotent.
-
-        Raises:
-            EngineError: called from a callback of a request.
-        """
-        if self._owner == threading.get_ident():
-            raise EngineError("close() was called from a callback of a request; cancel the request instead")
-        self._closing = True
-        with self._lock:
-            for submission in list(self._submissions.values()):
-                submission.reply.finish("cancelled")
-                self._ended(submission)
-            self._batch.free()
-            if self._prefixes is not None:
-                self._prefixes.wait()
-
-    def __enter__(self) -> TorchEngine:
-        """Return self; leaving the block closes the engine."""
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
-    def _submitted(
-        self,
-        request: GenerateRequest,
-        on_tokens: Callable[[list[int]], None] | None,
-        cancelled: Callable[[], bool] | None,
-    ) -> TorchSubmission:
-        prompt, root = list(request.prompt_ids), self._batch.adapters.root(request.adapter)
-        require_token_ids(prompt, len(self.vocabulary))
+    def _room_for(self, request: GenerateRequest) -> int:
+        self._batch.adapters.root(request.adapter)  # raises if there is no such adapter
+        require_token_ids(request.prompt_ids, len(self.vocabulary))
         limit = min(self._context_window, self._batch.n_tokens)
-        if len(prompt) + 1 > limit:
-            raise ContextWindowError(
-                f"the prompt has {len(prompt)} tokens and at least one more must fit, but a request may hold "
-                f"{limit}. Shorten or compact the conversation, or load the engine with a larger "
-                f"{'context_window' if limit == self._context_window else 'n_cached_tokens'}."
-            )
+        return require_room(
+            len(request.prompt_ids),
+            limit,
+            option="context_window" if limit == self._context_window else "n_cached_tokens",
+        )
 
-        def stop() -> bool:
-            return submission.is_cancelled or (cancelled is not None and cancelled())
-
-        max_tokens = min(request.max_tokens, limit - len(prompt))
-        submission = TorchSubmission(request, self._replies.make(request, max_tokens, on_tokens, stop))
+    def _enter(self, submission: PendingReply[Stream], max_tokens: int) -> Stream:
+        request = submission.request
+        prompt = list(request.prompt_ids)
         if self._prefixes is not None and request.adapter is None:
-            submission.n_restored = self._prefixes.restore(prompt, min(request.fixed_tokens, len(prompt) - 1))
-        if submission.reply.advance():  # a grammar may force the beginning
-            longest = len(prompt) + max_tokens
-            tokens = prompt + submission.reply.out.ids
-            stream = self._batch.queue.submit(
-                tokens, longest, priority=request.priority, adapter=request.adapter, root=root
-            )
-            submission.stream = stream
-            self._submissions[stream] = submission
-        return submission
+            n_restored = self._prefixes.restore(prompt, min(request.fixed_tokens, len(prompt) - 1))
+            submission.reply.out.stats.restored_tokens = n_restored
+        return self._batch.queue.submit(
+            prompt + submission.reply.out.ids,
+            len(prompt) + max_tokens,
+            priority=request.priority,
+            adapter=request.adapter,
+            root=self._batch.adapters.root(request.adapter),
+        )
 
-    def _step(self) -> list[TorchSubmission]:
-        ended = self._drop_cancelled()
+    def _evaluated(self) -> Sequence[tuple[Stream, NDArray[np.float32]]]:
         ready = self._batch.step()
-        for stream, logits_V in zip(ready.streams, ready.logits_RV, strict=True):
-            submission = self._submissions[stream]
-            self._account(submission, stream)
-            try:
-                goes_on = self._continued(submission, stream, logits_V[: len(self.vocabulary)])
-            except Exception as error:  # of this reply alone: its grammar, its callback, its logits
-                submission.error = error
-                goes_on = False
-            if not goes_on:
-                self._ended(submission)
-                ended.append(submission)
-        return ended
+        logits_RV = ready.logits_RV[:, : len(self.vocabulary)]
+        for stream in ready.streams:
+            self._account(self._pending[stream], stream)
+        return list(zip(ready.streams, logits_RV, strict=True))
 
-    def _continued(self, submission: TorchSubmission, stream: Stream, logits_V: NDArray[np.float32]) -> bool:
-        """Draw the next token; return whether the reply goes on, with what must be evaluated next."""
-        reply = submission.reply
-        n_before = len(reply.out.ids)
-        reply.take(logits_V)
-        goes_on = reply.advance()
-        self._batch.queue.extend(stream, reply.out.ids[n_before:])
-        return goes_on
-
-    def _account(self, submission: TorchSubmission, stream: Stream) -> None:
+    def _account(self, submission: PendingReply[Stream], stream: Stream) -> None:
         stats = submission.reply.out.stats
         if stats.prefilled_tokens == 0:
             stats.reused_tokens = min(stream.n_reused or 0, len(submission.request.prompt_ids))
             stats.prefilled_tokens = len(submission.request.prompt_ids) - stats.reused_tokens
-            stats.restored_tokens = min(submission.n_restored, stats.reused_tokens)
+            stats.restored_tokens = min(stats.restored_tokens, stats.reused_tokens)
             stats.prefill_s = submission.reply.elapsed_s
         else:
             stats.forward_calls += 1
 
-    def _ended(self, submission: TorchSubmission) -> None:
-        stream = submission.stream
-        assert stream is not None
-        del self._submissions[stream]
-        if self._prefixes is not None and submission.request.adapter is None:
-            self._prefixes.keep(stream, submission.request.fixed_tokens)
+    def _extend(self, stream: Stream, ids: Sequence[int]) -> None:
+        self._batch.queue.extend(stream, ids)
+
+    def _leave(self, submission: PendingReply[Stream], stream: Stream) -> None:
+        request = submission.request
+        if self._prefixes is not None and request.adapter is None:
+            self._prefixes.keep(stream, request.fixed_tokens)
         self._batch.queue.remove(stream)
-        name = submission.request.conversation
-        self._conversations[name] = stream
-        self._conversations.move_to_end(name)
+        self._conversations[request.conversation] = stream
+        self._conversations.move_to_end(request.conversation)
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._conversations.popitem(last=False)
 
-    def _drop_cancelled(self) -> list[TorchSubmission]:
-        dropped = [submission for submission in self._submissions.values() if submission.reply.is_cancelled]
-        for submission in dropped:
-            submission.reply.finish("cancelled")
-            self._ended(submission)
-        return dropped
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for the engine."""
-        me = threading.get_ident()
-        if self._owner == me:
-            raise EngineError("the engine was called from a callback of one of its own requests")
-        with self._lock:
-            if self._closing:
-                raise EngineError("the engine is closed; load it again")
-            self._owner = me
-            try:
-                yield
-            finally:
-                self._owner = None
+    def _free(self) -> None:
+        self._batch.free()
+        if self._prefixes is not None:
+            self._prefixes.wait()

@@ -1,31 +1,147 @@
-"""Doubles for the decode loop: a model whose logits depend on the tokens so far, and a grammar from a table."""
+"""Doubles for engines: models whose logits depend on the tokens so far, and grammars from a table."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelstack.inference.batched_engine import BatchedEngine
+from modelstack.inference.engine import EngineError, GenerateRequest, Generation, require_room
 from modelstack.inference.grammar import GrammarError, TokenMask
+from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, SequencePart
+from modelstack.inference.llama.sequence_queue import SequenceQueue, SequenceStream
+from modelstack.inference.pending_reply import PendingReply
+from modelstack.inference.reply import Reply
+from modelstack.inference.sequences import PrefixCache
 
 N_VOCAB = 40
 END = 0
+SPECIAL = 4
+
+Logits = Callable[[list[int]], NDArray[np.float32]]
+"""Returns the logits after some tokens."""
 
 
-class FakeModel:
-    """Keeps the tokens it evaluated; the logits come from a function of them."""
+def write_alone(prompt: Sequence[int], reply: Reply, logits: Logits) -> Generation:
+    """Write a reply with a model that evaluates all tokens anew for each."""
+    while reply.advance():
+        reply.take(logits([*prompt, *reply.out.ids]))
+    return reply.out
 
-    def __init__(self, logits: Callable[[list[int]], NDArray[np.float32]] | None = None) -> None:
-        self.tokens: list[int] = []
-        self.calls: list[list[int]] = []
+
+class FakeVocabulary:
+    """Tokens without text."""
+
+    end_ids = (END,)
+    special_ids = frozenset({SPECIAL})
+
+    def __len__(self) -> int:
+        return N_VOCAB
+
+
+class FakeContext:
+    """A unified cache of `n_cells`, as llama.cpp's: the logits come from a function of a sequence's tokens."""
+
+    def __init__(self, logits: Logits | None = None, n_cells: int = 10_000) -> None:
+        self.n_cells = n_cells
+        self.calls: list[list[list[int]]] = []
+        """The tokens of each part of each call."""
+        self.fails = False
+        self._held: dict[int, list[tuple[int, int]]] = {}
+        """Cell and token of each position, by sequence."""
+        self._cells = itertools.count()
         self._logits = logits or hashed_logits
+        self._found: dict[int, NDArray[np.float32]] = {}
 
-    def __call__(self, ids: Sequence[int], *, want_logits: bool) -> NDArray[np.float32] | None:
-        self.tokens += ids
-        self.calls.append(list(ids))
-        return self._logits(self.tokens) if want_logits else None
+    def tokens(self, sequence: int = 0) -> list[int]:
+        return [token for _, token in self._held.get(sequence, [])]
+
+    @property
+    def n_used(self) -> int:
+        return len({cell for held in self._held.values() for cell, _ in held})
+
+    def evaluate_parts(self, parts: Sequence[SequencePart]) -> int:
+        if self.fails:
+            return -3
+        if self.n_used + sum(len(part.ids) for part in parts) > self.n_cells:
+            return DECODE_NO_ROOM
+        self.calls.append([list(part.ids) for part in parts])
+        self._found, end = {}, 0
+        for part in parts:
+            held = self._held.setdefault(part.sequence, [])
+            assert part.position == len(held), "positions must follow each other"
+            held += zip(self._cells, part.ids, strict=False)
+            end += len(part.ids)
+            if part.n_logits:
+                self._found[end - 1] = self._logits(self.tokens(part.sequence))
+        return DECODE_OK
+
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        return self._found[index]
+
+    def remove(self, sequence: int, start: int) -> bool:
+        del self._held.setdefault(sequence, [])[start:]
+        return True
+
+    def copy(self, source: int, target: int, n_positions: int) -> None:
+        assert not self._held.get(target)
+        self._held[target] = self._held[source][:n_positions]
+
+    def extent(self, sequence: int) -> tuple[int, int]:
+        n = len(self._held.get(sequence, []))
+        return (0, n - 1) if n else (-1, -1)
+
+
+class FakeEngine(BatchedEngine[SequenceStream]):
+    """The llama.cpp engine over a `FakeContext`."""
+
+    def __init__(self, context: FakeContext, *, n_batch: int = 16, n_sequences: int = 4) -> None:
+        super().__init__(cast(Any, FakeVocabulary()), seed=0)
+        self.context = context
+        self.cache = PrefixCache(context, n_sequences)
+        self.queue = SequenceQueue(context, self.cache, context.n_cells, n_batch)
+
+    def forget(self, conversation: str) -> None:
+        with self._turn():
+            self.cache.forget(conversation)
+
+    def forget_all(self) -> None:
+        for conversation in self.cache.conversations():
+            self.forget(conversation)
+
+    def _room_for(self, request: GenerateRequest) -> int:
+        return require_room(len(request.prompt_ids), self.queue.n_cells, option="n_cells")
+
+    def _enter(self, submission: PendingReply[SequenceStream], max_tokens: int) -> SequenceStream:
+        request, out = submission.request, submission.reply.out
+        return self.queue.submit(
+            request.prompt_ids,
+            out.ids,
+            out.stats,
+            conversation=request.conversation,
+            n_fixed=request.fixed_tokens,
+            priority=request.priority,
+        )
+
+    def _evaluated(self) -> Sequence[tuple[SequenceStream, NDArray[np.float32] | EngineError]]:
+        found = self.queue.step()
+        self.cache.check()
+        assert self.cache.n_open_cells <= self.context.n_used
+        return found
+
+    def _extend(self, stream: SequenceStream, ids: Sequence[int]) -> None:
+        self.queue.extend(stream, ids)
+
+    def _leave(self, submission: PendingReply[SequenceStream], stream: SequenceStream) -> None:
+        self.queue.remove(stream)
+
+    def _free(self) -> None:
+        pass
 
 
 def hashed_logits(tokens: list[int]) -> NDArray[np.float32]:

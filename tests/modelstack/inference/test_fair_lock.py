@@ -1,4 +1,4 @@
-"""The lock of the torch engine: waiters get it in their order, also before a holder that wants it again."""
+"""The lock of engines: waiters get it in their order, also before a holder that wants it again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from modelstack.inference.torch.fair_lock import FairLock
+from modelstack.inference.fair_lock import FairLock
 
 
 def wait_for(lock: FairLock, n_waiting: int) -> None:
@@ -57,7 +57,7 @@ def test_an_interrupted_waiter_leaves_the_line(monkeypatch: pytest.MonkeyPatch) 
         def __init__(self) -> None:
             self.n_acquired = 0
 
-        def acquire(self) -> None:
+        def acquire(self, timeout: float = -1) -> None:
             self.n_acquired += 1
             if self.n_acquired == 2:
                 raise KeyboardInterrupt
@@ -70,3 +70,16 @@ def test_an_interrupted_waiter_leaves_the_line(monkeypatch: pytest.MonkeyPatch) 
         assert lock.n_waiting == 0
     with lock:
         pass
+
+
+def test_a_waiter_that_no_longer_wants_it_leaves_the_line() -> None:
+    lock, wanted = FairLock(), threading.Event()
+    found = list[bool]()
+    waiter = threading.Thread(target=lambda: found.append(lock.acquire(wanted.is_set)))
+    with lock:
+        waiter.start()
+        wait_for(lock, 1)
+        wanted.set()
+        waiter.join()
+        assert (found, lock.n_waiting) == ([False], 0)
+    assert lock.acquire(lambda: True), "a free lock is taken without a question"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modelstack.inference.engine import EngineError
+from modelstack.inference.llama.batch import SequencePart
 from modelstack.inference.llama.model import LlamaContext, LlamaWeights
 from modelstack.inference.row_sampling import BLOCK, draw_rows
 from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf, write_tiny_lora
@@ -53,21 +54,29 @@ def test_tokens_of_several_sequences_in_one_pass_are_as_each_alone(context: Llam
     expected = [logits_alone(context, [*ids, token]) for ids, token in zip(PROMPTS, tokens, strict=True)]
     for sequence, ids in enumerate(PROMPTS):
         context.evaluate(ids, position=0, sequence=sequence, want_logits=1)
-    positions = np.array([len(ids) for ids in PROMPTS])
-    assert context.evaluate_rows(np.array(tokens), positions, np.arange(3)) == 0
+    parts = [SequencePart(n, len(PROMPTS[n]), [token]) for n, token in enumerate(tokens)]
+    assert context.evaluate_parts(parts) == 0
     np.testing.assert_allclose(context.logits_of_rows(3), expected, atol=1e-4)
     # In another order, and not all of them.
     for sequence, ids in enumerate(PROMPTS):
         context.remove(sequence, len(ids))
-    assert context.evaluate_rows(np.array([33, 11]), positions[[2, 0]], np.array([2, 0])) == 0
+    assert context.evaluate_parts([parts[2], parts[0]]) == 0
     np.testing.assert_allclose(context.logits_of_rows(2), [expected[2], expected[0]], atol=1e-4)
 
 
-def test_rows_that_do_not_fit_are_refused_before_c_sees_them(context: LlamaContext) -> None:
-    with pytest.raises(ValueError, match="has 33 rows; its capacity is 32"):
-        context.evaluate_rows(np.zeros(33, int), np.zeros(33, int), np.zeros(33, int))
-    with pytest.raises(ValueError, match="2 tokens, 1 positions and 2 sequences"):
-        context.evaluate_rows(np.zeros(2, int), np.zeros(1, int), np.zeros(2, int))
+def test_parts_of_several_tokens_have_their_own_positions_and_logits(context: LlamaContext) -> None:
+    expected = [logits_alone(context, ids) for ids in PROMPTS]
+    parts = [SequencePart(n, 0, ids, int(n != 1)) for n, ids in enumerate(PROMPTS)]
+    assert context.evaluate_parts(parts) == 0
+    np.testing.assert_allclose(context.logits_of_rows(2), [expected[0], expected[2]], atol=1e-4)
+    np.testing.assert_allclose(context.logits(len(PROMPTS[0]) - 1), expected[0], atol=1e-4)
+    np.testing.assert_allclose(context.logits(sum(map(len, PROMPTS)) - 1), expected[2], atol=1e-4)
+    assert [context.extent(n)[1] + 1 for n in range(3)] == [len(ids) for ids in PROMPTS]
+
+
+def test_tokens_that_do_not_fit_are_refused_before_c_sees_them(context: LlamaContext) -> None:
+    with pytest.raises(ValueError, match="has 33 tokens; its capacity is 32"):
+        context.evaluate_parts([SequencePart(0, 0, [1] * 30), SequencePart(1, 0, [1] * 3)])
 
 
 def test_a_swapped_adapter_computes_as_one_that_was_loaded_with_the_model(

@@ -281,7 +281,7 @@ def test_cancelling_from_another_thread_stops_and_leaves_the_cache_usable(engine
 
 def test_cancelling_between_prompt_batches_keeps_what_was_evaluated(tiny_gguf: Path) -> None:
     with load(tiny_gguf, n_batch=16) as engine:
-        answers = iter([False, False, True])
+        answers = iter([False, False, False, True])  # asked before the first step, and before each
         generation = engine.generate(GenerateRequest(list(range(20, 100)), 5), cancelled=lambda: next(answers))
         assert generation.finish_reason == "cancelled"
         assert generation.stats.prefilled_tokens == 32

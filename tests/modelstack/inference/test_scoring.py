@@ -101,13 +101,13 @@ def test_continuations_of_one_context_evaluate_it_once(
     engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_evaluated: list[int] = []
-    evaluate = engine._evaluate
+    evaluate = engine._context.evaluate_parts
 
-    def counting(slot: Any, ids: Any, want_logits: int) -> Any:
-        n_evaluated.append(len(ids))
-        return evaluate(slot, ids, want_logits)
+    def counting(parts: Any) -> int:
+        n_evaluated.extend(len(part.ids) for part in parts)
+        return evaluate(parts)
 
-    monkeypatch.setattr(engine, "_evaluate", counting)
+    monkeypatch.setattr(engine._context, "evaluate_parts", counting)
     continuations = [" yes", " no thank you", " a question?"]
     pairs = [encode_pair(engine.vocabulary, PASSAGE, text) for text in continuations]
     together = continuation_logprobs(engine, PASSAGE, continuations)

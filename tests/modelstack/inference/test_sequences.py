@@ -38,11 +38,13 @@ class FakeMemory:
 def run(cache: PrefixCache, memory: FakeMemory, conversation: str, prompt: list[int]) -> int:
     """Open, evaluate the rest as an engine would, and return how many tokens were reused."""
     slot = cache.open(conversation, prompt)
+    assert slot is not None
     n_reused = len(slot.tokens)
     assert slot.tokens == prompt[:n_reused]
     assert n_reused < len(prompt)
     memory.held[slot.sequence] = len(prompt)
-    slot.tokens.extend(prompt[n_reused:])
+    cache.extend(slot, prompt[n_reused:])
+    cache.release(slot)
     cache.check()
     return n_reused
 
@@ -93,17 +95,48 @@ def test_a_conversation_that_takes_over_a_slot_keeps_the_prefix_found_there() ->
     assert memory.copies == []
 
 
-def test_eviction_spares_the_slot_in_use_and_ends_when_nothing_is_left() -> None:
+def test_eviction_spares_open_slots_and_ends_when_nothing_is_left() -> None:
     memory = FakeMemory()
     cache = PrefixCache(memory, 3)
     for name in "abc":
         run(cache, memory, name, [ord(name), 1])
-    slot = cache.open("a", [ord("a"), 1, 2])
-    assert cache.evict_other(slot)
+    assert cache.open("a", [ord("a"), 1, 2]) is not None
+    assert cache.evict()
     assert cache.conversations().keys() == {"a", "c"}
-    assert cache.evict_other(slot)
-    assert not cache.evict_other(slot)
+    assert cache.evict()
+    assert not cache.evict()
     cache.check()
+
+
+def test_an_open_slot_lends_its_tokens_and_nobody_takes_it() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 2)
+    first = cache.open("a", [1, 2, 3])
+    assert first is not None
+    memory.held[first.sequence] = 3
+    cache.extend(first, [1, 2, 3])
+    assert cache.n_open_cells == 3 and cache.n_new_cells([1, 2, 9, 9]) == 2
+    second = cache.open("a", [1, 2, 3])  # another reply of the same conversation
+    assert second is not None and second is not first and second.tokens == [1, 2]
+    assert cache.n_open_cells == 3, "shared cells count once"
+    assert cache.open("b", [1]) is None
+    cache.release(first)
+    third = cache.open("b", [7])
+    assert third is first and third.tokens == []
+    cache.check()
+
+
+def test_a_conversation_that_is_forgotten_while_its_slot_is_open_is_freed_with_it() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 2)
+    slot = cache.open("a", [1, 2])
+    assert slot is not None
+    memory.held[slot.sequence] = 2
+    cache.extend(slot, [1, 2])
+    cache.forget("a")
+    assert slot.tokens == [1, 2] and cache.conversations() == {}
+    cache.release(slot)
+    assert cache.is_empty and memory.held[slot.sequence] == 0
 
 
 def test_forgetting_frees_the_sequence_and_ignores_unknown_names() -> None:

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import GenerateRequest, Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.llama.engine import LlamaCppEngine
@@ -19,7 +18,7 @@ from modelstack.inference.reply import Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, mark_ids, think
 from modelstack.tokenizer.vocabulary import Vocabulary
-from tests.modelstack.inference.fakes import ScriptedGrammar
+from tests.modelstack.inference.fakes import ScriptedGrammar, write_alone
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzW \n"
@@ -65,7 +64,7 @@ class ScriptedEngine:
         n_vocab = len(self.vocabulary)
         ends = frozenset(self.vocabulary.end_ids) if request.end_ids is None else request.end_ids
 
-        def evaluate(ids: Sequence[int], *, want_logits: bool) -> NDArray[np.float32]:
+        def next_logits(tokens: list[int]) -> NDArray[np.float32]:
             logits = np.zeros(n_vocab, np.float32)
             logits[self.wanted.pop(0) if self.wanted else 0] = 9
             return logits
@@ -80,7 +79,7 @@ class ScriptedEngine:
             cancelled=cancelled,
         )
         room = self.context_window - len(request.prompt_ids)
-        return decode(request.prompt_ids, Reply(min(request.max_tokens, room), parts), Evaluation(evaluate, 64))
+        return write_alone(request.prompt_ids, Reply(min(request.max_tokens, room), parts), next_logits)
 
     def encode_template(self, text: str) -> list[int]:
         return self.vocabulary.encode(text)

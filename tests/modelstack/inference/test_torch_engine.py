@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import (
     BatchingEngine,
     ContextWindowError,
@@ -17,14 +15,16 @@ from modelstack.inference.engine import (
     Generation,
     SamplingParams,
 )
-from modelstack.inference.grammar import Grammar, GrammarError
+from modelstack.inference.grammar import Grammar
+from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
-from modelstack.inference.torch.engine import TorchEngine, TorchSubmission
+from modelstack.inference.streams import Stream
+from modelstack.inference.torch.engine import TorchEngine
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer
-from tests.modelstack.inference.fakes import ScriptedGrammar
+from tests.modelstack.inference.fakes import write_alone
 from tests.modelstack.inference.torch_engines import (
     FAMILIES,
     engine_of,
@@ -38,7 +38,7 @@ from tests.modelstack.reasoning.policy.toy_policy import TOOLS
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.95, seed=7)
 
 
-def run(engine: TorchEngine, *submissions: TorchSubmission) -> list[Generation]:
+def run(engine: TorchEngine, *submissions: PendingReply[Stream]) -> list[Generation]:
     """Step until all have ended, and verify the blocks after each step."""
     for _ in range(10_000):
         if all(submission.is_done for submission in submissions):
@@ -130,17 +130,15 @@ def tools(*more: ToolSpec) -> ResponseFormat:
 
 
 def by_loop(prompt: list[int], max_tokens: int, **keys: Any) -> Generation:
-    """Return the reply of the loop over one conversation, with whole passes of the model."""
-    tokens = list[int]()
+    """Return the reply by whole passes of the model."""
 
-    def evaluate(ids: Any, *, want_logits: bool) -> np.ndarray:
-        tokens.extend(ids)
+    def next_logits(tokens: list[int]) -> np.ndarray:
         with torch.no_grad():
             logits_V = model_of("llama")(torch.tensor([tokens])).logits_BTV[0, -1]
         return logits_V[: len(toy_chat_tokenizer().vocabulary)].numpy()
 
     maker = ReplyMaker(toy_chat_tokenizer().vocabulary, np.random.default_rng(0))
-    return decode(prompt, maker.make(request(prompt, max_tokens, **keys), max_tokens), Evaluation(evaluate, 64))
+    return write_alone(prompt, maker.make(request(prompt, max_tokens, **keys), max_tokens), next_logits)
 
 
 @pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED])
@@ -159,97 +157,7 @@ def test_grammars_and_forced_blocks_give_the_replies_of_the_loop(
             assert any(reply.forced) == jump_ahead
             assert reply.stats.forced_tokens == expected.stats.forced_tokens
             assert reply.stats.sampled_tokens == expected.stats.sampled_tokens
-            assert reply.stats.forward_calls <= expected.stats.forward_calls  # a first block with the prompt
-
-
-def test_a_reply_that_its_grammar_forces_whole_needs_no_evaluation() -> None:
-    with engine_of() as engine:
-        n_vocab = len(toy_chat_tokenizer().vocabulary)
-        forced = engine.submit(request([1], 8, grammar=ScriptedGrammar([[20], [21]], n_vocab=n_vocab)))
-        assert forced.is_done and forced.result().ids == [20, 21]
-        assert engine.status.n_waiting == 0
-        assert engine.generate(request([1], 0)).finish_reason == "length"
-
-
-def test_tokens_are_told_as_they_come_and_an_end_token_ends_the_reply() -> None:
-    told = list[list[int]]()
-    with engine_of() as engine:
-        reply = engine.generate(request(PROMPTS[0], 6), on_tokens=told.append)
-        assert [token for block in told for token in block] == reply.ids
-        assert (len(told), reply.finish_reason) == (6, "length")
-        end = reply.ids[3]
-        ended = engine.generate(request(PROMPTS[0], 6, end_ids=frozenset({end})))
-        assert (ended.ids, ended.finish_reason) == (reply.ids[: reply.ids.index(end)], "end")
-        stats = reply.stats
-        assert (stats.sampled_tokens, stats.forward_calls) == (6, 5)
-        assert min(stats.first_token_s, stats.prefill_s, stats.decode_s) > 0
-
-
-@pytest.mark.parametrize("n_steps", range(0, 14, 2))
-def test_cancelling_at_any_step_frees_the_blocks_and_touches_no_other_reply(n_steps: int) -> None:
-    with engine_of(max_step_tokens=32, max_rows=4) as engine:
-        kept = engine.submit(request(PROMPTS[1], 10))
-        gone = engine.submit(request(prompt_of(9, 50), 10))
-        for _ in range(n_steps):
-            engine.step()
-        engine.cancel(gone)
-        engine.cancel(gone)
-        engine.check_integrity()
-        assert gone.result().finish_reason in ("cancelled", "length")
-        assert run(engine, kept)[0].ids == greedy("llama", PROMPTS[1], 10)
-        assert is_whole(engine)
-
-
-def test_a_reply_is_cancelled_by_its_caller_between_steps_and_from_its_own_callback() -> None:
-    with engine_of() as engine:
-        n = iter(range(100))
-        reply = engine.generate(request(PROMPTS[0], 50), cancelled=lambda: next(n) > 6)
-        assert reply.finish_reason == "cancelled" and 0 < len(reply.ids) < 7
-        submission: TorchSubmission | None = None
-
-        def enough(block: list[int]) -> None:
-            assert submission is not None
-            engine.cancel(submission)
-
-        submission = engine.submit(request(PROMPTS[0], 50), on_tokens=enough)
-        (reply,) = run(engine, submission)
-        assert (len(reply.ids), reply.finish_reason) == (1, "cancelled")
-        assert is_whole(engine)
-
-
-def failing(kind: str) -> dict[str, Any]:
-    """Return the arguments of a request that fails while it runs."""
-    n_vocab = len(toy_chat_tokenizer().vocabulary)
-    if kind == "callback":
-
-        def broken(block: list[int]) -> None:
-            raise ConnectionError("the client left")
-
-        return {"request": request(PROMPTS[2], 9), "on_tokens": broken}
-    if kind == "dead end":
-        return {"request": request(PROMPTS[2], 9, grammar=ScriptedGrammar([[20, 21], []], n_vocab=n_vocab))}
-    refusing = ScriptedGrammar([[20, 21], [22, 23]], n_vocab=n_vocab)
-    refusing.advance = lambda token_id: _refuse(token_id)  # pyright: ignore
-    return {"request": request(PROMPTS[2], 9, grammar=refusing)}
-
-
-def _refuse(token_id: int) -> None:
-    raise GrammarError(f"{token_id} is refused")
-
-
-@pytest.mark.parametrize(
-    ("kind", "error"), [("callback", ConnectionError), ("dead end", EngineError), ("refusal", GrammarError)]
-)
-def test_an_error_of_one_reply_ends_only_that_one(kind: str, error: type[Exception]) -> None:
-    with engine_of() as engine:
-        others = [engine.submit(request(prompt, 10)) for prompt in PROMPTS[:2]]
-        broken = engine.submit(**failing(kind))
-        assert [reply.ids for reply in run(engine, *others)] == [greedy("llama", p, 10) for p in PROMPTS[:2]]
-        with pytest.raises(error):
-            broken.result()
-        with pytest.raises(error):
-            engine.generate(failing(kind)["request"], on_tokens=failing(kind).get("on_tokens"))
-        assert is_whole(engine)
+            assert reply.stats.forward_calls < reply.stats.sampled_tokens
 
 
 def test_a_failed_evaluation_is_raised_and_the_replies_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,49 +210,6 @@ def test_what_cannot_run_is_refused_and_touches_no_other_reply() -> None:
             engine_of(**options)
 
 
-def test_requests_of_several_threads_share_batches() -> None:
-    expected = [greedy("llama", prompt, 12) for prompt in PROMPTS]
-    found: dict[int, list[int]] = {}
-    with engine_of() as engine:
-        rows = list[int]()
-        step = engine._batch.step
-
-        def counted() -> Any:
-            ready = step()
-            rows.append(len(ready.streams))
-            return ready
-
-        engine._batch.step = counted  # pyright: ignore
-        gate = threading.Barrier(len(PROMPTS))
-
-        def ask(number: int) -> None:
-            gate.wait()
-            found[number] = engine.generate(request(PROMPTS[number], 12)).ids
-
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(PROMPTS))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert [found[number] for number in range(len(PROMPTS))] == expected
-    assert max(rows) > 1
-
-
-def test_a_callback_cannot_use_the_engine_and_a_closed_engine_says_so() -> None:
-    engine = engine_of()
-    with pytest.raises(EngineError, match="called from a callback"):
-        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.forget("default"))
-    with pytest.raises(EngineError, match="cancel the request instead"):
-        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.close())
-    open_one = engine.submit(request(PROMPTS[0]))
-    engine.step()
-    engine.close()
-    engine.close()
-    assert open_one.result().finish_reason == "cancelled"
-    with pytest.raises(EngineError, match="the engine is closed"):
-        engine.generate(request(PROMPTS[0]))
-
-
 def test_a_forgotten_conversation_is_evaluated_again() -> None:
     with engine_of() as engine:
 
@@ -357,14 +222,6 @@ def test_a_forgotten_conversation_is_evaluated_again() -> None:
         engine.forget("a")
         assert engine.status.n_cached_blocks == 0
         assert reused() == 0
-
-
-def test_an_urgent_request_goes_ahead_of_the_line() -> None:
-    with engine_of(max_rows=1) as engine:
-        usual = [engine.submit(request(prompt, 3)) for prompt in PROMPTS[:3]]
-        urgent = engine.submit(request(PROMPTS[3], 3, priority=1))
-        order = [ended for _ in range(40) for ended in engine.step()]
-        assert order == [urgent, *usual]
 
 
 def test_the_engine_is_of_the_protocol_and_names_its_weights() -> None:

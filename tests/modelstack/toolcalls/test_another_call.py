@@ -10,7 +10,6 @@ import vocabularies
 from driving import ENGINES, compiler
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.reply import Reply, ReplyParts
@@ -22,7 +21,7 @@ from modelstack.toolcalls.prior.another_call import AnotherCallBias, Endings
 from modelstack.toolcalls.prior.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights, lexical_scores
 from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
 from modelstack.toolcalls.prior.reply_place import Place, behind
-from tests.modelstack.inference.fakes import FakeModel
+from tests.modelstack.inference.fakes import write_alone
 
 TEXT = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}
 NOTHING = {"type": "object", "properties": {}}
@@ -193,7 +192,7 @@ def run(bias: float, seed: int, engine: EngineName = "llguidance") -> Generation
         grammar=compiler(engine, vocabulary=words).compile(FORMAT).start(),
         logit_bias=biased(bias),
     )
-    return decode([1, 2, 3], Reply(300, parts), Evaluation(FakeModel(model), 64))
+    return write_alone([1, 2, 3], Reply(300, parts), model)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

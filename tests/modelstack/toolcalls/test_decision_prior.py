@@ -11,7 +11,6 @@ import vocabularies
 from driving import ENGINES, compiler
 from numpy.typing import NDArray
 
-from modelstack.inference.decode import Evaluation, decode
 from modelstack.inference.engine import ChoiceBias, Generation, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.inference.reply import Reply, ReplyParts
@@ -21,7 +20,7 @@ from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolChoice, ToolSpec, 
 from modelstack.toolcalls.grammar.coverage import EngineName
 from modelstack.toolcalls.prior.choice import ToolBias
 from modelstack.toolcalls.prior.lexical import DecisionPrior, lexical_scores
-from tests.modelstack.inference.fakes import FakeModel
+from tests.modelstack.inference.fakes import write_alone
 
 NOTHING = {"type": "object", "properties": {}}
 APART = tuple(ToolSpec(name, "", NOTHING) for name in ("alarm", "mail", "weather_report"))
@@ -77,7 +76,7 @@ def run(
         jump_ahead=jump_ahead,
         choice_bias=bias,
     )
-    return decode(PROMPT, Reply(max_tokens, parts), Evaluation(FakeModel(model), 64))
+    return write_alone(PROMPT, Reply(max_tokens, parts), model)
 
 
 def bias_of(format_: ResponseFormat, prior: DecisionPrior = PRIOR) -> ToolBias:

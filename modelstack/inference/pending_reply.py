@@ -1,40 +1,26 @@
-"""Requests of the torch engine, from submission to reply, and the counts of an engine."""
+"""A request of an engine that batches, from its submission to its reply."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
 from modelstack.inference.reply import Reply
-from modelstack.inference.streams import Stream
+
+StreamT = TypeVar("StreamT")
+"""Type of an engine's streams: the tokens of a request and their place in its cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """Counts of an engine at one time."""
-
-    n_running: int
-    n_waiting: int
-    n_blocks: int
-    n_free_blocks: int
-    """Blocks that no request holds; cached ones included."""
-    n_cached_blocks: int
-    """Free blocks whose content a later request can reuse."""
-    cache_bytes: int
-
-
-class TorchSubmission:
-    """A request of a `TorchEngine`; see `engine.Submission`."""
+class PendingReply(Generic[StreamT]):
+    """A request of a `BatchedEngine`; see `engine.Submission`."""
 
     def __init__(self, request: GenerateRequest, reply: Reply) -> None:
         """Start a request that is in no line."""
         self.request, self.reply = request, reply
-        self.stream: Stream | None = None
+        self.stream: StreamT | None = None
         """Place in the line; None: the reply ended before any evaluation."""
         self.error: Exception | None = None
         self.is_cancelled = False
-        self.n_restored = 0
-        """Number of prompt tokens that were restored from disk."""
 
     @property
     def is_done(self) -> bool:

@@ -1,0 +1,270 @@
+"""The part that all batching engines share: turns of threads, and the loop from logits to tokens.
+
+Each step evaluates one batch, draws the next token of each reply whose logits are known, and puts what follows
+into the next batch. There is no other loop: `generate` steps until its own reply has ended. Calls from several
+threads take turns step by step, so requests of different threads share batches. Replies are independent: each has
+its own random stream and its own grammar, and an error of one ends only that one.
+
+An engine supplies the evaluation: streams of tokens in, logits after their last tokens out.
+
+Letters: V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Generic, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.engine import EngineError, GenerateRequest, Generation, Submission
+from modelstack.inference.fair_lock import FairLock
+from modelstack.inference.pending_reply import PendingReply, StreamT
+from modelstack.inference.reply import ReplyMaker
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+
+class BatchedEngine(ABC, Generic[StreamT]):
+    """A `BatchingEngine` over an evaluation that a subclass supplies."""
+
+    def __init__(self, vocabulary: Vocabulary, seed: int | None) -> None:
+        """Start without requests.
+
+        Args:
+            vocabulary: The model's tokens.
+            seed: Seed of requests that name none; None draws one.
+        """
+        self._vocabulary = vocabulary
+        self._replies = ReplyMaker(vocabulary, np.random.default_rng(seed))
+        self._pending: dict[StreamT, PendingReply[StreamT]] = {}
+        self._lock = FairLock()
+        self._owner: int | None = None
+        self._closing = False
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens; its `encode` is for content and yields no special token."""
+        return self._vocabulary
+
+    def submit(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> PendingReply[StreamT]:
+        """Put a request in the line.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens, from the thread that calls `step`.
+            cancelled: Called before each step; True ends the reply.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the prompt or a parameter is invalid, or the engine is closed.
+            GrammarError: the grammar refused a token that it forces.
+        """
+        with self._turn():
+            return self._submitted(request, on_tokens, cancelled)
+
+    def step(self) -> list[PendingReply[StreamT]]:
+        """Evaluate one batch; return the requests that ended with it.
+
+        An error of one reply ends that reply: `PendingReply.result` raises it. An error of the evaluation is
+        raised here; all requests stay in the line.
+
+        Raises:
+            EngineError: called from a callback of a request, or the engine is closed.
+        """
+        with self._turn():
+            return self._step()
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Answer a request, beside the requests of other threads.
+
+        Args:
+            request: Prompt and parameters.
+            on_tokens: Called with each block of tokens, from any thread that uses the engine.
+            cancelled: Called before each step; True stops the generation.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the request is invalid, the backend failed, the grammar is at a dead end, or the engine
+                is closed.
+        """
+        with self._turn(cancelled) as has_turn:
+            if not has_turn:
+                return Generation(finish_reason="cancelled")
+            submission = self._submitted(request, on_tokens, cancelled)
+        try:
+            while not submission.is_done:
+                with self._turn():
+                    if not submission.is_done:  # a step of another thread may have ended it meanwhile
+                        self._step()
+        except BaseException:
+            if submission.is_done:  # another thread closed the engine
+                return submission.result()
+            self.cancel(submission)
+            raise
+        return submission.result()
+
+    def cancel(self, submission: Submission) -> None:
+        """End a request and free its part of the cache; ended ones are ignored.
+
+        A callback's own request ends after the callback.
+
+        Raises:
+            EngineError: the submission is of another engine.
+        """
+        if not isinstance(submission, PendingReply):
+            raise EngineError(f"{submission!r} was not submitted to this engine")
+        submission.is_cancelled = True
+        if self._owner != threading.get_ident():
+            with self._turn():
+                self._drop_cancelled()
+
+    def close(self) -> None:
+        """End all requests as cancelled, and free cache and weights. Idempotent.
+
+        Raises:
+            EngineError: called from a callback of a request.
+        """
+        if self._owner == threading.get_ident():
+            raise EngineError("close() was called from a callback of a request; cancel the request instead")
+        self._closing = True
+        with self._lock:
+            for submission in list(self._pending.values()):
+                submission.reply.finish("cancelled")
+                self._end(submission)
+            self._free()
+
+    def __enter__(self) -> Self:
+        """Return self; leaving the block closes the engine."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    @abstractmethod
+    def _room_for(self, request: GenerateRequest) -> int:
+        """Check a request; return the number of tokens that may follow its prompt.
+
+        Raises:
+            ContextWindowError: the prompt and one token do not fit.
+            EngineError: the request is invalid.
+        """
+
+    @abstractmethod
+    def _enter(self, submission: PendingReply[StreamT], max_tokens: int) -> StreamT:
+        """Put a request in the line; the grammar may have forced the beginning of its reply already."""
+
+    @abstractmethod
+    def _evaluated(self) -> Sequence[tuple[StreamT, NDArray[np.float32] | EngineError]]:
+        """Evaluate a batch; return streams and the V logits after their last tokens, valid until the next call.
+
+        An error in place of the logits ends that request. If the evaluation itself fails, all streams stay in the
+        line.
+        """
+
+    @abstractmethod
+    def _extend(self, stream: StreamT, ids: Sequence[int]) -> None:
+        """Append tokens to a stream."""
+
+    @abstractmethod
+    def _leave(self, submission: PendingReply[StreamT], stream: StreamT) -> None:
+        """Take an ended stream out of the line, and free what it holds."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Free cache and weights. Idempotent."""
+
+    def _submitted(
+        self,
+        request: GenerateRequest,
+        on_tokens: Callable[[list[int]], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> PendingReply[StreamT]:
+        max_tokens = min(request.max_tokens, self._room_for(request))
+
+        def stop() -> bool:
+            return submission.is_cancelled or self._closing or (cancelled is not None and cancelled())
+
+        reply = self._replies.make(request, max_tokens, on_tokens, stop)
+        submission = PendingReply[StreamT](request, reply)
+        if reply.advance():
+            stream = submission.stream = self._enter(submission, max_tokens)
+            self._pending[stream] = submission
+        return submission
+
+    def _step(self) -> list[PendingReply[StreamT]]:
+        ended = self._drop_cancelled()
+        for stream, found in self._evaluated():
+            submission = self._pending[stream]
+            try:
+                if isinstance(found, EngineError):
+                    raise found
+                goes_on = self._continued(submission, stream, found)
+            except Exception as error:  # of this reply alone: its grammar, its callback, its logits
+                submission.error = error
+                goes_on = False
+            if not goes_on:
+                self._end(submission)
+                ended.append(submission)
+        return ended
+
+    def _continued(
+        self, submission: PendingReply[StreamT], stream: StreamT, logits_V: NDArray[np.float32]
+    ) -> bool:
+        """Draw the next token; return whether the reply goes on, with what must be evaluated next."""
+        reply = submission.reply
+        n_before = len(reply.out.ids)
+        reply.take(logits_V)
+        goes_on = reply.advance()
+        self._extend(stream, reply.out.ids[n_before:])
+        return goes_on
+
+    def _end(self, submission: PendingReply[StreamT]) -> None:
+        stream = submission.stream
+        assert stream is not None
+        del self._pending[stream]
+        self._leave(submission, stream)
+
+    def _drop_cancelled(self) -> list[PendingReply[StreamT]]:
+        dropped = [submission for submission in self._pending.values() if submission.reply.is_cancelled]
+        for submission in dropped:
+            submission.reply.finish("cancelled")
+            self._end(submission)
+        return dropped
+
+    @contextmanager
+    def _turn(self, stop: Callable[[], bool] | None = None) -> Iterator[bool]:
+        """Wait for the engine; yields False if `stop` returned True meanwhile."""
+        me = threading.get_ident()
+        if self._owner == me:
+            raise EngineError("the engine was called from a callback of one of its own requests")
+        if not self._lock.acquire(stop):
+            yield False
+            return
+        try:
+            if self._closing:
+                raise EngineError("the engine is closed; load it again")
+            self._owner = me
+            yield True
+        finally:
+            self._owner = None
+            self._lock.release()
