@@ -5,7 +5,7 @@ into the next batch. There is no other loop: `generate` steps until its own repl
 threads take turns step by step, so requests of different threads share batches. Replies are independent: each has
 its own random stream and its own grammar, and an error of one ends only that one.
 
-An engine supplies the evaluation: streams of tokens in, logits after their last tokens out.
+An engine supplies the `Evaluation`: streams of tokens in, logits after their last tokens out.
 
 Letters: V vocabulary size.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self
@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation, Submission
+from modelstack.inference.evaluation import Evaluation, StreamT
 from modelstack.inference.fair_lock import FairLock
-from modelstack.inference.pending_reply import PendingReply, StreamT
+from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
 from modelstack.tokenizer.vocabulary import Vocabulary
 
@@ -160,6 +161,11 @@ class BatchedEngine(ABC, Generic[StreamT]):
         """Close the engine."""
         self.close()
 
+    @property
+    @abstractmethod
+    def _evaluation(self) -> Evaluation[StreamT]:
+        """The model's cache and its streams."""
+
     @abstractmethod
     def _room_for(self, request: GenerateRequest) -> int:
         """Check a request; return the number of tokens that may follow its prompt.
@@ -173,21 +179,12 @@ class BatchedEngine(ABC, Generic[StreamT]):
     def _enter(self, submission: PendingReply[StreamT], max_tokens: int) -> StreamT:
         """Put a request in the line; the grammar may have forced the beginning of its reply already."""
 
-    @abstractmethod
-    def _evaluated(self) -> Sequence[tuple[StreamT, NDArray[np.float32] | EngineError]]:
-        """Evaluate a batch; return streams and the V logits after their last tokens, valid until the next call.
-
-        An error in place of the logits ends that request. If the evaluation itself fails, all streams stay in the
-        line.
-        """
-
-    @abstractmethod
-    def _extend(self, stream: StreamT, ids: Sequence[int]) -> None:
-        """Append tokens to a stream."""
+    def _account(self, submission: PendingReply[StreamT], stream: StreamT) -> None:
+        """Add an evaluation of a stream's last token to its work, where the evaluation does not do so itself."""
 
     @abstractmethod
     def _leave(self, submission: PendingReply[StreamT], stream: StreamT) -> None:
-        """Take an ended stream out of the line, and free what it holds."""
+        """Remove an ended stream from the evaluation."""
 
     @abstractmethod
     def _free(self) -> None:
@@ -213,18 +210,20 @@ class BatchedEngine(ABC, Generic[StreamT]):
 
     def _step(self) -> list[PendingReply[StreamT]]:
         ended = self._drop_cancelled()
-        for stream, found in self._evaluated():
+        ready = self._evaluation.step()
+        for stream, logits_V in zip(ready.streams, ready.logits_RV, strict=True):
             submission = self._pending[stream]
+            self._account(submission, stream)
             try:
-                if isinstance(found, EngineError):
-                    raise found
-                goes_on = self._continued(submission, stream, found)
+                goes_on = self._continued(submission, stream, logits_V[: len(self._vocabulary)])
             except Exception as error:  # of this reply alone: its grammar, its callback, its logits
                 submission.error = error
                 goes_on = False
             if not goes_on:
-                self._end(submission)
-                ended.append(submission)
+                ended.append(self._end(submission))
+        for stream, error in ready.failed:
+            self._pending[stream].error = error
+            ended.append(self._end(self._pending[stream]))
         return ended
 
     def _continued(
@@ -235,14 +234,15 @@ class BatchedEngine(ABC, Generic[StreamT]):
         n_before = len(reply.out.ids)
         reply.take(logits_V)
         goes_on = reply.advance()
-        self._extend(stream, reply.out.ids[n_before:])
+        self._evaluation.extend(stream, reply.out.ids[n_before:])
         return goes_on
 
-    def _end(self, submission: PendingReply[StreamT]) -> None:
+    def _end(self, submission: PendingReply[StreamT]) -> PendingReply[StreamT]:
         stream = submission.stream
         assert stream is not None
         del self._pending[stream]
         self._leave(submission, stream)
+        return submission
 
     def _drop_cancelled(self) -> list[PendingReply[StreamT]]:
         dropped = [submission for submission in self._pending.values() if submission.reply.is_cancelled]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic
 
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
+from modelstack.inference.evaluation import StreamT
 from modelstack.inference.reply import Reply
-
-StreamT = TypeVar("StreamT")
-"""Type of an engine's streams: the tokens of a request and their place in its cache."""
 
 
 class PendingReply(Generic[StreamT]):

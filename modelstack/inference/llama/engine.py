@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.engine import (
     ContextWindowError,
@@ -231,6 +228,10 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         with self._turn():
             self._cache.check()
 
+    @property
+    def _evaluation(self) -> SequenceQueue:
+        return self._queue
+
     def _room_for(self, request: GenerateRequest) -> int:
         if request.adapter is not None:
             raise EngineError(
@@ -256,12 +257,6 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             n_fixed=n_fixed if n_fixed >= MIN_FIXED_TOKENS else 0,
             priority=request.priority,
         )
-
-    def _evaluated(self) -> Sequence[tuple[SequenceStream, NDArray[np.float32] | EngineError]]:
-        return self._queue.step()
-
-    def _extend(self, stream: SequenceStream, ids: Sequence[int]) -> None:
-        self._queue.extend(stream, ids)
 
     def _leave(self, submission: PendingReply[SequenceStream], stream: SequenceStream) -> None:
         self._queue.remove(stream)

@@ -139,8 +139,12 @@ class LlamaContext:
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)
-        self._logits_views: dict[int, NDArray[np.float32]] = {}
-        self._logits_address = _address_of_logits(self._lib)
+        self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._no_logits = np.empty((0, weights.n_vocab), np.float32)
+        self._all_logits_address = _address_returned_by(self._lib, "llama_get_logits", ctypes.c_void_p)
+        self._logits_address = _address_returned_by(
+            self._lib, "llama_get_logits_ith", ctypes.c_void_p, ctypes.c_int32
+        )
         if weights.adapter:
             try:
                 self.put_on(weights.adapter, weights.lora_scale)
@@ -243,19 +247,18 @@ class LlamaContext:
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
         """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
-        pointer = self._lib.llama_get_logits(self._context)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        assert address is not None  # logits were requested for every row
-        buffer = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
-        return np.ctypeslib.as_array(buffer).reshape(n_rows, self._n_vocab)
+        return self._logits_at(self._all_logits_address(self._context), n_rows) if n_rows else self._no_logits
 
     def logits(self, index: int = -1) -> NDArray[np.float32]:
         """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
-        address = self._logits_address(self._context, index)
-        view = self._logits_views.get(address)
+        return self._logits_at(self._logits_address(self._context, index), 1)[0]
+
+    def _logits_at(self, address: int, n_rows: int) -> NDArray[np.float32]:
+        view = self._logits_views.get((address, n_rows))
         if view is None:
-            buffer = (ctypes.c_float * self._n_vocab).from_address(address)
-            view = self._logits_views[address] = np.ctypeslib.as_array(buffer)
+            buffer = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
+            view = np.ctypeslib.as_array(buffer).reshape(n_rows, self._n_vocab)
+            self._logits_views[address, n_rows] = view
         return view
 
     def remove(self, sequence: int, start: int) -> bool:
@@ -299,10 +302,10 @@ def _byte_pointer(data: NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _address_of_logits(lib: Any) -> Any:
-    """Return llama_get_logits_ith as a function with a plain address; the binding's builds a pointer object."""
-    function = lib._lib["llama_get_logits_ith"]
-    function.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+def _address_returned_by(lib: Any, name: str, *argument_types: Any) -> Any:
+    """Return a function of the C API whose result is a plain address; the binding's builds a pointer object."""
+    function = lib._lib[name]
+    function.argtypes = argument_types
     function.restype = ctypes.c_void_p
     return function
 

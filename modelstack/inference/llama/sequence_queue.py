@@ -10,14 +10,14 @@ The two kinds take turns, so that a long prompt does not stop the replies of oth
 computed by the same kernels whether its tokens come singly, as a forced block or beside others.
 
 At most one prompt is read at a time. A request is admitted when the one before it has little left to read, and
-borrows what the cache holds by then. Requests with a common beginning therefore read it once, even if they arrive
-together.
+borrows what the cache holds by then. It also waits while another request reads a beginning that both share.
+Requests with a common beginning therefore read it once, even if they arrive together.
 
 Cells: if llama.cpp has no cell left, sequences without a running request are evicted, then the last running
 request in the order of service goes back to the line and is evaluated again later. A request is admitted only if
 there are cells for all of its tokens so far, so one that was sent back waits until another one has ended.
 
-Letters: V vocabulary size.
+Letters: R requests whose logits are known, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerationStats
+from modelstack.inference.evaluation import Ready
 from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, MAX_REPLY_BATCH, SequencePart
 from modelstack.inference.scheduler import service_rank
-from modelstack.inference.sequences import PrefixCache, Slot
+from modelstack.inference.sequences import PrefixCache, Slot, common_prefix_length
 
 
 class SequenceEvaluation(Protocol):
@@ -45,8 +46,8 @@ class SequenceEvaluation(Protocol):
         """Append tokens to several sequences in one pass; return llama_decode's code."""
         ...
 
-    def logits(self, index: int = -1) -> NDArray[np.float32]:
-        """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
+    def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
+        """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
         ...
 
 
@@ -60,6 +61,10 @@ class PromptStore(Protocol):
     def keep(self, slot: Slot, fixed: list[int]) -> None:
         """Store the state of `fixed`, which a slot holds at its beginning."""
         ...
+
+
+MIN_BORROWED = 4
+"""Number of tokens that are worth waiting for until another request has read them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +134,10 @@ class SequenceQueue:
     n_cells: int
     n_batch: int
     """Maximum number of tokens of a prompt that are evaluated at once."""
+    n_reply_batch: int = MAX_REPLY_BATCH
+    """Maximum number of tokens of all replies that are evaluated at once."""
+    keeps_ended: bool = True
+    """Whether the tokens of ended requests stay cached."""
     states: PromptStore | None = None
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _waiting: list[SequenceStream] = field(default_factory=list[SequenceStream])
@@ -136,6 +145,10 @@ class SequenceQueue:
     _running: list[SequenceStream] = field(default_factory=list[SequenceStream])
     """In the order of service."""
     _is_prompts_turn: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return len(self._running) + len(self._waiting)
 
     @property
     def n_running(self) -> int:
@@ -190,12 +203,15 @@ class SequenceQueue:
             return
         if self.states is not None and stream.is_alone and stream.n_fixed:
             self.states.keep(stream.slot, stream.fixed)
+        conversation = stream.held.conversation
         self._stop(stream)
+        if not self.keeps_ended and conversation is not None:
+            self.cache.forget(conversation)
 
-    def step(self) -> list[tuple[SequenceStream, NDArray[np.float32] | EngineError]]:
-        """Evaluate the next batch; return each request whose last token was evaluated, with its logits.
+    def step(self) -> Ready[SequenceStream]:
+        """Evaluate the next batch; return the requests whose last token was evaluated.
 
-        A `ContextWindowError` in place of the logits says that the request does not fit into the cells even alone.
+        A request that does not fit into the cells even alone fails with a `ContextWindowError`.
 
         Raises:
             EngineError: llama.cpp failed; all requests wait, and their sequences are empty.
@@ -206,17 +222,13 @@ class SequenceQueue:
         try:
             pieces = self._evaluated(pieces)
         except ContextWindowError as error:
-            return [(pieces[0].stream, error)]
+            return Ready((), self.context.logits_of_rows(0), [(pieces[0].stream, error)])
         self._account(pieces, perf_counter() - started)
-        ready, end = list[tuple[SequenceStream, NDArray[np.float32] | EngineError]](), 0
+        ready = [piece.stream for piece in pieces if piece.is_last]
         for piece in pieces:
-            end += len(piece.ids)
-            is_last = piece.is_last
             self.cache.extend(piece.stream.held, piece.ids)
             piece.stream.n_seen = max(piece.stream.n_seen, len(piece.stream.held.tokens))
-            if is_last:
-                ready.append((piece.stream, self.context.logits(end - 1)))
-        return ready
+        return Ready(ready, self.context.logits_of_rows(len(ready)))
 
     def evaluate_alone(self, slot: Slot, ids: Sequence[int], n_logits: int) -> None:
         """Append tokens to an open slot that belongs to no request.
@@ -237,6 +249,8 @@ class SequenceQueue:
         """Start waiting requests, up to the first one that has a long rest of its prompt to read."""
         while self._waiting and not any(len(self._piece(s).ids) > MAX_REPLY_BATCH for s in self._running):
             stream = self._waiting[0]
+            if any(_is_reading_for(other, stream) for other in self._running):
+                return
             n_new = self.cache.n_new_cells(stream.tokens) + 1 if self._running else 0
             if n_new and n_new > self.n_cells - self.cache.n_open_cells:
                 return
@@ -274,7 +288,7 @@ class SequenceQueue:
             self._is_prompts_turn = False
             return long[:1]
         self._is_prompts_turn = True
-        return _cut_to(short, min(self.n_batch, MAX_REPLY_BATCH))
+        return _cut_to(short, min(self.n_batch, self.n_reply_batch))
 
     def _evaluated(self, pieces: list[_Piece]) -> list[_Piece]:
         """Evaluate pieces; return those that were, without those of requests that had to make room."""
@@ -340,6 +354,15 @@ class SequenceQueue:
 
 def _rank(stream: SequenceStream) -> tuple[int, int]:
     return stream.rank
+
+
+def _is_reading_for(reader: SequenceStream, other: SequenceStream) -> bool:
+    """Return whether a request has yet to read a beginning of its prompt that another one could borrow."""
+    n_held = len(reader.held.tokens)
+    if n_held >= reader.n_prompt:
+        return False
+    n_shared = common_prefix_length(reader.tokens[: reader.n_prompt], other.tokens[:-1])
+    return n_shared >= n_held + MIN_BORROWED
 
 
 def _cut_to(pieces: Sequence[_Piece], n_tokens: int) -> list[_Piece]:

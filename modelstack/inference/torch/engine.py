@@ -10,12 +10,10 @@ module connects them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.decoder import CausalLM
@@ -240,6 +238,10 @@ class TorchEngine(BatchedEngine[Stream]):
         with self._turn():
             self._batch.queue.check()
 
+    @property
+    def _evaluation(self) -> StreamBatch:
+        return self._batch
+
     def _room_for(self, request: GenerateRequest) -> int:
         self._batch.adapters.root(request.adapter)  # raises if there is no such adapter
         require_token_ids(request.prompt_ids, len(self.vocabulary))
@@ -264,13 +266,6 @@ class TorchEngine(BatchedEngine[Stream]):
             root=self._batch.adapters.root(request.adapter),
         )
 
-    def _evaluated(self) -> Sequence[tuple[Stream, NDArray[np.float32]]]:
-        ready = self._batch.step()
-        logits_RV = ready.logits_RV[:, : len(self.vocabulary)]
-        for stream in ready.streams:
-            self._account(self._pending[stream], stream)
-        return list(zip(ready.streams, logits_RV, strict=True))
-
     def _account(self, submission: PendingReply[Stream], stream: Stream) -> None:
         stats = submission.reply.out.stats
         if stats.prefilled_tokens == 0:
@@ -281,14 +276,11 @@ class TorchEngine(BatchedEngine[Stream]):
         else:
             stats.forward_calls += 1
 
-    def _extend(self, stream: Stream, ids: Sequence[int]) -> None:
-        self._batch.queue.extend(stream, ids)
-
     def _leave(self, submission: PendingReply[Stream], stream: Stream) -> None:
         request = submission.request
         if self._prefixes is not None and request.adapter is None:
             self._prefixes.keep(stream, request.fixed_tokens)
-        self._batch.queue.remove(stream)
+        self._batch.remove(stream)
         self._conversations[request.conversation] = stream
         self._conversations.move_to_end(request.conversation)
         if len(self._conversations) > MAX_CONVERSATIONS:

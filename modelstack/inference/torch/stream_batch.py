@@ -9,11 +9,9 @@ Letters: R streams whose logits are known, N tokens of a step, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from modelstack.architecture.cache import Cache
@@ -21,6 +19,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.blocks import BLOCK_TOKENS, BlockPool
 from modelstack.inference.engine import EngineError
+from modelstack.inference.evaluation import Ready
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
 from modelstack.inference.torch.batch_adapters import BatchAdapters
@@ -34,16 +33,11 @@ class UnsupportedModelError(EngineError):
     """The model has a layer whose past is not kept in blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Streams whose last token was evaluated; each must be extended or removed before the next step."""
-
-    streams: Sequence[Stream]
-    logits_RV: NDArray[np.float32]
-
-
 class StreamBatch:
-    """A model, its paged cache and its streams. Weights must stay the same, or `queue.fail` forgets the cache."""
+    """A model, its paged cache and its streams; an `Evaluation`.
+
+    Weights must stay the same, or `queue.fail` forgets the cache.
+    """
 
     def __init__(
         self, model: CausalLM, n_tokens: int, limits: StepLimits, *, block_tokens: int = BLOCK_TOKENS
@@ -65,6 +59,18 @@ class StreamBatch:
         self.queue = StreamQueue(pool, limits)
         self._memory = StepMemory(pool.n_blocks, block_tokens)
         self._layers = [PagedCache(self._memory) for _ in range(model.config.num_hidden_layers)]
+
+    def __len__(self) -> int:
+        """Return the number of streams."""
+        return len(self.queue)
+
+    def extend(self, stream: Stream, ids: Sequence[int]) -> None:
+        """Append tokens to a stream."""
+        self.queue.extend(stream, ids)
+
+    def remove(self, stream: Stream) -> None:
+        """Remove a finished or cancelled stream, and free its blocks. Idempotent."""
+        self.queue.remove(stream)
 
     @property
     def n_tokens(self) -> int:
@@ -91,7 +97,7 @@ class StreamBatch:
         self.queue.fail()
         self._layers = [PagedCache(self._memory) for _ in self._layers]
 
-    def step(self) -> Ready:
+    def step(self) -> Ready[Stream]:
         """Evaluate the next tokens of the streams; nothing if none can run.
 
         If the evaluation raises, all streams are back in the line, and can be continued or removed.
@@ -108,7 +114,7 @@ class StreamBatch:
         return ready
 
     @torch.no_grad()
-    def _evaluated(self, rows: Sequence[StepRow]) -> Ready:
+    def _evaluated(self, rows: Sequence[StepRow]) -> Ready[Stream]:
         model = self.model
         device = next(model.parameters()).device
         layout = self._memory.layout = StepLayout(rows, self.queue.pool.block_tokens, device)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.batched_engine import BatchedEngine
-from modelstack.inference.engine import EngineError, GenerateRequest, Generation, require_room
+from modelstack.inference.engine import GenerateRequest, Generation, require_room
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, SequencePart
 from modelstack.inference.llama.sequence_queue import SequenceQueue, SequenceStream
@@ -56,7 +56,7 @@ class FakeContext:
         """Cell and token of each position, by sequence."""
         self._cells = itertools.count()
         self._logits = logits or hashed_logits
-        self._found: dict[int, NDArray[np.float32]] = {}
+        self._found: list[NDArray[np.float32]] = []
 
     def tokens(self, sequence: int = 0) -> list[int]:
         return [token for _, token in self._held.get(sequence, [])]
@@ -71,18 +71,18 @@ class FakeContext:
         if self.n_used + sum(len(part.ids) for part in parts) > self.n_cells:
             return DECODE_NO_ROOM
         self.calls.append([list(part.ids) for part in parts])
-        self._found, end = {}, 0
+        self._found = []
         for part in parts:
             held = self._held.setdefault(part.sequence, [])
             assert part.position == len(held), "positions must follow each other"
-            held += zip(self._cells, part.ids, strict=False)
-            end += len(part.ids)
+            held += [(next(self._cells), token) for token in part.ids]
             if part.n_logits:
-                self._found[end - 1] = self._logits(self.tokens(part.sequence))
+                self._found.append(self._logits(self.tokens(part.sequence)))
         return DECODE_OK
 
-    def logits(self, index: int = -1) -> NDArray[np.float32]:
-        return self._found[index]
+    def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
+        assert len(self._found) == n_rows or n_rows == 0
+        return np.array(self._found if n_rows else np.empty((0, N_VOCAB)), np.float32)
 
     def remove(self, sequence: int, start: int) -> bool:
         del self._held.setdefault(sequence, [])[start:]
@@ -128,14 +128,15 @@ class FakeEngine(BatchedEngine[SequenceStream]):
             priority=request.priority,
         )
 
-    def _evaluated(self) -> Sequence[tuple[SequenceStream, NDArray[np.float32] | EngineError]]:
-        found = self.queue.step()
+    def step(self) -> list[PendingReply[SequenceStream]]:
+        ended = super().step()
         self.cache.check()
         assert self.cache.n_open_cells <= self.context.n_used
-        return found
+        return ended
 
-    def _extend(self, stream: SequenceStream, ids: Sequence[int]) -> None:
-        self.queue.extend(stream, ids)
+    @property
+    def _evaluation(self) -> SequenceQueue:
+        return self.queue
 
     def _leave(self, submission: PendingReply[SequenceStream], stream: SequenceStream) -> None:
         self.queue.remove(stream)

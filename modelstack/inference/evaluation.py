@@ -1,0 +1,56 @@
+"""Streams of tokens that are evaluated together: what a loop over replies drives.
+
+An evaluation knows no replies. Each `step` evaluates some tokens of some streams; the loop then decides what
+follows each stream whose logits are known. Two loops exist: `batched_engine` writes replies for callers, and
+`reasoning.sampling.continuing` writes those of a policy in training.
+
+Letters: R streams, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.engine import EngineError
+
+StreamT = TypeVar("StreamT")
+"""Type of an evaluation's streams: the tokens of a request and their place in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Generic[StreamT]):
+    """Streams whose last token was evaluated; each must be extended or removed before the next step."""
+
+    streams: Sequence[StreamT]
+    logits_RV: NDArray[np.float32]
+    """Logits after their last tokens, valid until the next step."""
+    failed: Sequence[tuple[StreamT, EngineError]] = ()
+    """Streams that cannot go on, each for a reason of its own; each must be removed."""
+
+
+class Evaluation(Protocol[StreamT]):
+    """A model's cache and its streams."""
+
+    def __len__(self) -> int:
+        """Return the number of streams."""
+        ...
+
+    def step(self) -> Ready[StreamT]:
+        """Evaluate the next tokens of the streams; nothing if none can run.
+
+        If the evaluation raises, all streams stay, and can be continued or removed.
+        """
+        ...
+
+    def extend(self, stream: StreamT, ids: Sequence[int]) -> None:
+        """Append tokens to a stream."""
+        ...
+
+    def remove(self, stream: StreamT) -> None:
+        """Remove a finished or cancelled stream, and free what it holds."""
+        ...
