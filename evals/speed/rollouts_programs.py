@@ -100,21 +100,24 @@ def ready(task: Task) -> tuple[int, Callable[[], float]]:
 
 def llama_cpp(task: Task) -> tuple[int, Step]:
     """Return modelstack's sampler on llama.cpp: the quantised base with the current adapter."""
-    from modelstack.reasoning.sampling.llama.sampler import LlamaSampler, shared_prefix
+    from modelstack.reasoning.sampling.group_sampler import GroupSampler
+    from modelstack.reasoning.sampling.llama.policy import LlamaPolicy, shared_prefix
 
     base = _base(task)
     all_prompts = [ids for n in range(len(QUESTIONS)) for ids in prompts_of(task, base.tokenizer, n)]
     prefix = shared_prefix(all_prompts)
-    sampler = LlamaSampler(base, end_ids=frozenset(), max_tokens=task.tokens, prefix=prefix)
+    sampler = GroupSampler(LlamaPolicy(base, prefix=prefix), frozenset(), task.tokens)
     return _n_trained(base.model), _ours(task, base, sampler)
 
 
 def modelstack(task: Task) -> tuple[int, Step]:
     """Return modelstack's sampler in torch."""
-    from modelstack.reasoning.sampling.group_sampler import TorchSampler
+    from modelstack.reasoning.sampling.continuing import TorchPolicy
+    from modelstack.reasoning.sampling.group_sampler import GroupSampler
 
     base = _base(task)
-    sampler = TorchSampler(base.model, frozenset(), task.tokens, one_by_one=True)  # as `modelstack reinforce`
+    # As `modelstack reinforce` samples.
+    sampler = GroupSampler(TorchPolicy(base.model), frozenset(), task.tokens, one_by_one=True)
     return _n_trained(base.model), _ours(task, base, sampler)
 
 

@@ -18,7 +18,8 @@ from modelstack.data.examples import Message
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.preferences.log_probs import label_log_probs
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
@@ -50,7 +51,7 @@ def loaded(stage: Stage) -> Base:
 def replies(base: Base, asked: Sequence[Prompt], n_replies: int, seed: int) -> list[list[Reply]]:
     """Return replies at temperature 1 to each prompt; deterministic for the same weights, prompts and seed."""
     encoder = base.encoder
-    sampler = TorchSampler(base.model, frozenset(encoder.end_ids), MAX_TOKENS)
+    sampler = GroupSampler(TorchPolicy(base.model), frozenset(encoder.end_ids), MAX_TOKENS)
     questions = [_asked(encoder, prompt, seed) for prompt in asked]
     return [
         [Reply(completion_of(each, encoder).text.strip(), question.prompt_ids, each) for each in group]

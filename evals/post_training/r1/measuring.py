@@ -23,7 +23,8 @@ from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.thinking import ThinkingBudget, think
 from modelstack.posttrain.base import Base, load_base
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.formats import ThinkFormat
@@ -170,7 +171,7 @@ def _sample(
     max_tokens: int,
     temperature: float,
 ) -> list[list[Sampled]]:
-    sampler = TorchSampler(base.model, frozenset(base.encoder.end_ids), max_tokens, temperature)
+    sampler = GroupSampler(TorchPolicy(base.model), frozenset(base.encoder.end_ids), max_tokens, temperature)
     pairs = zip(tasks, prompts, strict=True)
     return sampler.sample([Asked(one, prompt, n) for n, (one, prompt) in enumerate(pairs)], n_replies)
 

@@ -24,8 +24,9 @@ from modelstack.posttrain.stages.stage import MODEL
 from modelstack.posttrain.values_hook import REWARDS_FILE
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.run import reinforce
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
-from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
+from modelstack.reasoning.sampling.llama.policy import LlamaPolicy
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
 from modelstack.reasoning.tasks.task import read_tasks
@@ -164,10 +165,9 @@ def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Pa
     file.parent.mkdir(exist_ok=True)
     base, plan = load_base(model), experiment.plan
     end_ids = frozenset(base.encoder.end_ids)
-    how = LlamaSampling(type_name=plan.type_name, max_rows=64)
-    with LlamaSampler(base, end_ids=end_ids, max_tokens=plan.max_tokens, plan=how) as quantised:
-        served = _held_back_rewards(quantised, base, experiment)
-    own = TorchSampler(base.model, end_ids, plan.max_tokens)
+    with LlamaPolicy(base, LlamaSampling(type_name=plan.type_name, max_rows=64)) as quantised:
+        served = _held_back_rewards(GroupSampler(quantised, end_ids, plan.max_tokens), base, experiment)
+    own = GroupSampler(TorchPolicy(base.model), end_ids, plan.max_tokens)
     outcome = Outcome(
         arm=arm,
         seed=seed,

@@ -17,7 +17,8 @@ import torch
 from pydantic import BaseModel
 
 from modelstack.posttrain.base import Base
-from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
+from modelstack.reasoning.sampling.llama.policy import LlamaPolicy
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Asked
 
@@ -38,12 +39,8 @@ class Gap(BaseModel, frozen=True):
 
 def measured_gap(base: Base, asked: Sequence[Asked], type_name: Any, n_replies: int, max_tokens: int) -> Gap:
     """Sample with llama.cpp and compare with the model's own probability of each token."""
-    with LlamaSampler(
-        base,
-        end_ids=frozenset(base.encoder.end_ids),
-        max_tokens=max_tokens,
-        plan=LlamaSampling(type_name=type_name, max_rows=64),
-    ) as sampler:
+    with LlamaPolicy(base, LlamaSampling(type_name=type_name, max_rows=64)) as quantised:
+        sampler = GroupSampler(quantised, frozenset(base.encoder.end_ids), max_tokens)
         groups = sampler.sample(asked, n_replies)
     apart = [
         _own_log_probs(base, each.prompt_ids, reply.ids) - torch.tensor(reply.log_probs, dtype=torch.float64)

@@ -9,9 +9,9 @@ A running request owns a sequence of the cache. One `step` is one call of llama.
 The two kinds take turns, so that a long prompt does not stop the replies of others. They are not mixed: a reply is
 computed by the same kernels whether its tokens come singly, as a forced block or beside others.
 
-At most one prompt is read at a time. A request is admitted when the one before it has little left to read, and
-borrows what the cache holds by then. It also waits while another request reads a beginning that both share.
-Requests with a common beginning therefore read it once, even if they arrive together.
+A request is admitted when those before it have little left to read, and borrows what the cache holds by then. It
+waits while another request reads a beginning that both share. Requests with a common beginning therefore read it
+once, even if they arrive together.
 
 Cells: if llama.cpp has no cell left, sequences without a running request are evicted, then the last running
 request in the order of service goes back to the line and is evaluated again later. A request is admitted only if
@@ -246,13 +246,14 @@ class SequenceQueue:
         self.cache.extend(slot, ids)
 
     def _admit(self) -> None:
-        """Start waiting requests, up to the first one that has a long rest of its prompt to read."""
-        while self._waiting and not any(len(self._piece(s).ids) > MAX_REPLY_BATCH for s in self._running):
-            stream = self._waiting[0]
-            if any(_is_reading_for(other, stream) for other in self._running):
+        """Start waiting requests, as long as the next evaluation has room for more tokens."""
+        n_next = [len(self._piece(stream).ids) for stream in self._running]
+        for stream in list(self._waiting):
+            if sum(n_next) >= self.n_reply_batch:
                 return
-            n_new = self.cache.n_new_cells(stream.tokens) + 1 if self._running else 0
-            if n_new and n_new > self.n_cells - self.cache.n_open_cells:
+            if any(_is_reading_for(other, stream) for other in self._running):
+                continue
+            if self._running and self.cache.n_new_cells(stream.tokens) >= self.n_cells - self.cache.n_open_cells:
                 return
             is_alone = self.cache.is_empty
             slot = self.cache.open(stream.conversation, stream.tokens)
@@ -260,13 +261,14 @@ class SequenceQueue:
                 return
             for other in self._running:
                 other.is_alone = False
-            self._waiting.pop(0)
+            self._waiting.remove(stream)
             stream.slot, stream.is_alone = slot, is_alone
             insort(self._running, stream, key=_rank)
             if stream.n_seen == 0:
                 if self.states is not None and stream.n_fixed:
                     stream.stats.restored_tokens = self.states.restore(slot, stream.fixed)
                 stream.n_seen = stream.stats.reused_tokens = min(len(slot.tokens), stream.n_prompt)
+            n_next.append(len(self._piece(stream).ids))
 
     def _piece(self, stream: SequenceStream) -> _Piece:
         """Return the next tokens of a request; a piece ends where its fixed part, prompt or reply ends."""

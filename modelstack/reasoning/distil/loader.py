@@ -20,7 +20,7 @@ from modelstack.data.batches import Batch
 from modelstack.data.packing import Row
 from modelstack.posttrain.row_loader import RowLoader, RowOrder, padded_rows
 from modelstack.reasoning.distil.recipe import OnPolicy
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
@@ -52,7 +52,7 @@ class DistilLoader(RowLoader):
         *,
         rows_per_batch: int,
         on_policy: OnPolicy | None,
-        sampler: TorchSampler | None,
+        sampler: GroupSampler | None,
     ) -> None:
         """Initialise before the first batch.
 

@@ -26,8 +26,9 @@ from modelstack.reasoning.distil.passes import DistilPasses
 from modelstack.reasoning.distil.recipe import DistilRecipe, DistilResolved
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher, kept_teacher
 from modelstack.reasoning.losses.distillation import DistillationConfig
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import load_frozen
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.sft.prior.exact_calls import chosen
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import read_training_data
@@ -96,7 +97,7 @@ class Distillation(Training[DistilResolved]):
         sampler = None
         if plan is not None:
             end_ids = frozenset(base.encoder.end_ids)
-            sampler = TorchSampler(base.model, end_ids, plan.max_tokens, plan.temperature)
+            sampler = GroupSampler(TorchPolicy(base.model), end_ids, plan.max_tokens, plan.temperature)
         loader = DistilLoader(
             self._examples, self.row_order(), rows_per_batch=self.rows_per_batch, on_policy=plan, sampler=sampler
         )

@@ -1,4 +1,4 @@
-"""Groups of episodes sampled from the model in training: G conversations for one prompt, each in its own world.
+"""Groups of episodes sampled from a policy: G conversations for one prompt, each in its own world.
 
 The conversations advance together in one batch (`sampling.continuing`): while one reads a tool result, another
 writes. Results of different lengths therefore need no padding, and no cache is rebuilt between turns. Tools are
@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from modelstack.architecture.decoder import CausalLM
 from modelstack.reasoning.episodes.episode import Conversation, EpisodePlan, EpisodeWorlds, reply_format
-from modelstack.reasoning.sampling.continuing import continue_together
+from modelstack.reasoning.sampling.continuing import RowPolicy, continue_together
 from modelstack.reasoning.sampling.grammar_sampler import format_grammars
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, row_seed
 from modelstack.reasoning.sampling.turn_writer import Draws
@@ -22,11 +21,11 @@ from modelstack.tokenizer.chat import ChatEncoder
 
 
 class EpisodeSampler:
-    """Sampler of episodes from the model in training, one prompt at a time."""
+    """Sampler of episodes, one prompt at a time."""
 
     def __init__(
         self,
-        model: CausalLM,
+        policy: RowPolicy,
         encoder: ChatEncoder,
         worlds: EpisodeWorlds,
         plan: EpisodePlan,
@@ -37,7 +36,7 @@ class EpisodeSampler:
         """Prepare the sampler without opening any world.
 
         Args:
-            model: Policy, on its own device.
+            policy: Evaluates the conversations.
             encoder: Encoder of the model's chat format.
             worlds: Provider of the worlds.
             plan: Limits on an episode.
@@ -46,7 +45,7 @@ class EpisodeSampler:
             with_grammar: Whether a grammar restricts each turn to calls of the task's tools, `[]` and answers in
                 words, as in serving. Without it, a malformed turn ends its episode.
         """
-        self._model, self._encoder, self._worlds = model, encoder, worlds
+        self._policy, self._encoder, self._worlds = policy, encoder, worlds
         self._plan, self._temperature = plan, temperature
         self._grammar_of = format_grammars(encoder.vocabulary, reply_format if with_grammar else lambda task: None)
 
@@ -61,7 +60,7 @@ class EpisodeSampler:
     def _group(self, asked: Asked, n_replies: int) -> list[Sampled]:
         with ExitStack() as worlds:  # the worlds of one prompt at a time: each may be a process
             rows = [self._conversation(asked, g, worlds) for g in range(n_replies)]
-            continue_together(self._model, [asked.prompt_ids], [rows], self._plan.max_tokens)
+            continue_together(self._policy, [asked.prompt_ids], [rows], self._plan.max_tokens)
             return [row.sampled() for row in rows]
 
     def _conversation(self, asked: Asked, row: int, worlds: ExitStack) -> Conversation:

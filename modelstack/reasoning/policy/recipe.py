@@ -91,8 +91,6 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
                 f"data.verifier = {self.data.verifier.name!r} and {there}: episodes need the verifier outcome, "
                 f"which in turn needs episodes"
             )
-        if self.llama is not None and (self.sampling.grammar or self.episodes is not None):
-            raise ValueError("llama supports neither a grammar nor episodes: leave out llama, or both others")
         if self.pool is not None and self.episodes is not None:
             raise ValueError(f"pool = {self.pool} and episodes: episodes run in this process, leave pool out")
         if self.algorithm == "ppo":

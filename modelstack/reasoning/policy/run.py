@@ -5,8 +5,7 @@ Canaries are on: a verifier that rewards a known hack or an unsolvable task ends
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, cast
@@ -33,12 +32,12 @@ from modelstack.reasoning.policy.recipe import PolicyRecipe, PolicyResolved
 from modelstack.reasoning.policy.rollout_loader import RolloutLoader
 from modelstack.reasoning.rollouts.held_back import REPLIES_FILE, HeldBack
 from modelstack.reasoning.rollouts.judges import VerifierJudge
-from modelstack.reasoning.rollouts.own_sampler import Episodes, own_sampler
+from modelstack.reasoning.rollouts.policy_sampler import Episodes, sampler_of
 from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.rollouts.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.rollouts.task_files import read_policy_tasks
-from modelstack.reasoning.sampling.llama.sampler import LlamaSampler, shared_prefix
-from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.sampling.continuing import RowPolicy, TorchPolicy
+from modelstack.reasoning.sampling.llama.policy import LlamaPolicy, shared_prefix
 from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
@@ -103,7 +102,7 @@ class PolicyGradient(Training[PolicyResolved]):
         self._held_back = HeldBack(
             tasks.held_back,
             self.base.encoder,
-            _sampler_of_base(self.base, recipe, 0.0, self._episodes, one_by_one=False),
+            _sampler_on(TorchPolicy(self.base.model), self.base, recipe, temperature=0.0, episodes=self._episodes),
             VerifierJudge(self._reward, self.base.encoder),
             [recipe.max_tokens, recipe.sampling.grammar, recipe.episodes and recipe.episodes.model_dump()],
         )
@@ -181,52 +180,45 @@ class PolicyGradient(Training[PolicyResolved]):
         return Report(what, after, (REWARDS_PLOT, *([REPLIES_FILE] if after else [])))
 
     def _sampler(self) -> Sampler:
-        """Return the sampler for training: the trained model, llama.cpp, or a pool of either."""
-        recipe, temperature = self.resolved.recipe, self.resolved.recipe.sampling.temperature
-        if recipe.llama is None and recipe.pool is None:
-            return _sampler_of_base(self.base, recipe, temperature, self._episodes)
+        """Return the sampler for training: on the trained model, on llama.cpp, or a pool of either."""
+        recipe, base, prefix = self.resolved.recipe, self.base, tuple[int, ...]()
+        if recipe.llama is not None:
+            prefix = shared_prefix([task.prompt_ids(base.encoder) for task in self._tasks])
+        if recipe.pool is not None:
+            from modelstack.reasoning.sampling.sampler_pool import SamplerPool
+
+            make = partial(_pooled_sampler, recipe=recipe, prefix=prefix)
+            pool = SamplerPool(base, make, recipe.pool, threads=recipe.threads or 1)
+            return self._sampling.enter_context(pool)
         if recipe.llama is None:
-            make: Callable[[Base], Sampler] = partial(_sampler_of_base, recipe=recipe, temperature=temperature)
-        else:
-            prefix = shared_prefix([task.prompt_ids(self.base.encoder) for task in self._tasks])
-            make = partial(_llama_sampler, recipe=recipe, plan=recipe.llama, prefix=prefix)
-        sampler = make(self.base) if recipe.pool is None else self._pool(make, recipe.pool)
-        return self._sampling.enter_context(cast(AbstractContextManager[Sampler], sampler))
-
-    def _pool(self, make: Callable[[Base], Sampler], n_samplers: int) -> Sampler:
-        from modelstack.reasoning.sampling.sampler_pool import SamplerPool
-
-        return SamplerPool(self.base, make, n_samplers, threads=self.resolved.recipe.threads or 1)
+            return _sampler_on(TorchPolicy(base.model), base, recipe, episodes=self._episodes, one_by_one=True)
+        llama = self._sampling.enter_context(LlamaPolicy(base, recipe.llama, prefix=prefix))
+        return _sampler_on(llama, base, recipe, episodes=self._episodes)
 
 
-def _sampler_of_base(
+def _pooled_sampler(base: Base, recipe: PolicyRecipe, prefix: tuple[int, ...]) -> Sampler:
+    """Return the sampler of one actor, which ends with the actor's process."""
+    policy = TorchPolicy(base.model) if recipe.llama is None else LlamaPolicy(base, recipe.llama, prefix=prefix)
+    return _sampler_on(policy, base, recipe, one_by_one=True)
+
+
+def _sampler_on(
+    policy: RowPolicy,
     base: Base,
     recipe: PolicyRecipe,
-    temperature: float,
-    episodes: Episodes | None = None,
     *,
-    one_by_one: bool = True,
+    temperature: float | None = None,
+    episodes: Episodes | None = None,
+    one_by_one: bool = False,
 ) -> Sampler:
-    """Return the sampler that uses the model of a base; by default one whose replies a pool can repeat."""
+    """Return the sampler of a recipe, at its temperature unless another is given."""
     plan = recipe.sampling
-    return own_sampler(
-        base.model,
+    return sampler_of(
+        policy,
         base.encoder,
         max_tokens=plan.max_tokens,
-        temperature=temperature,
+        temperature=plan.temperature if temperature is None else temperature,
         with_grammar=plan.grammar,
         episodes=episodes,
         one_by_one=one_by_one,
-    )
-
-
-def _llama_sampler(base: Base, recipe: PolicyRecipe, plan: LlamaSampling, prefix: Sequence[int]) -> LlamaSampler:
-    """Return the sampler that uses llama.cpp with the weights of a base."""
-    return LlamaSampler(
-        base,
-        end_ids=frozenset(base.encoder.end_ids),
-        max_tokens=recipe.sampling.max_tokens,
-        temperature=recipe.sampling.temperature,
-        plan=plan,
-        prefix=prefix,
     )

@@ -31,7 +31,8 @@ from modelstack.reasoning.rollouts.judges import Judge, VerifierJudge, model_jud
 from modelstack.reasoning.rollouts.reference import Reference
 from modelstack.reasoning.rollouts.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.rollouts.task_files import read_policy_tasks
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
 from modelstack.reasoning.verifiers.canaries import GuardedReward
@@ -87,7 +88,7 @@ class Ppo(Training[PpoResolved]):
         reward = None if recipe.reward is None else open_stage(Path(recipe.reward))
         self._judge = self._judge_of(reward, told)
         limit = recipe.sampling.max_tokens
-        greedy = TorchSampler(base.model, frozenset(base.encoder.end_ids), limit, temperature=0.0)
+        greedy = GroupSampler(TorchPolicy(base.model), frozenset(base.encoder.end_ids), limit, temperature=0.0)
         self._held_back = HeldBack(tasks.held_back, base.encoder, greedy, self._judge, [limit])
         self._tasks = tasks.training
         self.data = tasks.manifest
@@ -115,7 +116,8 @@ class Ppo(Training[PpoResolved]):
         passes = PpoPasses(self._actor_critic, self.resolved.policy, recipe.critic, plan.temperature)
         if recipe.mix is not None:
             passes.mix_coefficient = recipe.mix.coefficient
-        sampler = TorchSampler(base.model, frozenset(base.encoder.end_ids), plan.max_tokens, plan.temperature)
+        end_ids = frozenset(base.encoder.end_ids)
+        sampler = GroupSampler(TorchPolicy(base.model), end_ids, plan.max_tokens, plan.temperature)
         loader = PpoLoader(
             sampler,
             self._tasks,

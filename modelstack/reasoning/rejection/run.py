@@ -27,8 +27,9 @@ from modelstack.posttrain.base import Base
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
 from modelstack.reasoning.rejection.rules import complaint
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import load_frozen
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
@@ -102,7 +103,8 @@ def _sample(
 ) -> bool:
     """Append the tasks' lines; return False if a stop was requested before the last one."""
     encoder = base.encoder
-    sampler = TorchSampler(base.model, frozenset(encoder.end_ids), recipe.max_tokens, recipe.temperature)
+    end_ids = frozenset(encoder.end_ids)
+    sampler = GroupSampler(TorchPolicy(base.model), end_ids, recipe.max_tokens, recipe.temperature)
     n_all = n_done + len(tasks)
     # Sorted by length: rows of similar length need little padding; equal ones stay in file order.
     prompts = {task.item.id: tuple(task.prompt_ids(encoder)) for task in tasks}

@@ -1,15 +1,17 @@
-"""Continues many prompts at once with a model in training; replies of one prompt share its evaluation.
+"""Continues many prompts at once with the policy's current weights; replies of one prompt share its evaluation.
 
-Rows of all prompts run in one batch of the torch engine (`inference.torch.stream_batch`): each reads as many
-tokens as it has to read, a finished row leaves, and the next takes its place. Rows draw independently. Models
-whose past is not kept in blocks are continued one prompt at a time (`lockstep`).
+Rows of all prompts run in one batch: each reads as many tokens as it has to read, a finished row leaves, and the
+next takes its place. Rows draw independently. A policy is the model in training, evaluated by the torch engine's
+batches (`TorchPolicy`), or llama.cpp's copy of it (`llama.policy`). Torch models whose past is not kept in blocks
+are continued one prompt at a time (`lockstep`).
 
 Letters: R rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
+from modelstack.inference.evaluation import Evaluation, StreamT
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.torch.stream_batch import StreamBatch, is_paged
 from modelstack.reasoning.sampling.lockstep import Choose, continue_in_lockstep
@@ -32,6 +35,27 @@ BLOCK_TOKENS = 4
 """Tokens per block. A prompt is shared in whole blocks, and each of its rows reads the rest again."""
 
 
+class RowPolicy(Protocol):
+    """Evaluates rows of tokens with the current weights of a policy."""
+
+    def continue_rows(
+        self, prompts: Sequence[Sequence[int]], n_rows: Sequence[int], choose: Choose, max_tokens: int
+    ) -> None:
+        """Advance all rows until each has ended.
+
+        Args:
+            prompts: Token ids of the prompts, at least one each.
+            n_rows: Number of rows of each prompt.
+            choose: Decides what follows; rows are numbered from 0, prompt by prompt.
+            max_tokens: Maximum number of tokens that a row reads.
+
+        Raises:
+            UserError: Prompt and continuation exceed the model's context length.
+            EngineError: The evaluation failed.
+        """
+        ...
+
+
 class Continuation(Protocol):
     """State of one row, which decides which tokens follow the prompt."""
 
@@ -45,87 +69,100 @@ class Continuation(Protocol):
 
 
 def continue_together(
-    model: CausalLM, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[Continuation]], max_tokens: int
+    policy: RowPolicy, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[Continuation]], max_tokens: int
 ) -> None:
-    """Advance the rows of all prompts until each has ended; see `continue_rows`.
+    """Advance the rows of all prompts until each has ended; see `RowPolicy.continue_rows`.
 
     Args:
-        model: Policy, on its own device.
+        policy: Evaluates the rows.
         prompts: Token ids of the prompts.
         rows: Continuations of each prompt.
         max_tokens: Maximum number of tokens that a row reads.
 
     Raises:
         UserError: Prompt and continuation exceed the model's context length.
+        EngineError: The evaluation failed.
     """
     flat = [row for of_prompt in rows for row in of_prompt]
 
     def choose(numbers: Sequence[int], logits_RV: NDArray[np.float32]) -> list[Sequence[int]]:
         return [flat[r].next_ids(logits_V) for r, logits_V in zip(numbers, logits_RV, strict=True)]
 
-    continue_rows(model, prompts, [len(of_prompt) for of_prompt in rows], choose, max_tokens)
+    policy.continue_rows(prompts, [len(of_prompt) for of_prompt in rows], choose, max_tokens)
 
 
-def continue_rows(
-    model: CausalLM,
-    prompts: Sequence[Sequence[int]],
-    n_rows: Sequence[int],
-    choose: Choose,
-    max_tokens: int,
-) -> None:
-    """Advance all rows until each has ended; the model's mode and torch's random state are restored afterwards.
+def advance_rows(evaluation: Evaluation[StreamT], number_of: Mapping[StreamT, int], choose: Choose) -> None:
+    """Step an evaluation until all of its streams have ended.
 
     Args:
-        model: Policy, on its own device.
-        prompts: Token ids of the prompts, at least one each.
-        n_rows: Number of rows of each prompt.
-        choose: Decides what follows; rows are numbered from 0, prompt by prompt.
-        max_tokens: Maximum number of tokens that a row reads.
+        evaluation: The model and its streams.
+        number_of: Number of the row of each stream.
+        choose: Decides what follows; rows of a step are in the order of their numbers.
 
     Raises:
-        UserError: Prompt and continuation exceed the model's context length.
+        EngineError: A stream does not fit into the cache, or the evaluation failed.
+    """
+    while len(evaluation):
+        ready = evaluation.step()
+        for _, error in ready.failed:
+            raise error
+        numbers = [number_of[stream] for stream in ready.streams]
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        logits_RV = ready.logits_RV if order == list(range(len(order))) else ready.logits_RV[order]
+        chosen = choose([numbers[place] for place in order], logits_RV) if order else ()
+        for place, ids in zip(order, chosen, strict=True):
+            stream = ready.streams[place]
+            if ids:
+                evaluation.extend(stream, ids)
+            else:
+                evaluation.remove(stream)
+
+
+def require_context(prompts: Sequence[Sequence[int]], max_tokens: int, room: int) -> None:
+    """Check that prompts and what follows fit into a model's context of `room` tokens.
+
+    Raises:
+        UserError: They do not.
     """
     longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest + max_tokens > (room := model.config.max_position_embeddings):
+    if longest + max_tokens > room:
         raise UserError(
             f"a prompt of {longest} tokens and {max_tokens} more exceed the context of {room}; "
             f"lower max_tokens or leave such prompts out"
         )
-    with in_use(model):
-        if is_paged(model.config):
-            _in_batches(model, prompts, n_rows, choose, max_tokens)
-            return
-        first = 0
-        for prompt, n in zip(prompts, n_rows, strict=True):
-            continue_in_lockstep(model, prompt, n, _shifted(choose, first))
-            first += n
 
 
-def _in_batches(
-    model: CausalLM,
-    prompts: Sequence[Sequence[int]],
-    n_rows: Sequence[int],
-    choose: Choose,
-    max_tokens: int,
-) -> None:
-    rows = [prompt for prompt, n in zip(prompts, n_rows, strict=True) for _ in range(n)]
-    lengths = sorted((len(prompt) + max_tokens + BLOCK_TOKENS for prompt in rows), reverse=True)[:MAX_ROWS]
-    n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // _bytes_per_token(model)), *lengths[:1], 1)
-    batch = StreamBatch(model, n_tokens, StepLimits(MAX_ROWS, MAX_STEP_TOKENS), block_tokens=BLOCK_TOKENS)
-    number_of = {batch.queue.submit(row, len(row) + max_tokens): number for number, row in enumerate(rows)}
-    while len(batch.queue):
-        ready = batch.step()
-        if not ready.streams:
-            continue
-        numbers = [number_of[stream] for stream in ready.streams]
-        in_order = sorted(range(len(numbers)), key=numbers.__getitem__)
-        chosen = choose([numbers[place] for place in in_order], ready.logits_RV[in_order])
-        for place, ids in zip(in_order, chosen, strict=True):
-            stream = ready.streams[place]
-            if ids:
-                batch.queue.extend(stream, ids)
-            else:
-                batch.queue.remove(stream)
+@dataclass(frozen=True, slots=True)
+class TorchPolicy:
+    """The model in training, on its own device; its mode and torch's random state are restored after each call."""
+
+    model: CausalLM
+
+    def continue_rows(
+        self, prompts: Sequence[Sequence[int]], n_rows: Sequence[int], choose: Choose, max_tokens: int
+    ) -> None:
+        """Advance all rows until each has ended; see `RowPolicy`."""
+        model = self.model
+        require_context(prompts, max_tokens, model.config.max_position_embeddings)
+        with in_use(model):
+            if is_paged(model.config):
+                self._in_batches(prompts, n_rows, choose, max_tokens)
+                return
+            first = 0
+            for prompt, n in zip(prompts, n_rows, strict=True):
+                continue_in_lockstep(model, prompt, n, _shifted(choose, first))
+                first += n
+
+    def _in_batches(
+        self, prompts: Sequence[Sequence[int]], n_rows: Sequence[int], choose: Choose, max_tokens: int
+    ) -> None:
+        rows = [prompt for prompt, n in zip(prompts, n_rows, strict=True) for _ in range(n)]
+        lengths = sorted((len(prompt) + max_tokens + BLOCK_TOKENS for prompt in rows), reverse=True)[:MAX_ROWS]
+        n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // _bytes_per_token(self.model)), *lengths[:1], 1)
+        limits = StepLimits(MAX_ROWS, MAX_STEP_TOKENS)
+        batch = StreamBatch(self.model, n_tokens, limits, block_tokens=BLOCK_TOKENS)
+        number_of = {batch.queue.submit(row, len(row) + max_tokens): number for number, row in enumerate(rows)}
+        advance_rows(batch, number_of, choose)
 
 
 def _bytes_per_token(model: CausalLM) -> int:

@@ -1,4 +1,4 @@
-"""Samples groups of replies under a grammar from the model in training.
+"""Samples groups of replies under a grammar from a policy.
 
 Serving masks every token with the grammar of the available tools. A policy trained without the mask would spend
 its updates on replies that cannot occur. Here each reply has its own grammar and is written as in serving
@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.grammar import Grammar
-from modelstack.reasoning.sampling.continuing import continue_together
+from modelstack.reasoning.sampling.continuing import RowPolicy, continue_together
 from modelstack.reasoning.sampling.json_grammar import JsonCompiler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, parts, row_seed
 from modelstack.reasoning.sampling.turn_writer import Draws, TurnWriter, Written
@@ -39,16 +38,16 @@ GrammarOf = Callable[[PolicyTask], Grammar | None]
 
 @dataclass(frozen=True, slots=True)
 class GrammarSampler:
-    """Sampler under grammars that uses the current weights of a model."""
+    """Sampler of replies under grammars."""
 
-    model: CausalLM
+    policy: RowPolicy
     encoder: ChatEncoder
     grammar_of: GrammarOf
     max_tokens: int
     """Maximum number of tokens in a reply. A reply that the grammar closes for this limit counts as truncated."""
     temperature: float = 1.0
     one_by_one: bool = False
-    """Whether each prompt has a batch of its own; see `TorchSampler`."""
+    """Whether each prompt has a batch of its own; see `GroupSampler`."""
 
     def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
         """Return the replies to each prompt.
@@ -62,7 +61,7 @@ class GrammarSampler:
         rows = [[self._row(each.task, row_seed(each.seed, g)) for g in range(n_replies)] for each in asked]
         prompts = [each.prompt_ids for each in asked]
         for part in parts(list(zip(prompts, rows, strict=True)), one_by_one=self.one_by_one):
-            continue_together(self.model, [p for p, _ in part], [r for _, r in part], self.max_tokens)
+            continue_together(self.policy, [p for p, _ in part], [r for _, r in part], self.max_tokens)
         return [[row.written.sampled(is_truncated=row.turn.is_cut) for row in of_prompt] for of_prompt in rows]
 
     def _row(self, task: PolicyTask, seed: int) -> _Row:

@@ -1,4 +1,4 @@
-"""Samples several replies to each prompt from a model in training; a prompt is evaluated only once.
+"""Samples several replies to each prompt from a policy; a prompt is evaluated only once.
 
 Tokens are drawn from the full distribution at a temperature, without top-k or top-p, since the policy gradient
 assumes the distribution that was sampled from. The log-probability of each token is returned, so that a trainer
@@ -16,18 +16,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.row_sampling import draw_rows
-from modelstack.reasoning.sampling.continuing import continue_rows
+from modelstack.reasoning.sampling.continuing import RowPolicy
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, parts, row_seed
 
 
 @dataclass(frozen=True, slots=True)
-class TorchSampler:
-    """Sampler that uses the current weights of a model."""
+class GroupSampler:
+    """Sampler of replies without a grammar."""
 
-    model: CausalLM
+    policy: RowPolicy
     end_ids: frozenset[int]
     max_tokens: int
     temperature: float = 1.0
@@ -40,7 +39,7 @@ class TorchSampler:
         replies = []
         for part in parts(asked, one_by_one=self.one_by_one):
             replies += sample_groups(
-                self.model,
+                self.policy,
                 [each.prompt_ids for each in part],
                 n_replies,
                 max_tokens=self.max_tokens,
@@ -52,7 +51,7 @@ class TorchSampler:
 
 
 def sample_groups(
-    model: CausalLM,
+    policy: RowPolicy,
     prompts: Sequence[Sequence[int]],
     n_replies: int,
     *,
@@ -61,19 +60,20 @@ def sample_groups(
     end_ids: frozenset[int],
     seeds: Sequence[int],
 ) -> list[list[Sampled]]:
-    """Return G replies to each prompt; the model's mode and torch's random state are restored afterwards.
+    """Return G replies to each prompt.
 
     Args:
-        model: Policy, on its own device.
+        policy: Evaluates the replies.
         prompts: Token ids of the prompts, at least one each.
         n_replies: Number of replies G.
         max_tokens: Maximum number of tokens in a reply.
         temperature: Divisor of the logits; 0 selects greedy decoding, which makes all replies equal.
         end_ids: Tokens that end a reply.
-        seeds: Random seed of each prompt; the same model, prompt and seed give the same replies.
+        seeds: Random seed of each prompt; the same weights, prompt and seed give the same replies.
 
     Raises:
         UserError: The temperature is negative, or prompt and reply exceed the model's context length.
+        EngineError: The evaluation failed.
     """
     if temperature < 0:
         raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
@@ -86,7 +86,7 @@ def sample_groups(
         drawn = zip(several, tokens_R.tolist(), log_probs_R.tolist(), strict=True)
         return [row.taken(token, log_prob, end_ids, max_tokens) for row, token, log_prob in drawn]
 
-    continue_rows(model, prompts, [n_replies] * len(prompts), choose, max_tokens)
+    policy.continue_rows(prompts, [n_replies] * len(prompts), choose, max_tokens)
     replies = [Sampled(tuple(row.ids), tuple(row.log_probs), not row.is_ended) for row in rows]
     return [replies[start : start + n_replies] for start in range(0, len(replies), n_replies)]
 

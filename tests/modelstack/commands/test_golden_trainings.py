@@ -17,7 +17,7 @@ import pytest
 from modelstack.architecture.ablation import running
 from modelstack.architecture.ablation.training import Outcome
 from modelstack.decide.scaling_laws import BESIROGLU
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.terminal.progress_bars import activity, progress_bars
 from modelstack.train.run import progress, sweep
 from modelstack.train.run.progress import Display
@@ -171,13 +171,13 @@ def test_a_sampling_that_is_stopped_says_how_to_resume_it(
     golden: Golden, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sampling(world)
-    sample = TorchSampler.sample
+    sample = GroupSampler.sample
 
-    def interrupt(self: TorchSampler, asked: Any, n_replies: int) -> Any:
+    def interrupt(self: GroupSampler, asked: Any, n_replies: int) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return sample(self, asked, n_replies)
 
-    monkeypatch.setattr(TorchSampler, "sample", interrupt)
+    monkeypatch.setattr(GroupSampler, "sample", interrupt)
     golden.check("sample-stopped", "sample sample.toml", before=remove_runs)
 
 

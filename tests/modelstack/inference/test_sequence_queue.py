@@ -84,6 +84,17 @@ def test_equal_beginnings_that_arrive_together_are_read_once() -> None:
     assert sum(len(ids) for call in context.calls for ids in call) == 202 + 3 * 2 + 4 * 3
 
 
+def test_while_one_of_a_group_reads_their_prompt_another_groups_first_reads_beside_it() -> None:
+    context = FakeContext()
+    engine = FakeEngine(context, n_batch=64, n_sequences=8)
+    groups = [prompt_of(n, 12) for n in range(3)]
+    run(engine, *(engine.submit(ask(prompt, 2, f"{n} {g}")) for n, prompt in enumerate(groups) for g in range(3)))
+    lengths = [[len(ids) for ids in call] for call in context.calls]
+    assert lengths[0] == [12, 12, MAX_REPLY_BATCH - 24], "as far as there is room"
+    assert lengths[1] == [1, 1, 1, 1, 1, 1, 4, 4]  # the first of each group goes on; a short rest is read twice
+    assert sum(map(sum, lengths)) == 3 * 12 + 4 * 1 + 4 + 1 + 9 * 1
+
+
 def test_a_request_waits_for_a_free_sequence_and_an_urgent_one_goes_first() -> None:
     engine = FakeEngine(FakeContext(), n_sequences=1)
     first, second = (engine.submit(ask(prompt_of(n, 5))) for n in range(2))

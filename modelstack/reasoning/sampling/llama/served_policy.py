@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,10 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.export import export_gguf
+from modelstack.inference.llama.batch import MAX_REPLY_BATCH
 from modelstack.inference.llama.model import KVType, LlamaContext, LlamaWeights, rearranges_q4_0
-from modelstack.inference.llama.rollouts import RolloutWriter
+from modelstack.inference.llama.sequence_queue import SequenceQueue
+from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.lora.adapters import lora_layers, merge_lora
 from modelstack.reasoning.sampling.llama.q4_1_split import has_q4_1, write_split
@@ -62,22 +65,24 @@ class LlamaSampling(BaseModel, frozen=True, extra="forbid"):
 class ServedPolicy:
     """Copy of one model in llama.cpp; see the module."""
 
-    def __init__(self, base: Base, plan: LlamaSampling) -> None:
+    def __init__(self, base: Base, plan: LlamaSampling, prefix: Sequence[int] = ()) -> None:
         """Store the settings without loading anything.
 
         Args:
             base: Base whose model is in training; if it is a GGUF file under an adapter, that file is served.
             plan: Settings of llama.cpp.
+            prefix: Token ids that stay cached between calls.
         """
-        self._base, self._plan = base, plan
+        self._base, self._plan, self._prefix = base, plan, tuple(prefix)
         self._digest: bytes | None = None
         self._weights: LlamaWeights | None = None
         self._adapter: Any = None
         self._missing: Mapping[str, NDArray[np.float32]] = {}
         self._context: LlamaContext | None = None
-        self._writer: RolloutWriter | None = None
-        self._room = (0, 0)
-        self._prefix: tuple[int, ...] = ()
+        self._queue: SequenceQueue | None = None
+        self._prefix_slot: Slot | None = None
+        self._has_prefix = False
+        """Whether the prefix is cached with the current weights."""
 
     def follow(self) -> bool:
         """Update llama.cpp's weights; return whether they had changed.
@@ -100,27 +105,37 @@ class ServedPolicy:
         self._digest = digest
         return True
 
-    def writer(self, n_cells: int, n_rows: int, prefix: Sequence[int]) -> RolloutWriter:
-        """Return a writer of replies with the weights of the last `follow`, which must be called first.
+    @contextmanager
+    def queue(self, n_cells: int) -> Iterator[SequenceQueue]:
+        """Yield an empty queue of requests, evaluated with the model's current weights.
 
         Args:
-            n_cells: Required number of KV cells.
-            n_rows: Number of replies in a batch.
-            prefix: Token ids that stay cached between calls.
+            n_cells: Required number of KV cells, those of the prefix included.
 
         Raises:
-            EngineError: There is not enough memory.
+            UserError: llama.cpp does not support the model.
+            EngineError: There is not enough memory, or llama.cpp failed.
         """
-        prefix = tuple(prefix)
-        has_room = self._room[0] >= n_cells and self._room[1] >= n_rows
-        if self._writer is not None and has_room and prefix == self._prefix:
-            return self._writer
+        if self.follow():
+            self._has_prefix = False
+        try:
+            if self._queue is None or self._queue.n_cells < n_cells:
+                self._queue = self._new_queue(n_cells)
+            if not self._has_prefix:
+                self._read_prefix(self._queue)
+            yield self._queue
+        except BaseException:
+            self._drop_context()
+            raise
+
+    def _new_queue(self, n_cells: int) -> SequenceQueue:
         assert self._weights is not None
         self._drop_context()
+        n_rows = self._plan.max_rows
         context = self._context = LlamaContext(
             self._weights,
             n_cells=n_cells,
-            n_sequences=n_rows + 1,
+            n_sequences=n_rows + 1,  # one for the prefix
             n_batch=max(N_BATCH, n_rows),
             kv_type=self._plan.kv_type,
             flash_attention=self._plan.kv_type != "f32",
@@ -129,9 +144,21 @@ class ServedPolicy:
         context.set_threads(threads, threads)
         if self._adapter is not None:
             context.put_on(self._adapter)
-        self._writer = RolloutWriter(context, n_rows, prefix)
-        self._room, self._prefix = (n_cells, n_rows), prefix
-        return self._writer
+        cache = PrefixCache(context, n_rows + 1)
+        return SequenceQueue(
+            context, cache, n_cells, N_BATCH, n_reply_batch=max(n_rows, MAX_REPLY_BATCH), keeps_ended=False
+        )
+
+    def _read_prefix(self, queue: SequenceQueue) -> None:
+        """Evaluate the prefix in a sequence that stays open, so that requests borrow it and none takes it."""
+        if self._prefix:
+            if self._prefix_slot is not None:
+                queue.cache.shorten(self._prefix_slot, 0)
+            slot = self._prefix_slot = self._prefix_slot or queue.cache.open("prefix", self._prefix)
+            assert slot is not None  # nothing runs
+            for start in range(0, len(self._prefix), N_BATCH):
+                queue.evaluate_alone(slot, self._prefix[start : start + N_BATCH], 0)
+        self._has_prefix = True
 
     def close(self) -> None:
         """Free the memory. Idempotent."""
@@ -143,7 +170,8 @@ class ServedPolicy:
     def _drop_context(self) -> None:
         if self._context is not None:
             self._context.free()
-        self._context = self._writer = None
+        self._context = self._queue = self._prefix_slot = None
+        self._has_prefix = False
 
     def _load_base(self, folder: Path) -> None:
         """Load the base of the adapter: its own GGUF file, or one exported from a checkpoint."""
@@ -167,9 +195,8 @@ class ServedPolicy:
         file = folder / "adapter.gguf"
         write_rollout_adapter(self._base.model, self._missing, file)
         before, self._adapter = self._adapter, self._weights.load_adapter(file)
-        if self._context is not None and self._writer is not None:
+        if self._context is not None:
             self._context.put_on(self._adapter)
-            self._writer.forget()
         if before is not None:
             self._weights.free_adapter(before)
 

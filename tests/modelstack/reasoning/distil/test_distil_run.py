@@ -28,7 +28,8 @@ from modelstack.reasoning.distil.recipe import DistilRecipe, OnPolicy
 from modelstack.reasoning.distil.run import Distillation, distil, require_same_tokenizer
 from modelstack.reasoning.distil.stored_teacher import kept_teacher
 from modelstack.reasoning.losses.distillation import ClassicDistillationConfig, DistillationConfig
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -213,7 +214,7 @@ def test_on_policy_batches_are_the_students_own_and_come_again(world: World) -> 
     student, _, data = opened(world)
     ends = frozenset(student.encoder.end_ids)
     plan = OnPolicy(share=0.5, max_tokens=4)
-    sampler = TorchSampler(student.model, ends, 4)
+    sampler = GroupSampler(TorchPolicy(student.model), ends, 4)
     config = RowOrder(row_tokens=256, layout="padded", window_rows=4, group_rows=2)
 
     def loader() -> DistilLoader:

@@ -24,6 +24,7 @@ from modelstack.reasoning.policy.log_probs import PolicyLogProbs
 from modelstack.reasoning.policy.passes import PolicyPasses
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.policy.rollout_loader import RolloutLoader, SamplingPlan
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
@@ -46,7 +47,8 @@ def caller() -> CausalLM:
 
 
 def sampler_of(model: CausalLM, *, with_grammar: bool = True, temperature: float = TEMPERATURE) -> EpisodeSampler:
-    return EpisodeSampler(model, toy_encoder(), EffectWorlds(), PLAN, temperature, with_grammar=with_grammar)
+    policy = TorchPolicy(model)
+    return EpisodeSampler(policy, toy_encoder(), EffectWorlds(), PLAN, temperature, with_grammar=with_grammar)
 
 
 def asked(task: PolicyTask = TASK, seed: int = 3) -> Asked:
@@ -210,7 +212,7 @@ def test_worlds_are_left_whatever_happens() -> None:
             return _Counted(opened)
 
     with pytest.raises(UserError, match="no more worlds"):
-        EpisodeSampler(caller(), toy_encoder(), Worlds(), PLAN).sample([asked()], 3)
+        EpisodeSampler(TorchPolicy(caller()), toy_encoder(), Worlds(), PLAN).sample([asked()], 3)
     assert opened == ["left", "left"]
 
 

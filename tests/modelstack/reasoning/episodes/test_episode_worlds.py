@@ -15,9 +15,10 @@ from modelstack.reasoning.episodes import worlds as episode_worlds
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
 from modelstack.reasoning.episodes.worlds import GROUP, EpisodeRecipe, opened_worlds
-from modelstack.reasoning.rollouts.own_sampler import Episodes, own_sampler
+from modelstack.reasoning.rollouts.policy_sampler import Episodes, sampler_of
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.grammar_sampler import GrammarSampler
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.verifiers.rewards import Item
 from modelstack.recipe_file import checked_recipe
 from tests.modelstack.reasoning.policy.toy_policy import house_task, toy_encoder, toy_policy
@@ -73,11 +74,12 @@ def test_worlds_that_nobody_offers_are_refused(recipe: EpisodeRecipe, complaint:
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
-        ({}, TorchSampler),
+        ({}, GroupSampler),
         ({"with_grammar": True}, GrammarSampler),
         ({"episodes": Episodes(EffectWorlds(), EpisodePlan())}, EpisodeSampler),
     ],
     ids=["free", "grammar", "episodes"],
 )
 def test_a_recipe_asks_for_a_sampler(options: dict[str, Any], kind: type) -> None:
-    assert isinstance(own_sampler(toy_policy(), toy_encoder(), max_tokens=9, temperature=1.0, **options), kind)
+    policy = TorchPolicy(toy_policy())
+    assert isinstance(sampler_of(policy, toy_encoder(), max_tokens=9, temperature=1.0, **options), kind)

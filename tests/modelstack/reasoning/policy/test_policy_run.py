@@ -220,7 +220,8 @@ def test_golds_of_another_verifier_and_prompts_on_both_sides_are_refused(world: 
 def test_a_pool_of_samplers_gives_the_adapter_of_one(
     world: World, tmp_path: Path, small: None, sampler: dict[str, Any]
 ) -> None:
-    alone = run(world, tmp_path / "alone", steps=2, **sampler)
+    # Without a pool, llama.cpp writes the replies of several prompts together, which rounds differently.
+    alone = run(world, tmp_path / "alone", steps=2, pool=1 if sampler else None, **sampler)
     pooled = run(world, tmp_path / "pooled", steps=2, pool=2, **sampler)
     assert rewards(pooled.path) == rewards(alone.path)
     assert (pooled.path / "adapter.gguf").read_bytes() == (alone.path / "adapter.gguf").read_bytes()

@@ -27,7 +27,8 @@ from modelstack.reasoning.ppo.passes import PpoPasses
 from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.reasoning.ppo.run import optimise
 from modelstack.reasoning.rollouts.reference import Reference
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.canaries import GuardedReward
@@ -212,7 +213,7 @@ class Parts(NamedTuple):
     reference: Reference
     recipe: PpoRecipe
     tasks: list[PolicyTask]
-    sampler: TorchSampler
+    sampler: GroupSampler
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def parts(world: World) -> Parts:
     critic = ValueModel(load_base(world.base).model)
     draw_head(critic, 1)
     model = ActorCritic(base.model, critic)
-    sampler = TorchSampler(base.model, frozenset(base.encoder.end_ids), 5, 1.0)
+    sampler = GroupSampler(TorchPolicy(base.model), frozenset(base.encoder.end_ids), 5, 1.0)
     tasks = list(read_tasks(world.folder / "train.jsonl"))
     return Parts(base, model, Reference(base.model), recipe, tasks, sampler)
 

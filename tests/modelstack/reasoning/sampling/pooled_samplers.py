@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelstack.posttrain.base import Base
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 
 
 def one_by_one(base: Base) -> Sampler:
-    return TorchSampler(base.model, frozenset({1}), max_tokens=10, one_by_one=True)
+    return GroupSampler(TorchPolicy(base.model), frozenset({1}), max_tokens=10, one_by_one=True)
 
 
 def together(base: Base) -> Sampler:
-    return TorchSampler(base.model, frozenset({1}), max_tokens=10)
+    return GroupSampler(TorchPolicy(base.model), frozenset({1}), max_tokens=10)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.torch.stream_batch import is_paged
 from modelstack.reasoning.sampling import continuing
-from modelstack.reasoning.sampling.continuing import continue_rows, continue_together
+from modelstack.reasoning.sampling.continuing import TorchPolicy, continue_together
 from modelstack.reasoning.sampling.group_sampler import sample_groups
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 
@@ -58,7 +58,7 @@ def test_rows_read_blocks_of_any_lengths_and_get_the_logits_of_whole_passes(fami
         [Reader(model, prompt, range(20, 20 + n), n_draws) for n, n_draws in ((0, 6), (5, 4), (1, 5))]
         for prompt in PROMPTS
     ]
-    continue_together(model, PROMPTS, rows, 40)
+    continue_together(TorchPolicy(model), PROMPTS, rows, 40)
     assert all(row.n_draws == 0 for of_prompt in rows for row in of_prompt)
 
 
@@ -73,7 +73,7 @@ def test_rows_are_asked_in_order_and_keep_mode_and_random_state(family: str) -> 
         asked.append(list(numbers))
         return [[3] if len(asked) < 4 else () for _ in numbers]
 
-    continue_rows(model, PROMPTS, [2, 1, 2], choose, 10)
+    TorchPolicy(model).continue_rows(PROMPTS, [2, 1, 2], choose, 10)
     assert all(numbers == sorted(numbers) for numbers in asked)
     assert {number for numbers in asked for number in numbers} == set(range(5))
     assert model.training and bool((torch.random.get_rng_state() == before).all())
@@ -87,7 +87,7 @@ def test_bounds_of_a_batch_do_not_change_the_replies(
     keys: dict[str, Any] = {"max_tokens": 9, "end_ids": frozenset(range(0, 288, 9)), "seeds": [1, 2, 3]}
 
     def ids() -> list[list[tuple[int, ...]]]:
-        return [[reply.ids for reply in group] for group in sample_groups(model, PROMPTS, 4, **keys)]
+        return [[reply.ids for reply in group] for group in sample_groups(TorchPolicy(model), PROMPTS, 4, **keys)]
 
     expected = ids()
     for name, value in limits.items():
@@ -97,4 +97,4 @@ def test_bounds_of_a_batch_do_not_change_the_replies(
 
 def test_what_does_not_fit_the_context_is_refused_before_anything_is_read() -> None:
     with pytest.raises(UserError, match="a prompt of 8 tokens and 89 more exceed the context of 96"):
-        continue_together(model_of("llama"), PROMPTS, [[], [], []], 89)
+        continue_together(TorchPolicy(model_of("llama")), PROMPTS, [[], [], []], 89)

@@ -15,6 +15,7 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.data.examples import Message
 from modelstack.errors import UserError
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.grammar_sampler import (
     GrammarOf,
     GrammarSampler,
@@ -56,7 +57,7 @@ def asked(seed: int = 1) -> Asked:
 
 @cache
 def group(name: str, max_tokens: int = 150, temperature: float = TEMPERATURE, n: int = 6) -> tuple[Sampled, ...]:
-    sampler = GrammarSampler(toy_policy(), toy_encoder(), GRAMMARS[name], max_tokens, temperature)
+    sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), GRAMMARS[name], max_tokens, temperature)
     return tuple(sampler.sample([asked()], n)[0])
 
 
@@ -152,14 +153,14 @@ def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
 
 
 def test_the_same_seed_gives_the_same_replies() -> None:
-    sampler = GrammarSampler(toy_policy(), toy_encoder(), GRAMMARS["calls"], 150, TEMPERATURE)
+    sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), GRAMMARS["calls"], 150, TEMPERATURE)
     one, other, same = (sampler.sample([asked(seed)], 6)[0] for seed in (1, 2, 1))
     assert [each.ids for each in one] == [each.ids for each in same] != [each.ids for each in other]
     assert [each.log_probs for each in one] == [each.log_probs for each in same]
 
 
 def test_choices_follow_the_masked_distribution() -> None:
-    sampler = GrammarSampler(toy_policy(), toy_encoder(), GRAMMARS["json"], 60, TEMPERATURE)
+    sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), GRAMMARS["json"], 60, TEMPERATURE)
     n = 400
     replies = sampler.sample([asked()], n)[0]
     first = [next(at for at, is_chosen in enumerate(reply.is_chosen or ()) if is_chosen) for reply in replies]
@@ -181,7 +182,7 @@ def test_choices_follow_the_masked_distribution() -> None:
 
 def test_schemas_that_no_mask_can_hold_are_refused_by_task() -> None:
     grammar_of = json_grammars(toy_encoder().vocabulary, lambda task: {"$ref": "https://example.org/schema"})
-    sampler = GrammarSampler(toy_policy(), toy_encoder(), grammar_of, 20)
+    sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), grammar_of, 20)
     with pytest.raises(UserError, match="task 'a': "):
         sampler.sample([asked()], 2)
 
@@ -204,6 +205,6 @@ def test_golds_say_which_grammar_a_reply_has() -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
-    sampler = GrammarSampler(toy_policy(), toy_encoder(), GRAMMARS["json"], 5000)
+    sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), GRAMMARS["json"], 5000)
     with pytest.raises(UserError, match="exceed the context of"):
         sampler.sample([asked()], 2)

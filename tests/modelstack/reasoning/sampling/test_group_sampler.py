@@ -11,7 +11,8 @@ import torch
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.reasoning.sampling import continuing
-from modelstack.reasoning.sampling.group_sampler import TorchSampler, sample_groups
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import GroupSampler, sample_groups
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
@@ -29,7 +30,7 @@ def model() -> CausalLM:
 
 
 def sample_group(model: CausalLM, prompt: list[int], n_replies: int, *, seed: int, **limits: Any) -> list[Sampled]:
-    (group,) = sample_groups(model, [prompt], n_replies, seeds=[seed], **limits)
+    (group,) = sample_groups(TorchPolicy(model), [prompt], n_replies, seeds=[seed], **limits)
     return group
 
 
@@ -110,16 +111,17 @@ def plain() -> CausalLM:
 
 def test_greedy_replies_are_those_of_one_prompt_at_a_time(plain: CausalLM) -> None:
     prompts = [(5, 6, 7), (8, 9), (7, 6, 5), (9,)]
-    found = TorchSampler(plain, ENDS, 8, 0.0).sample(asked(*prompts), 1)
+    found = GroupSampler(TorchPolicy(plain), ENDS, 8, 0.0).sample(asked(*prompts), 1)
     for prompt, (reply,) in zip(prompts, found, strict=True):
-        ((alone,),) = sample_groups(plain, [prompt], 1, max_tokens=8, temperature=0.0, end_ids=ENDS, seeds=[0])
+        limits = {"max_tokens": 8, "temperature": 0.0, "end_ids": ENDS}
+        ((alone,),) = sample_groups(TorchPolicy(plain), [prompt], 1, seeds=[0], **limits)
         assert (reply.ids, reply.is_truncated) == (alone.ids, alone.is_truncated)
         assert reply.log_probs == pytest.approx(alone.log_probs, abs=1e-4)
 
 
 def test_a_prompts_replies_do_not_depend_on_the_others(plain: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = asked((5, 6, 7), (8, 9, 4), (7, 6))
-    sampler = TorchSampler(plain, ENDS, 6)
+    sampler = GroupSampler(TorchPolicy(plain), ENDS, 6)
     together = sampler.sample(prompts, 3)
     alone = [sampler.sample([each], 3)[0] for each in prompts]
     monkeypatch.setattr(continuing, "MAX_ROWS", 2)
@@ -132,7 +134,7 @@ def test_a_prompts_replies_do_not_depend_on_the_others(plain: CausalLM, monkeypa
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable(plain: CausalLM) -> None:
-    sampler = TorchSampler(plain, ENDS, 1, temperature=0.7)
+    sampler = GroupSampler(TorchPolicy(plain), ENDS, 1, temperature=0.7)
     (replies,) = sampler.sample(asked((5, 6, 7)), 4000)
     with torch.no_grad():
         logits = plain(torch.tensor([[5, 6, 7]])).logits_BTV[0, -1] / 0.7
@@ -149,7 +151,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(plain: CausalLM) -> None
 def test_the_models_mode_and_torchs_random_numbers_stay(plain: CausalLM) -> None:
     plain.train()
     before = torch.random.get_rng_state()
-    TorchSampler(plain, ENDS, 3).sample(asked((5,)), 2)
+    GroupSampler(TorchPolicy(plain), ENDS, 3).sample(asked((5,)), 2)
     assert plain.training and bool((torch.random.get_rng_state() == before).all())
     plain.eval()
 
@@ -157,7 +159,7 @@ def test_the_models_mode_and_torchs_random_numbers_stay(plain: CausalLM) -> None
 def test_what_cannot_be_is_refused(plain: CausalLM) -> None:
     room = plain.config.max_position_embeddings
     with pytest.raises(UserError, match=f"a prompt of 2 tokens and {room} more exceed the context of {room}"):
-        TorchSampler(plain, ENDS, room).sample(asked((1, 2)), 1)
+        GroupSampler(TorchPolicy(plain), ENDS, room).sample(asked((1, 2)), 1)
     with pytest.raises(UserError, match="temperature is -1"):
-        TorchSampler(plain, ENDS, 3, -1.0).sample(asked((1, 2)), 1)
-    assert TorchSampler(plain, ENDS, 3).sample([], 1) == []
+        GroupSampler(TorchPolicy(plain), ENDS, 3, -1.0).sample(asked((1, 2)), 1)
+    assert GroupSampler(TorchPolicy(plain), ENDS, 3).sample([], 1) == []

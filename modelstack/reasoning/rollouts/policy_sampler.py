@@ -1,14 +1,14 @@
-"""Sampler for the model in training: unconstrained, with grammars, or in episodes."""
+"""Sampler of a policy: unconstrained, with grammars, or in episodes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelstack.architecture.decoder import CausalLM
 from modelstack.reasoning.episodes.episode import EpisodePlan, EpisodeWorlds
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
+from modelstack.reasoning.sampling.continuing import RowPolicy
 from modelstack.reasoning.sampling.grammar_sampler import GrammarSampler, gold_grammars
-from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.tokenizer.chat import ChatEncoder
 
@@ -21,8 +21,8 @@ class Episodes:
     plan: EpisodePlan
 
 
-def own_sampler(
-    model: CausalLM,
+def sampler_of(
+    policy: RowPolicy,
     encoder: ChatEncoder,
     *,
     max_tokens: int,
@@ -34,8 +34,8 @@ def own_sampler(
     """Return the sampler.
 
     Args:
-        model: Model in training.
-        encoder: Encoder of its chat format.
+        policy: Evaluates the replies.
+        encoder: Encoder of the model's chat format.
         max_tokens: Maximum tokens of a reply; for episodes the plan sets the limit.
         temperature: Temperature of sampling; 0 is greedy, for measurements.
         with_grammar: Whether replies are constrained to valid forms: calls of the tools, or JSON of the schema.
@@ -44,10 +44,10 @@ def own_sampler(
     """
     if episodes is not None:
         return EpisodeSampler(
-            model, encoder, episodes.worlds, episodes.plan, temperature, with_grammar=with_grammar
+            policy, encoder, episodes.worlds, episodes.plan, temperature, with_grammar=with_grammar
         )
     if with_grammar:
         return GrammarSampler(
-            model, encoder, gold_grammars(encoder.vocabulary), max_tokens, temperature, one_by_one
+            policy, encoder, gold_grammars(encoder.vocabulary), max_tokens, temperature, one_by_one
         )
-    return TorchSampler(model, frozenset(encoder.end_ids), max_tokens, temperature, one_by_one)
+    return GroupSampler(policy, frozenset(encoder.end_ids), max_tokens, temperature, one_by_one)
