@@ -10,7 +10,7 @@ local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog.entries`
                                     abstain=true or false,
                                     convention=auto, ours, or the name of another,
                                     grammar=llguidance, lm-format-enforcer or none (no masking),
-                                    conversations=N (number that keep their cache)
+                                    conversations=N (number that keep their cache and run together)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
 test                                `agentkit.testing.TestModel`
