@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.engine import BatchingEngine, EngineError, Generation, SamplingParams
 from modelstack.inference.grammar import GrammarError
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.pending_reply import PendingReply
+from modelstack.inference.torch.engine import TorchEngine
 from tests.modelstack.inference.fakes import ScriptedGrammar
 from tests.modelstack.inference.torch_engines import engine_of, prompt_of, request
 
 PROMPTS = [prompt_of(n, length) for n, length in enumerate([5, 33, 18, 2, 33, 9])]
-AnyEngine = BatchedEngine[Any]
+AnyEngine = TorchEngine | LlamaCppEngine
 
 
 class Engines:
@@ -53,17 +53,13 @@ def engines(request: pytest.FixtureRequest, tiny_gguf: Path) -> Iterator[Engines
     engines.close()
 
 
-def check(engine: AnyEngine) -> None:
-    engine.check_integrity()  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def run(engine: AnyEngine, *submissions: PendingReply[Any]) -> list[Generation]:
     """Step until all have ended, and verify the cache after each step."""
     for _ in range(10_000):
         if all(submission.is_done for submission in submissions):
             return [submission.result() for submission in submissions]
         engine.step()
-        check(engine)
+        engine.check_integrity()
     raise AssertionError("the replies do not end")
 
 
@@ -125,7 +121,7 @@ def test_cancelling_at_any_step_touches_no_other_reply(engines: Engines, n_steps
             engine.step()
         engine.cancel(gone)
         engine.cancel(gone)
-        check(engine)
+        engine.check_integrity()
         assert gone.result().finish_reason in ("cancelled", "length")
         assert run(engine, kept)[0].ids == engines.reply(PROMPTS[1], 10)
 
@@ -213,7 +209,7 @@ def test_requests_of_several_threads_share_batches(engines: Engines) -> None:
 def test_a_callback_cannot_use_the_engine_and_a_closed_engine_says_so(engines: Engines) -> None:
     engine = engines.make()
     with pytest.raises(EngineError, match="called from a callback"):
-        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.forget("default"))  # pyright: ignore
+        engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.forget("default"))
     with pytest.raises(EngineError, match="cancel the request instead"):
         engine.generate(request(PROMPTS[0]), on_tokens=lambda block: engine.close())
     open_one = engine.submit(request(PROMPTS[0]))

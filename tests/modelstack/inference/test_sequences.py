@@ -122,7 +122,7 @@ def test_an_open_slot_lends_its_tokens_and_nobody_takes_it() -> None:
     assert cache.open("b", [1]) is None
     cache.release(first)
     third = cache.open("b", [7])
-    assert third is first and third.tokens == []
+    assert third is not None and third is first and third.tokens == []
     cache.check()
 
 
