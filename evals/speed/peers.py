@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any
 
 
-def peer_python(env: Path, packages: Sequence[str]) -> Path:
+def peer_python(env: Path, packages: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
     """Return the interpreter of an environment with exactly these packages; it is created if missing or different.
+
+    Args:
+        env: Folder of the environment.
+        packages: Packages with their versions, as pip takes them.
+        unwanted: Dependencies to uninstall afterwards, because they break the packages.
 
     Raises:
         CalledProcessError: the packages cannot be installed.
     """
     python, marker = env / "bin" / "python", env / "peers.json"
-    wanted = json.dumps(list(packages))
+    wanted = json.dumps([*packages, *(f"without {name}" for name in unwanted)])
     if not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         print(f"installing {', '.join(packages)} into {env} (once) ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(env)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        if unwanted:
+            command = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted]
+            subprocess.run(command, check=True)
         marker.write_text(wanted, encoding="utf-8")
     return python
 

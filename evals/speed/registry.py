@@ -83,8 +83,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "serving": Benchmark(
         "evals.speed.serving",
-        "tokens per CPU second of the torch engine: a batch, one request, a prompt; compared with transformers",
+        "tokens per CPU second of our engines: a batch, one request, a prompt; compared with servers of others",
         quick=("--tiny", "--dtype", "bf16", "--repeats", "1"),
+        takes_model=True,
     ),
     "train_to_loss": Benchmark(
         "evals.speed.train_to_loss",

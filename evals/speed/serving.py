@@ -1,12 +1,16 @@
-"""Tokens per CPU second of serving: the torch engine beside transformers' `generate`, same weights, same process.
+"""Tokens per CPU second of serving, compared with transformers and with other servers of language models.
 
-Three kinds of work with SmolLM2-135M's shape and random weights: a batch of requests, one request, and a prompt
-that is only read. Replies are greedy and no token ends them. CPU time of the whole process, reading of the prompts
-included. Runs are interleaved and the ratio is computed pair by pair, as in `model_forward`; the first tokens of
-both must be equal in fp32. The engine's int8 (W8A8, with a head in bf16) stands beside transformers' bf16, the
-fastest that `generate` has on a CPU.
+Three kinds of work: a batch of requests, one request, and a prompt that is only read. Replies are greedy and no
+token ends them. CPU time of the whole process, reading of the prompts included. There are two parts:
 
-    OMP_WAIT_POLICY=PASSIVE python -m evals.speed.serving [--threads 1]
+- `generate`: the torch engine beside transformers' `generate` in one process, with SmolLM2-135M's shape and the
+  same random weights. Runs are interleaved and the ratio is computed pair by pair, as in `model_forward`; the
+  first tokens of both must be equal in fp32. The engine's int8 (W8A8, with a head in bf16) stands beside
+  transformers' bf16, the fastest that `generate` has on a CPU.
+- `peers`: the torch engine and the one on llama.cpp beside other servers, each in its own process and environment,
+  with SmolLM2-135M's own weights (`serving_peers`). The environments are made at the first run and take some GB.
+
+    OMP_WAIT_POLICY=PASSIVE python -m evals.speed.serving [--part peers] [--threads 1]
 """
 
 from __future__ import annotations
@@ -14,16 +18,22 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from evals.speed import serving_peers
 from evals.speed.model_forward import DTYPES, OURS, SEED, THEIRS, build_pair, ratio_of
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
+from evals.speed.rollouts_programs import write_tiny
+from evals.speed.serving_peers import PROGRAMS, Program
+from evals.speed.serving_weights import Weights
+from evals.speed.serving_works import TINY, WORKS, Work
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.torch.packing import Numbers, can_pack, pack_linear_layers
@@ -32,35 +42,8 @@ from modelstack.train.process import set_up_process
 
 INT8 = "int8"
 """Numbers of the engine that transformers' `generate` does not have; compared with its bf16."""
-N_ROWS = 8
-N_PROMPT, N_REPLY = 64, 64
-N_READ = 512
-"""Sizes of the works, in requests and tokens."""
-
 Write = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 """Returns the greedy continuations of some prompts of equal length, by a number of tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Timed work: requests of equal size."""
-
-    name: str
-    n_requests: int
-    n_prompt: int
-    n_reply: int
-
-    @property
-    def n_counted(self) -> int:
-        """Number of tokens in the speed: those written, or those read if only one is written."""
-        return self.n_requests * (self.n_reply if self.n_reply > 1 else self.n_prompt)
-
-
-WORKS = (
-    Work(f"{N_ROWS} requests", N_ROWS, N_PROMPT, N_REPLY),
-    Work("1 request", 1, N_PROMPT, N_REPLY),
-    Work(f"prompt of {N_READ}", 1, N_READ, 1),
-)
 
 
 def by_engine(model: CausalLM, n_tokens: int, numbers: Numbers = "float") -> Write:
@@ -153,19 +136,67 @@ def run(works: Sequence[Work], dtypes: Sequence[str], repeats: int) -> Benchmark
     return BenchmarkResult(tuple(figures), tuple(comparisons), parameters=parameters)
 
 
+def run_peers(
+    programs: Sequence[Program], works: Sequence[Work], rounds: int, threads: int, envs: Path, model: str
+) -> BenchmarkResult:
+    """Measure programs of `serving_peers` on a model of the catalog, which is fetched if it is missing."""
+    from agentkit.models.catalog.entries import local_path
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Weights(local_path(model), Path(folder))
+        return serving_peers.run(programs, works, weights, rounds=rounds, threads=threads, envs=envs)
+
+
+def run_tiny() -> BenchmarkResult:
+    """Run the programs of this project's environment on a tiny model, which only tests that everything works."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Weights(write_tiny(Path(folder, "tiny.gguf")), Path(folder))
+        here = [program for program in PROGRAMS if not program.environment]
+        return serving_peers.run(here, TINY, weights, rounds=1, threads=1, envs=Path(), easy_text=None)
+
+
+def together(results: Sequence[BenchmarkResult]) -> BenchmarkResult:
+    """Return the results of all parts as one."""
+    return BenchmarkResult(
+        tuple(figure for result in results for figure in result.figures),
+        tuple(comparison for result in results for comparison in result.comparisons),
+        parameters={name: value for result in results for name, value in result.parameters.items()},
+        notes=tuple(note for result in results for note in result.notes),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--dtype", action="append", choices=[*DTYPES, INT8], help="number type; default: all")
+    parser.add_argument("--part", choices=["generate", "peers"], help="part to run; default: both")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs, or rounds of the peers")
+    parser.add_argument(
+        "--dtype", action="append", choices=[*DTYPES, INT8], help="number type of `generate`; default: all"
+    )
+    names = [program.name for program in PROGRAMS]
+    parser.add_argument("--program", action="append", choices=names, help="program of `peers`; default: all")
+    parser.add_argument("--model", default="smollm2-135m", help="model of `peers`")
+    parser.add_argument(
+        "--envs", type=Path, default=Path(), help="folder of the peers' environments, .venv-peers-serving-NAME"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="few tokens, only to test that everything works")
     add_result_option(parser)
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     set_up_process(options.threads)
-    works = (Work("2 requests", 2, 8, 2),) if options.tiny else WORKS
-    return finish(options.result, run(works, options.dtype or [*DTYPES, INT8], options.repeats))
+    results = list[BenchmarkResult]()
+    if options.part != "peers":
+        works = TINY if options.tiny else WORKS
+        results.append(run(works, options.dtype or [*DTYPES, INT8], options.repeats))
+    if options.part != "generate":
+        programs = [program for program in PROGRAMS if program.name in (options.program or names)]
+        results.append(
+            run_tiny()
+            if options.tiny
+            else run_peers(programs, WORKS, options.repeats, options.threads, options.envs, options.model)
+        )
+    return finish(options.result, together(results))
 
 
 if __name__ == "__main__":

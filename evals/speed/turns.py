@@ -7,11 +7,9 @@ with a bootstrap interval over turns.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evals.speed.json_process import JsonProcess
 from evals.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,15 +157,8 @@ class Worker:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         # Actively waiting threads would take the cores from the program whose turn it is.
         settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
-        self.child = subprocess.Popen(
-            [*command, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **settings},
-            text=True,
-        )
-        self.program = program
-        self.n_parameters = int(self._answer()["parameters"])
+        self._process = JsonProcess([*command, "--threads", str(threads)], program, {**os.environ, **settings})
+        self.n_parameters = int(self._process.first["parameters"])
 
     def steps(self, n: int) -> dict[str, Any]:
         """Take `n` steps; return their seconds and values, and the peak memory in MiB.
@@ -174,25 +166,11 @@ class Worker:
         Raises:
             RuntimeError: the program ended.
         """
-        assert self.child.stdin is not None
-        self.child.stdin.write(f"{n}\n")
-        self.child.stdin.flush()
-        return self._answer()
+        return self._process.ask(str(n))
 
     def close(self) -> None:
         """End the program."""
-        assert self.child.stdin is not None and self.child.stdout is not None
-        self.child.kill()
-        self.child.wait()
-        self.child.stdin.close()
-        self.child.stdout.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.program} ended with {self.child.wait()}; its errors are above")
-        return json.loads(line)
+        self._process.close()
 
 
 @contextmanager

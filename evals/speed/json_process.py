@@ -1,0 +1,93 @@
+"""A child process that answers with JSON: one object when it is ready, then one per line of its input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class JsonProcess:
+    """A running child; closing it kills it."""
+
+    def __init__(
+        self, command: Sequence[str], subject: str, environment: Mapping[str, str], *, errors: Path | None = None
+    ) -> None:
+        """Start the process and wait until it is ready.
+
+        Args:
+            command: Command of the process.
+            subject: Subject of messages.
+            environment: Environment variables of the process.
+            errors: File for the error stream; None: that of this process.
+
+        Raises:
+            RuntimeError: the process ended before it was ready.
+        """
+        self._subject, self._errors = subject, errors
+        stderr = errors.open("wb") if errors is not None else None
+        try:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+            )
+        finally:
+            if stderr is not None:
+                stderr.close()
+        try:
+            self.first = self._answer()
+            """The object that the process printed when it was ready."""
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Send a line; return the answer.
+
+        Raises:
+            RuntimeError: the process ended.
+        """
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):  # reading the answer tells why
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process; closed ones are ignored."""
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._child.kill()
+        self._child.wait()
+        with suppress(BrokenPipeError):  # a line that the process did not read
+            self._child.stdin.close()
+        self._child.stdout.close()
+
+    def __enter__(self) -> JsonProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._subject} ended with {self._child.wait()}; {self._last_error()}")
+        return json.loads(line)
+
+    def _last_error(self) -> str:
+        if self._errors is None:
+            return "its errors are above"
+        lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed no error")
