@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+MAX_ERROR_CHARS = 300
+"""Maximum length of a quoted line of errors."""
+
 
 class JsonProcess:
     """A running child; closing it kills it."""
@@ -89,5 +92,10 @@ class JsonProcess:
     def _last_error(self) -> str:
         if self._errors is None:
             return "its errors are above"
-        lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed no error")
+        return last_error(self._errors.read_text(encoding="utf-8", errors="replace"))
+
+
+def last_error(text: str) -> str:
+    """Return the last line of an error stream, at most `MAX_ERROR_CHARS` of it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:MAX_ERROR_CHARS] if lines else "it printed no error"

@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -208,31 +207,31 @@ def ctranslate2(source: Path, numbers: str, threads: int) -> Write:
 
 
 def llama_cpp_server(source: Path, numbers: str, threads: int) -> Write:
-    """Return llama.cpp's own server, in this process."""
+    """Return llama.cpp's own server, in this process; only its HTTP interface tells the tokens of a reply."""
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.request import Request, urlopen
+
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path = str(source)
-    settings.n_ctx, settings.n_parallel = N_ROWS * WINDOW, N_ROWS
-    settings.n_ubatch = STEP_TOKENS
+    settings.n_ctx, settings.n_parallel, settings.n_ubatch = N_ROWS * WINDOW, N_ROWS, STEP_TOKENS
+    settings.cache_ram_mib = 0  # no prompt comes twice
     for cpu in (settings.cpuparams, settings.cpuparams_batch):
         cpu.n_threads, cpu.poll = threads, 0
     server = xllamacpp.Server(settings)
+    clients = ThreadPoolExecutor(N_ROWS)
 
     def write(prompts: Sequence[Sequence[int]], n_reply: int) -> list[list[int]]:
-        found: list[list[int]] = [[] for _ in prompts]
+        fixed = {"n_predict": n_reply, "temperature": 0, "top_k": 1, "ignore_eos": True, "return_tokens": True}
 
-        def one(row: int) -> None:
-            request = {"prompt": list(prompts[row]), "n_predict": n_reply, "temperature": 0, "ignore_eos": True}
-            reply = server.handle_completions(request | {"cache_prompt": False, "return_tokens": True})
-            found[row] = reply["tokens"]
+        def one(prompt: Sequence[int]) -> list[int]:
+            body = json.dumps({"prompt": list(prompt), "cache_prompt": False} | fixed).encode()
+            url, headers = f"{server.listening_address}/completion", {"Content-Type": "application/json"}
+            with urlopen(Request(url, body, headers)) as reply:
+                return json.load(reply)["tokens"]
 
-        rows = [threading.Thread(target=one, args=(row,)) for row in range(len(prompts))]
-        for row in rows:
-            row.start()
-        for row in rows:
-            row.join()
-        return found
+        return list(clients.map(one, prompts))
 
     return write
 

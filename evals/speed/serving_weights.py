@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.speed.json_process import last_error
+
 if TYPE_CHECKING:
     from modelstack.architecture.gguf.load import Loaded
     from modelstack.tokenizer.text_tokenizer import TextTokenizer
@@ -75,8 +77,7 @@ class Weights:
             arguments = [argument.format(checkpoint=checkpoint, out=out) for argument in conversion]
             done = subprocess.run([str(python), *arguments], capture_output=True, text=True, cwd=folder)
             if done.returncode != 0:
-                last = (done.stderr.strip() or "it printed no error").splitlines()[-1]
-                raise RuntimeError(f"the conversion ended with {done.returncode}; {last}")
+                raise RuntimeError(f"the conversion ended with {done.returncode}; {last_error(done.stderr)}")
             shutil.move(out, target)
         return target
 

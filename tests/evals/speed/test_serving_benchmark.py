@@ -7,7 +7,8 @@ import torch
 
 from evals.speed import model_forward
 from evals.speed.model_forward import build_pair
-from evals.speed.serving import Work, by_engine, by_transformers, check_equal, measure, run
+from evals.speed.serving import by_engine, by_transformers, check_equal, measure, run
+from evals.speed.serving_works import Work
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N_VOCAB = 300
