@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,13 @@ class JsonProcess:
     """A running child; closing it kills it."""
 
     def __init__(
-        self, command: Sequence[str], subject: str, environment: Mapping[str, str], *, errors: Path | None = None
+        self,
+        command: Sequence[str],
+        subject: str,
+        environment: Mapping[str, str],
+        *,
+        errors: Path | None = None,
+        limit_s: float = threading.TIMEOUT_MAX,
     ) -> None:
         """Start the process and wait until it is ready.
 
@@ -27,11 +34,12 @@ class JsonProcess:
             subject: Subject of messages.
             environment: Environment variables of the process.
             errors: File for the error stream; None: that of this process.
+            limit_s: Seconds to the first object and to each answer, after which the process is killed.
 
         Raises:
             RuntimeError: the process ended before it was ready.
         """
-        self._subject, self._errors = subject, errors
+        self._subject, self._errors, self._limit_s = subject, errors, limit_s
         stderr = errors.open("wb") if errors is not None else None
         try:
             self._child = subprocess.Popen(
@@ -84,10 +92,29 @@ class JsonProcess:
 
     def _answer(self) -> dict[str, Any]:
         assert self._child.stdout is not None
-        line = self._child.stdout.readline()
+        with self._limited() as has_expired:
+            line = self._child.stdout.readline()
+        if has_expired.is_set():
+            raise RuntimeError(f"{self._subject} did not answer within {self._limit_s:g} s")
         if not line:
             raise RuntimeError(f"{self._subject} ended with {self._child.wait()}; {self._last_error()}")
         return json.loads(line)
+
+    @contextmanager
+    def _limited(self) -> Iterator[threading.Event]:
+        """Kill the process and set the yielded event if the block takes longer than the limit."""
+        has_expired = threading.Event()
+
+        def expire() -> None:
+            has_expired.set()
+            self._child.kill()
+
+        timer = threading.Timer(self._limit_s, expire)
+        timer.start()
+        try:
+            yield has_expired
+        finally:
+            timer.cancel()
 
     def _last_error(self) -> str:
         if self._errors is None:

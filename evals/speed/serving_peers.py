@@ -33,6 +33,8 @@ from modelstack.errors import UserError
 EASY_TEXT = "one two three four five six seven eight, one two three four five six seven eight, one two three"
 N_CHECKED = 4
 """Tokens after `EASY_TEXT` that all programs of a width must write equally, whatever the rounding."""
+LIMIT_S = 300.0
+"""Seconds for a program to load its model, and for a work; a program that takes longer is left out."""
 
 Width = Literal["fp32", "bf16", "8 bit", "4 bit"]
 
@@ -99,11 +101,11 @@ PROGRAMS = (
     Program("modelstack torch, int8", "torch", "8 bit", CHECKPOINT, "int8"),
     Program("modelstack llama.cpp, Q8_0", "llama.cpp", "8 bit", "q8_0"),
     Program("openvino-genai, Q8_0", "openvino", "8 bit", "q8_0", environment="openvino"),
-    Program("llama.cpp server, Q8_0", "llama.cpp server", "8 bit", "q8_0", environment="llama-cpp"),
+    Program("llama.cpp server (AVX2 wheel), Q8_0", "llama.cpp server", "8 bit", "q8_0", environment="llama-cpp"),
     Program("ctranslate2, int8", "ctranslate2", "8 bit", CHECKPOINT, "", "ctranslate2", BY_CTRANSLATE2),
     Program("modelstack llama.cpp, Q4_0", "llama.cpp", "4 bit", "q4_0"),
     Program("openvino-genai, Q4_0", "openvino", "4 bit", "q4_0", environment="openvino"),
-    Program("llama.cpp server, Q4_0", "llama.cpp server", "4 bit", "q4_0", environment="llama-cpp"),
+    Program("llama.cpp server (AVX2 wheel), Q4_0", "llama.cpp server", "4 bit", "q4_0", environment="llama-cpp"),
     Program("onnxruntime-genai, int4", "onnxruntime", "4 bit", CHECKPOINT, "", "onnxruntime", BY_ONNXRUNTIME),
 )
 
@@ -155,7 +157,9 @@ def run(
                 errors = weights.folder / f"{program.name}.log"
                 try:
                     command = command_of(program, pythons[program.environment], weights, threads)
-                    process = JsonProcess(command, "it", settings_of(program, threads), errors=errors)
+                    process = JsonProcess(
+                        command, "it", settings_of(program, threads), errors=errors, limit_s=LIMIT_S
+                    )
                 except (RuntimeError, UserError) as error:
                     found.leave_out(program.name, error)
                     continue

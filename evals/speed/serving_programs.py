@@ -105,6 +105,8 @@ def transformers(source: Path, numbers: str, threads: int) -> Write:
         found: dict[str, list[int]] = {}
         while len(found) < len(ids):
             output = manager.get_result(timeout=1)
+            if output is not None and output.error is not None:
+                raise RuntimeError(output.error)
             if output is not None and output.is_finished():
                 found[output.request_id] = list(output.generated_tokens)
             elif not manager.is_running():

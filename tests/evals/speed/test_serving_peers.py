@@ -266,3 +266,8 @@ def test_a_process_that_ends_tells_its_status_and_last_error(tmp_path: Path) -> 
             process.ask("go")
         with pytest.raises(RuntimeError, match="^the peer ended with 1; last$"):
             process.ask("again")
+
+
+def test_a_process_that_does_not_answer_in_time_is_killed() -> None:
+    with pytest.raises(RuntimeError, match="^the peer did not answer within 0.01 s$"):
+        JsonProcess([sys.executable, "-c", "input()"], "the peer", os.environ, limit_s=0.01)
