@@ -47,8 +47,15 @@ def torch_engine(source: Path, numbers: str, threads: int) -> Write:
     set_up_process(threads)
     dtype = torch.float32 if numbers == "fp32" else torch.bfloat16
     products = "int8" if numbers == "int8" else "float"
-    cache = {"context_window": WINDOW, "n_cached_tokens": N_ROWS * WINDOW, "max_step_tokens": STEP_TOKENS}
-    return by_steps(TorchEngine.load(source, dtype=dtype, numbers=products, **cache))
+    engine = TorchEngine.load(
+        source,
+        dtype=dtype,
+        numbers=products,
+        context_window=WINDOW,
+        n_cached_tokens=N_ROWS * WINDOW,
+        max_step_tokens=STEP_TOKENS,
+    )
+    return by_steps(engine)
 
 
 def llama_cpp_engine(source: Path, numbers: str, threads: int) -> Write:
@@ -88,7 +95,7 @@ def transformers(source: Path, numbers: str, threads: int) -> Write:
     """Return transformers' continuous batching, with one manager for all calls as `transformers serve` has."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.generation import ContinuousBatchingConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     torch.set_num_threads(threads)
     dtype = torch.float32 if numbers == "fp32" else torch.bfloat16

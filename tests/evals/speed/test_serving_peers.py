@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def weights(tmp_path: Path) -> Weights:
 def run_stand_ins(
     monkeypatch: pytest.MonkeyPatch,
     weights: Weights,
-    arguments: dict[Program, Sequence[object]],
+    arguments: Mapping[Program, Sequence[object]],
     *,
     rounds: int = 2,
     easy_text: str | None = None,
@@ -66,8 +66,9 @@ def run_stand_ins(
         return [sys.executable, str(script), *map(str, arguments[program])]
 
     monkeypatch.setattr(serving_peers, "command_of", command)
-    settings = {"rounds": rounds, "threads": 1, "envs": weights.folder}
-    return serving_peers.run(list(arguments), [WORK], weights, **settings, easy_text=easy_text)
+    return serving_peers.run(
+        list(arguments), [WORK], weights, rounds=rounds, threads=1, envs=weights.folder, easy_text=easy_text
+    )
 
 
 def test_ratios_are_of_ours_to_each_peer_with_weights_of_the_same_width(
@@ -199,12 +200,11 @@ def test_our_programs_speak_the_protocol_in_a_process_of_their_own(name: str, we
 
 def test_cpu_seconds_count_children_that_run_and_that_ended() -> None:
     burn = "import time\nwhile time.process_time() < 0.05: pass\nprint(flush=True)\ninput()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     running = list[subprocess.Popen[bytes]]()
 
     def write(prompts: Sequence[Sequence[int]], n_reply: int) -> list[list[int]]:
         for prompt in prompts:
-            child = subprocess.Popen([sys.executable, "-c", burn], **pipes)
+            child = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert child.stdout is not None
             child.stdout.readline()
             if prompt == [1]:
