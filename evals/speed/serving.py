@@ -143,14 +143,14 @@ def run_peers(
     from agentkit.models.catalog.entries import local_path
 
     with tempfile.TemporaryDirectory() as folder:
-        weights = Weights(local_path(model), Path(folder))
+        weights = Weights(model, local_path(model), Path(folder))
         return serving_peers.run(programs, works, weights, rounds=rounds, threads=threads, envs=envs)
 
 
 def run_tiny() -> BenchmarkResult:
     """Run the programs of this project's environment on a tiny model, which only tests that everything works."""
     with tempfile.TemporaryDirectory() as folder:
-        weights = Weights(write_tiny(Path(folder, "tiny.gguf")), Path(folder))
+        weights = Weights("tiny", write_tiny(Path(folder, "tiny.gguf")), Path(folder))
         here = [program for program in PROGRAMS if not program.environment]
         return serving_peers.run(here, TINY, weights, rounds=1, threads=1, envs=Path(), easy_text=None)
 

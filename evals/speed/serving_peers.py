@@ -169,8 +169,8 @@ def run(
                 leave_out_others(processes, weights.tokenizer.vocabulary.encode(easy_text), found)
             for work in works:
                 seconds = measure(processes, work, prompts_of(work, weights.n_vocab), rounds, found)
-                report(f"{weights.gguf.stem}: {work.name}", width, work, seconds, found)
-    parameters = {"model": weights.gguf.name, "rounds": str(rounds)} | found.versions
+                report(f"{weights.name}: {work.name}", width, work, seconds, found)
+    parameters = {"model": weights.name, "file": weights.gguf.name, "rounds": str(rounds)} | found.versions
     return BenchmarkResult(
         tuple(found.figures), tuple(found.comparisons), parameters=parameters, notes=tuple(found.notes)
     )

@@ -28,14 +28,15 @@ CHECKPOINT = "checkpoint"
 class Weights:
     """The weights of a model, in all forms."""
 
-    def __init__(self, gguf: Path, folder: Path) -> None:
+    def __init__(self, name: str, gguf: Path, folder: Path) -> None:
         """Take a model.
 
         Args:
+            name: The model's name, without a number type.
             gguf: The model's file.
             folder: Folder for the forms that this project writes, and for logs.
         """
-        self.gguf, self.folder = gguf, folder
+        self.name, self.gguf, self.folder = name, gguf, folder
         self._written: dict[str, Path] = {}
 
     @cached_property

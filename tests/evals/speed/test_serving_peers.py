@@ -46,7 +46,7 @@ def peer(name: str, width: serving_peers.Width = "8 bit", environment: str = "")
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Weights:
-    return Weights(write_tiny(tmp_path / "tiny.gguf"), tmp_path)
+    return Weights("tiny", write_tiny(tmp_path / "tiny.gguf"), tmp_path)
 
 
 def run_stand_ins(
