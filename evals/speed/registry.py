@@ -66,6 +66,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         "evals.speed.warm_start",
         "time to first token of a new process whose prompt's fixed part is on disk",
     ),
+    "first_token": Benchmark(
+        "evals.speed.first_token",
+        "time to first token of interleaved conversations, also after a restart, compared with llama.cpp's server",
+        quick=("--conversations", "2", "--shared", "128", "--turns", "2"),
+        takes_model=True,
+    ),
     "model_memory": Benchmark(
         "evals.speed.model_memory",
         "memory of a process that has loaded a model of the catalog and answered",
