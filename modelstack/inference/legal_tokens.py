@@ -6,12 +6,15 @@ Letters: V vocabulary size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.grammar import TokenMask
 
+MASKS_KEPT = 128
+"""Number of unpacked masks that are kept; each takes at most a byte per vocabulary entry."""
 SPARSE_SHARE = 4
 """Divisor of the share of nonzero words below which a mask is unpacked word by word."""
 
@@ -64,3 +67,9 @@ class LegalTokens:
             return np.flatnonzero(~self.illegal_V)
         assert self.ids is not None
         return self.ids
+
+
+@lru_cache(maxsize=MASKS_KEPT)
+def unpacked(mask: bytes, n_vocab: int) -> LegalTokens:
+    """Return the legal tokens of a mask's bytes; cached, as masks repeat within words and strings."""
+    return LegalTokens.from_mask(np.frombuffer(mask, dtype=np.uint32), n_vocab)

@@ -30,9 +30,23 @@ from modelstack.inference.engine import (
     LogitBias,
 )
 from modelstack.inference.grammar import Grammar, TokenMask
-from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.legal_tokens import LegalTokens, unpacked
 from modelstack.inference.sampling import Drawn, Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """A token that a reply drew; the end token included."""
+
+    token: int
+    logits_V: NDArray[np.float32]
+    """Logits of the model, valid during the call."""
+    legal: LegalTokens | None
+    """Tokens that it was drawn among; None: it replaced a token after which the reply could not have been closed
+    within its budget."""
+    is_closing: bool
+    """Whether the budget allowed only tokens that close the reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,11 @@ class ReplyParts:
     choice_bias: ChoiceBias | None = None
     logit_bias: LogitBias | None = None
     on_tokens: Callable[[list[int]], None] | None = None
+    on_drawn: Callable[[DrawnToken], None] | None = None
     cancelled: Callable[[], bool] | None = None
+    follows_stand_ins: bool = True
+    """Whether the mass of tokens that stand for a call counts for it (`Grammar.stand_in`). A policy in training
+    draws from the masked distribution as it is."""
 
 
 class ReplyMaker:
@@ -91,6 +109,18 @@ class ReplyMaker:
             cancelled=cancelled,
         )
         return Reply(max_tokens, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A drawn token, and how it was found."""
+
+    drawn: Drawn
+    legal: LegalTokens | None
+    choice: ChoicePoint | None = None
+    is_closing: bool = False
+    is_cut: bool = False
+    """Whether it ends the reply because of the token limit, although the reply could have continued."""
 
 
 class Reply:
@@ -146,17 +176,19 @@ class Reply:
             EngineError: the logits are not finite, or the grammar is at a dead end.
             GrammarError: the grammar refused a token that its own mask allowed.
         """
-        is_cut = False
         if self.parts.grammar is None:
-            drawn, choice = self._draw(logits_V, self.parts.text_tokens), None
+            legal = self.parts.text_tokens
+            found = _Found(self._draw(logits_V, legal), legal)
         else:
-            drawn, choice, is_cut = self._draw_under(self.parts.grammar, logits_V)
+            found = self._draw_under(self.parts.grammar, logits_V)
+        drawn, out = found.drawn, self.out
+        if self.parts.on_drawn is not None:
+            self.parts.on_drawn(DrawnToken(drawn.token, logits_V, found.legal, found.is_closing))
         if drawn.token in self.parts.end_ids:
-            self.finish("length" if is_cut else "end")
+            self.finish("length" if found.is_cut else "end")
             return
-        out = self.out
-        if choice is not None:
-            out.choices.append(choice)
+        if found.choice is not None:
+            out.choices.append(found.choice)
         out.forced.append(False)
         out.logprobs.append(drawn.logprob)
         out.masked_logprobs.append(drawn.masked_logprob)
@@ -190,31 +222,28 @@ class Reply:
         out.stats.forced_tokens += n
         self._emit(block)
 
-    def _draw_under(self, grammar: Grammar, logits: NDArray[np.float32]) -> tuple[Drawn, ChoicePoint | None, bool]:
-        """Draw a legal token and advance the grammar over it, unless it ends the reply.
-
-        The third result says whether an end token ends the reply because of the token limit, although it could
-        have continued.
-        """
+    def _draw_under(self, grammar: Grammar, logits: NDArray[np.float32]) -> _Found:
+        """Draw a legal token and advance the grammar over it, unless it ends the reply."""
         start = perf_counter()
         choosing = grammar.choosing
         closing = grammar.closing_reserve >= self.remaining
         legal = self._legal(grammar.closing() if closing else grammar.mask())
         self.out.stats.mask_s += perf_counter() - start
-        biased = self._biased(self._meant(logits, None if closing else grammar.stand_in), legal, choosing)
+        stand_in = grammar.stand_in if self.parts.follows_stand_ins and not closing else None
+        biased = self._biased(self._meant(logits, stand_in), legal, choosing)
         choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
         drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
         if closing and not self.out.closed_early and self._is_steered(grammar, biased, legal):
             self.out.closed_at = len(self.out.ids)
         if drawn.token in self.parts.end_ids:
-            return drawn, choice, closing and self._could_go_on(grammar)
+            return _Found(drawn, legal, choice, closing, is_cut=closing and self._could_go_on(grammar))
 
-        is_cut = False
+        is_cut, drawn_among = False, legal
         start = perf_counter()
         grammar.advance(drawn.token)
         if not closing and grammar.closing_reserve > self.remaining - 1:
             grammar.rollback(1)
-            legal = self._legal(grammar.closing())
+            closing, drawn_among, legal = True, None, self._legal(grammar.closing())
             wanted, drawn = drawn.token, self._draw(biased, legal)
             if not self.out.closed_early and drawn.token != wanted:
                 self.out.closed_at = len(self.out.ids)
@@ -225,7 +254,7 @@ class Reply:
         self.out.stats.mask_s += perf_counter() - start
         if biased is not logits:
             drawn = self.parts.sampler.judged(drawn.token, logits, legal)
-        return drawn, choice, is_cut
+        return _Found(drawn, drawn_among, choice, closing, is_cut)
 
     def _is_steered(self, grammar: Grammar, logits: NDArray[np.float32], closing: LegalTokens) -> bool:
         """Whether the most likely legal token is not among the closing tokens."""
@@ -266,7 +295,7 @@ class Reply:
         return self.parts.sampler.draw(logits, legal)
 
     def _legal(self, mask: TokenMask) -> LegalTokens:
-        return LegalTokens.from_mask(mask, self.parts.n_vocab)
+        return unpacked(mask.tobytes(), self.parts.n_vocab)
 
     def _emit(self, block: list[int]) -> None:
         if not self.out.ids:

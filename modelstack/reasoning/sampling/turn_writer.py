@@ -1,4 +1,4 @@
-"""Writes one turn of a policy token by token, as serving does: drawn among legal tokens, or forced.
+"""Writes one turn of a policy as serving does (`inference.reply`), and records how each token came about.
 
 A token is *chosen* if the policy had a choice. A forced token (the only continuation of a grammar) has
 probability 1 for any weights, so it has no gradient. Forced tokens are also excluded from lengths and means.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,10 @@ from modelstack.errors import UserError
 from modelstack.inference.engine import SamplingParams
 from modelstack.inference.grammar import Grammar
 from modelstack.inference.legal_tokens import LegalTokens
+from modelstack.inference.reply import DrawnToken, Reply, ReplyParts
 from modelstack.inference.sampling import Sampler
 from modelstack.reasoning.sampling.sampled import Sampled
 from modelstack.tokenizer.vocabulary import Vocabulary
-
-MASKS_KEPT = 256
-"""Maximum number of cached masks, shared by tokens with equal masks; each takes at most a byte per vocabulary
-entry."""
 
 
 @dataclass(slots=True)
@@ -87,20 +83,10 @@ class Draws:
         """
         if temperature < 0:
             raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
-        self.end_ids, self.n_vocab = end_ids, len(vocabulary)
+        self.end_ids, self.n_vocab, self.temperature = end_ids, len(vocabulary), temperature
         self.text_tokens = LegalTokens.all_except(vocabulary.special_ids - end_ids, self.n_vocab)
         """Tokens that are legal without a grammar; as in serving, a policy cannot open a turn of another role."""
-        self._temperature = temperature
-        self._sampler = Sampler(self.n_vocab, SamplingParams(temperature=temperature), np.random.default_rng(seed))
-
-    def draw(
-        self, logits_V: NDArray[np.float32], legal: LegalTokens, grammar: Grammar | None = None
-    ) -> tuple[int, float]:
-        """Return a token and its log-probability among the legal tokens, at the temperature."""
-        logits_V = logits_V[: self.n_vocab]
-        decision = grammar.decision if grammar is not None and self._temperature == 0 else None
-        token = self._sampler.draw(logits_V, legal, decision).token
-        return token, log_share(token, logits_V, legal, self._temperature or 1.0)
+        self.sampler = Sampler(self.n_vocab, SamplingParams(temperature=temperature), np.random.default_rng(seed))
 
 
 def log_share(token: int, logits_V: NDArray[np.float32], legal: LegalTokens, temperature: float) -> float:
@@ -118,13 +104,32 @@ class TurnWriter:
 
     def __init__(self, written: Written, draws: Draws, grammar: Grammar | None, max_tokens: int) -> None:
         """Start a turn of at most `max_tokens` tokens, which must be at least 1."""
-        self._written, self._draws, self._grammar = written, draws, grammar
-        self._start, self._end = len(written.ids), len(written.ids) + max_tokens
-        self.is_over = False
-        self.is_cut = False
-        """Whether the token limit ended the turn, or made the grammar close it."""
+        self._written, self._draws, self._start = written, draws, len(written.ids)
+        self._reply = Reply(
+            max_tokens,
+            ReplyParts(
+                sampler=draws.sampler,
+                text_tokens=draws.text_tokens,
+                end_ids=draws.end_ids,
+                n_vocab=draws.n_vocab,
+                grammar=grammar,
+                on_drawn=self._take,
+                follows_stand_ins=False,
+            ),
+        )
+        self._has_begun = self._is_closing = False
         self.ended_by: int | None = None
         """End token that was drawn; None: the grammar was complete, or the limit was reached."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the turn has ended."""
+        return self._reply.finish_reason is not None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the token limit ended the turn, or made the grammar close it."""
+        return self._is_closing or self._reply.finish_reason == "length"
 
     @property
     def content_ids(self) -> list[int]:
@@ -132,77 +137,31 @@ class TurnWriter:
         return self._written.ids[self._start : len(self._written.ids) - (self.ended_by is not None)]
 
     def step(self, logits_V: NDArray[np.float32]) -> list[int]:
-        """Write the next token and any forced tokens after it; return them."""
-        forced = self._forced()
-        if forced or self.is_over:
-            return forced
-        token = self._drawn(logits_V)
-        return [token, *([] if self.is_over else self._forced())]
+        """Write the next token and any forced tokens after it; return them.
 
-    @property
-    def _n_left(self) -> int:
-        return self._end - len(self._written.ids)
+        A beginning that the grammar forces is written alone: the logits after it are those of the next call.
+        """
+        n_before = len(self._written.ids)
+        if self._has_begun or not self._forced():
+            self._reply.take(logits_V[: self._draws.n_vocab])
+            self._forced()
+        self._has_begun = True
+        return self._written.ids[n_before:]
 
-    def _forced(self) -> list[int]:
-        grammar = self._grammar
-        block: list[int] = []
-        if grammar is not None and not grammar.finished:
-            block = grammar.forced()[: self._n_left]
-            for token in block:
-                grammar.advance(token)
-            self._written.give(block)
-        self._settle()
-        return block
+    def _forced(self) -> bool:
+        """Write what the grammar forces; return whether it forced tokens or ended the turn."""
+        n_before = len(self._reply.out.ids)
+        goes_on = self._reply.advance()
+        forced = self._reply.out.ids[n_before:]
+        self._written.give(forced)
+        return bool(forced) or not goes_on
 
-    def _drawn(self, logits_V: NDArray[np.float32]) -> int:
-        grammar, draws = self._grammar, self._draws
-        if grammar is None:
-            legal = draws.text_tokens
-            token, log_prob = draws.draw(logits_V, legal)
-            return self._take(token, log_prob, legal)
-        must_close = grammar.closing_reserve >= self._n_left
-        legal: LegalTokens | None = self._legal(grammar, must_close)
-        token, log_prob = draws.draw(logits_V, legal, None if must_close else grammar)
-        if not must_close and self._overruns(grammar, token):
-            must_close = True
-            token, _ = draws.draw(logits_V, self._legal(grammar, must_close))
-            legal = None  # it was not drawn from a single set
-        if token not in draws.end_ids:
-            grammar.advance(token)
-        self.is_cut |= must_close
-        return self._take(token, log_prob, legal)
-
-    def _overruns(self, grammar: Grammar, token: int) -> bool:
-        """Return whether the shortest completion after a token exceeds the limit."""
-        if token in self._draws.end_ids:
-            return False
-        grammar.advance(token)
-        is_over = grammar.closing_reserve > self._n_left - 1
-        grammar.rollback(1)
-        return is_over
-
-    def _take(self, token: int, log_prob: float, legal: LegalTokens | None) -> int:
-        if legal is None or legal.count == 1:
-            self._written.give([token])
+    def _take(self, drawn: DrawnToken) -> None:
+        self._is_closing |= drawn.is_closing
+        if drawn.legal is None or drawn.legal.count == 1:
+            self._written.give([drawn.token])
         else:
-            self._written.choose(token, log_prob, legal)
-        if token in self._draws.end_ids:
-            self.is_over, self.ended_by = True, token
-        self._settle()
-        return token
-
-    def _legal(self, grammar: Grammar, is_closing: bool) -> LegalTokens:
-        mask = grammar.closing() if is_closing else grammar.mask()
-        return _unpacked(mask.tobytes(), self._draws.n_vocab)
-
-    def _settle(self) -> None:
-        if self.is_over or (self._grammar is not None and self._grammar.finished):
-            self.is_over = True
-        elif self._n_left <= 0:
-            self.is_over = self.is_cut = True
-
-
-@lru_cache(maxsize=MASKS_KEPT)
-def _unpacked(mask: bytes, n_vocab: int) -> LegalTokens:
-    """Return a mask as a set of legal tokens; cached, as masks repeat within words and strings."""
-    return LegalTokens.from_mask(np.frombuffer(mask, dtype=np.uint32), n_vocab)
+            share = log_share(drawn.token, drawn.logits_V, drawn.legal, self._draws.temperature or 1.0)
+            self._written.choose(drawn.token, share, drawn.legal)
+        if drawn.token in self._draws.end_ids:
+            self.ended_by = drawn.token
