@@ -71,7 +71,7 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
     finally:
-        process.kill()
+        process.terminate()
         process.communicate()
 
 
