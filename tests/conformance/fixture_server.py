@@ -1,4 +1,4 @@
-"""The tools that the conformance scenarios call, on the base that all our servers stand on, served on a port.
+"""The tools that the conformance scenarios call, on the base that all our servers stand on; servers on ports.
 
 The scenarios send no token. The transport of our servers asks for one, and does here too: what stands before it
 adds the token, and nothing else differs from `python -m mcp_servers.NAME --http`.
@@ -6,11 +6,14 @@ adds the token, and nothing else differs from `python -m mcp_servers.NAME --http
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import socket
 import struct
 import sys
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import mcp_types as types
@@ -125,22 +128,28 @@ def build_server() -> Server[Any]:
     return strict_server("conformance-fixture", instructions="", tools=tools)
 
 
-def serve(server: Server[Any]) -> None:
-    """Serve on a free port of loopback, which is printed."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    app = http_app(server, "127.0.0.1", port, TOKEN)
+async def serve(servers: Mapping[str, Server[Any]]) -> None:
+    """Serve each on a free port of loopback; print the URLs by name."""
+    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in servers}
+    ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+    print(json.dumps({name: f"http://127.0.0.1:{port}/mcp" for name, port in ports.items()}), flush=True)
+    await asyncio.gather(*(_serve_on(listeners[name], server) for name, server in servers.items()))
+
+
+async def _serve_on(listener: socket.socket, server: Server[Any]) -> None:
+    app = http_app(server, "127.0.0.1", listener.getsockname()[1], TOKEN)
 
     async def with_token(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope = {**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer " + TOKEN.encode())]}
         await app(scope, receive, send)
 
-    print(f"http://127.0.0.1:{port}/mcp", flush=True)
-    uvicorn.Server(uvicorn.Config(with_token, log_level="error", access_log=False)).run(sockets=[listener])
+    config = uvicorn.Config(with_token, log_level="error", access_log=False)
+    await uvicorn.Server(config).serve(sockets=[listener])
 
 
 if __name__ == "__main__":
     from tests.conformance.our_servers import SERVERS
 
-    serve(SERVERS[sys.argv[1]](*sys.argv[2:]))
+    wanted: dict[str, list[str]] = json.loads(sys.argv[1])
+    asyncio.run(serve({name: SERVERS[name](*arguments) for name, arguments in wanted.items()}))

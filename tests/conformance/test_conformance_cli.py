@@ -6,12 +6,13 @@ the Node 22 that it needs). What is expected to fail, and why, is in `baseline.y
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.mcp_servers.git_repository import new_repository
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = Path(sys.prefix) / "conformance/node_modules"
 BASELINE = Path(__file__).with_name("baseline.yml")
+SEVERAL_RUNS = Path(__file__).with_name("several_runs.mjs")
 OF_EVERY_SERVER = (
     "server-initialize", "ping", "tools-list", "server-sse-multiple-streams", "dns-rebinding-protection",
 )  # fmt: skip
@@ -35,26 +37,39 @@ pytestmark = [
 ]
 
 
-def conformance(*arguments: str, cwd: Path) -> tuple[int, str]:
-    """Run the command line; return its exit status and what it says."""
+def conformance(*runs: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run the command line once for each list of arguments.
+
+    Return the first exit status that is not 0, or 0, and what it says.
+    """
     program = MODULES / "@modelcontextprotocol/conformance/dist/index.js"
+    arguments = [[*run, "-o", str(folder / "results")] for run in runs]
     done = subprocess.run(
-        [str(MODULES / ".bin/node"), str(program), *arguments, "-o", str(cwd / "results")],
+        [str(MODULES / ".bin/node"), str(SEVERAL_RUNS), str(program), json.dumps(arguments)],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 
-@contextmanager
-def running(name: str, *arguments: str) -> Iterator[str]:
-    """Serve one of our servers over HTTP; yield its URL."""
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Serve our servers over HTTP, in one process; yield their URLs by name."""
+    folder = tmp_path_factory.mktemp("served")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.conformance.fixture_server", name, *arguments],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tests.conformance.fixture_server",
+            json.dumps({name: arguments_of(name, folder) for name in SERVERS}),
+        ],
+        cwd=REPOSITORY,
+        env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield json.loads(process.stdout.readline())
     finally:
         process.terminate()
         process.communicate()
@@ -65,17 +80,17 @@ def arguments_of(name: str, folder: Path) -> list[str]:
     if name == "git":
         return [str(new_repository(folder / "repository"))]
     if name in ("filesystem", "search"):
-        (folder / "files").mkdir()
-        return [str(folder / "files")]
+        (folder / name).mkdir()
+        return [str(folder / name)]
     if name == "sqlite":
         sqlite3.connect(folder / "shop.db").close()
         return [str(folder / "shop.db")]
     return [str(folder / "memory.db")] if name == "memory" else []
 
 
-def test_the_base_of_our_servers_conforms(tmp_path: Path) -> None:
-    with running("fixture") as url:
-        status, said = conformance("server", "--url", url, "--expected-failures", str(BASELINE), cwd=tmp_path)
+def test_the_base_of_our_servers_conforms(urls: dict[str, str], tmp_path: Path) -> None:
+    arguments = ("server", "--url", urls["fixture"], "--expected-failures", str(BASELINE))
+    status, said = conformance(arguments, folder=tmp_path)
     assert status == 0, said
     passed, failed = map(int, re.findall(r"Total: (\d+) passed, (\d+) failed", said)[0])
     assert passed >= 14
@@ -83,12 +98,11 @@ def test_the_base_of_our_servers_conforms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SERVERS if name != "fixture"])
-def test_each_server_conforms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with running(name, *arguments_of(name, tmp_path)) as url:
-        for scenario in OF_EVERY_SERVER:
-            status, said = conformance("server", "--url", url, "--scenario", scenario, cwd=tmp_path)
-            assert status == 0, said
+def test_each_server_conforms(name: str, urls: dict[str, str], tmp_path: Path) -> None:
+    runs = [("server", "--url", urls[name], "--scenario", scenario) for scenario in OF_EVERY_SERVER]
+    status, said = conformance(*runs, folder=tmp_path)
+    assert status == 0, said
+    assert said.count(" exits with 0\n") == len(OF_EVERY_SERVER)
 
 
 @pytest.mark.parametrize(
@@ -96,5 +110,5 @@ def test_each_server_conforms(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_our_client_conforms(scenario: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m tests.conformance.client"
-    status, said = conformance("client", "--command", command, "--scenario", scenario, cwd=tmp_path)
+    status, said = conformance(("client", "--command", command, "--scenario", scenario), folder=tmp_path)
     assert status == 0, said

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from modelstack.align.guards.refusal_signs import plain, sentences
+from modelstack.align.guards.refusal_signs import has_sign, plain
 from tools.classifiers.data_files import SOURCES, Source, read_records, read_source
 from tools.refusal_judge.reply_grammar import Exchange
 
@@ -91,7 +91,7 @@ def exchanges(folder: Path) -> list[Exchange]:
 
 def refuses(answer: str) -> bool:
     """Return whether a sentence of an answer refuses; such an answer is not compliance."""
-    return any("refuses" in sentence.signs for sentence in sentences(plain(answer)))
+    return has_sign(plain(answer), "refuses")
 
 
 def seed_tasks(records: Iterable[Mapping[str, Any]]) -> Iterator[Exchange]:

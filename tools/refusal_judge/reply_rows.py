@@ -91,12 +91,17 @@ class HHReply:
     """Whether the reply answers the first turn, so the prompt is the whole conversation before it."""
 
 
-def hh_replies(folder: Path) -> Iterator[HHReply]:
-    """Yield replies of HH-RLHF on whose kind the labelling rules agree.
+@lru_cache(maxsize=1)
+def hh_replies(folder: Path) -> Sequence[HHReply]:
+    """Return replies of HH-RLHF on whose kind the labelling rules agree; a folder is read once.
 
     Raises:
         UserError: the file is missing or broken.
     """
+    return tuple(_hh_replies(folder))
+
+
+def _hh_replies(folder: Path) -> Iterator[HHReply]:
     seen: set[str] = set()
     for pair in read_source(folder, "hh"):
         for side in ("chosen", "rejected"):
@@ -111,8 +116,11 @@ def hh_replies(folder: Path) -> Iterator[HHReply]:
                 yield HHReply(LabelledReply(prompt.strip(), reply, kind, f"hh/{kind}"), not earlier)
 
 
-def exchanges(folder: Path) -> list[Exchange]:
+@lru_cache(maxsize=1)
+def exchanges(folder: Path) -> Sequence[Exchange]:
     """Return real requests with real answers: those of `real_exchanges` and plain answers to HH's first turns.
+
+    A folder is read once.
 
     Raises:
         UserError: a file of the folder is missing or broken.
@@ -123,7 +131,7 @@ def exchanges(folder: Path) -> list[Exchange]:
         if reply.is_first and reply.row.kind == "compliance"
     ]
     index = evaluated(folder)
-    return [*(e for e in real_exchanges.exchanges(folder) if not index.repeats(e.prompt)), *first]
+    return (*(e for e in real_exchanges.exchanges(folder) if not index.repeats(e.prompt)), *first)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 6000
@@ -226,17 +227,26 @@ def own_words(text: str) -> str:
 
 def sentences(text: str) -> list[Sentence]:
     """Split plain text into sentences and find the signs of each, outside quotation marks."""
-    found: list[Sentence] = []
+    return [
+        Sentence(sentence, start, frozenset(sign for sign in _SIGNS if _shows(sentence, sign)))
+        for sentence, start in _split(text)
+    ]
+
+
+def has_sign(text: str, sign: str) -> bool:
+    """Return whether any sentence of plain text shows a sign, outside quotation marks."""
+    return any(_shows(sentence, sign) for sentence, _ in _split(text))
+
+
+def _split(text: str) -> Iterator[tuple[str, int]]:
+    """Yield each sentence with the number of characters of the reply's own words before it."""
     start = 0
     for piece in _SENTENCE_END.split(own_words(text)):
-        stripped = piece.strip()
-        if stripped:
-            bare = stripped.lstrip("\"'*-_>#[( ")
-            signs = frozenset(
-                name
-                for name, pattern in _SIGNS.items()
-                if pattern.search(stripped.lstrip() if name in ("instructs", "code") else bare)
-            )
-            found.append(Sentence(stripped, start, signs))
+        if stripped := piece.strip():
+            yield stripped, start
         start += len(piece) + 1
-    return found
+
+
+def _shows(sentence: str, sign: str) -> bool:
+    bare = sentence if sign in ("instructs", "code") else sentence.lstrip("\"'*-_>#[( ")
+    return _SIGNS[sign].search(bare) is not None

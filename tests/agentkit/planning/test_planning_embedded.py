@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.xdist_group("plans"),
 ]
 
-TOOLS = {"create_directory", "write_file", "read_text_file", "list_directory", "file_info", "search_text"}
-"""Tools of the server that the model sees: those of the plans, and two others."""
+TOOLS = {"create_directory", "write_file", "read_text_file", "list_directory", "file_info"}
+"""Tools of the server that the model sees: those of the plans, and another one."""
 
 
 async def follow(folder: Path, task: str, steps: list[TemplateStep]) -> RunResult[str]:

@@ -20,7 +20,12 @@ from tests.agentkit.specialise.live_servers import database_server, write_world
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
 from tests.modelstack.sft.toy_sft import write_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("specialise_run"), needs_llama_cpp]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("specialise_run"),
+    pytest.mark.usefixtures("pictures_drawn_once"),
+    needs_llama_cpp,
+]
 
 RECIPE = SpecialiseRecipe(
     name="toy", examples=24, test_examples=10, general_share=0.1, row_tokens=1024, minutes=5, max_tools=2

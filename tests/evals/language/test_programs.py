@@ -243,9 +243,37 @@ def mbpp_records() -> dict[str, dict[str, Any]]:
     return {f"mbpp/{r['task_id']}": r for r in records}
 
 
-def passes(case: Case, body: str) -> bool:
-    sources = humaneval.program_of(case.prompt, case.data["entry_point"], body)
-    return judge_program(sources, case.data["tests"], case.data["names"], helpers=case.data["helpers"]).passed
+Programs = Sequence[tuple[Case, Sequence[str]]]
+"""Cases, each with the sources of a program."""
+
+
+def judge_together(programs: Programs) -> Verdict:
+    """Judge the programs of several cases in one sandbox; each has its own globals and is one test."""
+    sources, tests, names = [], [], []
+    for number, (case, parts) in enumerate(programs):
+        own = {name: f"{name}_of_{number}" for name in case.data["names"]}
+        sources.append(
+            f"space = {{'__name__': 'program'}}\nfor part in {[*parts]!r}:\n    exec(part, space)\n"
+            f"globals().update({{own: space[name] for name, own in {own!r}.items()}})"
+        )
+        tests.append(
+            f"space = {{}}\nexec({case.data.get('helpers', '')!r}, space)\n"
+            f"space.update({', '.join(f'{name}={each}' for name, each in own.items())})\n"
+            f"for test in {case.data['tests']!r}:\n    exec(test, space)"
+        )
+        names += own.values()
+    return judge_program(sources, tests, names, every_test=True)
+
+
+def failing(programs: Programs) -> list[str]:
+    """Return the cases whose programs fail, 25 to a sandbox: its two processes take longer than a program."""
+    found: list[str] = []
+    for first in range(0, len(programs), 25):
+        some = programs[first : first + 25]
+        verdict = judge_together(some)
+        assert len(verdict.tests_passed) == len(some), f"from {some[0][0].id}: {verdict.reason}"
+        found += [case.id for (case, _), passed in zip(some, verdict.tests_passed, strict=True) if not passed]
+    return found
 
 
 @pytest.mark.slow
@@ -253,43 +281,29 @@ def test_every_canonical_solution_of_humaneval_passes_and_an_empty_body_fails(sa
     records = humaneval_records()
     cases = humaneval.load({"data": str(DATA / "HumanEval.jsonl.gz")})
     assert len(cases) == 164
-    failing = [case.id for case in cases if not passes(case, records[case.id]["canonical_solution"])]
-    passing = [case.id for case in cases[::8] if passes(case, "    raise NotImplementedError\n")]
-    assert failing == []
-    assert passing == []
 
+    def with_body(case: Case, body: str) -> tuple[Case, list[str]]:
+        return case, humaneval.program_of(case.prompt, case.data["entry_point"], body)
 
-def judge_together(programs: Sequence[tuple[Case, str]]) -> Verdict:
-    """Judge the programs of several MBPP tasks in one sandbox; each has its own globals and is one test."""
-    sources, tests, names = [], [], []
-    for number, (case, code) in enumerate(programs):
-        own = {name: f"{name}_of_{number}" for name in case.data["names"]}
-        parts = mbpp.sources_of(case, code)
-        sources.append(
-            f"space = {{'__name__': 'program'}}\nfor part in {parts!r}:\n    exec(part, space)\n"
-            f"globals().update({{own: space[name] for name, own in {own!r}.items()}})"
-        )
-        tests.append("\n".join([*(f"{name} = {each}" for name, each in own.items()), *case.data["tests"]]))
-        names += own.values()
-    return judge_program(sources, tests, names, every_test=True)
+    assert failing([with_body(case, records[case.id]["canonical_solution"]) for case in cases]) == []
+    some, empty = cases[::8], "    raise NotImplementedError\n"
+    assert failing([with_body(case, empty) for case in some]) == [case.id for case in some]
+    for body, passes in ((records[some[0].id]["canonical_solution"], True), (empty, False)):
+        case, sources = with_body(some[0], body)
+        verdict = judge_program(sources, case.data["tests"], case.data["names"], helpers=case.data["helpers"])
+        assert verdict.passed == passes
 
 
 @pytest.mark.slow
 def test_every_reference_of_mbpp_passes_and_a_wrong_one_fails(sandbox: None) -> None:
-    """25 programs share a sandbox, whose two processes take longer to start than a program to run."""
     records = mbpp_records()
     cases = mbpp.load({"data": str(DATA / "mbpp.jsonl")})
     assert len(cases) == 500
-    failing: list[str] = []
-    for first in range(0, len(cases), 25):
-        some = cases[first : first + 25]
-        verdict = judge_together([(case, records[case.id]["code"]) for case in some])
-        if verdict.tests_passed != (True,) * len(some):
-            failing.append(f"{some[0].id} to {some[-1].id}: {verdict.reason}, {verdict.tests_passed}")
-    assert failing == []
+    assert failing([(case, mbpp.sources_of(case, records[case.id]["code"])) for case in cases]) == []
     case, other = cases[:2]
     (name,) = case.data["names"]
-    verdict = judge_together([(case, records[case.id]["code"]), (case, f"def {name}(*_): return None")])
+    wrong = mbpp.sources_of(case, f"def {name}(*_): return None")
+    verdict = judge_together([(case, mbpp.sources_of(case, records[case.id]["code"])), (case, wrong)])
     assert verdict.tests_passed == (True, False)
     assert not judge_program(
         mbpp.sources_of(case, records[other.id]["code"]), case.data["tests"], case.data["names"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from evals.speed.results import BenchmarkResult
 from evals.speed.running import read_result
 from evals.speed.turns import Measured, Turns
 
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="needs peft (extra `dev`)")
 
 
 def measured(*seconds: float, first: float = 4.0, n_parameters: int = 1000, falls: bool = True) -> Measured:
