@@ -104,7 +104,7 @@ CHAINS: Mapping[str, str] = {
             inputs='[{kind="jsonl", path="runs/plain/documents.jsonl.zst"}]'
     """,
     "tiny adapter": f"""
-        data tools general {TOOLS} validation_examples=50
+        data tools general {TOOLS} validation_examples=100
         sft tools base=base.gguf {SFT}
         data tools calls {TOOLS}
         sft tools-calls {SFT}

@@ -50,15 +50,15 @@ def outputs(run: Path) -> dict[Path, bytes]:
 
 
 def write_crawl(folder: Path) -> None:
-    """Write three files of a crawl: pages of prose, one twice, one with a word changed, one that is too short."""
+    """Write two files of a crawl: pages of prose, one twice, one with a word changed, one that is too short."""
     texts = [each.text for each in read_documents(domain_file("prose")) if 3_000 < len(each.text) < 12_000][:20]
     texts[3] = texts[12]
     texts[10] = texts[13].replace(" the ", " that ", 1)
     texts[5] = "Too short to be kept."
     texts[8] += "\n\nWrite to somebody@example.com for the rest of this long and winding story."
     folder.mkdir()
-    for number in range(3):
-        pages = [http(page(text)) for text in texts[number::3]]
+    for number in range(2):
+        pages = [http(page(text)) for text in texts[number::2]]
         warc(folder, [record(n, each) for n, each in enumerate(pages)]).rename(folder / f"{number}.warc.gz")
 
 
@@ -68,9 +68,12 @@ def page(text: str) -> bytes:
 
 
 def with_few_tasks(fineweb: DataRecipe) -> DataRecipe:
-    """Return the recipe with two buckets of MinHash instead of 14: each bucket is a task, and a task a process."""
+    """Return the recipe with three buckets of MinHash instead of 14: a bucket is a task, and a task a process.
+
+    At two tasks a job, the buckets keep two workers busy.
+    """
     steps = [
-        each.model_copy(update={"n_buckets": 2}) if each.kind == "minhash" else each for each in fineweb.steps
+        each.model_copy(update={"n_buckets": 3}) if each.kind == "minhash" else each for each in fineweb.steps
     ]
     return fineweb.model_copy(update={"steps": tuple(steps)})
 
