@@ -16,8 +16,9 @@ PRELOADED = (
     "torch.distributed.tensor.parallel",
     "matplotlib.backends.backend_agg",  # curves of each run; 0.5 s
     "matplotlib.figure",
+    "modelstack.frozen_imports",
 )
-"""Modules that the server imports before it is forked."""
+"""Modules that the server imports before it is forked, in this order."""
 
 
 def worker_context() -> ForkServerContext | SpawnContext:

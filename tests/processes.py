@@ -45,7 +45,7 @@ def start_method() -> str:
 def _context() -> ForkServerContext | SpawnContext:
     context = worker_context()
     if isinstance(context, ForkServerContext):
-        context.set_forkserver_preload([*PRELOADED, *_POST_TRAININGS])
+        context.set_forkserver_preload([*_POST_TRAININGS, *PRELOADED])
     return context
 
 
