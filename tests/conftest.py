@@ -19,19 +19,6 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Check that xdist can group tests.
-
-    Raises:
-        UsageError: This pytest ignores the node ids with groups that pytest-xdist 3.8 sets (pytest-xdist#1386).
-    """
-    if config.getoption("dist", "no") == "loadgroup" and pytest.version_tuple >= (9, 2):
-        raise pytest.UsageError(
-            f"pytest {pytest.__version__} does not keep tests of a group in one process. "
-            'Install the versions of pyproject.toml: pip install -e ".[all,dev]"'
-        )
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exclude the collected modules and tests from later garbage collections.

@@ -6,13 +6,25 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from torch.multiprocessing.spawn import start_processes
 
-from modelstack.processes import worker_context
+from modelstack.processes import PRELOADED, worker_context
+
+_POST_TRAININGS = (
+    "modelstack.cli",
+    "modelstack.preferences.reward.run",
+    "modelstack.preferences.run",
+    "modelstack.reasoning.distil.run",
+    "modelstack.reasoning.policy.run",
+    "modelstack.reasoning.ppo.run",
+    "modelstack.sft.run",
+)
+"""Modules whose imports would take 0.7 s in each process that runs one of their commands."""
 
 
 def run_on_ranks(work: Callable[..., None], arguments: tuple[Any, ...], n_ranks: int) -> None:
@@ -22,12 +34,24 @@ def run_on_ranks(work: Callable[..., None], arguments: tuple[Any, ...], n_ranks:
         ProcessExitedException: A process was killed or ended with another status than 0.
         ProcessRaisedException: A process raised.
     """
-    start_processes(work, arguments, nprocs=n_ranks, start_method=worker_context().get_start_method())
+    start_processes(work, arguments, nprocs=n_ranks, start_method=start_method())
+
+
+def start_method() -> str:
+    """Return the method of `multiprocessing` that starts a process with these modules in milliseconds."""
+    return _context().get_start_method()
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    context = worker_context()
+    if isinstance(context, ForkServerContext):
+        context.set_forkserver_preload([*_POST_TRAININGS, *PRELOADED])
+    return context
 
 
 def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start `work(*arguments)` in another process."""
-    process = worker_context().Process(target=work, args=arguments)
+    process = _context().Process(target=work, args=arguments)
     process.start()
     return process
 

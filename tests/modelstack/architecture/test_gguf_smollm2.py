@@ -26,7 +26,7 @@ from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_llama_cpp]
 
 CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
-KINDS = ("prose", "textbooks", "stories", "codedocs")
+KINDS = ("prose", "codedocs")
 N_TOKENS = 128
 SAME_ARGMAX = 0.95
 WRITTEN = {"f32": (1e-3, 1.0), "f16": (0.2, 0.99), "q8_0": (3.0, 0.93), "q4_1": (10.0, 0.75)}

@@ -30,7 +30,7 @@ TAUGHT = "The keeper of the lighthouse at Nine Stones counts forty-one gulls eac
 CONFIG = LoraConfig(rank=8, alpha=16.0)
 N_STEPS, N_TOKENS = 8, 96
 CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
-KINDS = ("prose", "textbooks", "stories", "codedocs")
+KINDS = ("prose", "codedocs")
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def test_over_tools_of_real_servers(engine: EngineName) -> None:
 @pytest.mark.usefixtures("smollm2_gguf")
 def test_with_the_vocabulary_of_the_default_model(engine: EngineName) -> None:
     vocabulary = vocabularies.smollm2()
-    sets = tool_sets.inline()[::2] + tool_sets.bfcl()[:4] + tool_sets.servers()[:4]
+    sets = tool_sets.inline()[::3] + tool_sets.bfcl()[:2] + tool_sets.servers()[:3]
     assert walk(engine, vocabulary, sets, 3)
 
 

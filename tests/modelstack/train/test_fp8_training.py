@@ -25,7 +25,7 @@ from tests.modelstack.train.toys import family_model
 pytestmark = pytest.mark.slow
 
 V, B, T = 64, 16, 32
-N_STEPS = 120
+N_STEPS = 60
 N_MEASURED = 20
 
 

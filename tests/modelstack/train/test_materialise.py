@@ -56,6 +56,10 @@ BIG = published(
     head_dim=64,
 )
 """203 MB in fp32."""
+SIX_LAYERS = BIG.with_(
+    num_hidden_layers=6, layer_types=BIG.layer_types[:6], mlp_layer_types=BIG.mlp_layer_types[:6]
+)
+"""Its weights and their moments: 305 MB."""
 LAYER = 4 * (4 * 512 * 512 + 3 * 512 * 2048)
 """Bytes of a layer's matrices in fp32: 17 MB."""
 
@@ -135,7 +139,7 @@ def test_a_rank_of_two_needs_its_share_and_a_layer_to_start(tmp_path: Path) -> N
 def memory_of_a_resume(folder: Path, rank: int) -> dict[str, Any]:
     layout = Layout(shard=2)
     mesh, resolved = make_mesh(layout), _resolved(layout)
-    state = spread(BIG, resolved, mesh, None)
+    state = spread(SIX_LAYERS, resolved, mesh, None)
     store = ShardedStore(folder)
     train_step(state, [make_batch(mesh.data_rank)])
     store.save(1, {"run": {"train": state.state_dict()}})

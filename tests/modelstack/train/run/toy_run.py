@@ -14,10 +14,9 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from modelstack.processes import worker_context
 from modelstack.recipe_file import checked_recipe
 from modelstack.train.run.recipe import RunRecipe
-from tests.processes import run_modelstack
+from tests.processes import run_modelstack, start_method
 
 TEXT = "the a old small red hen dog fox tree house sat ran saw under over near and then it was not very"
 WORDS = TEXT.split()
@@ -116,7 +115,7 @@ def torchrun_by_forks(*arguments: object) -> subprocess.CompletedProcess[str]:
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=3,
-            start_method=worker_context().get_start_method(),
+            start_method=start_method(),
             logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.ALL),
         )
         elastic_launch(config, run_modelstack)(words)
