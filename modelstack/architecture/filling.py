@@ -17,6 +17,7 @@ from torch import Tensor
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import OwnPart, whole_part
+from modelstack.architecture.meta import on_meta
 
 Spread = Callable[[CausalLM], Callable[[Tensor], OwnPart]]
 """Distributes a model on the meta device and gives it memory; returns the function that finds this process's part
@@ -32,7 +33,7 @@ class Filling(ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         """Create the model on the meta device."""
-        with torch.device("meta"):
+        with on_meta():
             self._model = CausalLM(config)
         self._model.requires_grad_(True).eval()
         self.expected: dict[str, Tensor] = self._model.state_dict()

@@ -12,12 +12,11 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     Raises:
         UserError: The sizes are too large for torch.
     """
-    import torch
-
     from modelstack.architecture.decoder import CausalLM
+    from modelstack.architecture.meta import on_meta
 
     try:
-        with torch.device("meta"):
+        with on_meta():
             model = CausalLM(config)
     except (RuntimeError, OverflowError) as error:
         raise UserError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.meta import on_meta
 from modelstack.errors import UserError
 from modelstack.posttrain.lora.config import ALL_LINEAR, LoraConfig
 from modelstack.posttrain.lora.linear import LoraLinear
@@ -170,7 +171,7 @@ def merge_lora(model: CausalLM, dtype: torch.dtype = torch.float32) -> CausalLM:
         is_weight = name in parameters and value.is_floating_point()
         # Copy, so that further training does not change the merged model.
         state[name] = value.to(dtype, copy=layer is None) if is_weight else value.clone()
-    with torch.device("meta"):
+    with on_meta():
         merged = CausalLM(model.config)
     merged.load_state_dict(state, strict=True, assign=True)
     merged.tie_weights()

@@ -14,6 +14,7 @@ from modelstack.architecture.checkpoint_names import file_name
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
+from modelstack.architecture.meta import on_meta
 from modelstack.errors import UserError
 from modelstack.posttrain.lora.adapters import add_lora, lora_layers
 from modelstack.posttrain.lora.config import ALL_LINEAR, LoraConfig
@@ -134,7 +135,7 @@ def _targets(adapters: list[Adapter]) -> tuple[str, ...]:
 def _bare(base: Path, config: LoraConfig) -> CausalLM:
     """Return a model with adapters on the meta device; only names and shapes of its layers are used."""
     of_base: ModelConfig = load_gguf(base).config if base.is_file() else load_config(base)
-    with torch.device("meta"):
+    with on_meta():
         model = CausalLM(of_base)
     add_lora(model, config)
     return model

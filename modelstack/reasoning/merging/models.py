@@ -16,6 +16,7 @@ from modelstack.architecture.checkpoint import MAX_SHARD_BYTES, TOKENIZER_FILES
 from modelstack.architecture.checkpoint_names import file_name
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.meta import on_meta
 from modelstack.architecture.presets.registry import to_hf
 from modelstack.errors import UserError
 from modelstack.files import replacing_folder
@@ -123,7 +124,7 @@ def planned_like(model: ModelTensors, dtype: str | None) -> dict[str, TensorFact
     """Return shape and dtype of each tensor to write; buffers keep their dtype."""
     if dtype is None:
         return dict(model.facts)
-    with torch.device("meta"):
+    with on_meta():
         buffers = {file_name(name, model.config) for name, _ in CausalLM(model.config).named_buffers()}
     return {
         name: TensorFacts(facts.shape, getattr(torch, dtype))

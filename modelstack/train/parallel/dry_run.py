@@ -30,6 +30,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.table import quantity
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import total_loss
+from modelstack.architecture.meta import on_meta
 from modelstack.architecture.rope import inverse_frequencies
 from modelstack.decide.memory import VALUE_BYTES, Memory, check_layout, training_memory
 from modelstack.errors import UserError
@@ -180,7 +181,7 @@ def _run_stage(
     optimizer_config: OptimizerConfig,
     stage: int,
 ) -> RankReport:
-    with torch.device("meta"):
+    with on_meta():
         parts = _parts(config, parallel, stage, context)
     n_parameters = _count(parts, whole=True)
     for part in parts:

@@ -9,6 +9,7 @@ import torch
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.meta import on_meta
 from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.errors import UserError
 from modelstack.train.fp8 import convert_linears
@@ -53,7 +54,7 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
         )
     if resolved.layout.pp > 1:
         return _in_stages(config, resolved, mesh, frequency_V)
-    with torch.device("meta"):
+    with on_meta():
         model = _converted(CausalLM(config), resolved)
     parallelize(model, mesh, parallel_config(resolved))
     materialise(model, mesh.device, resolved.recipe.seed, frequency_V)
@@ -64,7 +65,7 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
 
 def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: list[float] | None) -> TrainState:
     parallel = parallel_config(resolved)
-    with torch.device("meta"):
+    with on_meta():
         stages = make_stages(
             config, parallel.pipeline_schedule, resolved.layout.pp, mesh.stage, n_tokens=resolved.row_tokens
         )
