@@ -81,7 +81,7 @@ class Run:
         return process
 
     def take_turn(self, process: JsonProcess, turn: str, new: Sequence[Sequence[int]], n_shared: int) -> None:
-        """Let each conversation ask once."""
+        """Send one request of each conversation."""
         self.first_s[turn], self.n_beyond[turn] = [], 0
         for number, (history, ids) in enumerate(zip(self.histories, new, strict=True)):
             history += ids
