@@ -41,6 +41,7 @@ from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.fair_lock import FairLock
+from modelstack.inference.torch.kv_numbers import KVType
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.prefix_store import PrefixStore
@@ -76,6 +77,7 @@ class TorchEngine:
         owns_model: bool = False,
         numbers: Numbers = "float",
         rounded: Mapping[str, RoundedWeight] | None = None,
+        kv_type: KVType = "model",
         store: StateStore | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
@@ -93,10 +95,13 @@ class TorchEngine:
                 adapters. The model is then of no other use (see `packing`).
             numbers: "int8": products are computed in W8A8; needs `owns_model`.
             rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
+            kv_type: Numbers of the KV cache: the model's own, "int8", or "k8v4", keys in int8 and values in 4 bits
+                (see `kv_numbers`).
             store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
 
         Raises:
-            UnsupportedModelError: A layer keeps another past than a key and a value per token.
+            UnsupportedModelError: A layer keeps another past than a key and a value per token, or heads of a size
+                that `kv_type` cannot hold.
             EngineError: An argument is invalid.
         """
         trained = model.config.max_position_embeddings
@@ -117,15 +122,17 @@ class TorchEngine:
             limits = StepLimits(max_rows, max_step_tokens)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens)
+        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type)
         self._tokenizer = tokenizer
         self._replies = ReplyMaker(tokenizer.vocabulary, np.random.default_rng(seed))
         self._submissions: dict[Stream, TorchSubmission] = {}
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
+        self._kv_suffix = "" if kv_type == "model" else f"-kv-{kv_type}"
         self._owns_model = owns_model
         if owns_model and can_pack(model):
-            self._fingerprint = weights_fingerprint(model) + ("" if numbers == "float" else f"-{numbers}")
+            suffix = "" if numbers == "float" else f"-{numbers}"
+            self._fingerprint = weights_fingerprint(model) + suffix + self._kv_suffix
             pack_linear_layers(model, numbers, rounded)
         elif numbers != "float":
             raise EngineError(
@@ -145,7 +152,7 @@ class TorchEngine:
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | StateStore | None,
+        **options: int | KVType | StateStore | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -189,9 +196,12 @@ class TorchEngine:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over config and weights; computed at the first access, or before the weights are packed."""
+        """SHA-256 over config and weights, with the numbers of products and cache unless they are the model's.
+
+        Computed at the first access, or before the weights are packed.
+        """
         if self._fingerprint is None:
-            self._fingerprint = weights_fingerprint(self._batch.model)
+            self._fingerprint = weights_fingerprint(self._batch.model) + self._kv_suffix
         return self._fingerprint
 
     @property
