@@ -57,7 +57,7 @@ def infer(
         Numbers | None, typer.Option("--precision", help="If not given, int8 for int8 weights, else bf16.")
     ] = None,
     kv_type: Annotated[
-        KVType, typer.Option("--kv-type", help="KV cache: model, int8, k8v4 (values in 4 bits).")
+        KVType, typer.Option("--kv-type", help="Numbers of the KV cache; k8v4: keys in 8 bits, values in 4.")
     ] = KVType.model,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,

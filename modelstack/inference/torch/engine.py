@@ -100,9 +100,8 @@ class TorchEngine:
             store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
 
         Raises:
-            UnsupportedModelError: A layer keeps another past than a key and a value per token, or heads of a size
-                that `kv_type` cannot hold.
-            EngineError: An argument is invalid.
+            UnsupportedModelError: A layer keeps another past than a key and a value per token.
+            EngineError: An argument is invalid, or `kv_type` cannot hold heads of this size.
         """
         trained = model.config.max_position_embeddings
         self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)

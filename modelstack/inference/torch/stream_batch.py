@@ -65,7 +65,8 @@ class StreamBatch:
             kv_type: Numbers of the cache; see `kv_numbers`.
 
         Raises:
-            UnsupportedModelError: A layer's past cannot be kept in blocks, or not in these numbers.
+            UnsupportedModelError: A layer's past cannot be kept in blocks.
+            EngineError: There is no such `kv_type`, or it cannot hold the model's heads.
         """
         require_paged(model.config)
         self.model, self.adapters = model, BatchAdapters(model)

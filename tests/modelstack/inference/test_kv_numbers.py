@@ -290,7 +290,7 @@ def test_a_file_of_another_type_is_a_miss(kv_type: KVType, tmp_path: Path) -> No
     store = StateStore(tmp_path / "prompts")
     from_store(store, kv_type)
     for other in ({"model", *KV_TYPES}) - {kv_type}:
-        assert from_store(StateStore(tmp_path / "prompts"), other).stats.restored_tokens == 0  # type: ignore[arg-type]
+        assert from_store(StateStore(tmp_path / "prompts"), other).stats.restored_tokens == 0  # pyright: ignore
     assert from_store(store, kv_type).stats.restored_tokens == N_FIXED
 
 
@@ -346,4 +346,4 @@ def test_heads_whose_channels_cannot_be_rotated_are_refused_with_the_fix(head_di
 
 def test_an_unknown_type_is_refused_with_the_choice() -> None:
     with pytest.raises(EngineError, match="kv_type 'q8_0' is not known; choose one of model, int8, k8v4"):
-        engine_with("q8_0")  # type: ignore[arg-type]
+        engine_with("q8_0")  # pyright: ignore
