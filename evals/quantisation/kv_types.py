@@ -120,7 +120,11 @@ def measure(
     base = load_merged(start, precision="fp32", device="cpu")
     read = read_calibration(text, base.tokenizer, n_tokens=length, length=length, n_held_out=held_out)
     rows_RT = torch.cat(list(read.held_out))
-    of_types = {each: losses(base.model.eval(), rows_RT, each) for each in types}
+    of_types: dict[KVType, list[float]] = {}
+    for kv_type in types:
+        of_types[kv_type] = losses(base.model.eval(), rows_RT, kv_type)
+        perplexity = math.exp(statistics.fmean(of_types[kv_type]))
+        print(f"{kv_type}: perplexity {perplexity:.3f}", file=sys.stderr, flush=True)
     served = load_merged(start, precision="bf16", device="cpu").model.eval()
     taken, n_bytes = speeds(served, rows_RT[0].tolist(), types, repeats, N_WRITTEN)
     results: list[Row] = []
