@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 def on_meta() -> Iterator[None]:
     """Create modules on the meta device, without initialising weights that have no values.
 
-    torch computes initial values on the meta device by reference functions, and imports its compiler for them: that
-    takes a second.
+    torch computes initial values on the meta device by reference functions, and imports its compiler for them in
+    about a second.
     """
     with torch.device("meta"), _WithoutInitialisation():
         yield

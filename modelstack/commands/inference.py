@@ -27,6 +27,14 @@ class Numbers(StrEnum):
     int8 = "int8"
 
 
+class KVType(StrEnum):
+    """Numbers of the KV cache: the model's own, int8, or keys in int8 and values in 4 bits."""
+
+    model = "model"
+    int8 = "int8"
+    k8v4 = "k8v4"
+
+
 @explained(
     reads="a checkpoint, a stage, a GGUF file or a model by name; texts, or a file with one text per line",
     writes="the continuations on the terminal; JSON lines with --json",
@@ -48,6 +56,9 @@ def infer(
     precision: Annotated[
         Numbers | None, typer.Option("--precision", help="If not given, int8 for int8 weights, else bf16.")
     ] = None,
+    kv_type: Annotated[
+        KVType, typer.Option("--kv-type", help="Numbers of the KV cache; k8v4: keys in 8 bits, values in 4.")
+    ] = KVType.model,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +81,12 @@ def infer(
     sampling = [SamplingParams(temperature, top_p=top_p, seed=seed + n) for n in range(len(prompts))]
     try:
         with TorchEngine(
-            base.model, base.tokenizer, owns_model=True, numbers=numbers, rounded=base.rounded
+            base.model,
+            base.tokenizer,
+            owns_model=True,
+            numbers=numbers,
+            rounded=base.rounded,
+            kv_type=kv_type.value,
         ) as engine:
             started = time.perf_counter()
             submissions = [

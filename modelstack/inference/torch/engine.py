@@ -27,6 +27,7 @@ from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
+from modelstack.inference.torch.kv_numbers import KVType
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.prefix_store import PrefixStore
@@ -61,6 +62,7 @@ class TorchEngine(BatchedEngine[Stream]):
         owns_model: bool = False,
         numbers: Numbers = "float",
         rounded: Mapping[str, RoundedWeight] | None = None,
+        kv_type: KVType = "model",
         store: StateStore | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
@@ -78,11 +80,13 @@ class TorchEngine(BatchedEngine[Stream]):
                 adapters. The model is then of no other use (see `packing`).
             numbers: "int8": products are computed in W8A8; needs `owns_model`.
             rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
+            kv_type: Numbers of the KV cache: the model's own, "int8", or "k8v4", keys in int8 and values in 4 bits
+                (see `kv_numbers`).
             store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
-            EngineError: An argument is invalid.
+            EngineError: An argument is invalid, or `kv_type` cannot hold heads of this size.
         """
         super().__init__(tokenizer.vocabulary, seed)
         trained = model.config.max_position_embeddings
@@ -103,13 +107,15 @@ class TorchEngine(BatchedEngine[Stream]):
             limits = StepLimits(max_rows, max_step_tokens)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens)
+        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type)
         self._tokenizer = tokenizer
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
+        self._kv_suffix = "" if kv_type == "model" else f"-kv-{kv_type}"
         self._owns_model = owns_model
         if owns_model and can_pack(model):
-            self._fingerprint = weights_fingerprint(model) + ("" if numbers == "float" else f"-{numbers}")
+            suffix = "" if numbers == "float" else f"-{numbers}"
+            self._fingerprint = weights_fingerprint(model) + suffix + self._kv_suffix
             pack_linear_layers(model, numbers, rounded)
         elif numbers != "float":
             raise EngineError(
@@ -126,7 +132,7 @@ class TorchEngine(BatchedEngine[Stream]):
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | StateStore | None,
+        **options: int | KVType | StateStore | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -165,9 +171,12 @@ class TorchEngine(BatchedEngine[Stream]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over config and weights; computed at the first access, or before the weights are packed."""
+        """SHA-256 over config and weights, with the numbers of products and cache unless they are the model's.
+
+        Computed at the first access, or before the weights are packed.
+        """
         if self._fingerprint is None:
-            self._fingerprint = weights_fingerprint(self._batch.model)
+            self._fingerprint = weights_fingerprint(self._batch.model) + self._kv_suffix
         return self._fingerprint
 
     @property

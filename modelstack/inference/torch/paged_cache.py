@@ -4,11 +4,13 @@ PagedAttention, arXiv 2309.06180. The tokens of a step are one row: linear layer
 attention separates the sequences. Those with equally many new tokens form a group, whose blocks are gathered
 into a buffer that all layers reuse, and one call of torch's kernel attends for the whole group. Gathering copies
 what the kernel then reads, a fifth of attention's time on a CPU. A sequence without a past needs no gathering.
+`kv_numbers` says which numbers a block holds.
 
 Slots, groups and masks are equal for all layers and computed once per step, in `StepLayout`.
 
 Letters: N new tokens of all sequences, R sequences of a group, T new tokens of each, S keys of the longest, P
-blocks of the longest, B tokens of a block, H query heads, G KV heads, d channels of a key, e of a value.
+blocks of the longest, B tokens of a block, H query heads, G KV heads, d channels of a key, e of a value, n numbers
+of a part, F gathered blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor
 from modelstack.architecture.attention.softmax import softmax_attention
 from modelstack.architecture.cache import RaggedCache
 from modelstack.inference.streams import StepRow
+from modelstack.inference.torch.kv_numbers import KVNumbers, LayerNumbers
 
 MAX_FOLDED_QUERIES = 4
 """Maximum number of queries per head whose heads are folded. With one query in each of 8 rows on 128 keys in bf16,
@@ -155,7 +158,7 @@ class StepMemory:
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def gathered(self, name: str, pool: Tensor, blocks_F: Tensor) -> Tensor:
-        """Return some blocks of a pool, [F, B, G, d], in a buffer that the next call with this name overwrites."""
+        """Return some blocks of a pool, [F, B, G, n], in a buffer that the next call with this name overwrites."""
         shape = (len(blocks_F), *pool.shape[1:])
         buffer = self._buffers.get(name)
         if (
@@ -168,14 +171,79 @@ class StepMemory:
         return torch.index_select(pool, 0, blocks_F, out=buffer[: shape[0]])
 
 
-class PagedCache(RaggedCache):
-    """Keys and values of one layer, [blocks, B, G, channels] each; allocated by the first call."""
+class BlockTensor:
+    """Keys or values of one layer, as parts [blocks, B, G, n]; allocated by the first call."""
 
-    def __init__(self, memory: StepMemory) -> None:
-        """Store the data shared by all layers."""
-        self._memory = memory
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+    def __init__(self, name: str, numbers: KVNumbers, memory: StepMemory) -> None:
+        """Start without memory.
+
+        Args:
+            name: Name of the buffers of gathered blocks.
+            numbers: Numbers of the parts.
+            memory: Data shared by all layers.
+        """
+        self._name, self._numbers, self._memory = name, numbers, memory
+        self._pools: list[Tensor] = []
+
+    def store(self, x_NGd: Tensor, slots_N: Tensor) -> list[Tensor]:
+        """Store new keys or values in slots; return their parts, [N, G, n]."""
+        parts = self._numbers.encoded(x_NGd)
+        for pool, part in zip(self._allocated(parts), parts, strict=True):
+            pool.flatten(0, 1).index_copy_(0, slots_N, part)
+        return parts
+
+    def of_group(self, group: RowGroup, new: Sequence[Tensor]) -> Tensor:
+        """Return the keys or values of a group's sequences, [R, G, S, d].
+
+        Args:
+            group: The group.
+            new: Parts of the step's tokens, [N, G, n]: all that a group without a past needs.
+        """
+        if group.blocks_F is None:
+            parts = [part[group.places] for part in new]
+        else:
+            parts = [
+                self._memory.gathered(f"{self._name} {number}", pool, group.blocks_F).flatten(0, 1)
+                for number, pool in enumerate(self._pools)
+            ]
+        x_RSGd = self._numbers.decoded(parts).unflatten(0, (group.n_rows, -1))
+        return x_RSGd[:, : group.n_keys].transpose(1, 2)
+
+    def taken(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return a copy of the parts of some blocks, [blocks, B, G, n]; they were evaluated."""
+        assert self._pools, "an evaluation allocated them"
+        return [pool[list(blocks)] for pool in self._pools]
+
+    def put(self, blocks: Sequence[int], parts: Sequence[Tensor]) -> None:
+        """Fill blocks with parts, which are on the model's device."""
+        for pool, part in zip(self._allocated(parts), parts, strict=True):
+            pool[list(blocks)] = part
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the memory, 0 before the first call."""
+        return sum(pool.nbytes for pool in self._pools)
+
+    def _allocated(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the pools of parts [..., G, n]."""
+        if not self._pools:
+            shape = (self._memory.n_blocks, self._memory.block_tokens)
+            self._pools = [part.new_zeros(*shape, *part.shape[-2:]) for part in parts]
+        return self._pools
+
+
+class PagedCache(RaggedCache):
+    """Keys and values of one layer in blocks."""
+
+    def __init__(self, memory: StepMemory, numbers: LayerNumbers) -> None:
+        """Start without memory; the first call allocates it.
+
+        Args:
+            memory: Data shared by all layers.
+            numbers: Numbers of keys and values.
+        """
+        self._memory, self._numbers = memory, numbers
+        self._keys = BlockTensor("keys", numbers.keys, memory)
+        self._values = BlockTensor("values", numbers.values, memory)
 
     def attend(
         self,
@@ -192,18 +260,16 @@ class PagedCache(RaggedCache):
         """Store the new keys and values; return the attention output of the new tokens, [1, H, N, e]."""
         layout = self._memory.layout
         assert layout is not None  # the runner sets it before each step
-        if self._keys is None or self._values is None:
-            self._keys, self._values = self._allocated(k_1GNd), self._allocated(v_1GNe)
-        for pool, new in ((self._keys, k_1GNd), (self._values, v_1GNe)):
-            pool.flatten(0, 1).index_copy_(0, layout.slots_N, new[0].transpose(0, 1))
+        new_keys, new_values = (
+            stored.store(new[0].transpose(0, 1), layout.slots_N)
+            for stored, new in ((self._keys, k_1GNd), (self._values, v_1GNe))
+        )
         _, H, N, _ = q_1HNd.shape
         folds = k_1GNd.shape[1] < H and slopes is None and sinks_H is None and softcap is None
         y_NHe = q_1HNd.new_empty(N, H, v_1GNe.shape[-1])
         for group in layout.groups:
-            q, k, v = (_rows_of(x, group) for x in (q_1HNd, k_1GNd, v_1GNe))
-            if group.blocks_F is not None:
-                k = self._past("keys", self._keys, group, group.blocks_F)
-                v = self._past("values", self._values, group, group.blocks_F)
+            k, v = self._keys.of_group(group, new_keys), self._values.of_group(group, new_values)
+            q = _rows_of(q_1HNd, group).to(k.dtype)
             causal = group.is_causal(window)
             mask = None if causal else group.mask(window)
             if folds and not causal and group.n_new <= MAX_FOLDED_QUERIES:
@@ -220,35 +286,22 @@ class PagedCache(RaggedCache):
                     sinks_H=sinks_H,
                     softcap=softcap,
                 )
-            y_NHe[group.places] = y_RHTe.transpose(1, 2).flatten(0, 1)
+            y_NHe[group.places] = self._numbers.values.restored(y_RHTe).transpose(1, 2).flatten(0, 1)
         return y_NHe.transpose(0, 1)[None]
 
     def taken(self, blocks: Sequence[int]) -> list[Tensor]:
-        """Return a copy of the keys and values of some blocks, [blocks, B, G, channels]; they were evaluated."""
-        assert self._keys is not None and self._values is not None, "an evaluation allocated them"
-        return [pool[list(blocks)] for pool in (self._keys, self._values)]
+        """Return a copy of some blocks: the parts of the keys, then of the values, [blocks, B, G, n] each."""
+        return self._keys.taken(blocks) + self._values.taken(blocks)
 
     def put(self, blocks: Sequence[int], parts: Sequence[Tensor]) -> None:
-        """Fill blocks with keys and values, which are on the model's device."""
-        keys, values = parts
-        if self._keys is None or self._values is None:
-            shape = (self._memory.n_blocks, self._memory.block_tokens)
-            self._keys, self._values = (part.new_zeros(*shape, *part.shape[2:]) for part in parts)
-        for pool, part in ((self._keys, keys), (self._values, values)):
-            pool[list(blocks)] = part
+        """Fill blocks with what `taken` returned, on the model's device."""
+        n = len(self._numbers.keys.parts())
+        self._keys.put(blocks, parts[:n])
+        self._values.put(blocks, parts[n:])
 
     def bytes_in_use(self) -> int:
         """Return the bytes of the memory, 0 before the first call."""
-        return sum(pool.nbytes for pool in (self._keys, self._values) if pool is not None)
-
-    def _allocated(self, new_1GNd: Tensor) -> Tensor:
-        _, G, _, d = new_1GNd.shape
-        return new_1GNd.new_zeros(self._memory.n_blocks, self._memory.block_tokens, G, d)
-
-    def _past(self, name: str, pool: Tensor, group: RowGroup, blocks_F: Tensor) -> Tensor:
-        """Return the keys or values of a group's sequences, [R, G, S, d]."""
-        gathered = self._memory.gathered(name, pool, blocks_F)
-        return gathered.view(group.n_rows, -1, *pool.shape[2:])[:, : group.n_keys].transpose(1, 2)
+        return self._keys.bytes_in_use() + self._values.bytes_in_use()
 
 
 def _rows_of(x_1HNd: Tensor, group: RowGroup) -> Tensor:

@@ -4,10 +4,11 @@ The fixed part of a prompt (system text and tools) is stored when its reply has 
 restored when a later process is asked for the same tokens. A stored prefix of which only the beginning agrees is
 used as far as it agrees. Restored blocks are cached blocks like any others: requests find them by their digests.
 
-Files are those of `state_store`: private, verified, limited in bytes. Their key covers weights, number format,
-torch's version and the processor. Reading never delays other requests by more than the read; a thread writes.
+Files are those of `state_store`: private, verified, limited in bytes. Their key covers weights, number formats of
+model and cache, torch's version and the processor. Reading never delays other requests by more than the read; a
+thread writes.
 
-Letters: L layers, F blocks, B tokens of a block, G KV heads, d channels.
+Letters: F blocks, B tokens of a block, G KV heads, n numbers of a part (see `kv_numbers`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class PrefixStore:
         Args:
             store: The folder of states.
             batch: The batch that owns blocks and cache.
-            fingerprint: Identifies the weights and the numbers of the products.
+            fingerprint: Identifies the weights, the numbers of the products and those of the cache.
         """
         weight = next(batch.model.parameters())
         depends = [_FORMAT, fingerprint, str(weight.dtype), weight.device.type, torch.__version__, processor()]
@@ -107,17 +108,21 @@ class PrefixStore:
             self._writer.join()
 
     def _layers_of(self, state: NDArray[np.uint8], n_tokens: int) -> list[list[Tensor]] | None:
-        """Return keys and values of each layer, [F, B, G, d]; None if the state has another size."""
-        config, B = self._batch.model.config, self._batch.queue.pool.block_tokens
-        weight = next(self._batch.model.parameters())
-        shape = (config.num_hidden_layers, 2, n_tokens // B, B, config.num_key_value_heads, config.head_dim)
-        if state.nbytes != np.prod(shape) * weight.element_size() or n_tokens % B:
+        """Return the parts of each layer, [F, B, G, n]; None if the state has another size."""
+        B, G = self._batch.queue.pool.block_tokens, self._batch.model.config.num_key_value_heads
+        parts = [*self._batch.kv_numbers.keys.parts(), *self._batch.kv_numbers.values.parts()]
+        n_layers = self._batch.model.config.num_hidden_layers
+        sizes = [n_tokens * G * n * dtype.itemsize for dtype, n in parts] * n_layers
+        if state.nbytes != sum(sizes) or n_tokens % B:
             return None
-        whole = torch.from_numpy(state).view(weight.dtype).view(shape)
-        return [list(layer) for layer in whole]
+        pieces = iter(torch.from_numpy(state).split(sizes))
+        # A copy is aligned, which a view as a larger type requires.
+        return [
+            [next(pieces).clone().view(dtype).view(n_tokens // B, B, G, n) for dtype, n in parts]
+            for _ in range(n_layers)
+        ]
 
 
 def _state_of(layers: Sequence[Sequence[Tensor]]) -> NDArray[np.uint8]:
-    """Return the bytes of keys and values of all layers."""
-    whole = torch.stack([torch.stack(list(layer)) for layer in layers]).cpu().contiguous()
-    return whole.view(torch.uint8).numpy().reshape(-1)
+    """Return the bytes of the parts of all layers, one after another."""
+    return np.concatenate([part.cpu().view(torch.uint8).numpy().reshape(-1) for parts in layers for part in parts])

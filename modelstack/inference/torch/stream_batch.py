@@ -23,6 +23,7 @@ from modelstack.inference.evaluation import Ready
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
 from modelstack.inference.torch.batch_adapters import BatchAdapters
+from modelstack.inference.torch.kv_numbers import KVType, layer_numbers
 from modelstack.inference.torch.paged_cache import PagedCache, StepLayout, StepMemory
 
 PAGED_KINDS = frozenset({"full_attention", "sliding_attention"})
@@ -40,7 +41,13 @@ class StreamBatch:
     """
 
     def __init__(
-        self, model: CausalLM, n_tokens: int, limits: StepLimits, *, block_tokens: int = BLOCK_TOKENS
+        self,
+        model: CausalLM,
+        n_tokens: int,
+        limits: StepLimits,
+        *,
+        block_tokens: int = BLOCK_TOKENS,
+        kv_type: KVType = "model",
     ) -> None:
         """Create an empty cache; its memory is allocated by the first step.
 
@@ -49,16 +56,20 @@ class StreamBatch:
             n_tokens: Number of tokens that the cache holds, for running streams and for later hits.
             limits: Bounds on a step.
             block_tokens: Tokens per block.
+            kv_type: Numbers of the cache; see `kv_numbers`.
 
         Raises:
             UnsupportedModelError: A layer's past cannot be kept in blocks.
+            EngineError: There is no such `kv_type`, or it cannot hold the model's heads.
         """
         require_paged(model.config)
         self.model, self.adapters = model, BatchAdapters(model)
         pool = BlockPool(-(-n_tokens // block_tokens), block_tokens)
         self.queue = StreamQueue(pool, limits)
         self._memory = StepMemory(pool.n_blocks, block_tokens)
-        self._layers = [PagedCache(self._memory) for _ in range(model.config.num_hidden_layers)]
+        self.kv_numbers = layer_numbers(model, kv_type)
+        """Numbers of each layer's keys and values."""
+        self._layers = self._empty_layers()
 
     def __len__(self) -> int:
         """Return the number of streams."""
@@ -82,7 +93,7 @@ class StreamBatch:
         return sum(layer.bytes_in_use() for layer in self._layers)
 
     def taken(self, blocks: Sequence[int]) -> list[list[Tensor]]:
-        """Return a copy of the keys and values of some blocks for each layer, [blocks, B, KV heads, channels]."""
+        """Return a copy of some blocks for each layer: the parts of keys and values, [blocks, B, KV heads, n]."""
         return [layer.taken(blocks) for layer in self._layers]
 
     def put(self, blocks: Sequence[int], layers: Sequence[Sequence[Tensor]]) -> None:
@@ -95,7 +106,7 @@ class StreamBatch:
         """Free the cache's memory; no stream may be left."""
         assert len(self.queue) == 0
         self.queue.fail()
-        self._layers = [PagedCache(self._memory) for _ in self._layers]
+        self._layers = self._empty_layers()
 
     def step(self) -> Ready[Stream]:
         """Evaluate the next tokens of the streams; nothing if none can run.
@@ -112,6 +123,9 @@ class StreamBatch:
             raise
         self.queue.settle(rows)
         return ready
+
+    def _empty_layers(self) -> list[PagedCache]:
+        return [PagedCache(self._memory, self.kv_numbers) for _ in range(self.model.config.num_hidden_layers)]
 
     @torch.no_grad()
     def _evaluated(self, rows: Sequence[StepRow]) -> Ready[Stream]:

@@ -63,6 +63,14 @@ def test_the_same_seed_draws_the_same_replies_and_a_question_takes_the_chat_form
     assert run("--chat") != run()
 
 
+@pytest.mark.parametrize("kv_type", ["int8", "k8v4"])
+def test_texts_are_continued_with_a_cache_in_fewer_bits(checkpoint: Path, kv_type: str) -> None:
+    options = ["--kv-type", kv_type, "--max-tokens", "6", "--precision", "fp32"]
+    result = RUNNER.invoke(app, ["infer", str(checkpoint), "the cat sat", *options])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("the cat sat")
+
+
 def test_mistakes_are_one_line_with_the_fix(checkpoint: Path) -> None:
     for arguments, message in (
         ([str(checkpoint)], "there is no text to continue; give one or more, or a file with --file"),
