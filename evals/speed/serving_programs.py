@@ -24,7 +24,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelstack.inference.engine import BatchingEngine
 
 N_ROWS = 8
 """Number of requests that a program runs together."""
@@ -74,8 +77,8 @@ def llama_cpp_engine(source: Path, numbers: str, threads: int) -> Write:
     return by_steps(engine)
 
 
-def by_steps(engine: Any) -> Write:
-    """Return the continuation by a `BatchingEngine`."""
+def by_steps(engine: BatchingEngine) -> Write:
+    """Return the continuation by any engine of modelstack."""
     from modelstack.inference.engine import GenerateRequest
 
     def write(prompts: Sequence[Sequence[int]], n_reply: int) -> list[list[int]]:

@@ -185,7 +185,9 @@ def environment_in(env: Path) -> Path:
     return python
 
 
-@pytest.mark.parametrize("name", ["modelstack torch, int8", "modelstack torch, bf16"])
+@pytest.mark.parametrize(
+    "name", ["modelstack torch, int8", "modelstack torch, bf16", "modelstack llama.cpp, Q4_0"]
+)
 def test_our_programs_speak_the_protocol_in_a_process_of_their_own(name: str, weights: Weights) -> None:
     program = next(each for each in PROGRAMS if each.name == name)
     command = serving_peers.command_of(program, Path(sys.executable), weights, 1)
@@ -195,7 +197,8 @@ def test_our_programs_speak_the_protocol_in_a_process_of_their_own(name: str, we
         again = serving_peers.asked(process, [[5, 6, 7, 8]], 4)[1]
     assert seconds > 0
     assert [len(reply) for reply in replies] == [4, 4]
-    assert again == replies[:1] or program.numbers == "bf16"  # bf16 may round otherwise in another batch
+    if program.numbers == "int8":  # other numbers may be rounded otherwise in another batch
+        assert again == replies[:1]
 
 
 def test_cpu_seconds_count_children_that_run_and_that_ended() -> None:
