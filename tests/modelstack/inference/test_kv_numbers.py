@@ -20,8 +20,10 @@ from modelstack.architecture.attention import grouped
 from modelstack.architecture.attention.softmax import softmax_attention
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
+from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.state_store import StateStore
+from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.inference.torch.kv_numbers import (
@@ -35,7 +37,6 @@ from modelstack.inference.torch.kv_numbers import (
     unpacked_pairs,
 )
 from modelstack.inference.torch.stream_batch import StreamBatch
-from modelstack.inference.torch.submission import TorchSubmission
 from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer, toy_config, toy_model
 from tests.modelstack.inference.torch_engines import FAMILIES, OTHERS, model_of, prompt_of, request
 
@@ -112,7 +113,7 @@ def expected(kv_type: KVType, name: str, prompt: tuple[int, ...], max_tokens: in
     return ids[len(prompt) :]
 
 
-def run(engine: TorchEngine, *submissions: TorchSubmission) -> list[Generation]:
+def run(engine: TorchEngine, *submissions: PendingReply[Stream]) -> list[Generation]:
     """Step until all have ended, and verify the blocks after each step."""
     while not all(submission.is_done for submission in submissions):
         engine.step()
@@ -309,9 +310,10 @@ def test_equal_fingerprints_mean_equal_numbers() -> None:
         with TorchEngine(model, toy_chat_tokenizer(), owns_model=owns_model, kv_type=kv_type) as engine:
             return engine.fingerprint
 
-    found = {kv_type: fingerprint(kv_type) for kv_type in ("model", *KV_TYPES)}
+    types: tuple[KVType, ...] = ("model", *KV_TYPES)
+    found = {kv_type: fingerprint(kv_type) for kv_type in types}
     assert len({*found.values()}) == 3
-    assert found == {kv_type: fingerprint(kv_type, owns_model=True) for kv_type in found}
+    assert found == {kv_type: fingerprint(kv_type, owns_model=True) for kv_type in types}
 
 
 @pytest.mark.parametrize(("kv_type", "ratio"), [("model", 1), ("int8", 128 / 68), ("k8v4", 256 / (68 + 40))])
