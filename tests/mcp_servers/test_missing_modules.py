@@ -55,11 +55,19 @@ def test_the_extra_that_the_command_needs_is_named_before_others() -> None:
     assert how_to_install(ImportError("cannot import name 'x' from 'numpy'", name="numpy")) is None
 
 
+def forget(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Forget an imported module, which is later its package's again, whatever was imported meanwhile."""
+    package, _, leaf = name.rpartition(".")
+    if package in sys.modules and hasattr(sys.modules[package], leaf):
+        monkeypatch.setattr(sys.modules[package], leaf, sys.modules[name])
+    monkeypatch.delitem(sys.modules, name)
+
+
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """Make imports of modules fail as if they were not installed."""
     for name in list(sys.modules):
         if name.partition(".")[0] in modules:
-            monkeypatch.delitem(sys.modules, name)
+            forget(monkeypatch, name)
     for name in modules:
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -101,6 +109,6 @@ def test_a_local_model_without_its_engine_names_the_extra(monkeypatch: pytest.Mo
     without(monkeypatch, "numpy")
     for name in list(sys.modules):
         if name.startswith(("modelstack.inference", "modelstack.toolcalls", "agentkit.models.local.transcript")):
-            monkeypatch.delitem(sys.modules, name)
+            forget(monkeypatch, name)
     with pytest.raises(UserError, match=r"needs numpy: .*\[local\]"):
         Agent(LocalModel("smollm2-135m")).run_sync("x")
