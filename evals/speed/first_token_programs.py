@@ -104,23 +104,21 @@ def llama_cpp_server(
         cpu.n_threads, cpu.poll = threads, 0
     server = xllamacpp.Server(settings)
 
-    def answer(asked: Answer) -> Answer:
-        fixed = {"temperature": 0, "top_k": 1, "ignore_eos": True, "return_tokens": True, "stream": True}
-        body = {"prompt": asked["prompt"], "n_predict": asked["n_reply"], "cache_prompt": True}
-        data = json.dumps(body | fixed).encode()
+    def completed(prompt: list[int], n_reply: int) -> Answer:
+        # A stream would hold tokens back until their bytes are whole characters.
+        fixed = {"temperature": 0, "top_k": 1, "ignore_eos": True, "return_tokens": True, "cache_prompt": True}
+        data = json.dumps({"prompt": prompt, "n_predict": n_reply} | fixed).encode()
         url, headers = f"{server.listening_address}/completion", {"Content-Type": "application/json"}
-        reply, first_s, n_evaluated = list[int](), None, 0
+        with urlopen(Request(url, data, headers)) as reply:
+            return json.load(reply)
+
+    def answer(asked: Answer) -> Answer:
         started = time.perf_counter()
-        with urlopen(Request(url, data, headers)) as stream:
-            for line in stream:
-                if not line.startswith(b"data: "):
-                    continue
-                event = json.loads(line.removeprefix(b"data: "))
-                if first_s is None and event.get("tokens"):
-                    first_s = time.perf_counter() - started
-                reply += event.get("tokens", [])
-                n_evaluated = event.get("timings", {}).get("prompt_n", n_evaluated)
-        return {"first_s": first_s, "n_evaluated": n_evaluated, "reply": reply[: asked["n_reply"]]}
+        first = completed(asked["prompt"], 1)
+        first_s = time.perf_counter() - started
+        rest = completed(asked["prompt"] + first["tokens"], asked["n_reply"] - 1)
+        reply = first["tokens"] + rest["tokens"]
+        return {"first_s": first_s, "n_evaluated": first["timings"]["prompt_n"], "reply": reply}
 
     return answer, lambda: None
 

@@ -26,8 +26,7 @@ SIZES = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "max_posi
 @pytest.mark.slow
 @pytest.mark.skipif(
     not VLLM.exists(),
-    reason="needs vLLM: `python -m evals.speed.serving --part peers --program vllm` installs it beside the others, "
-    "or VLLM_PYTHON names an interpreter that has it",
+    reason="needs vLLM: `python -m evals.speed.serving --part peers` makes its environment, or set VLLM_PYTHON",
 )
 @pytest.mark.parametrize("number_format", [INT4, ROWS8], ids=["int4", "int8 rows"])
 def test_log_probabilities_are_those_of_this_project(number_format: NumberFormat, tmp_path: Path) -> None:
@@ -44,3 +43,6 @@ def test_log_probabilities_are_those_of_this_project(number_format: NumberFormat
     ours = torch.log_softmax(logits.float(), -1)
     theirs = json.loads(done.stdout.splitlines()[-1])
     assert len(theirs) == len(ids) - 1
+    for position, found in enumerate(theirs):
+        for token, log_prob in found.items():
+            assert log_prob == pytest.approx(float(ours[position, int(token)]), abs=1e-2)

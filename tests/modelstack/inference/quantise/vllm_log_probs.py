@@ -23,15 +23,13 @@ def main() -> None:
     }
     from vllm import LLM, SamplingParams
 
-    model = LLM(
-        folder, dtype="bfloat16", max_model_len=64, max_num_seqs=1, enforce_eager=True, skip_tokenizer_init=True
-    )
+    sizes = {"max_model_len": 64, "max_num_seqs": 1}
+    model = LLM(folder, dtype="bfloat16", enforce_eager=True, skip_tokenizer_init=True, **sizes)
     sampling = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, detokenize=False, prompt_logprobs=20)
     (found,) = model.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)
-    positions = [
-        {str(token): each.logprob for token, each in place.items()} for place in found.prompt_logprobs[1:]
-    ]
-    print(json.dumps(positions), file=out, flush=True)
+    places = found.prompt_logprobs[1:]  # nothing is before the first token
+    log_probs = [{str(token): each.logprob for token, each in place.items()} for place in places]
+    print(json.dumps(log_probs), file=out, flush=True)
 
 
 if __name__ == "__main__":
