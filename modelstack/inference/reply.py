@@ -267,7 +267,7 @@ class Reply:
 
     def _meant(self, logits: NDArray[np.float32], stand_in: tuple[TokenMask, int] | None) -> NDArray[np.float32]:
         """Return the logits with the mass of tokens that mean a call moved to the token that begins one."""
-        meant = None if stand_in is None else LegalTokens.from_mask(stand_in[0], self.parts.n_vocab).to_ids()
+        meant = None if stand_in is None else self._legal(stand_in[0]).to_ids()
         if stand_in is None or meant is None or not meant.size:
             return logits
         moved = logits.copy()

@@ -26,6 +26,7 @@ import itertools
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerationStats
 from modelstack.inference.evaluation import Ready
 from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, MAX_REPLY_BATCH, SequencePart
+from modelstack.inference.prompt_states import PromptStates
 from modelstack.inference.scheduler import service_rank
 from modelstack.inference.sequences import PrefixCache, Slot, common_prefix_length
 
@@ -48,18 +50,6 @@ class SequenceEvaluation(Protocol):
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
         """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
-        ...
-
-
-class PromptStore(Protocol):
-    """Restores and keeps the fixed parts of prompts; `prompt_states.PromptStates`."""
-
-    def restore(self, slot: Slot, fixed: list[int]) -> int:
-        """Fill a slot with a stored state; return the number of tokens it holds, 0 if nothing was restored."""
-        ...
-
-    def keep(self, slot: Slot, fixed: list[int]) -> None:
-        """Store the state of `fixed`, which a slot holds at its beginning."""
         ...
 
 
@@ -138,7 +128,8 @@ class SequenceQueue:
     """Maximum number of tokens of all replies that are evaluated at once."""
     keeps_ended: bool = True
     """Whether the tokens of ended requests stay cached."""
-    states: PromptStore | None = None
+    states: PromptStates | None = None
+    """Restores and keeps the fixed parts of prompts."""
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _waiting: list[SequenceStream] = field(default_factory=list[SequenceStream])
     """In the order of service."""
@@ -263,7 +254,7 @@ class SequenceQueue:
                 other.is_alone = False
             self._waiting.remove(stream)
             stream.slot, stream.is_alone = slot, is_alone
-            insort(self._running, stream, key=_rank)
+            insort(self._running, stream, key=attrgetter("rank"))
             if stream.n_seen == 0:
                 if self.states is not None and stream.n_fixed:
                     stream.stats.restored_tokens = self.states.restore(slot, stream.fixed)
@@ -351,11 +342,7 @@ class SequenceQueue:
         stream.slot, stream.is_alone = None, False
 
     def _wait(self, stream: SequenceStream) -> None:
-        insort(self._waiting, stream, key=_rank)
-
-
-def _rank(stream: SequenceStream) -> tuple[int, int]:
-    return stream.rank
+        insort(self._waiting, stream, key=attrgetter("rank"))
 
 
 def _is_reading_for(reader: SequenceStream, other: SequenceStream) -> bool:

@@ -1,4 +1,4 @@
-"""What holds for both engines, torch's and llama.cpp's: replies are independent, errors stay apart."""
+"""Promises of both engines, torch's and llama.cpp's: replies are independent, errors stay apart, nothing leaks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from modelstack.inference.engine import BatchingEngine, EngineError, Generation, SamplingParams
+from modelstack.inference.engine import BatchingEngine, EngineError, SamplingParams
 from modelstack.inference.grammar import GrammarError
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.torch.engine import TorchEngine
 from tests.modelstack.inference.fakes import ScriptedGrammar
+from tests.modelstack.inference.stepping import run
 from tests.modelstack.inference.torch_engines import engine_of, prompt_of, request
 
 PROMPTS = [prompt_of(n, length) for n, length in enumerate([5, 33, 18, 2, 33, 9])]
@@ -53,14 +54,12 @@ def engines(request: pytest.FixtureRequest, tiny_gguf: Path) -> Iterator[Engines
     engines.close()
 
 
-def run(engine: AnyEngine, *submissions: PendingReply[Any]) -> list[Generation]:
-    """Step until all have ended, and verify the cache after each step."""
-    for _ in range(10_000):
-        if all(submission.is_done for submission in submissions):
-            return [submission.result() for submission in submissions]
-        engine.step()
-        engine.check_integrity()
-    raise AssertionError("the replies do not end")
+def is_whole(engine: AnyEngine) -> bool:
+    """Whether no request holds a part of the cache, or waits."""
+    if isinstance(engine, LlamaCppEngine):
+        return len(engine._queue) == 0 and engine._cache.n_open_cells == 0
+    status = engine.status
+    return (status.n_running, status.n_waiting, status.n_free_blocks) == (0, 0, status.n_blocks)
 
 
 def n_vocab(engine: AnyEngine) -> int:
@@ -94,7 +93,7 @@ def test_a_reply_that_its_grammar_forces_whole_needs_no_evaluation(engines: Engi
         grammar = ScriptedGrammar([[20], [21]], n_vocab=n_vocab(engine))
         forced = engine.submit(request([1], 8, grammar=grammar))
         assert forced.is_done and forced.result().ids == [20, 21]
-        assert engine.step() == []
+        assert engine.step() == [] and is_whole(engine)
         assert engine.generate(request([1], 0)).finish_reason == "length"
 
 
@@ -124,6 +123,7 @@ def test_cancelling_at_any_step_touches_no_other_reply(engines: Engines, n_steps
         engine.check_integrity()
         assert gone.result().finish_reason in ("cancelled", "length")
         assert run(engine, kept)[0].ids == engines.reply(PROMPTS[1], 10)
+        assert is_whole(engine)
 
 
 def test_a_reply_is_cancelled_by_its_caller_between_steps_and_from_its_own_callback(engines: Engines) -> None:
@@ -140,6 +140,7 @@ def test_a_reply_is_cancelled_by_its_caller_between_steps_and_from_its_own_callb
         submission = engine.submit(request(PROMPTS[0], 50), on_tokens=enough)
         (reply,) = run(engine, submission)
         assert (len(reply.ids), reply.finish_reason) == (1, "cancelled")
+        assert is_whole(engine)
         with pytest.raises(EngineError, match="was not submitted to this engine"):
             engine.cancel(None)  # pyright: ignore[reportArgumentType]
 
@@ -177,6 +178,7 @@ def test_an_error_of_one_reply_ends_only_that_one(engines: Engines, kind: str, e
         arguments = failing(kind, n_vocab(engine))
         with pytest.raises(error):
             engine.generate(arguments["request"], on_tokens=arguments.get("on_tokens"))
+        assert is_whole(engine)
 
 
 def test_requests_of_several_threads_share_batches(engines: Engines) -> None:

@@ -20,10 +20,8 @@ from modelstack.architecture.attention import grouped
 from modelstack.architecture.attention.softmax import softmax_attention
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
-from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.state_store import StateStore
-from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.inference.torch.kv_numbers import (
@@ -38,6 +36,7 @@ from modelstack.inference.torch.kv_numbers import (
 )
 from modelstack.inference.torch.stream_batch import StreamBatch
 from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer, toy_config, toy_model
+from tests.modelstack.inference.stepping import run
 from tests.modelstack.inference.torch_engines import FAMILIES, OTHERS, model_of, prompt_of, request
 
 KV_TYPES: tuple[KVType, ...] = ("int8", "k8v4")
@@ -111,14 +110,6 @@ def expected(kv_type: KVType, name: str, prompt: tuple[int, ...], max_tokens: in
             logits_V[sorted(tokenizer.vocabulary.special_ids)] = -torch.inf
             ids.append(int(logits_V.argmax()))
     return ids[len(prompt) :]
-
-
-def run(engine: TorchEngine, *submissions: PendingReply[Stream]) -> list[Generation]:
-    """Step until all have ended, and verify the blocks after each step."""
-    while not all(submission.is_done for submission in submissions):
-        engine.step()
-        engine.check_integrity()
-    return [submission.result() for submission in submissions]
 
 
 def test_two_codes_in_a_byte_come_back_in_order() -> None:

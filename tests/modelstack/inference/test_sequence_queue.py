@@ -7,11 +7,12 @@ from functools import cache
 
 import pytest
 
-from modelstack.inference.engine import ContextWindowError, EngineError, GenerateRequest, Generation
+from modelstack.inference.engine import ContextWindowError, EngineError, GenerateRequest
 from modelstack.inference.llama.batch import MAX_REPLY_BATCH
 from modelstack.inference.llama.sequence_queue import SequenceStream
 from modelstack.inference.pending_reply import PendingReply
 from tests.modelstack.inference.fakes import SPECIAL, FakeContext, FakeEngine, ScriptedGrammar, hashed_logits
+from tests.modelstack.inference.stepping import run
 
 NO_END: frozenset[int] = frozenset()
 Pending = PendingReply[SequenceStream]
@@ -40,14 +41,6 @@ def _greedy(prompt: tuple[int, ...], n_reply: int) -> tuple[int, ...]:
 def prompt_of(seed: int, n_tokens: int) -> list[int]:
     rng = random.Random(seed)
     return [rng.randrange(5, 40) for _ in range(n_tokens)]
-
-
-def run(engine: FakeEngine, *submissions: Pending) -> list[Generation]:
-    for _ in range(10_000):
-        if all(submission.is_done for submission in submissions):
-            return [submission.result() for submission in submissions]
-        engine.step()
-    raise AssertionError("the replies do not end")
 
 
 def test_short_prompts_and_replies_of_several_requests_share_calls() -> None:

@@ -16,15 +16,14 @@ from modelstack.inference.engine import (
     SamplingParams,
 )
 from modelstack.inference.grammar import Grammar
-from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
-from modelstack.inference.streams import Stream
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer
 from tests.modelstack.inference.fakes import write_alone
+from tests.modelstack.inference.stepping import run
 from tests.modelstack.inference.torch_engines import (
     FAMILIES,
     engine_of,
@@ -36,16 +35,6 @@ from tests.modelstack.inference.torch_engines import (
 from tests.modelstack.reasoning.policy.toy_policy import TOOLS
 
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.95, seed=7)
-
-
-def run(engine: TorchEngine, *submissions: PendingReply[Stream]) -> list[Generation]:
-    """Step until all have ended, and verify the blocks after each step."""
-    for _ in range(10_000):
-        if all(submission.is_done for submission in submissions):
-            return [submission.result() for submission in submissions]
-        engine.step()
-        engine.check_integrity()
-    raise AssertionError("the replies do not end")
 
 
 def is_whole(engine: TorchEngine) -> bool:
