@@ -4,6 +4,10 @@ Neither of the kernel's own limits fits: a cgroup may be made only where its tre
 limit counts memory that V8 reserves and never touches. So a thread watches the processes, because the event loop
 may be busy with an answer of the page. A page that allocates as fast as it can adds some 100 MB in 50 ms; above
 half of the limit the thread looks more often, and the limit leaves room for what is added meanwhile.
+
+What ends depends on what holds the memory. Processes that draw or store for pages are restarted by Chromium when
+needed, so a page survives their end. The main process keeps what pages stored through it (a database of 700 MB was
+measured) after they are gone: only its own end releases that.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ LOOK_EVERY_S, LOOK_SOON_S = 0.05, 0.01
 """Seconds between two checks, below and above half of the limit."""
 _PATIENCE_S = 1.0
 """Seconds for the pages' processes to release their memory; then Chromium itself is ended."""
-_OF_PAGES = ("--type=renderer", "--type=gpu-process", "--type=utility")
-"""Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases and requests.
-Chromium restarts them when needed."""
+_RENDERER = "--type=renderer"
+_OF_PAGES = (_RENDERER, "--type=gpu-process", "--type=utility")
+"""Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases and requests."""
 _PROC = Path("/proc")
 
 
@@ -35,7 +39,7 @@ class MemoryGuard:
         Args:
             browser_pid: Chromium's main process.
             max_bytes: Memory limit of all processes together.
-            on_ended: Called, in another thread, before processes of pages are killed.
+            on_ended: Called, in another thread, before pages are killed.
         """
         self._browser_pid = browser_pid
         self._max_bytes = max_bytes
@@ -43,6 +47,10 @@ class MemoryGuard:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory of Chromium", daemon=True)
         self._thread.start()
+
+    def is_main_full(self) -> bool:
+        """Return whether the main process alone holds more than half of the limit, which no page's end releases."""
+        return used_bytes(self._browser_pid) > self._max_bytes / 2
 
     def close(self) -> None:
         """Stop watching."""
@@ -60,11 +68,22 @@ class MemoryGuard:
                 over_since = None
                 continue
             over_since = over_since or time.monotonic()
-            if time.monotonic() - over_since < _PATIENCE_S:
+            if self.is_main_full() or time.monotonic() - over_since > _PATIENCE_S:
                 self._on_ended()
-                _kill(pid for pid in processes if _is_of_pages(pid))
-            else:
                 _kill([self._browser_pid])
+            else:
+                self._end_the_fullest(processes)
+
+    def _end_the_fullest(self, processes: Iterable[int]) -> None:
+        """Kill the kind of process that holds most of the pages' memory."""
+        by_kind: dict[str, list[int]] = {kind: [] for kind in _OF_PAGES}
+        for pid in processes:
+            if kind := _kind(pid):
+                by_kind[kind].append(pid)
+        fullest = max(_OF_PAGES, key=lambda kind: sum(map(used_bytes, by_kind[kind])))
+        if fullest == _RENDERER:
+            self._on_ended()
+        _kill(by_kind[fullest])
 
 
 class ProcessTree:
@@ -105,11 +124,12 @@ def _parent(pid: int) -> int:
     return 0
 
 
-def _is_of_pages(pid: int) -> bool:
+def _kind(pid: int) -> str:
+    """Return which of `_OF_PAGES` a process is; empty if none."""
     with suppress(OSError):
         arguments = (_PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace")
-        return any(sign in arguments for sign in _OF_PAGES)
-    return False
+        return next((kind for kind in _OF_PAGES if kind in arguments), "")
+    return ""
 
 
 def _kill(pids: Iterable[int]) -> None:

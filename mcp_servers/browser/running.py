@@ -28,13 +28,20 @@ class RunningBrowser:
     """A Chromium with one set of cookies, in memory."""
 
     def __init__(
-        self, tunnel: Tunnel, session: CDPSession, context: BrowserContext, pages: Pages, parts: AsyncExitStack
+        self,
+        tunnel: Tunnel,
+        session: CDPSession,
+        context: BrowserContext,
+        pages: Pages,
+        guard: MemoryGuard,
+        parts: AsyncExitStack,
     ) -> None:
         """Take ownership of the parts from `start_browser`; closing `parts` ends them."""
         self.context = context
         self.pages = pages
         self._tunnel = tunnel
         self._session = session
+        self._guard = guard
         self._parts = parts
 
     async def is_alive(self) -> bool:
@@ -43,6 +50,10 @@ class RunningBrowser:
             await self._session.send("Browser.getVersion")
             return True
         return False
+
+    def is_full(self) -> bool:
+        """Return whether Chromium itself holds so much that the next page would have to end for it."""
+        return self._guard.is_main_full()
 
     async def account(self) -> Account:
         """Return the page's address and the events since the last account."""
@@ -103,7 +114,7 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
         guard = MemoryGuard(await _main_process(session), limits.max_memory_bytes, pages.end_for_memory)
         parts.callback(guard.close)
         await pages.open_first()
-        return RunningBrowser(tunnel, session, context, pages, parts)
+        return RunningBrowser(tunnel, session, context, pages, guard, parts)
     except BaseException:
         await parts.aclose()
         raise

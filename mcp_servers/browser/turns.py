@@ -36,7 +36,8 @@ class Turns:
         self._limits = limits
         self._lock = anyio.Lock()
         self._running: RunningBrowser | None = None
-        self._has_ended = False
+        self._why_new = ""
+        """Why the browser before is gone; empty if there was none."""
 
     async def open(self, deed: Deed) -> Acted:
         """Act on the page, or on a new one if none answers."""
@@ -109,7 +110,7 @@ class Turns:
         if self._running is None:
             return f"Chromium does not start: {explain(error)}"
         if not await self._running.is_alive():
-            return f"{ENDED} {OPEN_FIRST}"
+            return f"{self._running.pages.broken or ENDED} {OPEN_FIRST}"
         return f"Not done: {explain(error)}"
 
     async def _with_account(self, failure: str) -> str:
@@ -127,10 +128,9 @@ class Turns:
         browser = self._running
         if browser is None:
             raise ToolFailure(f"No page is open. {OPEN_FIRST} Allowed: {self._allowed}.")
-        if not await browser.is_alive():
-            raise ToolFailure(f"{ENDED} {OPEN_FIRST}")
-        if browser.pages.broken:
-            raise ToolFailure(f"{browser.pages.broken} {OPEN_FIRST}")
+        alive = await browser.is_alive()
+        if browser.pages.broken or not alive:
+            raise ToolFailure(f"{browser.pages.broken or ENDED} {OPEN_FIRST}")
         await browser.pages.receive_windows()
         if not browser.pages.is_open:
             raise ToolFailure(f"The page was closed. {OPEN_FIRST}")
@@ -138,14 +138,15 @@ class Turns:
 
     async def _ready_to_open(self) -> RunningBrowser:
         browser = self._running
-        if browser is not None and not await browser.is_alive():
-            await self.close()
-            self._has_ended = True
+        if browser is not None:
+            self._why_new = await _why_unusable(browser)
+            if self._why_new:
+                await self.close()
         if self._running is None:
             browser = self._running = await start_browser(self._settings, self._allowed, self._limits)
-            if self._has_ended:
-                browser.pages.happenings.tell("the browser had ended; this is a new one, without cookies")
-                self._has_ended = False
+            if self._why_new:
+                browser.pages.happenings.tell(f"{self._why_new}; this is a new one, without cookies")
+                self._why_new = ""
         assert browser is not None
         if not browser.pages.broken:
             await browser.pages.receive_windows()
@@ -153,3 +154,10 @@ class Turns:
             browser.pages.happenings.tell("the page before did not answer any more; this is a new one")
             await browser.pages.open_first()
         return browser
+
+
+async def _why_unusable(browser: RunningBrowser) -> str:
+    """Return why the next page needs another browser; empty if it does not."""
+    if not await browser.is_alive():
+        return "the browser had ended"
+    return "the browser held too much memory and was ended" if browser.is_full() else ""
