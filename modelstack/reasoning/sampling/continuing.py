@@ -10,7 +10,8 @@ Letters: R rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.inference.evaluation import Evaluation, StreamT
 from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.streams import Stream
 from modelstack.inference.torch.stream_batch import StreamBatch, is_paged
 from modelstack.reasoning.sampling.lockstep import Choose, continue_in_lockstep
 from modelstack.train.evaluation import in_use
@@ -91,31 +93,63 @@ def continue_together(
     policy.continue_rows(prompts, [len(of_prompt) for of_prompt in rows], choose, max_tokens)
 
 
-def advance_rows(evaluation: Evaluation[StreamT], number_of: Mapping[StreamT, int], choose: Choose) -> None:
-    """Step an evaluation until all of its streams have ended.
+def advance_rows(
+    evaluation: Evaluation[StreamT],
+    submit: Callable[[Sequence[int], Sequence[int]], StreamT],
+    prompts: Sequence[Sequence[int]],
+    n_rows: Sequence[int],
+    choose: Choose,
+    max_rows: int,
+) -> None:
+    """Advance all rows until each has ended; the rows of a prompt begin with the same logits.
 
     Args:
-        evaluation: The model and its streams.
-        number_of: Number of the row of each stream.
-        choose: Decides what follows; rows of a step are in the order of their numbers.
+        evaluation: The model, without streams.
+        submit: Puts a row in the evaluation's line, given its prompt and what follows it.
+        prompts: Token ids of the prompts, at least one each.
+        n_rows: Number of rows of each prompt.
+        choose: Decides what follows; rows are numbered prompt by prompt, and those of a step are in order.
+        max_rows: Number of rows that the evaluation runs at once: a prompt is submitted when there is room for
+            its first row, so that rows of one prompt run together.
 
     Raises:
         EngineError: A stream does not fit into the cache, or the evaluation failed.
     """
-    while len(evaluation):
+    ends = itertools.accumulate(n_rows)
+    groups = [(prompt, range(end - n, end)) for prompt, n, end in zip(prompts, n_rows, ends, strict=True) if n]
+    left = iter(groups)
+    rows_of: dict[StreamT, tuple[Sequence[int], range]] = {}
+    n_open = 0
+    while True:
+        while n_open < max_rows and (group := next(left, None)) is not None:
+            rows_of[submit(group[0], ())] = group
+            n_open += len(group[1])
+        if not n_open:
+            return
         ready = evaluation.step()
         for _, error in ready.failed:
             raise error
-        numbers = [number_of[stream] for stream in ready.streams]
-        order = sorted(range(len(numbers)), key=numbers.__getitem__)
-        logits_RV = ready.logits_RV if order == list(range(len(order))) else ready.logits_RV[order]
-        chosen = choose([numbers[place] for place in order], logits_RV) if order else ()
-        for place, ids in zip(order, chosen, strict=True):
-            stream = ready.streams[place]
-            if ids:
-                evaluation.extend(stream, ids)
+        asked = sorted((row, place) for place, stream in enumerate(ready.streams) for row in rows_of[stream][1])
+        if not asked:
+            continue
+        numbers, places = zip(*asked, strict=True)
+        in_order = places == tuple(range(len(ready.streams)))
+        chosen = choose(numbers, ready.logits_RV if in_order else ready.logits_RV[list(places)])
+        begun = [rows_of.pop(stream) for stream in ready.streams]
+        free = dict(enumerate(ready.streams))
+        for (row, place), ids in zip(asked, chosen, strict=True):
+            if not ids:
+                n_open -= 1
+                continue
+            prompt = begun[place][0]
+            stream = free.pop(place, None)  # of the first row that goes on; the others borrow what it holds
+            if stream is None:
+                stream = submit(prompt, ids)
             else:
-                evaluation.remove(stream)
+                evaluation.extend(stream, ids)
+            rows_of[stream] = prompt, range(row, row + 1)
+        for stream in free.values():
+            evaluation.remove(stream)
 
 
 def require_context(prompts: Sequence[Sequence[int]], max_tokens: int, room: int) -> None:
@@ -161,8 +195,11 @@ class TorchPolicy:
         n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // _bytes_per_token(self.model)), *lengths[:1], 1)
         limits = StepLimits(MAX_ROWS, MAX_STEP_TOKENS)
         batch = StreamBatch(self.model, n_tokens, limits, block_tokens=BLOCK_TOKENS)
-        number_of = {batch.queue.submit(row, len(row) + max_tokens): number for number, row in enumerate(rows)}
-        advance_rows(batch, number_of, choose)
+
+        def submit(prompt: Sequence[int], ids: Sequence[int]) -> Stream:
+            return batch.queue.submit([*prompt, *ids], len(prompt) + max_tokens)
+
+        advance_rows(batch, submit, prompts, n_rows, choose, MAX_ROWS)
 
 
 def _bytes_per_token(model: CausalLM) -> int:

@@ -12,11 +12,13 @@ the same cells, evaluated in the same batches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from types import TracebackType
 
 from modelstack.errors import UserError
 from modelstack.inference.engine import GenerationStats
+from modelstack.inference.llama.sequence_queue import SequenceStream
 from modelstack.posttrain.base import Base
 from modelstack.reasoning.sampling.continuing import advance_rows, require_context
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling, ServedPolicy
@@ -53,16 +55,16 @@ class LlamaPolicy:
             return
         require_context(prompts, max_tokens, self._base.config.max_position_embeddings)
         self._check_ids(prompts)
-        rows = [prompt for prompt, n in zip(prompts, n_rows, strict=True) for _ in range(n)]
         longest = max(len(prompt) - self._n_shared(prompt) for prompt in prompts)
-        n_together = min(self._plan.max_rows, len(rows))
+        n_together = min(self._plan.max_rows, sum(n_rows))
         n_cells = min(n_together, len(prompts)) * longest + n_together * (max_tokens + 1)
+        names = itertools.count()
         with self._served.queue(len(self._prefix) + n_cells) as queue:
-            number_of = {
-                queue.submit(prompt, (), GenerationStats(), conversation=str(number)): number
-                for number, prompt in enumerate(rows)
-            }
-            advance_rows(queue, number_of, choose)
+
+            def submit(prompt: Sequence[int], ids: Sequence[int]) -> SequenceStream:
+                return queue.submit(prompt, ids, GenerationStats(), conversation=str(next(names)))
+
+            advance_rows(queue, submit, prompts, n_rows, choose, self._plan.max_rows)
 
     def close(self) -> None:
         """Free llama.cpp's memory. Idempotent; a later call loads the model again."""

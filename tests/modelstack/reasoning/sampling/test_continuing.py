@@ -75,6 +75,10 @@ def test_rows_are_asked_in_order_and_keep_mode_and_random_state(family: str) -> 
 
     TorchPolicy(model).continue_rows(PROMPTS, [2, 1, 2], choose, 10)
     assert all(numbers == sorted(numbers) for numbers in asked)
+    for group in ({0, 1}, {2}, {3, 4}):
+        assert next(group.issubset(numbers) for numbers in asked if group & set(numbers)), (
+            "rows of a prompt begin with the same logits"
+        )
     assert {number for numbers in asked for number in numbers} == set(range(5))
     assert model.training and bool((torch.random.get_rng_state() == before).all())
 
