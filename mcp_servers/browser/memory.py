@@ -26,7 +26,7 @@ _PATIENCE_S = 1.0
 """Seconds for the pages' processes to release their memory; then Chromium itself is ended."""
 _RENDERER = "--type=renderer"
 _OF_PAGES = (_RENDERER, "--type=gpu-process", "--type=utility")
-"""Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases and requests."""
+"""Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases."""
 _PROC = Path("/proc")
 
 
@@ -49,7 +49,7 @@ class MemoryGuard:
         self._thread.start()
 
     def is_main_full(self) -> bool:
-        """Return whether the main process alone holds more than half of the limit, which no page's end releases."""
+        """Return whether the main process alone holds over half of the limit, which no page's end releases."""
         return used_bytes(self._browser_pid) > self._max_bytes / 2
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 An evaluation knows no replies. Each `step` evaluates some tokens of some streams; the loop then decides what
 follows each stream whose logits are known. Two loops exist: `batched_engine` writes replies for callers, and
-`reasoning.sampling.continuing` writes those of a policy in training.
+`rows` writes what a model in training writes.
 
 Letters: R streams, V vocabulary size.
 """

@@ -18,13 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
 from modelstack.files import replacing
+from modelstack.inference.rows import advance_rows
+from modelstack.inference.torch.lockstep import LockstepBatch
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.train.evaluation import in_use, is_due
 from modelstack.train.loop import Run
@@ -128,7 +132,6 @@ def prompt_ids(tokenizer: TextTokenizer, prompt: str) -> list[int]:
     return ids
 
 
-@torch.no_grad()
 def continuation(model: CausalLM, ids: Sequence[int], config: SamplingConfig, ends: frozenset[int]) -> list[int]:
     """Return the model's continuation of some tokens, without the end token.
 
@@ -138,19 +141,19 @@ def continuation(model: CausalLM, ids: Sequence[int], config: SamplingConfig, en
         config: The sampling parameters.
         ends: Tokens that end a text.
     """
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed)
     written: list[int] = []
+
+    def choose(_: Sequence[int], logits_1V: NDArray[np.float32]) -> list[Sequence[int]]:
+        token = draw(torch.from_numpy(logits_1V[0]), config, generator)
+        if token in ends:
+            return [()]
+        written.append(token)
+        return [(token,) if len(written) < config.n_tokens else ()]
+
     with in_use(model):
-        cache = model.new_cache()
-        given = list(ids)
-        while len(written) < config.n_tokens:
-            output = model(torch.tensor([given], device=device), cache=cache, last_only=True)
-            token = draw(output.logits_BTV[0, -1].float().cpu(), config, generator)
-            if token in ends:
-                break
-            written.append(token)
-            given = [token]
+        rows = LockstepBatch(model)
+        advance_rows(rows, rows.submit, [ids], [1], choose, max_rows=1)
     return written
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.inference.torch.lockstep import repeated
 from modelstack.preferences.log_probs import LabelLogProbs
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch
 from modelstack.reasoning.rollouts.reference import Reference
-from modelstack.reasoning.sampling.lockstep import repeated
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ Letters: R rows, V vocabulary.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
-from modelstack.inference.evaluation import Evaluation, StreamT
+from modelstack.inference.rows import Choose, advance_rows
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
+from modelstack.inference.torch.lockstep import LockstepBatch
 from modelstack.inference.torch.stream_batch import StreamBatch, is_paged
-from modelstack.reasoning.sampling.lockstep import Choose, continue_in_lockstep
 from modelstack.train.evaluation import in_use
 
 MAX_ROWS = 256
@@ -93,65 +92,6 @@ def continue_together(
     policy.continue_rows(prompts, [len(of_prompt) for of_prompt in rows], choose, max_tokens)
 
 
-def advance_rows(
-    evaluation: Evaluation[StreamT],
-    submit: Callable[[Sequence[int], Sequence[int]], StreamT],
-    prompts: Sequence[Sequence[int]],
-    n_rows: Sequence[int],
-    choose: Choose,
-    max_rows: int,
-) -> None:
-    """Advance all rows until each has ended; the rows of a prompt begin with the same logits.
-
-    Args:
-        evaluation: The model, without streams.
-        submit: Puts a row in the evaluation's line, given its prompt and what follows it.
-        prompts: Token ids of the prompts, at least one each.
-        n_rows: Number of rows of each prompt.
-        choose: Decides what follows; rows are numbered prompt by prompt, and those of a step are in order.
-        max_rows: Number of rows that the evaluation runs at once: a prompt is submitted when there is room for
-            its first row, so that rows of one prompt run together.
-
-    Raises:
-        EngineError: A stream does not fit into the cache, or the evaluation failed.
-    """
-    ends = itertools.accumulate(n_rows)
-    groups = [(prompt, range(end - n, end)) for prompt, n, end in zip(prompts, n_rows, ends, strict=True) if n]
-    left = iter(groups)
-    rows_of: dict[StreamT, tuple[Sequence[int], range]] = {}
-    n_open = 0
-    while True:
-        while n_open < max_rows and (group := next(left, None)) is not None:
-            rows_of[submit(group[0], ())] = group
-            n_open += len(group[1])
-        if not n_open:
-            return
-        ready = evaluation.step()
-        for _, error in ready.failed:
-            raise error
-        asked = sorted((row, place) for place, stream in enumerate(ready.streams) for row in rows_of[stream][1])
-        if not asked:
-            continue
-        numbers, places = zip(*asked, strict=True)
-        in_order = places == tuple(range(len(ready.streams)))
-        chosen = choose(numbers, ready.logits_RV if in_order else ready.logits_RV[list(places)])
-        begun = [rows_of.pop(stream) for stream in ready.streams]
-        free = dict(enumerate(ready.streams))
-        for (row, place), ids in zip(asked, chosen, strict=True):
-            if not ids:
-                n_open -= 1
-                continue
-            prompt = begun[place][0]
-            stream = free.pop(place, None)  # of the first row that goes on; the others borrow what it holds
-            if stream is None:
-                stream = submit(prompt, ids)
-            else:
-                evaluation.extend(stream, ids)
-            rows_of[stream] = prompt, range(row, row + 1)
-        for stream in free.values():
-            evaluation.remove(stream)
-
-
 def require_context(prompts: Sequence[Sequence[int]], max_tokens: int, room: int) -> None:
     """Check that prompts and what follows fit into a model's context of `room` tokens.
 
@@ -182,10 +122,8 @@ class TorchPolicy:
             if is_paged(model.config):
                 self._in_batches(prompts, n_rows, choose, max_tokens)
                 return
-            first = 0
-            for prompt, n in zip(prompts, n_rows, strict=True):
-                continue_in_lockstep(model, prompt, n, _shifted(choose, first))
-                first += n
+            rows = LockstepBatch(model)
+            advance_rows(rows, rows.submit, prompts, n_rows, choose, max_rows=1)
 
     def _in_batches(
         self, prompts: Sequence[Sequence[int]], n_rows: Sequence[int], choose: Choose, max_tokens: int
@@ -206,8 +144,3 @@ def _bytes_per_token(model: CausalLM) -> int:
     config = model.config
     n_values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     return n_values * model.lm_head.weight.element_size()
-
-
-def _shifted(choose: Choose, first: int) -> Choose:
-    """Return `choose` for rows that are numbered from 0 and stand at `first`."""
-    return lambda numbers, logits_RV: choose([first + number for number in numbers], logits_RV)

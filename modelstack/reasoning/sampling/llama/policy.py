@@ -19,10 +19,10 @@ from types import TracebackType
 from modelstack.errors import UserError
 from modelstack.inference.engine import GenerationStats
 from modelstack.inference.llama.sequence_queue import SequenceStream
+from modelstack.inference.rows import Choose, advance_rows
 from modelstack.posttrain.base import Base
-from modelstack.reasoning.sampling.continuing import advance_rows, require_context
+from modelstack.reasoning.sampling.continuing import require_context
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling, ServedPolicy
-from modelstack.reasoning.sampling.lockstep import Choose
 
 
 class LlamaPolicy:
