@@ -62,6 +62,7 @@ def torch_engine(
         context_window=window,
         n_cached_tokens=n_conversations * window,
         store=StateStore(store),
+        stores_conversations=True,
     )
     return by_engine(engine), engine.close
 

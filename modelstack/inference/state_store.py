@@ -94,16 +94,14 @@ class StateStore:
 
     def closest(self, key: bytes, tokens: Sequence[int], at_least: int) -> StoredState | None:
         """Return the state with the longest common beginning with `tokens`, of at least `at_least` tokens."""
-        wanted = list(tokens)
-        shared: list[tuple[int, int, Path]] = []
-        for path in self._files(key) if is_private_folder(self.folder) else ():
-            held = self._tokens_of(path, key)
-            if held is not None and (n := common_prefix_length(held, wanted)) >= at_least:
-                shared.append((n, -len(held), path))
-        for _, _, path in sorted(shared, reverse=True):
+        for _, path in self._sharing(key, tokens, at_least):
             if (found := self._load(path, key, None)) is not None:
                 return found
         return None
+
+    def closest_tokens(self, key: bytes, tokens: Sequence[int], at_least: int) -> list[int] | None:
+        """Return the tokens of the state that `closest` would return first, which is not verified."""
+        return next((held for held, _ in self._sharing(key, tokens, at_least)), None)
 
     def put(self, key: bytes, tokens: Sequence[int], state: NDArray[np.uint8]) -> bool:
         """Store a state; False if that failed, or if the state alone is larger than the store."""
@@ -148,6 +146,16 @@ class StateStore:
         except OSError:
             return []
         return [self.folder / name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]
+
+    def _sharing(self, key: bytes, tokens: Sequence[int], at_least: int) -> list[tuple[list[int], Path]]:
+        """Return tokens and file of the states with a common beginning of `at_least` tokens, the longest first."""
+        wanted = list(tokens)
+        found: list[tuple[int, int, Path, list[int]]] = []
+        for path in self._files(key) if is_private_folder(self.folder) else ():
+            held = self._tokens_of(path, key)
+            if held is not None and (n := common_prefix_length(held, wanted)) >= at_least:
+                found.append((n, -len(held), path, held))
+        return [(held, path) for _, _, path, held in sorted(found, reverse=True)]
 
     def _tokens_of(self, path: Path, key: bytes) -> list[int] | None:
         """Return the tokens of a file, which is not verified; a file with an impossible head is removed."""

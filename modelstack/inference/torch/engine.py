@@ -64,6 +64,7 @@ class TorchEngine(BatchedEngine[Stream]):
         rounded: Mapping[str, RoundedWeight] | None = None,
         kv_type: KVType = "model",
         store: StateStore | None = None,
+        stores_conversations: bool = False,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -83,6 +84,8 @@ class TorchEngine(BatchedEngine[Stream]):
             kv_type: Numbers of the KV cache: the model's own, "int8", or "k8v4", keys in int8 and values in 4 bits
                 (see `kv_numbers`).
             store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
+            stores_conversations: Whether whole conversations go into `store`, not only the fixed parts of their
+                prompts. The folder then holds what users wrote, readable by its owner only.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -122,7 +125,9 @@ class TorchEngine(BatchedEngine[Stream]):
                 f"{numbers} requires a model that the engine owns, in bf16 or fp32 on a CPU with oneDNN; "
                 f"leave numbers out, or load the model with TorchEngine.load"
             )
-        self._prefixes = None if store is None else PrefixStore(store, self._batch, self.fingerprint)
+        self._prefixes = None
+        if store is not None:
+            self._prefixes = PrefixStore(store, self._batch, self.fingerprint, keeps_all=stores_conversations)
 
     @classmethod
     def load(

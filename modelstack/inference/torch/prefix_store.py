@@ -1,8 +1,10 @@
 """Prefixes of a torch engine's prompts on disk: a new process starts with the keys and values of an earlier one.
 
-The fixed part of a prompt (system text and tools) is stored when its reply has ended, in whole blocks, and is
-restored when a later process is asked for the same tokens. A stored prefix of which only the beginning agrees is
-used as far as it agrees. Restored blocks are cached blocks like any others: requests find them by their digests.
+When a reply has ended, the fixed part of its prompt (system text and tools) is stored in whole blocks, if the
+caller wishes the rest of the conversation too. A later process that is asked for the same tokens restores them. A
+conversation is a chain of pieces, each stored under the tokens before it, so that conversations share what they
+have in common and a turn writes only what is new. A piece of which only the beginning agrees is used as far as it
+agrees. Restored blocks are cached blocks like any others: requests find them by their digests.
 
 Files are those of `state_store`: private, verified, limited in bytes. Their key covers weights, number formats of
 model and cache, torch's version and the processor. Reading never delays other requests by more than the read; a
@@ -23,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modelstack.inference.blocks import BlockTable, TokenChain
+from modelstack.inference.blocks import TokenChain
 from modelstack.inference.remembered import processor
 from modelstack.inference.sequences import common_prefix_length
 from modelstack.inference.state_store import StateStore
@@ -39,18 +41,19 @@ _FORMAT = 1
 class PrefixStore:
     """The stored prefixes of one engine. Used under the engine's lock."""
 
-    def __init__(self, store: StateStore, batch: StreamBatch, fingerprint: str) -> None:
+    def __init__(self, store: StateStore, batch: StreamBatch, fingerprint: str, *, keeps_all: bool) -> None:
         """Connect a store with an engine's batch.
 
         Args:
             store: The folder of states.
             batch: The batch that owns blocks and cache.
             fingerprint: Identifies the weights, the numbers of the products and those of the cache.
+            keeps_all: Whether whole conversations are stored, not only the fixed parts of their prompts.
         """
         weight = next(batch.model.parameters())
         depends = [_FORMAT, fingerprint, str(weight.dtype), weight.device.type, torch.__version__, processor()]
         self._key = hashlib.sha256(json.dumps(depends).encode()).digest()
-        self._store, self._batch = store, batch
+        self._store, self._batch, self._keeps_all = store, batch, keeps_all
         self._writer: threading.Thread | None = None
 
     def restore(self, prompt: Sequence[int], n_fixed: int) -> int:
@@ -63,44 +66,83 @@ class PrefixStore:
             n_fixed: Number of its leading tokens that other prompts share.
         """
         pool = self._batch.queue.pool
-        B = pool.block_tokens
-        fixed = list(prompt[: n_fixed // B * B])
-        n_cached = len(pool.lookup(TokenChain([*fixed, -1], block_tokens=B)).blocks) * B
-        n_least = n_cached + MIN_TOKENS
-        if len(fixed) < n_least:
+        n_most = (len(prompt) - 1 if self._keeps_all else n_fixed) // pool.block_tokens * pool.block_tokens
+        chain = TokenChain([*prompt[:n_most], -1], block_tokens=pool.block_tokens)
+        n_before = len(pool.lookup(chain).blocks) * pool.block_tokens
+        if n_most - n_before < MIN_TOKENS:
             return 0
-        found = self._store.get(self._key, fixed) or self._store.closest(self._key, fixed, n_least)
-        if found is None:
-            return 0
-        n = common_prefix_length(found.tokens, fixed) // B * B
-        layers = self._layers_of(found.state, len(found.tokens))
-        if n < n_least or n // B > pool.n_free or layers is None:
-            return 0
-        chain, table = TokenChain(fixed[:n], block_tokens=B), BlockTable()
-        pool.reserve(table, n)
-        self._batch.put(table.blocks, [[part[: n // B] for part in layer] for layer in layers])
-        pool.write(table, chain, n)
+        end, start = 0, -1
+        while end > start:
+            start, end = end, self._restored_to(chain, end)
+        return len(pool.lookup(chain).blocks) * pool.block_tokens - n_before
+
+    def _restored_to(self, chain: TokenChain, start: int) -> int:
+        """Restore one piece; return where it ends, which is `start` if there is none or it does not fit."""
+        pool, B = self._batch.queue.pool, self._batch.queue.pool.block_tokens
+        wanted, key = chain.tokens[start:-1], self._key_at(chain, start)
+        held = self._store.closest_tokens(key, wanted, MIN_TOKENS)
+        n = 0 if held is None else common_prefix_length(held, wanted) // B * B
+        hit = pool.lookup(chain)
+        n_cached = len(hit.blocks) * B
+        if held is None or n < MIN_TOKENS or start + n < n_cached + MIN_TOKENS:
+            return start + n
+        found = self._store.get(key, held)
+        layers = None if found is None else self._layers_of(found.state, len(held))
+        if layers is None or n_cached < start or (start + n - n_cached) // B > pool.n_free - hit.n_free:
+            return start
+        table = pool.open(hit)
+        pool.reserve(table, start + n)
+        new = slice((n_cached - start) // B, n // B)
+        self._batch.put(table.blocks[len(hit.blocks) :], [[part[new] for part in layer] for layer in layers])
+        pool.write(table, chain, start + n)
         pool.release(table)
-        return n - n_cached
+        return start + n
 
     def keep(self, stream: Stream, n_fixed: int) -> None:
-        """Store the beginning of a stream that has been evaluated, unless it is stored already."""
+        """Store what is not stored yet of a stream that has been evaluated: a piece, or two."""
         B = self._batch.queue.pool.block_tokens
-        n = n_fixed // B * B
-        fixed = list(stream.tokens[:n])
-        if n < MIN_TOKENS or n > stream.table.n_tokens or self._store.has(self._key, fixed):
-            return
-        layers = self._batch.taken(stream.table.blocks[: n // B])
-        if sum(part.nbytes for layer in layers for part in layer) >= self._store.max_bytes:
+        ends = [n_fixed // B * B]
+        if self._keeps_all:
+            ends.append(stream.table.n_tokens // B * B)
+        pieces, start = list[tuple[bytes, list[int], list[list[Tensor]]]](), 0
+        for end in (end for end in ends if end <= stream.table.n_tokens):
+            start = self._stored_to(stream.chain, start, end)
+            if end - start < MIN_TOKENS:
+                continue
+            layers = self._batch.taken(stream.table.blocks[start // B : end // B])
+            if sum(part.nbytes for layer in layers for part in layer) >= self._store.max_bytes:
+                break
+            pieces.append((self._key_at(stream.chain, start), list(stream.tokens[start:end]), layers))
+            start = end
+        if not pieces:
             return
 
         def write() -> None:
-            self._store.put(self._key, fixed, _state_of(layers))
+            for key, tokens, layers in pieces:
+                self._store.put(key, tokens, _state_of(layers))
 
         self.wait()
         # Not a daemon: the interpreter waits for it before it exits.
         self._writer = threading.Thread(target=write, name="prompt prefix")
         self._writer.start()
+
+    def _stored_to(self, chain: TokenChain, start: int, end: int) -> int:
+        """Return where the pieces that are stored from `start` on end, at most `end`."""
+        while end - start >= MIN_TOKENS:
+            key, wanted = self._key_at(chain, start), list(chain.tokens[start:end])
+            if self._store.has(key, wanted):
+                return end
+            held = self._store.closest_tokens(key, wanted, MIN_TOKENS)
+            if held is None or wanted[: len(held)] != held:
+                break
+            start += len(held)
+        return start
+
+    def _key_at(self, chain: TokenChain, start: int) -> bytes:
+        """Return the key of the pieces that begin after the chain's first `start` tokens."""
+        if start == 0:
+            return self._key
+        return hashlib.sha256(self._key + chain.digest(start // self._batch.queue.pool.block_tokens - 1)).digest()
 
     def wait(self) -> None:
         """Wait until the last prefix is written."""

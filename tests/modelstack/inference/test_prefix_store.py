@@ -1,4 +1,4 @@
-"""Beginnings of prompts outlive their process: restored in whole blocks, or evaluated again; replies are equal."""
+"""Prompts and conversations outlive their process: restored in whole blocks or evaluated again, equal replies."""
 
 from __future__ import annotations
 
@@ -58,6 +58,65 @@ def test_a_prefix_is_used_as_far_as_it_agrees(store: StateStore) -> None:
     assert found.stats.restored_tokens == 68  # whole blocks of four
     assert found.ids == greedy("llama", prompt, 5)
     assert reply(store, other).stats.restored_tokens == N_FIXED  # it was stored, too
+
+
+def turn(store: StateStore, tokens: list[int], n_new: int = 57) -> tuple[Generation, list[int]]:
+    """Return the reply of a new engine to a conversation with a new message, and the conversation after it."""
+    prompt = tokens + prompt_of(len(tokens), n_new)
+    found = reply(store, request(prompt, 9, fixed_tokens=64), stores_conversations=True)
+    assert found.ids == greedy("llama", prompt, 9)
+    return found, prompt + found.ids
+
+
+def test_a_conversation_goes_on_in_a_new_engine_and_each_turn_stores_what_is_new(store: StateStore) -> None:
+    first, tokens = turn(store, prompt_of(0, 64))
+    assert first.stats.restored_tokens == 0
+    assert store.usage().n_states == 2  # the fixed part, and a piece of the turn
+    second, tokens = turn(store, tokens)
+    assert (len(tokens), second.stats.restored_tokens) == (196, 128)  # whole blocks of four that were evaluated
+    assert store.usage().n_states == 3
+    third, _ = turn(store, tokens, 50)
+    assert third.stats.restored_tokens == 192
+    assert store.usage().n_states == 3  # too little is new
+    other = request(prompt_of(0, 64) + prompt_of(1, 20), 5, fixed_tokens=64)
+    assert reply(store, other).stats.restored_tokens == 64
+
+
+def test_a_conversation_that_was_changed_is_restored_up_to_the_change(store: StateStore) -> None:
+    _, tokens = turn(store, prompt_of(0, 64))
+    _, tokens = turn(store, tokens)
+    tokens[158] += 1  # in the second piece, which then adds less than is worth a file
+    assert turn(store, tokens, 50)[0].stats.restored_tokens == 128
+    tokens[100] += 1  # in the first one; the second is that of another conversation
+    assert turn(store, tokens, 50)[0].stats.restored_tokens == 64
+
+
+def test_a_piece_that_is_gone_ends_the_restored_part(store: StateStore) -> None:
+    _, tokens = turn(store, prompt_of(0, 64))
+    _, tokens = turn(store, tokens)
+    pieces = sorted(store.folder.glob("*.kv"), key=lambda file: file.stat().st_mtime_ns)
+    kept = [(file, file.read_bytes()) for file in pieces]
+    for missing, n_restored in zip(pieces, (0, 64, 128), strict=True):
+        store.clear()
+        for file, content in kept:
+            if file != missing:
+                file.write_bytes(content)
+                file.chmod(0o600)
+        assert turn(store, tokens, 50)[0].stats.restored_tokens == n_restored
+
+
+def test_pieces_for_which_there_are_too_few_blocks_are_evaluated(store: StateStore) -> None:
+    _, tokens = turn(store, prompt_of(0, 64))
+    _, tokens = turn(store, tokens)
+    with engine_of(store=store, stores_conversations=True, n_cached_tokens=264) as engine:
+        running = engine.submit(request(prompt_of(7, 90), 20))
+        engine.step()
+        late = engine.submit(request([*tokens, 5], 5, fixed_tokens=64))
+        while not (running.is_done and late.is_done):
+            engine.step()
+            engine.check_integrity()
+        assert late.result().stats.restored_tokens == 128
+        assert late.result().ids == greedy("llama", [*tokens, 5], 5)
 
 
 def test_tokens_that_the_cache_holds_are_not_restored_again(store: StateStore) -> None:
