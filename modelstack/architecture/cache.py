@@ -3,14 +3,14 @@
 Each attention kind creates its own cache with `new_cache`: all keys and values, a window of them, latents,
 compressed entries, or a recurrent state. The model's `Cache` counts the tokens once for all layers.
 
-Letters: B batch, H query heads, G KV heads, N tokens of several sequences, S tokens held, d channels of a key, e
-of a value.
+Letters: B batch, H query heads, G KV heads, N tokens of several sequences, R sequences, T new tokens of each, S
+tokens held, d channels of a key, e of a value, c of a latent, n and r of the two parts of a query.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,6 +59,36 @@ class RaggedCache(ABC):
             slopes: Factor of each head on the distance to a key, subtracted from the logits (ALiBi).
             sinks_H: A logit per head that contributes to the denominator only.
             softcap: c in c * tanh(logit / c).
+        """
+
+    @abstractmethod
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the memory."""
+
+
+AttendLatents = Callable[[Tensor, Tensor, Tensor, bool, Tensor | None], Tensor]
+"""Attention of sequences with T new tokens each, [R, H, T, e].
+
+Arguments: both parts of the queries, [R, H, T, n] and [R, H, T, r]; latents [R, 1, S, c]; whether each token sees
+exactly those up to itself; otherwise a mask [R, 1, T, S], or None if all are seen.
+"""
+
+
+class RaggedLatents(ABC):
+    """Latents of several sequences of different lengths, whose new tokens form one row of N tokens.
+
+    The cache separates the sequences, the layer knows what latents mean.
+    """
+
+    @abstractmethod
+    def attend(self, q_1HNn: Tensor, q_1HNr: Tensor, latents_11Nc: Tensor, attend: AttendLatents) -> Tensor:
+        """Store the new latents; return the attention output of the new tokens, [1, H, N, e].
+
+        Args:
+            q_1HNn: First part of the queries.
+            q_1HNr: Second part of the queries.
+            latents_11Nc: New latents.
+            attend: Computes the attention of sequences with equally many new tokens.
         """
 
     @abstractmethod

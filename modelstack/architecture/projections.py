@@ -12,6 +12,10 @@ from torch import Tensor, nn
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names, within a module, of linear layers that read the same input and that engines compute as one product."""
 
+READ_DIRECTLY = frozenset({"kv_b_proj"})
+"""Names of linear layers whose weight latent attention also reads itself: an adapter would be ignored there, and a
+packed weight cannot be read."""
+
 
 class SharesInput:
     """A linear layer's class that can compute several layers with the same input at once."""

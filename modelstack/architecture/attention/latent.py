@@ -16,15 +16,20 @@ of a key, e channels of a value, c channels of the latent.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.attention.softmax import MIN_BLOCK_CHANNELS, softmax_attention
-from modelstack.architecture.cache import GrowingCache
+from modelstack.architecture.cache import GrowingCache, RaggedLatents
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.norms import NORMS
 from modelstack.architecture.rope import rotate_half_split, rotate_interleaved, yarn_mscale
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of both inner norms in DeepSeek's and transformers' code."""
@@ -62,14 +67,21 @@ class LatentAttention(nn.Module):
         """Return an empty cache for c + r numbers per token."""
         return GrowingCache()
 
-    def forward(self, x_BTD: Tensor, context: ForwardContext, cache: GrowingCache | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, context: ForwardContext, cache: GrowingCache | RaggedLatents | None = None
+    ) -> Tensor:
         """Mix tokens: [B, T, D] to [B, T, D]."""
         q_plain, q_rope = self._queries(x_BTD, context)
         latents = self._latents(x_BTD, context)
-        if cache is not None:
-            (latents,) = cache.append(latents)
-        attend = self._absorbed if self._absorbs(context) else self._expanded
-        y_BHTe = attend(q_plain, q_rope, latents, context)
+        if isinstance(cache, RaggedLatents):
+            y_BHTe = cache.attend(q_plain, q_rope, latents, self._attended)
+        else:
+            if cache is not None:
+                (latents,) = cache.append(latents)
+            causal = context.is_plain_causal(None)
+            blocks = context.block_mask(None) if self._suits_blocks(context) else None
+            mask = None if causal or blocks is not None else context.mask(None, latents.shape[2])
+            y_BHTe = self._attended(q_plain, q_rope, latents, causal, mask, blocks)
         return self.o_proj(y_BHTe.transpose(1, 2).flatten(2))
 
     def _softmax_scale(self) -> float:
@@ -101,45 +113,59 @@ class LatentAttention(nn.Module):
             return rotate_interleaved(x, context.rotation(self.rope, self.rope_size))
         return rotate_half_split(x, context.half_split_rotation(self.rope, self.rope_size, x.dtype))
 
-    def _absorbs(self, context: ForwardContext) -> bool:
+    def _suits_blocks(self, context: ForwardContext) -> bool:
+        return context.n_past == 0 and min(self.key_size, self.value_size) >= MIN_BLOCK_CHANNELS
+
+    def _attended(
+        self,
+        q_plain: Tensor,
+        q_rope: Tensor,
+        latents_B1S: Tensor,
+        causal: bool,
+        mask: Tensor | None,
+        blocks: BlockMask | None = None,
+    ) -> Tensor:
+        """Return [B, H, T, e], by the form that is less work."""
+        if self._absorbs(q_plain.shape[2], latents_B1S.shape[2]):
+            return self._absorbed(q_plain, q_rope, latents_B1S, mask)
+        return self._expanded(q_plain, q_rope, latents_B1S, causal, mask, blocks)
+
+    def _absorbs(self, n_new: int, n_seen: int) -> bool:
         """Whether the absorbed form is less work: there are past tokens and few new ones.
 
         Per pair of tokens and head, the absorbed form takes 2c + r multiplications and the expanded one n + r + e.
         The absorbed form saves the expansion of the past, c (n + e) per token and head. Both are equal at c (n +
         e) / (2c - n - e) new tokens, 171 in DeepSeek-V3.
         """
-        if context.n_past == 0:
+        if n_new == n_seen:
             return False
         expanded = self.plain_size + self.value_size
-        return context.n_tokens * (2 * self.latent_size - expanded) <= self.latent_size * expanded
+        return n_new * (2 * self.latent_size - expanded) <= self.latent_size * expanded
 
-    def _expanded(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, context: ForwardContext) -> Tensor:
+    def _expanded(
+        self,
+        q_plain: Tensor,
+        q_rope: Tensor,
+        latents_B1S: Tensor,
+        causal: bool,
+        mask: Tensor | None,
+        blocks: BlockMask | None,
+    ) -> Tensor:
         """Return [B, H, T, e]; each head has its own keys and values."""
         latent, key_rope = latents_B1S.split([self.latent_size, self.rope_size], dim=-1)
         kv = self.kv_b_proj(latent.squeeze(1))
         kv = kv.unflatten(-1, (self.n_heads, self.plain_size + self.value_size)).transpose(1, 2)
         key_plain, value = kv.split([self.plain_size, self.value_size], dim=-1)
         key = torch.cat((key_plain, key_rope.expand(-1, self.n_heads, -1, -1)), dim=-1)
-        causal = context.is_plain_causal(None)
-        suits = context.n_tokens == key.shape[2] and min(self.key_size, self.value_size) >= MIN_BLOCK_CHANNELS
-        blocks = context.block_mask(None) if suits else None
-        return softmax_attention(
-            torch.cat((q_plain, q_rope), dim=-1),
-            key,
-            value,
-            scale=self.scale,
-            mask=None if causal or blocks is not None else context.mask(None, key.shape[2]),
-            causal=causal,
-            blocks=blocks,
-        )
+        q = torch.cat((q_plain, q_rope), dim=-1)
+        return softmax_attention(q, key, value, scale=self.scale, mask=mask, causal=causal, blocks=blocks)
 
-    def _absorbed(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, context: ForwardContext) -> Tensor:
+    def _absorbed(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, mask: Tensor | None) -> Tensor:
         """Return [B, H, T, e]; all heads read the latents, as additional queries of one head."""
         B, H, T, _ = q_plain.shape
         per_head = self.kv_b_proj.weight.view(H, self.plain_size + self.value_size, self.latent_size)
         w_key, w_value = per_head.split([self.plain_size, self.value_size], dim=1)
         q = torch.cat((torch.matmul(q_plain, w_key), q_rope), dim=-1)
-        mask = context.mask(None, latents_B1S.shape[2])
         mixed = softmax_attention(
             q.reshape(B, 1, H * T, -1),
             latents_B1S,

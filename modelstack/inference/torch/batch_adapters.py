@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.projections import SharesInput, projected
+from modelstack.architecture.projections import READ_DIRECTLY, SharesInput, projected
 from modelstack.inference.engine import EngineError
 from modelstack.inference.streams import StepRow
 from modelstack.inference.torch.packing import PackedLinear
@@ -160,9 +160,13 @@ class AdaptedLinear(SharesInput, nn.Module):
 
 
 def _linear_layers(model: CausalLM) -> dict[str, nn.Module]:
-    """Return the plain and packed linear layers of a model's blocks by name."""
+    """Return the plain and packed linear layers of a model's blocks by name, those that can be adapted."""
     named = model.model.layers.named_modules(prefix="model.layers")
-    return {name: layer for name, layer in named if type(layer) is nn.Linear or isinstance(layer, PackedLinear)}
+    return {
+        name: layer
+        for name, layer in named
+        if type(layer) in (nn.Linear, PackedLinear) and name.rpartition(".")[2] not in READ_DIRECTLY
+    }
 
 
 def sizes_of(layer: nn.Module) -> tuple[int, int]:

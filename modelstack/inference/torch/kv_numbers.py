@@ -85,6 +85,27 @@ def layer_numbers(model: CausalLM, kv_type: KVType) -> LayerNumbers:
             raise EngineError(f"kv_type {kv_type!r} is not known; choose one of {', '.join(get_args(KVType))}")
 
 
+def latent_numbers(model: CausalLM, kv_type: KVType) -> KVNumbers:
+    """Return the numbers of the latents of a model with latent attention.
+
+    Raises:
+        EngineError: There is no such type for latents.
+    """
+    config, weight = model.config, next(model.parameters())
+    assert config.kv_lora_rank and config.qk_rope_head_dim
+    n = config.kv_lora_rank + config.qk_rope_head_dim
+    match kv_type:
+        case "model":
+            return ModelNumbers(n, weight.dtype)
+        case "int8":
+            return Int8Numbers(n, weight.dtype)
+        case _:
+            raise EngineError(
+                f"kv_type {kv_type!r} stores values apart from keys, and the model's latents are both; "
+                f"use 'model' or 'int8'"
+            )
+
+
 class ModelNumbers(KVNumbers):
     """The model's own numbers."""
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.projections import SAME_INPUT, SharesInput
+from modelstack.architecture.projections import READ_DIRECTLY, SAME_INPUT, SharesInput
 from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 
 TYPICAL_ROWS = 8
@@ -90,13 +90,19 @@ def pack_linear_layers(
 ) -> None:
     """Replace the plain linear layers of a model, in place; adapters keep their classes. See `can_pack`.
 
+    Weights that attention reads directly (`READ_DIRECTLY`) stay as they are.
+
     Args:
         model: The model.
         numbers: "int8": products are computed in W8A8, except that of the head, which keeps its type.
         rounded: Weights that were rounded to int8 with one scale per row; others are rounded here, to nearest.
     """
     for prefix, module in list(model.named_modules()):
-        plain = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+        plain = {
+            name: child
+            for name, child in module.named_children()
+            if type(child) is nn.Linear and name not in READ_DIRECTLY
+        }
         is_int8 = numbers == "int8" and module is not model
         while plain:
             first = next(iter(plain))

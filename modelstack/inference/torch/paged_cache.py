@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelstack.architecture.attention.softmax import softmax_attention
-from modelstack.architecture.cache import RaggedCache
+from modelstack.architecture.cache import AttendLatents, RaggedCache, RaggedLatents
 from modelstack.inference.streams import StepRow
 from modelstack.inference.torch.kv_numbers import KVNumbers, LayerNumbers
 
@@ -231,16 +232,56 @@ class BlockTensor:
         return self._pools
 
 
-class PagedCache(RaggedCache):
-    """Keys and values of one layer in blocks."""
+class StoredPart(NamedTuple):
+    """A tensor [blocks, B, G, n] of a layer's blocks."""
 
-    def __init__(self, memory: StepMemory, numbers: LayerNumbers) -> None:
+    dtype: torch.dtype
+    n_heads: int
+    """G."""
+    n_numbers: int
+    """n."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token."""
+        return self.dtype.itemsize * self.n_heads * self.n_numbers
+
+
+class PagedLayer(Protocol):
+    """The past of one layer in blocks."""
+
+    @property
+    def parts(self) -> Sequence[StoredPart]:
+        """The tensors that hold a block."""
+        ...
+
+    def taken(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return a copy of some blocks, [blocks, B, G, n] of each part."""
+        ...
+
+    def put(self, blocks: Sequence[int], parts: Sequence[Tensor]) -> None:
+        """Fill blocks with what `taken` returned, on the model's device."""
+        ...
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the memory, 0 before the first call."""
+        ...
+
+
+class PagedCache(RaggedCache):
+    """Keys and values of one layer in blocks; a `PagedLayer`."""
+
+    def __init__(self, memory: StepMemory, numbers: LayerNumbers, n_heads: int) -> None:
         """Start without memory; the first call allocates it.
 
         Args:
             memory: Data shared by all layers.
             numbers: Numbers of keys and values.
+            n_heads: G.
         """
+        self.parts = [
+            StoredPart(dtype, n_heads, n) for dtype, n in (*numbers.keys.parts(), *numbers.values.parts())
+        ]
         self._memory, self._numbers = memory, numbers
         self._keys = BlockTensor("keys", numbers.keys, memory)
         self._values = BlockTensor("values", numbers.values, memory)
@@ -302,6 +343,51 @@ class PagedCache(RaggedCache):
     def bytes_in_use(self) -> int:
         """Return the bytes of the memory, 0 before the first call."""
         return self._keys.bytes_in_use() + self._values.bytes_in_use()
+
+
+class PagedLatents(RaggedLatents):
+    """Latents of one layer in blocks; a `PagedLayer`."""
+
+    def __init__(self, memory: StepMemory, numbers: KVNumbers) -> None:
+        """Start without memory; the first call allocates it.
+
+        Args:
+            memory: Data shared by all layers.
+            numbers: Numbers of a latent.
+        """
+        self.parts = [StoredPart(dtype, 1, n) for dtype, n in numbers.parts()]
+        self._memory = memory
+        self._latents = BlockTensor("latents", numbers, memory)
+
+    def attend(self, q_1HNn: Tensor, q_1HNr: Tensor, latents_11Nc: Tensor, attend: AttendLatents) -> Tensor:
+        """Store the new latents; return the attention output of the new tokens, [1, H, N, e]."""
+        layout = self._memory.layout
+        assert layout is not None  # the runner sets it before each step
+        new = self._latents.store(latents_11Nc[0].transpose(0, 1), layout.slots_N)
+        outputs: list[Tensor] = []
+        for group in layout.groups:
+            causal = group.is_causal(None)
+            y_RHTe = attend(
+                _rows_of(q_1HNn, group),
+                _rows_of(q_1HNr, group),
+                self._latents.of_group(group, new),
+                causal,
+                None if causal else group.mask(None),
+            )
+            outputs.append(y_RHTe.transpose(1, 2).flatten(0, 1))
+        return torch.cat(outputs).transpose(0, 1)[None]
+
+    def taken(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return a copy of the parts of some blocks, [blocks, B, 1, n]."""
+        return self._latents.taken(blocks)
+
+    def put(self, blocks: Sequence[int], parts: Sequence[Tensor]) -> None:
+        """Fill blocks with what `taken` returned, on the model's device."""
+        self._latents.put(blocks, parts)
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the memory, 0 before the first call."""
+        return self._latents.bytes_in_use()
 
 
 def _rows_of(x_1HNd: Tensor, group: RowGroup) -> Tensor:

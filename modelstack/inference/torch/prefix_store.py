@@ -151,17 +151,18 @@ class PrefixStore:
 
     def _layers_of(self, state: NDArray[np.uint8], n_tokens: int) -> list[list[Tensor]] | None:
         """Return the parts of each layer, [F, B, G, n]; None if the state has another size."""
-        B, G = self._batch.queue.pool.block_tokens, self._batch.model.config.num_key_value_heads
-        parts = [*self._batch.kv_numbers.keys.parts(), *self._batch.kv_numbers.values.parts()]
-        n_layers = self._batch.model.config.num_hidden_layers
-        sizes = [n_tokens * G * n * dtype.itemsize for dtype, n in parts] * n_layers
+        B, layers = self._batch.queue.pool.block_tokens, self._batch.parts
+        sizes = [n_tokens * part.token_bytes for parts in layers for part in parts]
         if state.nbytes != sum(sizes) or n_tokens % B:
             return None
         pieces = iter(torch.from_numpy(state).split(sizes))
         # A copy is aligned, which a view as a larger type requires.
         return [
-            [next(pieces).clone().view(dtype).view(n_tokens // B, B, G, n) for dtype, n in parts]
-            for _ in range(n_layers)
+            [
+                next(pieces).clone().view(part.dtype).view(n_tokens // B, B, part.n_heads, part.n_numbers)
+                for part in parts
+            ]
+            for parts in layers
         ]
 
 

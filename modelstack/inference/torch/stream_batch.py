@@ -23,11 +23,18 @@ from modelstack.inference.evaluation import Ready
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
 from modelstack.inference.torch.batch_adapters import BatchAdapters
-from modelstack.inference.torch.kv_numbers import KVType, layer_numbers
-from modelstack.inference.torch.paged_cache import PagedCache, StepLayout, StepMemory
+from modelstack.inference.torch.kv_numbers import KVType, latent_numbers, layer_numbers
+from modelstack.inference.torch.paged_cache import (
+    PagedCache,
+    PagedLatents,
+    StepLayout,
+    StepMemory,
+    StoredPart,
+)
 
-PAGED_KINDS = frozenset({"full_attention", "sliding_attention"})
-"""Layer types whose past is one key and one value per token."""
+LATENT = "latent_attention"
+PAGED_KINDS = frozenset({"full_attention", "sliding_attention", LATENT})
+"""Layer types whose past is a key and a value per token, or a latent."""
 
 
 class UnsupportedModelError(EngineError):
@@ -67,9 +74,8 @@ class StreamBatch:
         pool = BlockPool(-(-n_tokens // block_tokens), block_tokens)
         self.queue = StreamQueue(pool, limits)
         self._memory = StepMemory(pool.n_blocks, block_tokens)
-        self.kv_numbers = layer_numbers(model, kv_type)
-        """Numbers of each layer's keys and values."""
-        self._layers = self._empty_layers()
+        self._kv_type: KVType = kv_type
+        self._layers = _empty_layers(model, kv_type, self._memory)
 
     def __len__(self) -> int:
         """Return the number of streams."""
@@ -92,8 +98,13 @@ class StreamBatch:
         """Return the bytes of the cache's memory."""
         return sum(layer.bytes_in_use() for layer in self._layers)
 
+    @property
+    def parts(self) -> list[Sequence[StoredPart]]:
+        """The tensors that hold a block, for each layer."""
+        return [layer.parts for layer in self._layers]
+
     def taken(self, blocks: Sequence[int]) -> list[list[Tensor]]:
-        """Return a copy of some blocks for each layer: the parts of keys and values, [blocks, B, KV heads, n]."""
+        """Return a copy of some blocks for each layer, [blocks, B, G, n] of each part."""
         return [layer.taken(blocks) for layer in self._layers]
 
     def put(self, blocks: Sequence[int], layers: Sequence[Sequence[Tensor]]) -> None:
@@ -106,7 +117,7 @@ class StreamBatch:
         """Free the cache's memory; no stream may be left."""
         assert len(self.queue) == 0
         self.queue.fail()
-        self._layers = self._empty_layers()
+        self._layers = _empty_layers(self.model, self._kv_type, self._memory)
 
     def step(self) -> Ready[Stream]:
         """Evaluate the next tokens of the streams; nothing if none can run.
@@ -123,9 +134,6 @@ class StreamBatch:
             raise
         self.queue.settle(rows)
         return ready
-
-    def _empty_layers(self) -> list[PagedCache]:
-        return [PagedCache(self._memory, self.kv_numbers) for _ in range(self.model.config.num_hidden_layers)]
 
     @torch.no_grad()
     def _evaluated(self, rows: Sequence[StepRow]) -> Ready[Stream]:
@@ -150,6 +158,12 @@ class StreamBatch:
         return Ready([stream for stream, _ in last], logits_RV)
 
 
+def token_bytes(model: CausalLM) -> int:
+    """Return the bytes of a token in the cache, in the model's own numbers."""
+    layers = _empty_layers(model, "model", StepMemory(1, 1))
+    return sum(part.token_bytes for layer in layers for part in layer.parts)
+
+
 def is_paged(config: ModelConfig) -> bool:
     """Return whether a model's past can be kept in blocks."""
     return not (set(config.layer_types) - PAGED_KINDS or _dynamic(config))
@@ -164,8 +178,8 @@ def require_paged(config: ModelConfig) -> None:
     other = sorted(set(config.layer_types) - PAGED_KINDS)
     if other:
         raise UnsupportedModelError(
-            f"layers of type {', '.join(other)} keep another past than a key and a value per token; the torch "
-            f"engine runs {' and '.join(sorted(PAGED_KINDS))}"
+            f"layers of type {', '.join(other)} keep another past than a key and a value, or a latent, per token; "
+            f"the torch engine runs {', '.join(sorted(PAGED_KINDS))}"
         )
     if dynamic := _dynamic(config):
         raise UnsupportedModelError(
@@ -179,3 +193,18 @@ def _dynamic(config: ModelConfig) -> list[str]:
     if config.position_embedding != "rope":
         return []
     return [kind for kind, rope in config.rope_parameters.items() if rope.rope_type == "dynamic"]
+
+
+def _empty_layers(model: CausalLM, kv_type: KVType, memory: StepMemory) -> list[PagedCache | PagedLatents]:
+    """Return the cache of each layer.
+
+    Raises:
+        EngineError: There is no such `kv_type`, or it cannot hold the model's heads.
+    """
+    config = model.config
+    return [
+        PagedLatents(memory, latent_numbers(model, kv_type))
+        if kind == LATENT
+        else PagedCache(memory, layer_numbers(model, kv_type), config.num_key_value_heads)
+        for kind in config.layer_types
+    ]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.meta import on_meta
+from modelstack.architecture.projections import READ_DIRECTLY
 from modelstack.errors import UserError
 from modelstack.posttrain.lora.config import ALL_LINEAR, LoraConfig
 from modelstack.posttrain.lora.linear import LoraLinear
@@ -26,10 +27,6 @@ from modelstack.train.parallel.materialise import own_part
 PEFT_PREFIX = "base_model.model."
 PEFT_NAMES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_magnitude": "lora_magnitude_vector"}
 """Names of the adapter's parameters here, and their endings after the layer's name in a file of peft."""
-NOT_ADAPTABLE = frozenset({"kv_b_proj"})
-"""Layers without adapters: latent attention reads their weight directly while decoding, so an adapter would be
-ignored.
-"""
 
 
 def add_lora(model: CausalLM, config: LoraConfig) -> None:
@@ -189,7 +186,7 @@ def _targets(model: CausalLM, config: LoraConfig) -> dict[str, nn.Linear]:
         f"model.layers.{name}": module
         for name, module in model.model.layers.named_modules()
         if type(module) is nn.Linear  # a subclass may compute something else
-        and name.rpartition(".")[2] not in NOT_ADAPTABLE
+        and name.rpartition(".")[2] not in READ_DIRECTLY
     }
     kinds = sorted({name.rpartition(".")[2] for name in linear})
     found: set[str] = set()

@@ -23,7 +23,7 @@ from modelstack.inference.rows import Choose, advance_rows
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.lockstep import LockstepBatch
-from modelstack.inference.torch.stream_batch import StreamBatch, is_paged
+from modelstack.inference.torch.stream_batch import StreamBatch, is_paged, token_bytes
 from modelstack.train.evaluation import in_use
 
 MAX_ROWS = 256
@@ -130,7 +130,7 @@ class TorchPolicy:
     ) -> None:
         rows = [prompt for prompt, n in zip(prompts, n_rows, strict=True) for _ in range(n)]
         lengths = sorted((len(prompt) + max_tokens + BLOCK_TOKENS for prompt in rows), reverse=True)[:MAX_ROWS]
-        n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // _bytes_per_token(self.model)), *lengths[:1], 1)
+        n_tokens = max(min(sum(lengths), MAX_CACHE_BYTES // token_bytes(self.model)), *lengths[:1], 1)
         limits = StepLimits(MAX_ROWS, MAX_STEP_TOKENS)
         batch = StreamBatch(self.model, n_tokens, limits, block_tokens=BLOCK_TOKENS)
 
@@ -138,9 +138,3 @@ class TorchPolicy:
             return batch.queue.submit([*prompt, *ids], len(prompt) + max_tokens)
 
         advance_rows(batch, submit, prompts, n_rows, choose, MAX_ROWS)
-
-
-def _bytes_per_token(model: CausalLM) -> int:
-    config = model.config
-    n_values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return n_values * model.lm_head.weight.element_size()

@@ -48,8 +48,9 @@ def test_the_absorbed_form_equals_the_expanded_form() -> None:
     context = make_context(random_ids(n_tokens=N_TOKENS, vocab_size=64))
     q_plain, q_rope = attention._queries(x, context)
     latents = attention._latents(x, context)
-    expanded = attention._expanded(q_plain, q_rope, latents, context)
-    absorbed = attention._absorbed(q_plain, q_rope, latents, context)
+    mask = context.mask(None, N_TOKENS)
+    expanded = attention._expanded(q_plain, q_rope, latents, False, mask, None)
+    absorbed = attention._absorbed(q_plain, q_rope, latents, mask)
     assert expanded.abs().max() > 0.05
     assert difference(expanded, absorbed) < ATOL
 
@@ -68,11 +69,10 @@ def test_any_split_into_chunks_gives_the_logits_of_one_pass(chunks: tuple[int, .
 def test_many_new_tokens_expand_and_few_are_absorbed() -> None:
     # c (n + e) / (2c - n - e) = 24 * 22 / 26 = 20.3 tokens
     attention = LatentAttention(config(), 0)
-    chosen = []
-    for n_past, n_new in ((0, 1), (0, 30), (30, 1), (30, 20), (30, 21)):
-        context = make_context(torch.zeros(1, n_new, dtype=torch.long))
-        context.n_past = n_past
-        chosen.append(attention._absorbs(context))
+    chosen = [
+        attention._absorbs(n_new, n_past + n_new)
+        for n_past, n_new in ((0, 1), (0, 30), (30, 1), (30, 20), (30, 21))
+    ]
     assert chosen == [False, False, True, True, False]
 
 

@@ -30,7 +30,8 @@ RANKS = {"calls": 2, "sums": 4, "poems": 3}
 def adapted(family: str, name: str) -> tuple[Adapter, CausalLM]:
     """Return an adapter with large random values, and the model into which it was merged."""
     model = copy.deepcopy(model_of(family))
-    targets = ("q_proj", "v_proj") if name == "poems" else LoraConfig().targets
+    some = ("q_b_proj", "o_proj") if family == "deepseek-v3" else ("q_proj", "v_proj")
+    targets = some if name == "poems" else LoraConfig().targets
     config = LoraConfig(rank=RANKS[name], alpha=8, targets=targets)
     add_lora(model, config)
     generator = torch.Generator().manual_seed(NAMES.index(name))

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from modelstack.architecture.attention import grouped
+from modelstack.architecture.attention.latent import LatentAttention
 from modelstack.architecture.attention.softmax import softmax_attention
+from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
 from modelstack.inference.scheduler import StepLimits
@@ -30,17 +32,24 @@ from modelstack.inference.torch.kv_numbers import (
     KVType,
     RotatedInt4Numbers,
     hadamard,
+    latent_numbers,
     layer_numbers,
     packed_pairs,
     unpacked_pairs,
 )
-from modelstack.inference.torch.stream_batch import StreamBatch
+from modelstack.inference.torch.stream_batch import StreamBatch, token_bytes
 from tests.modelstack.architecture.gguf_models import toy_chat_tokenizer, toy_config, toy_model
 from tests.modelstack.inference.stepping import run
 from tests.modelstack.inference.torch_engines import FAMILIES, OTHERS, model_of, prompt_of, request
 
 KV_TYPES: tuple[KVType, ...] = ("int8", "k8v4")
 FEW_BITS = pytest.mark.parametrize("kv_type", KV_TYPES)
+LATENTS = "deepseek-v3"
+
+
+def types_and_models(*names: str) -> list[tuple[KVType, str]]:
+    """Return the types in few bits with the models that can have them."""
+    return [(kv_type, name) for kv_type in KV_TYPES for name in names if (kv_type, name) != ("k8v4", LATENTS)]
 
 
 @cache
@@ -82,10 +91,17 @@ def rounded(numbers: KVNumbers, x: Tensor) -> Tensor:
     return numbers.restored(numbers.decoded(numbers.encoded(x)))
 
 
+latents_of = LatentAttention._latents
+
+
 @contextmanager
 def rounding(model: CausalLM, kv_type: KVType) -> Iterator[None]:
-    """Round the keys and values of the model's own passes."""
+    """Round the keys and values, or the latents, of the model's own passes."""
     numbers = layer_numbers(model, kv_type)
+
+    def latents(layer: LatentAttention, x_BTD: Tensor, context: ForwardContext) -> Tensor:
+        new = latents_of(layer, x_BTD, context)
+        return rounded(latent_numbers(model, kv_type), new[0].transpose(0, 1)).transpose(0, 1)[None]
 
     def attention(q: Tensor, k: Tensor, v: Tensor, **keys: Any) -> Tensor:
         k, v = (
@@ -96,6 +112,7 @@ def rounding(model: CausalLM, kv_type: KVType) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouped, "softmax_attention", attention)
+        patch.setattr(LatentAttention, "_latents", latents)
         yield
 
 
@@ -171,8 +188,7 @@ def test_a_token_is_stored_in_the_same_bytes_alone_and_among_others() -> None:
             assert all(torch.equal(a[0], b[n]) for a, b in zip(alone, together, strict=True))
 
 
-@FEW_BITS
-@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize(("kv_type", "name"), types_and_models(*FAMILIES, *OTHERS))
 @pytest.mark.parametrize("max_tokens", [5, 64])
 def test_logits_are_those_of_a_pass_with_rounded_keys_and_values(
     kv_type: KVType, name: str, max_tokens: int
@@ -203,8 +219,7 @@ def test_logits_are_those_of_a_pass_with_rounded_keys_and_values(
 PROMPTS = [prompt_of(n, length) for n, length in enumerate([5, 33, 18, 2, 33, 9])]
 
 
-@FEW_BITS
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("kv_type", "name"), types_and_models(*FAMILIES))
 def test_replies_are_the_same_alone_together_in_any_chunks_and_from_the_cache(kv_type: KVType, name: str) -> None:
     wanted = [expected(kv_type, name, tuple(prompt), 8) for prompt in PROMPTS]
     for options in ({}, {"max_rows": 3, "max_step_tokens": 7}, {"max_rows": 1}, {"block_tokens": 1}):
@@ -335,6 +350,22 @@ def test_heads_whose_channels_cannot_be_rotated_are_refused_with_the_fix(head_di
         EngineError, match=f"heads of {head_dim} channels divide into blocks of {blocks}: use kv_type 'int8'"
     ):
         reply("k8v4")
+
+
+def test_latents_take_no_type_that_stores_values_apart() -> None:
+    with pytest.raises(EngineError, match="kv_type 'k8v4' stores values apart .* use 'model' or 'int8'"):
+        engine_with("k8v4", LATENTS)
+
+
+def test_a_latent_takes_its_own_channels_and_nothing_per_head() -> None:
+    model = model_of(LATENTS)
+    config = model.config
+    assert config.kv_lora_rank and config.qk_rope_head_dim
+    n_channels = config.kv_lora_rank + config.qk_rope_head_dim
+    assert token_bytes(model) == config.num_hidden_layers * n_channels * 4
+    config = model_of("llama").config
+    n_channels = config.num_key_value_heads * config.head_dim
+    assert token_bytes(model_of("llama")) == config.num_hidden_layers * 2 * n_channels * 4
 
 
 def test_an_unknown_type_is_refused_with_the_choice() -> None:

@@ -12,7 +12,7 @@ from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 
 @pytest.fixture(scope="module")
 def model() -> CausalLM:
-    return toy_model(toy_config("deepseek_v3")).eval()
+    return toy_model(toy_config("deepseek_v4")).eval()
 
 
 def test_a_row_joins_while_nothing_but_the_prompt_was_read(model: CausalLM) -> None:

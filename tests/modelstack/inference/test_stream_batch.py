@@ -100,7 +100,6 @@ def test_memory_is_allocated_by_the_first_step_and_can_be_freed() -> None:
 @pytest.mark.parametrize(
     ("family", "layer_type"),
     [
-        ("deepseek_v3", "latent_attention"),
         ("llama", "linear_attention"),
         ("deepseek_v4", "compressed_sparse"),
     ],

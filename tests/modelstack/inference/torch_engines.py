@@ -17,6 +17,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {"max_position_embeddings": 256}),
     "qwen3": ("qwen3", {"max_position_embeddings": 256}),
     "qwen3-moe": ("qwen3_moe", {"norm_topk_prob": True, "max_position_embeddings": 256}),
+    "deepseek-v3": ("deepseek_v3", {"max_position_embeddings": 256}),
 }
 """Kinds that serve as examples of the paged ones."""
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -50,10 +50,10 @@ class Reader:
         return new
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v3", "deepseek_v4"])
 def test_rows_read_blocks_of_any_lengths_and_get_the_logits_of_whole_passes(family: str) -> None:
     model = model_of(family)
-    assert is_paged(model.config) == (family != "deepseek_v3")
+    assert is_paged(model.config) == (family != "deepseek_v4")
     rows = [
         [Reader(model, prompt, range(20, 20 + n), n_draws) for n, n_draws in ((0, 6), (5, 4), (1, 5))]
         for prompt in PROMPTS
@@ -62,7 +62,7 @@ def test_rows_read_blocks_of_any_lengths_and_get_the_logits_of_whole_passes(fami
     assert all(row.n_draws == 0 for of_prompt in rows for row in of_prompt)
 
 
-@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "deepseek_v4"])
 def test_rows_are_asked_in_order_and_keep_mode_and_random_state(family: str) -> None:
     model = model_of(family).train()
     before = torch.random.get_rng_state()
