@@ -39,7 +39,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let one process run all tests that share a fixture of their module, so that it is made once.
 
-    Under xdist, slow tests without a group come first: one that starts last would keep one process busy alone.
+    Under xdist, slow tests come first, with their groups: what starts last would keep one process busy alone.
     """
     for item in items:
         fixtures = getattr(item, "_fixtureinfo", None)
@@ -49,11 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if any(found.scope == "module" and found.baseid for found in definitions):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("loadgroup", False):
-        items.sort(key=lambda item: _is_grouped(item) or item.get_closest_marker("slow") is None)
+        slow = {_group(item) for item in items if item.get_closest_marker("slow") is not None}
+        items.sort(key=lambda item: _group(item) not in slow)
 
 
-def _is_grouped(item: pytest.Item) -> bool:
-    return item.get_closest_marker("xdist_group") is not None
+def _group(item: pytest.Item) -> str:
+    """Return what one process runs together: the group of a test, or the test alone."""
+    marker = item.get_closest_marker("xdist_group")
+    return item.nodeid if marker is None else str((*marker.args, *marker.kwargs.values())[0])
 
 
 @pytest.fixture
