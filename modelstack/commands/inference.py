@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from modelstack.commands.help import AsJson, explained
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
+    from modelstack.architecture.decoder import CausalLM
     from modelstack.posttrain.base import Base
 
 
@@ -142,6 +143,10 @@ def quantise(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to calibrate on.")] = 32_768,
     held_out: Annotated[int, typer.Option("--held-out", min=1, help="Tokens to measure on.")] = 8_192,
     length: Annotated[int, typer.Option("--length", min=16, help="Tokens of a row of text.")] = 512,
+    tasks: Annotated[
+        Path | None,
+        typer.Option("--tasks", help="Tasks with gold calls: shares of right tool calls before and after."),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Base weights of a stage's adapter; if not given, the recorded path.")
     ] = None,
@@ -171,7 +176,8 @@ def quantise(
     with progress_bars(Console(stderr=True)) as told:
         told("model")
         base = load_merged(start, precision="fp32", device="cpu")
-        result = quantisation.run(base.model, base.tokenizer, out, text or (), settings, told)
+        measure = None if tasks is None else _share_of_right_calls(base, tasks)
+        result = quantisation.run(base.model, base.tokenizer, out, text or (), settings, told, measure)
     if as_json:
         print_json(quantisation.as_json(result, settings))
         return
@@ -187,6 +193,31 @@ def quantise(
     print_tables(Console(), Table(columns, quantisation.summary_rows(result.quantised)))
     for sentence in quantisation.sentences(result):
         print_wrapped(Console(stderr=True), sentence, indent="  ")
+
+
+def _share_of_right_calls(base: Base, file: Path) -> Callable[[CausalLM], Mapping[str, float]]:
+    """Return a measurement of a model's tool calls on a file's tasks, which is read at once.
+
+    Raises:
+        UserError: The file is broken, or has no tasks.
+    """
+    from modelstack.reasoning.rollouts.call_shares import call_shares
+    from modelstack.reasoning.sampling.continuing import TorchPolicy
+    from modelstack.reasoning.tasks.task import read_tasks
+
+    asked = [task.judged_by("calls") for task in read_tasks(file) if not task.item.is_canary]
+    if not asked:
+        raise UserError(f"{file} has no tasks; --tasks needs some with gold calls")
+
+    def measure(model: CausalLM) -> Mapping[str, float]:
+        found = call_shares(TorchPolicy(model), base.encoder, asked)
+        return {
+            "valid calls": found.valid,
+            "right calls": found.right,
+            "right calls under a grammar": found.right_with_grammar,
+        }
+
+    return measure
 
 
 def _lines(file: Path | None) -> Sequence[str]:

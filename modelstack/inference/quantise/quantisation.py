@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -73,6 +73,8 @@ class Result:
     """Choice of the formats; None with one format."""
     comparison: Comparison | None
     """Comparison with the original on held-out text; None without text."""
+    measured: tuple[Mapping[str, float], Mapping[str, float]] | None = None
+    """Further figures by name, before and after; None: nothing else was measured."""
     notes: Sequence[str] = ()
 
 
@@ -103,7 +105,13 @@ def format_name(number_format: NumberFormat) -> str:
 
 
 def run(
-    model: CausalLM, tokenizer: TextTokenizer, out: Path, texts: Sequence[Path], settings: Settings, told: Tell
+    model: CausalLM,
+    tokenizer: TextTokenizer,
+    out: Path,
+    texts: Sequence[Path],
+    settings: Settings,
+    told: Tell,
+    measure: Callable[[CausalLM], Mapping[str, float]] | None = None,
 ) -> Result:
     """Quantise a model and write a folder for vLLM, or a GGUF file if the name of `out` ends so.
 
@@ -116,6 +124,7 @@ def run(
         texts: Files or folders with calibration text; may be empty with the method rtn.
         settings: Parameters.
         told: Receives progress.
+        measure: Returns further figures of a model by name, taken before and after.
 
     Raises:
         UserError: A setting contradicts another one or the model, or the text is too short; nothing was written.
@@ -135,6 +144,10 @@ def run(
         )
     scale_type = torch.float16 if is_gguf else torch.bfloat16
     original = copy.deepcopy(model) if text is not None else None
+    before = None
+    if measure is not None:
+        told("tasks before")
+        before = measure(model)
     choice = None
     if len(settings.formats) > 1:
         assert text is not None and settings.bits is not None, "checked above"
@@ -159,9 +172,13 @@ def run(
         comparison = compare(
             original, model, text.held_out, on_batch=lambda done, total: told("held-out text", done, total)
         )
+    measured = None
+    if measure is not None and before is not None:
+        told("tasks after")
+        measured = before, measure(model)
     notes = _write(model, tokenizer, out, quantised)
     report = Path(f"{out}.{REPORT}") if is_gguf else out / REPORT
-    result = Result(out, report, quantised, _bytes_of(out), choice, comparison, notes)
+    result = Result(out, report, quantised, _bytes_of(out), choice, comparison, measured, notes)
     with replacing(report) as temporary:
         temporary.write_text(json.dumps(as_json(result, settings), indent=1) + "\n", encoding="utf-8")
     finished.remove()
@@ -233,6 +250,7 @@ def as_json(result: Result, settings: Settings) -> Mapping[str, Any]:
         "bits_per_weight": bits_per_weight(result.quantised),
         "predicted_kl": result.choice.predicted_kl if result.choice else None,
         "comparison": dataclasses.asdict(result.comparison) if result.comparison else None,
+        "measured": dict(zip(("before", "after"), result.measured, strict=True)) if result.measured else None,
         "tensors": tensors,
     }
 
@@ -267,4 +285,7 @@ def sentences(result: Result) -> Iterator[str]:
             f"a token, the same choice at {compared.same_choice:.1%}, perplexity {compared.perplexity_before:.3f} "
             f"before and {compared.perplexity_after:.3f} after"
         )
+    if result.measured is not None:
+        before, after = result.measured
+        yield "; ".join(f"{name} {before[name]:.1%} before and {after[name]:.1%} after" for name in before)
     yield from result.notes

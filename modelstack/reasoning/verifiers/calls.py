@@ -142,6 +142,16 @@ def calls_of(text: str, response_format: ResponseFormat) -> list[Call]:
     return [(name, json.loads(written)) for name, written in parsed.calls]
 
 
+def has_valid_calls(text: str, response_format: ResponseFormat) -> bool:
+    """Return whether a reply follows the convention, and all its calls are valid under the tools' schemas."""
+    try:
+        calls = calls_of(text, response_format)
+    except ResponseParseError:
+        return False
+    tools = {tool.name: tool for tool in response_format.tools}
+    return all(name in tools and not _validator(tools[name]).errors(arguments) for name, arguments in calls)
+
+
 def same_value(value: Any, option: Any, same_text: Callable[[str, str], bool]) -> bool:
     """Return whether two JSON values match: numbers by value, booleans only booleans, text by the given rule."""
     if isinstance(value, bool) or isinstance(option, bool):

@@ -71,6 +71,24 @@ def test_gptq_and_a_larger_budget_diverge_less(folder: Path, tmp_path: Path) -> 
     assert kl["budget"] < kl["gptq"] < kl["rtn"]
 
 
+def test_shares_of_right_calls_stand_in_the_report(folder: Path, tmp_path: Path) -> None:
+    tool = {"name": "look", "description": "See.", "parameters": {"type": "object", "properties": {}}}
+    calls = [{"name": "look", "arguments": {}}]
+    tasks = [{"id": f"{n}", "prompt": f"look {n}", "tools": [tool], "gold": calls} for n in range(3)]
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(json.dumps(task) + "\n" for task in tasks), encoding="utf-8")
+    result = quantise(folder, tmp_path / "m", "--no-text", "--tasks", str(file), "--json")
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)["measured"]
+    names = {"valid calls", "right calls", "right calls under a grammar"}
+    assert (
+        measured.keys() == {"before", "after"} and measured["before"].keys() == names == measured["after"].keys()
+    )
+    file.write_text("", encoding="utf-8")
+    refused = quantise(folder, tmp_path / "n", "--no-text", "--tasks", str(file))
+    assert refused.exit_code == 1 and "has no tasks" in refused.output
+
+
 def test_a_folder_in_int8_needs_no_text_and_is_computed_in_int8(folder: Path, tmp_path: Path) -> None:
     result = quantise(folder, tmp_path / "m", "--format", "int8", "--no-text", "--json")
     assert result.exit_code == 0, result.output
