@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evals.speed import model_forward
+from evals.speed import model_forward, serving_profile
 from evals.speed.model_forward import build_pair
 from evals.speed.serving import by_engine, by_transformers, check_equal, measure, run
-from evals.speed.serving_works import Work
+from evals.speed.serving_works import TINY, Work
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N_VOCAB = 300
@@ -55,3 +55,11 @@ def test_every_work_gets_a_figure() -> None:
     result = run((Work("two", 2, 6, 2), Work("read", 1, 8, 1)), ["fp32"], 2)
     assert [figure.name.partition(":")[0] for figure in result.figures] == ["two, fp32", "read, fp32"]
     assert all(value > 0 for comparison in result.comparisons for value in comparison.values.values())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp32"])
+def test_a_profile_accounts_for_all_of_the_time(dtype: str) -> None:
+    model, _ = build_pair("llama", torch.float32)
+    found = serving_profile.shares(model.eval(), TINY[0], dtype)
+    assert set(found) == {*serving_profile.KINDS, serving_profile.OTHER, serving_profile.PYTHON}
+    assert all(found[kind] > 0 for kind in ("products with weights", "attention", serving_profile.PYTHON))
