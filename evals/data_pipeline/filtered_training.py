@@ -230,7 +230,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
 
 def _read(file: Path) -> list[Record]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
 
 def main(

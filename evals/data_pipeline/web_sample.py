@@ -172,7 +172,7 @@ def main(
     ] = None,
 ) -> None:
     """Run a recipe on the sample and print its scores."""
-    labels = [json.loads(line) for line in (folder / LABELS).read_text(encoding="utf-8").splitlines()]
+    labels = [json.loads(line) for line in (folder / LABELS).read_bytes().splitlines()]
     with tempfile.TemporaryDirectory() as temporary:
         found = outcomes(folder / SAMPLE, recipe, out or Path(temporary) / "run")
     typer.echo(f"{recipe}, {len(labels)} labelled pages, {len(found)} seen")

@@ -108,7 +108,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / RESULTS_FILE
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: name the folder of a finished `agentkit eval`.") from error
     except (OSError, ValueError) as error:

@@ -242,7 +242,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
         if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
             values = json.loads(text)
         else:
-            values = [json.loads(line) for line in text.splitlines() if line.strip()]
+            values = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON Lines: {error}.") from error
     if not all(isinstance(value, dict) for value in values):

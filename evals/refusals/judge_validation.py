@@ -88,7 +88,7 @@ def figures(outcome: Sequence[bool], predicted: Sequence[bool]) -> Figures:
 @cache
 def labelled_replies() -> tuple[Labelled, ...]:
     """Return our own labelled replies, on which nothing was fitted."""
-    rows = [json.loads(line) for line in LABELLED_FILE.read_text("utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in LABELLED_FILE.read_bytes().splitlines() if line.strip()]
     return tuple(Labelled(row["id"], row["prompt"], row["reply"], row["kind"]) for row in rows)
 
 

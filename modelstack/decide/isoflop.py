@@ -101,7 +101,7 @@ def read_runs(file: Path) -> list[Run]:
         UserError: A line is not such a record.
     """
     runs = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:

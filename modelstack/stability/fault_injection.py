@@ -59,7 +59,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Read the records of earlier processes of the run."""
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
         self._keys = {json.loads(line)["fault"] for line in lines}
         self._now: set[str] = set()
 
@@ -99,7 +99,7 @@ def read_ledgers(folder: Path) -> dict[str, int]:
     records = [
         json.loads(line)
         for path in sorted(folder.glob("faults-rank*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in path.read_bytes().splitlines()
     ]
     kinds = [kind for _, kind in sorted({(record["fault"], record["kind"]) for record in records})]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}

@@ -149,7 +149,7 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: name the folder of a training run, which writes it")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     try:
         return [_EVENT.validate_json(line) for line in lines]
     except ValidationError as error:

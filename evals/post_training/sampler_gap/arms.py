@@ -97,7 +97,7 @@ class Experiment:
     def curve(self, arm: str, seed: int, key: str) -> list[float]:
         """Return a quantity over the steps of a training."""
         file = self.run_folder(arm, seed) / REWARDS_FILE
-        return [json.loads(line)[key] for line in file.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line)[key] for line in file.read_bytes().splitlines()]
 
 
 def run(experiment: Experiment, on: Place = "local") -> list[Outcome]:

@@ -25,7 +25,7 @@ Points = Sequence[tuple[int, float]]
 
 def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Read a run's values at each step, by panel name."""
-    lines = (run / REWARDS_FILE).read_text(encoding="utf-8").splitlines()
+    lines = (run / REWARDS_FILE).read_bytes().splitlines()
     records = [json.loads(line) for line in lines]
     return {name: [(int(r["step"]), float(r[name])) for r in records if name in r] for name in PANELS}
 

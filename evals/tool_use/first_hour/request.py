@@ -120,7 +120,7 @@ request_of = REQUEST.of
 @cache
 def first_hour_requests() -> tuple[Request, ...]:
     """Return all requests, in the order of the file."""
-    lines = files("evals.tool_use.first_hour").joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = files("evals.tool_use.first_hour").joinpath("requests.jsonl").read_bytes().splitlines()
     return tuple(REQUEST.from_json(line) for line in lines)
 
 

@@ -129,9 +129,7 @@ question_of = QUESTION.of
 @cache
 def questions() -> tuple[Question, ...]:
     """Return all questions, in the order of the file."""
-    lines = (
-        files("evals.tool_use.long_results").joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    lines = files("evals.tool_use.long_results").joinpath("requests.jsonl").read_bytes().splitlines()
     return tuple(QUESTION.from_json(line) for line in lines)
 
 

@@ -37,7 +37,7 @@ def natural_requests() -> tuple[NaturalRequest, ...]:
     """Return all requests, in the order of the file."""
     folder = files("evals.tool_use.natural")
     kits = json.loads(folder.joinpath("tools.json").read_text(encoding="utf-8"))
-    lines = folder.joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = folder.joinpath("requests.jsonl").read_bytes().splitlines()
     return tuple(_request(json.loads(line), kits) for line in lines)
 
 

@@ -182,7 +182,7 @@ def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
         UserError: The file cannot be read, or a line is invalid; the message has its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"masses {path} cannot be read: {error}") from error
     found: list[Any] = []

@@ -164,7 +164,7 @@ def _take(run: Planned, path: Path) -> dict[str, Any]:
 def _records(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of finished runs."""
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_bytes().splitlines():
             yield json.loads(line)
 
 

@@ -178,7 +178,7 @@ async def survives(value: Any, folder: Path) -> Any:
     (trace,) = folder.glob(f"{result.run_id}.jsonl")
     (traced,) = (event for _, event in read_events(trace) if isinstance(event, ToolResultEvent))
     assert (traced.data, traced.content) == (part.data, part.content)
-    for line in trace.read_text(encoding="utf-8").splitlines():
+    for line in trace.read_bytes().splitlines():
         json.loads(line, parse_constant=pytest.fail)
     keeper.close()
     if isinstance(value, str):

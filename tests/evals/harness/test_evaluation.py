@@ -20,7 +20,7 @@ from agentkit.testing import FunctionModel
 from evals.harness.evaluation import Evaluation, evaluate
 from evals.harness.inspect_task import RUN_KEY
 from evals.harness.journal import JOURNAL_FILE, Journal, read_journal
-from evals.harness.results import read_rows
+from evals.harness.results import RESULTS_FILE, read_rows
 from evals.harness.specification import Specification
 
 SUMS = Specification("sums", "function")
@@ -40,6 +40,12 @@ def test_every_case_is_scored_and_summed_up_by_group(tmp_path: Path, adder: Func
     ]
     assert [row["value"] for row in read_rows(tmp_path)] == list(values(done).values())
     assert done.lines[-1].numbers == {"length": pytest.approx(7 / 6)}
+
+
+def test_a_row_with_line_ends_of_other_alphabets_is_one_row(tmp_path: Path) -> None:
+    row = {"reply": "a\u0085b\u2028c"}
+    (tmp_path / RESULTS_FILE).write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_rows(tmp_path) == [row]
 
 
 def test_the_inspect_log_holds_conversation_score_and_run(tmp_path: Path, adder: FunctionModel) -> None:

@@ -66,6 +66,14 @@ def test_json_lines_carry_text_label_and_category(tmp_path: Path) -> None:
     assert second.label == "benign"
 
 
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    text = "a\u0085b\u2028c"  # line ends to Python's text, and not to JSON
+    path.write_text(json.dumps({"text": text, "label": 0}, ensure_ascii=False) + "\n", encoding="utf-8")
+    (request,) = read_requests(path)
+    assert request.prompt == text
+
+
 def test_the_first_turn_of_a_dialogue_is_the_prompt(tmp_path: Path) -> None:
     path = write(tmp_path / "sorry.jsonl", {"turns": ["Do harm"], "category": "7", "question_id": 3})
     (request,) = read_requests(path)
