@@ -83,7 +83,7 @@ class BatchAdapters:
             for layer, adapted in self._layers.items():
                 parent, _, last = layer.rpartition(".")
                 setattr(self._model.get_submodule(parent), last, adapted)
-        weight = next(self._model.parameters())
+        weight = self._model.model.norm.weight  # of the states' type, which packing may have widened
         for layer, change in changes.items():
             a, b = (each.to(weight.device, weight.dtype) for each in (change.a_rI, change.b_Or))
             self._layers[layer].changes[name] = LowRank(a, b)

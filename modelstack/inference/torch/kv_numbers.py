@@ -118,8 +118,8 @@ class ModelNumbers(KVNumbers):
         return [self._part]
 
     def encoded(self, x_NGd: Tensor) -> list[Tensor]:
-        """Return the tensor."""
-        return [x_NGd]
+        """Return the tensor in the type of the numbers."""
+        return [x_NGd.to(self._part[0])]
 
     def decoded(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the tensor."""

@@ -5,10 +5,10 @@ as the product: with a weight of 3,072 x 576 in bf16, 8 rows take 250 us, and 17
 and 70 (one core of a Zen 5). From 128 rows on both are equal. Rounding may differ from training's in the last bit.
 
 In int8 (W8A8) a row of the weight has one scale, and so has each token's input; both are symmetric. The sums are
-exact integers, so a token's result is the same, bit for bit, in any batch. Two kernels compute them. `_int_mm`
-takes signed inputs; it is the faster one for one row, and from `MANY_ROWS` rows on. oneDNN's `qlinear` reads a
-packed weight and is the faster one between. Its inputs are unsigned, with zero point 128: for signed ones it falls
-back to a reference kernel that is 300 times slower.
+exact integers, so a token's result is the same, bit for bit, in any batch. Two kernels compute them. One row is
+multiplied by `_int_mm`, which takes signed inputs; several rows by oneDNN's `qlinear`, which reads a packed weight
+and costs 40 us before it begins. Its inputs are unsigned, with zero point 128: for signed ones it falls back to a
+reference kernel that is 300 times slower.
 
 The weights are moved, not copied, so a packed model can neither be trained nor saved.
 
@@ -30,8 +30,6 @@ from modelstack.architecture.rounded_weight import NumberFormat, RoundedWeight
 TYPICAL_ROWS = 8
 """Number of rows that oneDNN chooses the layout for. The layout for 1 row gains nothing in fp32."""
 TYPES = (torch.bfloat16, torch.float32)
-MANY_ROWS = 128
-"""Rows from which `_int_mm`, which packs the weight at each call, is the faster kernel."""
 INT8_ROWS = NumberFormat("int", 8, "channel")
 SMALLEST_INT8_SIDE = 32
 """Minimum inputs and outputs of a layer that is computed in int8: smaller ones are gates."""
@@ -97,18 +95,16 @@ def pack_linear_layers(
         numbers: "int8": products are computed in W8A8, except that of the head, which keeps its type.
         rounded: Weights that were rounded to int8 with one scale per row; others are rounded here, to nearest.
     """
+    if numbers == "int8":
+        _widen(model)
     for prefix, module in list(model.named_modules()):
-        plain = {
-            name: child
-            for name, child in module.named_children()
-            if type(child) is nn.Linear and name not in READ_DIRECTLY
-        }
+        plain = {name: child for name, child in module.named_children() if _is_plain(name, child)}
         is_int8 = numbers == "int8" and module is not model
         while plain:
             first = next(iter(plain))
             fused = next((names for names in SAME_INPUT if first in names and plain.keys() >= {*names}), (first,))
             layers = [plain.pop(name) for name in fused]
-            if is_int8 and all(min(layer.weight.shape) >= SMALLEST_INT8_SIDE for layer in layers):
+            if is_int8 and all(map(_suits_int8, layers)):
                 known = [(rounded or {}).get(f"{prefix}.{name}.weight") for name in fused]
                 product: Product = Int8Product(layers, known)
             else:
@@ -118,20 +114,46 @@ def pack_linear_layers(
                 setattr(module, name, PackedLinear(product, sizes, place, layers[place].in_features))
 
 
+@torch.no_grad()
+def _widen(model: CausalLM) -> None:
+    """Let a model's states be fp32, if all that stays in its own type are vectors and the embedding's table.
+
+    Rounding to int8 and back passes through fp32, so states in half precision would be converted 32 times a layer.
+    """
+    named = model.model.layers.named_modules()
+    rounded = {
+        id(layer.get_parameter("weight")) for name, layer in named if _is_plain(name, layer) and _suits_int8(layer)
+    }
+    kept = [weight for weight in model.model.layers.parameters() if id(weight) not in rounded]
+    if all(weight.ndim == 1 for weight in kept):
+        for weight in (*kept, *model.model.norm.parameters()):
+            weight.data = weight.data.float()
+        model.model.embed_tokens.register_forward_hook(lambda _, __, states: states.float())
+
+
+def _is_plain(name: str, module: nn.Module) -> bool:
+    """Return whether a module is a linear layer that can be packed; its name may be that in a parent."""
+    return type(module) is nn.Linear and name.rpartition(".")[2] not in READ_DIRECTLY
+
+
+def _suits_int8(layer: nn.Module) -> bool:
+    return min(layer.get_parameter("weight").shape) >= SMALLEST_INT8_SIDE
+
+
 class FloatProduct:
     """Product with a weight of the model's own type, in oneDNN's layout."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         """Pack the weights of layers with the same input."""
         weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight
-        self._n_outputs, self._bias = len(weight), _joined_bias(layers)
+        self._n_outputs, self._dtype, self._bias = len(weight), weight.dtype, _joined_bias(layers)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TYPICAL_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return [..., N]."""
+        """Return [..., N], in the weight's type."""
         if x.numel() == 0:  # oneDNN refuses products without rows
             return x.new_empty(*x.shape[:-1], self._n_outputs)
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._packed, self._bias, "none", [], "")
 
 
 class Int8Product:
@@ -156,19 +178,17 @@ class Int8Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return [..., N]."""
-        rows = x.reshape(-1, x.shape[-1])
-        n_rows = len(rows)
-        if n_rows == 0:
+        rows = x.reshape(-1, x.shape[-1]).float()
+        M = len(rows)
+        if M == 0:
             return x.new_empty(*x.shape[:-1], len(self._scale_N))
-        scale_M1 = rows.abs().amax(-1, keepdim=True).float().div_(127).clamp_(min=1e-30)
-        scaled = (rows / scale_M1).round_()
-        if n_rows == 1 or n_rows >= MANY_ROWS:
-            sums = torch.ops.aten._int_mm(scaled.to(torch.int8), self._values_KN)
-            y = sums.float().mul_(self._scale_N)
+        scale_M1 = rows.abs().amax(-1, keepdim=True).div_(127).clamp_(min=1e-30)
+        values_MK = (rows / scale_M1).round_()
+        if M == 1:
+            y = torch.mul(torch._int_mm(values_MK.to(torch.int8), self._values_KN), self._scale_N)
         else:
-            unsigned = scaled.add_(_ZERO_POINT).to(torch.uint8)
             y = torch.ops.onednn.qlinear_pointwise(
-                unsigned,
+                values_MK.add_(_ZERO_POINT).to(torch.uint8),
                 1.0,
                 _ZERO_POINT,
                 self._packed,

@@ -15,13 +15,13 @@ from modelstack.inference.engine import EngineError
 from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.inference.torch.packing import (
-    MANY_ROWS,
     FloatProduct,
     Int8Product,
     PackedLinear,
     can_pack,
     pack_linear_layers,
 )
+from modelstack.inference.torch.stream_batch import token_bytes
 from modelstack.posttrain.base import load_base
 from modelstack.posttrain.lora.adapters import add_lora
 from modelstack.posttrain.lora.config import LoraConfig
@@ -50,7 +50,7 @@ def test_int8_products_are_exact_for_any_number_of_rows(dtype: torch.dtype) -> N
     torch.manual_seed(0)
     layers = [nn.Linear(96, n, bias=has_bias).to(dtype) for n, has_bias in ((64, True), (32, False), (40, True))]
     product = Int8Product(layers)
-    x = torch.randn(MANY_ROWS + 5, 96, dtype=dtype) * torch.logspace(-3, 3, MANY_ROWS + 5)[:, None].to(dtype)
+    x = torch.randn(130, 96, dtype=dtype) * torch.logspace(-3, 3, 130)[:, None].to(dtype)
     x[7] = 0
     weight = torch.cat([layer.weight for layer in layers]).float()
     scale_N = weight.abs().amax(-1) / 127
@@ -61,10 +61,22 @@ def test_int8_products_are_exact_for_any_number_of_rows(dtype: torch.dtype) -> N
     with torch.no_grad():
         whole = product(x)
         torch.testing.assert_close(whole, expected, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-6)
-        for n_rows in (0, 1, 2, 8, 33, MANY_ROWS - 1, MANY_ROWS):  # each kernel, and the border between them
+        for n_rows in (0, 1, 2, 8, 33, 129):  # one row has another kernel
             assert torch.equal(product(x[:n_rows]), whole[:n_rows])
         error = (whole.float() - nn.functional.linear(x.float(), weight, bias.float())).norm()
         assert error < 0.02 * whole.float().norm()
+
+
+@pytest.mark.parametrize(("name", "states"), [("llama", torch.float32), ("deepseek-v3", torch.bfloat16)])
+def test_states_of_int8_are_fp32_where_only_vectors_keep_their_type(name: str, states: torch.dtype) -> None:
+    model = copy.deepcopy(model_of(name)).bfloat16()
+    n_bytes = token_bytes(model)
+    pack_linear_layers(model, "int8")
+    with torch.no_grad():
+        output = model(torch.tensor([prompt_of(0, 9)]))
+    assert (output.hidden_BTD.dtype, output.logits_BTV.dtype) == (states, torch.bfloat16)
+    assert model.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert token_bytes(model) == n_bytes  # of keys and values in bf16, as before
 
 
 def test_layers_with_one_input_are_one_product() -> None:
