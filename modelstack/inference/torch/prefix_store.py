@@ -127,13 +127,13 @@ class PrefixStore:
         self._writer.start()
 
     def _stored_to(self, chain: TokenChain, start: int, end: int) -> int:
-        """Return where the pieces that are stored from `start` on end, at most `end`."""
+        """Return the end of the stored pieces that follow `start`, at most `end`."""
         while end - start >= MIN_TOKENS:
             key, wanted = self._key_at(chain, start), list(chain.tokens[start:end])
             if self._store.has(key, wanted):
                 return end
             held = self._store.closest_tokens(key, wanted, MIN_TOKENS)
-            if held is None or wanted[: len(held)] != held:
+            if held is None or wanted[: len(held)] != held or len(held) % self._batch.queue.pool.block_tokens:
                 break
             start += len(held)
         return start

@@ -27,6 +27,7 @@ from modelstack.inference.torch.kv_numbers import KVType, latent_numbers, layer_
 from modelstack.inference.torch.paged_cache import (
     PagedCache,
     PagedLatents,
+    PagedLayer,
     StepLayout,
     StepMemory,
     StoredPart,
@@ -195,7 +196,7 @@ def _dynamic(config: ModelConfig) -> list[str]:
     return [kind for kind, rope in config.rope_parameters.items() if rope.rope_type == "dynamic"]
 
 
-def _empty_layers(model: CausalLM, kv_type: KVType, memory: StepMemory) -> list[PagedCache | PagedLatents]:
+def _empty_layers(model: CausalLM, kv_type: KVType, memory: StepMemory) -> list[PagedLayer]:
     """Return the cache of each layer.
 
     Raises:

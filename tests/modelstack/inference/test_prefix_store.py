@@ -105,6 +105,18 @@ def test_a_piece_that_is_gone_ends_the_restored_part(store: StateStore) -> None:
         assert turn(store, tokens, 50)[0].stats.restored_tokens == n_restored
 
 
+def test_engines_with_other_blocks_store_their_own_pieces(store: StateStore) -> None:
+    prompt = prompt_of(0, 100)
+
+    def restored(block_tokens: int) -> int:
+        found = reply(store, request(prompt, 9), stores_conversations=True, block_tokens=block_tokens)
+        assert found.ids == greedy("llama", prompt, 9)
+        return found.stats.restored_tokens
+
+    assert restored(12) == 0  # stores 108 tokens, which are no whole blocks of 16
+    assert [restored(16), restored(16), restored(12)] == [0, 96, 96]
+
+
 def test_pieces_for_which_there_are_too_few_blocks_are_evaluated(store: StateStore) -> None:
     _, tokens = turn(store, prompt_of(0, 64))
     _, tokens = turn(store, tokens)
