@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import typer.testing
 from hypothesis import HealthCheck, settings
 
@@ -22,7 +23,8 @@ settings.load_profile("suite")
 gc.set_threshold(20_000, 10, 10)  # the default, 700, is for programs of fewer objects
 
 
-typer.testing._get_command = functools.cache(typer.testing._get_command)  # each call would build all commands
+# Each call would build all commands.
+typer.testing._get_command = functools.cache(typer.main.get_command)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @pytest.hookimpl(wrapper=True)

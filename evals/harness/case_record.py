@@ -33,7 +33,7 @@ class CaseRecord(Generic[T]):
         """
         return self._adapter.validate_python(case.data[self._key])
 
-    def from_json(self, line: str) -> T:
+    def from_json(self, line: str | bytes) -> T:
         """Parse a record from one line of JSON.
 
         Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -63,7 +63,7 @@ def shares(model: torch.nn.Module, work: Work, dtype: str) -> dict[str, float]:
         write(ids, work.n_reply)
         spent = time.perf_counter() - started
     kind_of = {name: kind for kind, names in KINDS.items() for name in names}
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for event in profiled.key_averages():
         found[kind_of.get(event.key, OTHER)] += event.self_cpu_time_total
     found[PYTHON] = 1e6 * spent - sum(found.values())

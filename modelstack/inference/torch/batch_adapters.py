@@ -83,7 +83,9 @@ class BatchAdapters:
             for layer, adapted in self._layers.items():
                 parent, _, last = layer.rpartition(".")
                 setattr(self._model.get_submodule(parent), last, adapted)
-        weight = self._model.model.norm.weight  # of the states' type, which packing may have widened
+        weight = self._model.model.norm.get_parameter(
+            "weight"
+        )  # of the states' type, which packing may have widened
         for layer, change in changes.items():
             a, b = (each.to(weight.device, weight.dtype) for each in (change.a_rI, change.b_Or))
             self._layers[layer].changes[name] = LowRank(a, b)

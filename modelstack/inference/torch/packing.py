@@ -18,7 +18,7 @@ Letters: K inputs, N outputs of a product, M rows of the input.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ def pack_linear_layers(
     if numbers == "int8":
         _widen(model)
     for prefix, module in list(model.named_modules()):
-        plain = {name: child for name, child in module.named_children() if _is_plain(name, child)}
+        plain = {name: child for name, child in module.named_children() if _is_plain(child, name)}
         is_int8 = numbers == "int8" and module is not model
         while plain:
             first = next(iter(plain))
@@ -121,9 +121,7 @@ def _widen(model: CausalLM) -> None:
     Rounding to int8 and back passes through fp32, so states in half precision would be converted 32 times a layer.
     """
     named = model.model.layers.named_modules()
-    rounded = {
-        id(layer.get_parameter("weight")) for name, layer in named if _is_plain(name, layer) and _suits_int8(layer)
-    }
+    rounded = {id(layer.weight) for name, layer in named if _is_plain(layer, name) and _suits_int8(layer)}
     kept = [weight for weight in model.model.layers.parameters() if id(weight) not in rounded]
     if all(weight.ndim == 1 for weight in kept):
         for weight in (*kept, *model.model.norm.parameters()):
@@ -131,13 +129,13 @@ def _widen(model: CausalLM) -> None:
         model.model.embed_tokens.register_forward_hook(lambda _, __, states: states.float())
 
 
-def _is_plain(name: str, module: nn.Module) -> bool:
+def _is_plain(module: nn.Module, name: str) -> TypeGuard[nn.Linear]:
     """Return whether a module is a linear layer that can be packed; its name may be that in a parent."""
     return type(module) is nn.Linear and name.rpartition(".")[2] not in READ_DIRECTLY
 
 
-def _suits_int8(layer: nn.Module) -> bool:
-    return min(layer.get_parameter("weight").shape) >= SMALLEST_INT8_SIDE
+def _suits_int8(layer: nn.Linear) -> bool:
+    return min(layer.weight.shape) >= SMALLEST_INT8_SIDE
 
 
 class FloatProduct:
@@ -185,7 +183,7 @@ class Int8Product:
         scale_M1 = rows.abs().amax(-1, keepdim=True).div_(127).clamp_(min=1e-30)
         values_MK = (rows / scale_M1).round_()
         if M == 1:
-            y = torch.mul(torch._int_mm(values_MK.to(torch.int8), self._values_KN), self._scale_N)
+            y = torch.mul(torch.ops.aten._int_mm(values_MK.to(torch.int8), self._values_KN), self._scale_N)
         else:
             y = torch.ops.onednn.qlinear_pointwise(
                 values_MK.add_(_ZERO_POINT).to(torch.uint8),
