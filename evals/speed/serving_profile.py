@@ -1,4 +1,4 @@
-"""Where the torch engine's time goes: by kind of operation, for each work of the serving benchmark.
+"""Time of the torch engine by kind of operation, for each work of the serving benchmark.
 
 torch's profiler gives the time of each operation without those that it calls. What is left is Python: the
 scheduler, the modules, and the calls of operations. The profiler itself costs 1 to 2 us an operation, most of it

@@ -116,7 +116,7 @@ def pack_linear_layers(
 
 @torch.no_grad()
 def _widen(model: CausalLM) -> None:
-    """Let a model's states be fp32, if all that stays in its own type are vectors and the embedding's table.
+    """Make a model's states fp32, if all that keeps its own type are vectors and the embedding's table.
 
     Rounding to int8 and back passes through fp32, so states in half precision would be converted 32 times a layer.
     """
