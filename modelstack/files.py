@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modelstack.errors import UserError
 
@@ -23,6 +23,22 @@ hundred.
 _TOML_KEY = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _LONG_TOML_KEY = re.compile(rf"(?<![\\A-Za-z0-9_-])(?:{_TOML_KEY}[ \t]*+\.[ \t]*+){{{MAX_TOML_LEVELS}}}")
 """A dotted key with too many parts, for which `tomllib` needs memory quadratic in their number."""
+
+
+class Readable(Protocol):
+    """A file on disk or in a package."""
+
+    def read_bytes(self) -> bytes:
+        """Return the content."""
+        ...
+
+
+def json_lines(file: Readable) -> list[bytes]:
+    """Return the lines of a file of JSON lines, which end at line feeds alone.
+
+    Texts hold U+0085 and U+2028 as they are, which end a line for `str.splitlines`.
+    """
+    return file.read_bytes().splitlines()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 from modelstack.posttrain.stages.record import Measurement
 from modelstack.posttrain.stages.stage import ADAPTER_GGUF, Stage
 from modelstack.sft.prior.exact_calls import EXACT, share_interval
@@ -64,7 +64,7 @@ def write_report(
 
 
 def _replies(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_bytes().splitlines()]
+    return [json.loads(line) for line in json_lines(file)]
 
 
 def _by_tool(

@@ -23,7 +23,7 @@ import typer
 
 from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, reference_texts, validation_documents
 from evals.statistics import Interval, student_interval
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 from modelstack.independent_runs import finished_runs
 from modelstack.shipped_recipes import shipped_recipe
 
@@ -230,7 +230,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
 
 def _read(file: Path) -> list[Record]:
-    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in json_lines(file)] if file.exists() else []
 
 
 def main(

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from evals.statistics import wilson
+from modelstack.files import json_lines
 from modelstack.shipped_recipes import shipped_recipe
 
 SAMPLE, LABELS = "raw-sample.warc.gz", "labels.jsonl"
@@ -172,7 +173,7 @@ def main(
     ] = None,
 ) -> None:
     """Run a recipe on the sample and print its scores."""
-    labels = [json.loads(line) for line in (folder / LABELS).read_bytes().splitlines()]
+    labels = [json.loads(line) for line in json_lines(folder / LABELS)]
     with tempfile.TemporaryDirectory() as temporary:
         found = outcomes(folder / SAMPLE, recipe, out or Path(temporary) / "run")
     typer.echo(f"{recipe}, {len(labels)} labelled pages, {len(found)} seen")

@@ -15,6 +15,7 @@ from agentkit.errors import UserError
 from evals.case import Case, Run, Score
 from evals.harness.suite import Table
 from evals.statistics import Interval, mean_interval
+from modelstack.files import json_lines
 
 RESULTS_FILE = "scores.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -108,7 +109,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / RESULTS_FILE
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [json.loads(line) for line in json_lines(path)]
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: name the folder of a finished `agentkit eval`.") from error
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
 from modelstack.align.guards.refusal_judge import KINDS, Kind, RefusalWeights, shipped_judge
+from modelstack.files import json_lines
 
 LABELLED_FILE = Path(__file__).parent / "labelled_replies.jsonl"
 PREFIXES = (
@@ -88,7 +89,7 @@ def figures(outcome: Sequence[bool], predicted: Sequence[bool]) -> Figures:
 @cache
 def labelled_replies() -> tuple[Labelled, ...]:
     """Return our own labelled replies, on which nothing was fitted."""
-    rows = [json.loads(line) for line in LABELLED_FILE.read_bytes().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in json_lines(LABELLED_FILE) if line.strip()]
     return tuple(Labelled(row["id"], row["prompt"], row["reply"], row["kind"]) for row in rows)
 
 

@@ -9,10 +9,11 @@ tokens held, d channels of a key, e of a value, c of a latent, n and r of the tw
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -191,3 +192,22 @@ class WindowCache:
             buffer[:, :, :kept] = rows[:, :, rows.shape[2] - kept :]
         self.start, self.end = 0, kept
         return seen
+
+
+def repeated(cache: Cache, n: int) -> Cache:
+    """Return a copy of a cache for n equal sequences, made from a cache for one."""
+    return Cache([_repeated(layer, n) for layer in cache.layers], cache.n_tokens)
+
+
+def _repeated(part: Any, n: int) -> Any:
+    """Return a part of a layer's cache with its first axis repeated from length 1 to n."""
+    if isinstance(part, Tensor):
+        return part.repeat_interleave(n, dim=0)
+    if isinstance(part, list | tuple):
+        return type(part)(_repeated(each, n) for each in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        made = copy.copy(part)
+        for each in fields(part):
+            setattr(made, each.name, _repeated(getattr(part, each.name), n))
+        return made
+    return part

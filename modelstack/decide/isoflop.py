@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from modelstack.decide.scaling_laws import FLOPS_PER_PARAMETER_AND_TOKEN, ScalingLaw
 from modelstack.errors import UserError
+from modelstack.files import json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,12 +102,12 @@ def read_runs(file: Path) -> list[Run]:
         UserError: A line is not such a record.
     """
     runs = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    for number, line in enumerate(json_lines(file), 1):
         if not line.strip():
             continue
         try:
             runs.append(Run.model_validate(json.loads(line)))
-        except (json.JSONDecodeError, ValidationError) as error:
+        except ValueError as error:  # no JSON, no UTF-8, or pydantic's
             raise UserError(
                 f"{file} line {number} is not a run: give JSON with n_parameters, n_tokens and loss above 0; "
                 f"{str(error).splitlines()[0]}"

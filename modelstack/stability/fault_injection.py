@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch, Loader
 from modelstack.errors import UserError
+from modelstack.files import json_lines
 from modelstack.stability.faults import (
     BadGradient,
     BadLoss,
@@ -59,7 +60,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Read the records of earlier processes of the run."""
         self._path = path
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        lines = json_lines(path) if path.exists() else []
         self._keys = {json.loads(line)["fault"] for line in lines}
         self._now: set[str] = set()
 
@@ -96,11 +97,7 @@ class Ledger:
 
 def read_ledgers(folder: Path) -> dict[str, int]:
     """Return the number of faults of each kind in all ranks' ledgers; a fault on all ranks counts once."""
-    records = [
-        json.loads(line)
-        for path in sorted(folder.glob("faults-rank*.jsonl"))
-        for line in path.read_bytes().splitlines()
-    ]
+    records = [json.loads(line) for path in sorted(folder.glob("faults-rank*.jsonl")) for line in json_lines(path)]
     kinds = [kind for _, kind in sorted({(record["fault"], record["kind"]) for record in records})]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from modelstack.errors import UserError
+from modelstack.files import json_lines
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
 from modelstack.train.loop import Run
 from modelstack.train.step import StepReport
@@ -149,7 +150,7 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: name the folder of a training run, which writes it")
-    lines = path.read_bytes().splitlines()
+    lines = json_lines(path)
     try:
         return [_EVENT.validate_json(line) for line in lines]
     except ValidationError as error:

@@ -17,7 +17,7 @@ from evals.post_training.sampler_gap.gap import Gap, measured_gap
 from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, StartPlan, make_start
 from evals.post_training.seeds import results_of_seeds
 from modelstack.errors import UserError
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 from modelstack.independent_runs import Place
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.stages.stage import MODEL
@@ -97,7 +97,7 @@ class Experiment:
     def curve(self, arm: str, seed: int, key: str) -> list[float]:
         """Return a quantity over the steps of a training."""
         file = self.run_folder(arm, seed) / REWARDS_FILE
-        return [json.loads(line)[key] for line in file.read_bytes().splitlines()]
+        return [json.loads(line)[key] for line in json_lines(file)]
 
 
 def run(experiment: Experiment, on: Place = "local") -> list[Outcome]:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 from modelstack.posttrain.values_hook import REWARDS_FILE
 
 PICTURE = "curves.png"
@@ -25,7 +25,7 @@ Points = Sequence[tuple[int, float]]
 
 def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Read a run's values at each step, by panel name."""
-    lines = (run / REWARDS_FILE).read_bytes().splitlines()
+    lines = json_lines(run / REWARDS_FILE)
     records = [json.loads(line) for line in lines]
     return {name: [(int(r["step"]), float(r[name])) for r in records if name in r] for name in PANELS}
 

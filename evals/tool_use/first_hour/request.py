@@ -17,6 +17,7 @@ from evals.case import Case
 from evals.harness.case_record import CaseRecord
 from evals.tool_use.executed.task import End, NumberAnswer, Server, Solution, Task, WordsAnswer, case_of
 from evals.tool_use.first_hour.household import START
+from modelstack.files import json_lines
 
 SERVERS: tuple[Server, ...] = ("filesystem", "sqlite", "time")
 """All servers for each request: a new user does not choose servers before asking."""
@@ -120,7 +121,7 @@ request_of = REQUEST.of
 @cache
 def first_hour_requests() -> tuple[Request, ...]:
     """Return all requests, in the order of the file."""
-    lines = files("evals.tool_use.first_hour").joinpath("requests.jsonl").read_bytes().splitlines()
+    lines = json_lines(files("evals.tool_use.first_hour").joinpath("requests.jsonl"))
     return tuple(REQUEST.from_json(line) for line in lines)
 
 

@@ -27,6 +27,7 @@ from evals.tool_use.executed.task import (
     call,
     case_of,
 )
+from modelstack.files import json_lines
 
 SERVERS: tuple[Server, ...] = ("filesystem",)
 READING, SEARCHING = "read_text_file", "search_text"
@@ -129,7 +130,7 @@ question_of = QUESTION.of
 @cache
 def questions() -> tuple[Question, ...]:
     """Return all questions, in the order of the file."""
-    lines = files("evals.tool_use.long_results").joinpath("requests.jsonl").read_bytes().splitlines()
+    lines = json_lines(files("evals.tool_use.long_results").joinpath("requests.jsonl"))
     return tuple(QUESTION.from_json(line) for line in lines)
 
 

@@ -10,6 +10,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Literal
 
+from modelstack.files import json_lines
+
 Half = Literal["validation", "report"]
 """Half of the requests. Choices and fits use only the validation half; the report half measures their quality."""
 
@@ -37,7 +39,7 @@ def natural_requests() -> tuple[NaturalRequest, ...]:
     """Return all requests, in the order of the file."""
     folder = files("evals.tool_use.natural")
     kits = json.loads(folder.joinpath("tools.json").read_text(encoding="utf-8"))
-    lines = folder.joinpath("requests.jsonl").read_bytes().splitlines()
+    lines = json_lines(folder.joinpath("requests.jsonl"))
     return tuple(_request(json.loads(line), kits) for line in lines)
 
 

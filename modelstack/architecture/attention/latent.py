@@ -128,7 +128,9 @@ class LatentAttention(nn.Module):
         """Return [B, H, T, e], by the form that is less work."""
         if self._absorbs(q_plain.shape[2], latents_B1S.shape[2]):
             return self._absorbed(q_plain, q_rope, latents_B1S, mask)
-        return self._expanded(q_plain, q_rope, latents_B1S, causal, mask, blocks)
+        key, value = self._expanded(latents_B1S)
+        q = torch.cat((q_plain, q_rope), dim=-1)
+        return softmax_attention(q, key, value, scale=self.scale, mask=mask, causal=causal, blocks=blocks)
 
     def _absorbs(self, n_new: int, n_seen: int) -> bool:
         """Whether the absorbed form is less work: there are past tokens and few new ones.
@@ -142,23 +144,13 @@ class LatentAttention(nn.Module):
         expanded = self.plain_size + self.value_size
         return n_new * (2 * self.latent_size - expanded) <= self.latent_size * expanded
 
-    def _expanded(
-        self,
-        q_plain: Tensor,
-        q_rope: Tensor,
-        latents_B1S: Tensor,
-        causal: bool,
-        mask: Tensor | None,
-        blocks: BlockMask | None,
-    ) -> Tensor:
-        """Return [B, H, T, e]; each head has its own keys and values."""
+    def _expanded(self, latents_B1S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each head's own keys [B, H, S, n + r] and values [B, H, S, e]."""
         latent, key_rope = latents_B1S.split([self.latent_size, self.rope_size], dim=-1)
         kv = self.kv_b_proj(latent.squeeze(1))
         kv = kv.unflatten(-1, (self.n_heads, self.plain_size + self.value_size)).transpose(1, 2)
         key_plain, value = kv.split([self.plain_size, self.value_size], dim=-1)
-        key = torch.cat((key_plain, key_rope.expand(-1, self.n_heads, -1, -1)), dim=-1)
-        q = torch.cat((q_plain, q_rope), dim=-1)
-        return softmax_attention(q, key, value, scale=self.scale, mask=mask, causal=causal, blocks=blocks)
+        return torch.cat((key_plain, key_rope.expand(-1, self.n_heads, -1, -1)), dim=-1), value
 
     def _absorbed(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, mask: Tensor | None) -> Tensor:
         """Return [B, H, T, e]; all heads read the latents, as additional queries of one head."""

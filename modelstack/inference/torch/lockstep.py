@@ -10,15 +10,12 @@ Letters: R rows, K tokens in a step, V vocabulary size.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from modelstack.architecture.cache import Cache
+from modelstack.architecture.cache import Cache, repeated
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.evaluation import Ready
 
@@ -93,22 +90,3 @@ class LockstepBatch:
         ready = [place for place, row in enumerate(self._rows) if row.unread == []]
         logits_RV = output.logits_BTV[:, -1].float().cpu().numpy()
         return Ready([self._rows[place] for place in ready], logits_RV[ready])
-
-
-def repeated(cache: Cache, n: int) -> Cache:
-    """Return a copy of a cache for n equal sequences, made from a cache for one."""
-    return Cache([_repeated(layer, n) for layer in cache.layers], cache.n_tokens)
-
-
-def _repeated(part: Any, n: int) -> Any:
-    """Return a part of a layer's cache with its first axis repeated from length 1 to n."""
-    if isinstance(part, Tensor):
-        return part.repeat_interleave(n, dim=0)
-    if isinstance(part, list | tuple):
-        return type(part)(_repeated(each, n) for each in part)
-    if is_dataclass(part) and not isinstance(part, type):
-        made = copy.copy(part)
-        for field in fields(part):
-            setattr(made, field.name, _repeated(getattr(part, field.name), n))
-        return made
-    return part

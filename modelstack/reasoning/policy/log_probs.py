@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from modelstack.architecture.cache import repeated
 from modelstack.architecture.decoder import CausalLM
-from modelstack.inference.torch.lockstep import repeated
 from modelstack.preferences.log_probs import LabelLogProbs
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
 from modelstack.reasoning.policy.rollout_batch import RolloutBatch

@@ -12,6 +12,7 @@ from modelstack.reasoning.sampling.continuing import RowPolicy
 from modelstack.reasoning.sampling.sampled import Asked, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.calls import CallVerifier, has_valid_calls
+from modelstack.reasoning.verifiers.rewards import Completion
 from modelstack.tokenizer.chat import ChatEncoder
 
 MAX_TOKENS = 256
@@ -44,21 +45,26 @@ def call_shares(policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyT
     """
     if not tasks:
         raise UserError("there are no tasks to measure tool calls on: name a file with tasks")
+    free, legal = (_answered(policy, encoder, tasks, with_grammar=with_grammar) for with_grammar in (False, True))
+    pairs = zip(tasks, free, strict=True)
+    valid = fmean(has_valid_calls(reply.text, task.item.gold.format) for task, reply in pairs)
+    return CallShares(len(tasks), valid, _right(tasks, free), _right(tasks, legal))
+
+
+def _answered(
+    policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyTask], *, with_grammar: bool
+) -> list[Completion]:
     asked = [Asked(task, tuple(task.prompt_ids(encoder)), seed=0) for task in tasks]
+    sampler = sampler_of(policy, encoder, max_tokens=MAX_TOKENS, temperature=0.0, with_grammar=with_grammar)
+    return [completion_of(group[0], encoder) for group in sampler.sample(asked, 1)]
+
+
+def _right(tasks: Sequence[PolicyTask], replies: Sequence[Completion]) -> float:
     verifier = CallVerifier()
-    right: list[list[float]] = []
-    valid: list[bool] = []
-    for with_grammar in (False, True):
-        sampler = sampler_of(policy, encoder, max_tokens=MAX_TOKENS, temperature=0.0, with_grammar=with_grammar)
-        replies = [completion_of(group[0], encoder) for group in sampler.sample(asked, 1)]
-        rewards = [verifier.score(task.item, reply) for task, reply in zip(tasks, replies, strict=True)]
-        right.append([])
-        for task, reward in zip(tasks, rewards, strict=True):
-            if reward.value is None:
-                raise UserError(f"task {task.item.id!r} cannot be judged: {reward.reason}")
-            right[-1].append(reward.value)
-        if not with_grammar:
-            valid = [
-                has_valid_calls(r.text, task.item.gold.format) for r, task in zip(replies, tasks, strict=True)
-            ]
-    return CallShares(len(tasks), fmean(valid), fmean(right[0]), fmean(right[1]))
+    values: list[float] = []
+    for task, reply in zip(tasks, replies, strict=True):
+        reward = verifier.score(task.item, reply)
+        if reward.value is None:
+            raise UserError(f"task {task.item.id!r} cannot be judged: {reward.reason}")
+        values.append(reward.value)
+    return fmean(values)

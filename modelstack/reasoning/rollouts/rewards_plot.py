@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 
 REWARDS_PLOT = "rewards.png"
 PANELS = {
@@ -25,7 +25,7 @@ def draw_rewards(file: Path, picture: Path) -> None:
     """Draw raw and smoothed curves of all metrics that are not 0 throughout."""
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in file.read_bytes().splitlines()]
+    records = [json.loads(line) for line in json_lines(file)]
     shown = {name: panel for name, panel in PANELS.items() if any(record.get(name) for record in records)}
     width = 3.6 * len(shown)
     figure = Figure(figsize=(width, 3.2))

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from modelstack.data.examples import Example, first_error
 from modelstack.errors import UserError
-from modelstack.files import replacing, sha256_of
+from modelstack.files import json_lines, replacing, sha256_of
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
 from modelstack.inference.grammar import Grammar
 from modelstack.inference.legal_tokens import LegalTokens
@@ -182,8 +182,8 @@ def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
         UserError: The file cannot be read, or a line is invalid; the message has its number.
     """
     try:
-        lines = path.read_bytes().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = json_lines(path)
+    except OSError as error:
         raise UserError(f"masses {path} cannot be read: {error}") from error
     found: list[Any] = []
     for number, line in enumerate(lines or [""], 1):

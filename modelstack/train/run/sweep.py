@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from modelstack.decide.budget import law_parameters
 from modelstack.errors import UserError
-from modelstack.files import replacing
+from modelstack.files import json_lines, replacing
 from modelstack.independent_runs import Place, finished_runs
 from modelstack.run_folder import RunFolder
 from modelstack.train.run.prepare import prepare
@@ -164,7 +164,7 @@ def _take(run: Planned, path: Path) -> dict[str, Any]:
 def _records(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of finished runs."""
     if file.exists():
-        for line in file.read_bytes().splitlines():
+        for line in json_lines(file):
             yield json.loads(line)
 
 

@@ -30,7 +30,7 @@ from modelstack.toolcalls.conventions import CONVENTIONS
 from modelstack.toolcalls.grammar.coverage import EngineName
 from modelstack.toolcalls.grammar.schemas import normalise
 
-N_GENERATIONS = 60
+N_GENERATIONS = 110
 MAX_TOKENS = 160
 
 

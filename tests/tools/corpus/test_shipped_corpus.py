@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,21 +27,17 @@ from tools.corpus.credits import LICENSE_LINKS, SOURCES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RECIPE = shipped_recipe("data/run/corpus").path
-RAW_DATA = "AGENTKIT_RAW_DATA"
-"""Environment variable that names the folder of what the corpus was made of, and of the evaluations."""
-RAW = Path(os.environ.get(RAW_DATA, ""))
+SHARED = REPOSITORY.parent / "shared" / "data"
+"""What the corpus was made of, and the evaluations that it was held against."""
 EVALUATIONS = (
-    RAW / "evals",
-    *(RAW / "posttrain/tools" / f"toolalpaca_eval_{kind}.json" for kind in ("real", "simulated")),
-    RAW / "posttrain/tools/when2call_test_llm_judge.jsonl",
-    *(RAW / "tooluse" / f"validation-{kind}.jsonl.zst" for kind in ("sgd", "open")),
+    SHARED / "evals",
+    *(SHARED / "posttrain/tools" / f"toolalpaca_eval_{kind}.json" for kind in ("real", "simulated")),
+    SHARED / "posttrain/tools/when2call_test_llm_judge.jsonl",
+    *(SHARED / "tooluse" / f"validation-{kind}.jsonl.zst" for kind in ("sgd", "open")),
     REPOSITORY / "evals",
 )
 """What the shipped corpus was held against."""
-needs_raw_data = pytest.mark.skipif(
-    RAW_DATA not in os.environ,
-    reason=f"needs the documents that the corpus was made of, in the folder {RAW_DATA}; 60 s of a processor",
-)
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the corpora in the folder `shared`")
 MIX = {
     "stories": 30,
     "dialogues": 20,
@@ -159,7 +154,8 @@ def test_no_document_repeats_an_evaluation_of_the_package(records: dict[str, lis
 
 
 @pytest.mark.slow
-@needs_raw_data
+@pytest.mark.timeout(1200)  # 10 and 40 s of a processor, which it may have to share
+@needs_shared
 def test_no_document_repeats_an_evaluation(records: dict[str, list[Record]]) -> None:
     contamination = contamination_by(records, *EVALUATIONS)
     assert contamination.found == {}
@@ -184,7 +180,7 @@ def test_the_recipe_keeps_every_shipped_document(records: dict[str, list[Record]
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@needs_raw_data
+@needs_shared
 def test_the_recipe_gives_the_shipped_documents(records: dict[str, list[Record]], tmp_path: Path) -> None:
-    assert made_by_the_recipe(tmp_path, RAW / "corpus", *EVALUATIONS) == records
+    assert made_by_the_recipe(tmp_path, SHARED / "corpus", *EVALUATIONS) == records
     assert all(set(record) == {"text", "source", "license", "url"} for each in records.values() for record in each)
