@@ -1,9 +1,12 @@
 """Memory limit of Chromium's processes: excessive allocation ends the page, not the machine.
 
-Neither of the kernel's own limits fits: a cgroup may be made only where its tree was delegated, and a process
-limit counts memory that V8 reserves and never touches. So a thread watches the processes, because the event loop
-may be busy with an answer of the page. A page that allocates as fast as it can adds some 100 MB in 50 ms; above
-half of the limit the thread looks more often, and the limit leaves room for what is added meanwhile.
+Neither of the kernel's own limits suffices: a cgroup may be made only where its tree was delegated, and a limit of
+a process's data counts what V8 has reserved and never touched (600 MB in an empty page), process by process. So a
+thread watches the processes, because the event loop may be busy with an answer of the page. A page that allocates
+as fast as it can adds some 100 MB in 50 ms; above half of the limit the thread looks more often, and the limit
+leaves room for what is added meanwhile. On a busy machine the thread may come late, so a process of pages that has
+begun to grow may add no more than the limit by the kernel's rule either. It is not set earlier, because a renderer
+reserves some gigabytes for a moment while it starts.
 
 What ends depends on what holds the memory. Processes that draw or store for pages are restarted by Chromium when
 needed, so a page survives their end. The main process keeps what pages stored through it (a database of 700 MB was
@@ -13,6 +16,7 @@ measured) after they are gone: only its own end releases that.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -24,6 +28,8 @@ LOOK_EVERY_S, LOOK_SOON_S = 0.05, 0.01
 """Seconds between two checks, below and above half of the limit."""
 _PATIENCE_S = 1.0
 """Seconds for the pages' processes to release their memory; then Chromium itself is ended."""
+_STARTED_BYTES = 64_000_000
+"""Memory above which a process has surely started; an empty page holds half of it."""
 _RENDERER = "--type=renderer"
 _OF_PAGES = (_RENDERER, "--type=gpu-process", "--type=utility")
 """Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases."""
@@ -59,10 +65,16 @@ class MemoryGuard:
 
     def _watch(self) -> None:
         tree = ProcessTree(self._browser_pid)
+        growing: set[int] = set()
         wait_s, over_since = LOOK_EVERY_S, None
         while not self._closed.wait(wait_s):
             processes = tree.members()
-            used = sum(map(used_bytes, processes))
+            used_by = {pid: used_bytes(pid) for pid in processes}
+            used = sum(used_by.values())
+            for pid in {pid for pid, held in used_by.items() if held > _STARTED_BYTES} - growing:
+                growing.add(pid)
+                if _kind(pid):
+                    limit_growth(pid, self._max_bytes)
             wait_s = LOOK_SOON_S if used > self._max_bytes / 2 else LOOK_EVERY_S
             if used <= self._max_bytes:
                 over_since = None
@@ -109,10 +121,25 @@ class ProcessTree:
 
 def used_bytes(pid: int) -> int:
     """Return a process's memory without file-backed pages: private and shared; 0 if it has ended."""
+    return _status_bytes(pid, "RssAnon:", "RssShmem:")
+
+
+def limit_growth(pid: int, max_bytes: int) -> None:
+    """Have the kernel refuse a process more than `max_bytes` of private memory beyond what it has reserved now.
+
+    Shared memory is not counted. A process that has ended, or may not be limited, is left as it is.
+    """
+    most = _status_bytes(pid, "VmData:") + max_bytes
+    with suppress(OSError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+
+
+def _status_bytes(pid: int, *names: str) -> int:
+    """Return the sum of a process's figures of these names; 0 if it has ended."""
     kilobytes = 0
     with suppress(OSError):
         for line in (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("RssAnon:", "RssShmem:")):
+            if line.startswith(names):
                 kilobytes += int(line.split()[1])
     return kilobytes * 1024
 

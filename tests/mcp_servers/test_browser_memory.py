@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from browser_site import CHROMIUM, Site, descendants, needs_chromium, site_and_t
 from mcp import Client, StdioServerParameters, stdio_client
 from server_harness import REPOSITORY, asker
 
-from mcp_servers.browser.memory import ProcessTree, used_bytes
+from mcp_servers.browser.memory import ProcessTree, limit_growth, used_bytes
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.anyio, needs_chromium, pytest.mark.slow]
 
@@ -153,3 +154,16 @@ async def test_an_ordinary_page_with_much_text_is_left_alone(site: Site, served:
     ask = asker(served.client)
     assert not (await ask("open", url=url))[1]
     assert "A line of text" in (await ask("outline"))[0]
+
+
+def test_the_kernel_refuses_what_the_guard_comes_too_late_for() -> None:
+    """A process that may add 100 MB gets no 200."""
+    allocate = "print('ready', flush=True); input(); held = bytearray(200_000_000); print('held')"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", allocate], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        limit_growth(process.pid, 100_000_000)
+        out, error = process.communicate("\n", timeout=60)
+    assert out == "" and "MemoryError" in error
