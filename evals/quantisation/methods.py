@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.export import export_gguf
@@ -81,7 +82,7 @@ def rows(
     for name in formats:
         number_format = named_format(name)
         for method in methods:
-            model = copy.deepcopy(original)
+            model = copy.deepcopy(original, {id(weight): weight for weight in _ends(original)})
             result = quantise(
                 model, lambda _, __, of=number_format: of, METHODS[method], text.training, scale_type=torch.float16
             )
@@ -93,10 +94,13 @@ def rows(
 @torch.no_grad()
 def _restore_ends(model: CausalLM, original: CausalLM) -> None:
     """Give a model the original's embedding and head."""
-    for name in ("model.embed_tokens", "lm_head"):
-        model.get_submodule(name).get_parameter("weight").copy_(
-            original.get_submodule(name).get_parameter("weight")
-        )
+    for weight, of_original in zip(_ends(model), _ends(original), strict=True):
+        weight.copy_(of_original)
+
+
+def _ends(model: CausalLM) -> Sequence[Tensor]:
+    """Return the weights of embedding and head, which no method rounds."""
+    return [model.get_submodule(name).get_parameter("weight") for name in ("model.embed_tokens", "lm_head")]
 
 
 def _bits(path: Path, model: CausalLM) -> float:

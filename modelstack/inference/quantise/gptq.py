@@ -53,8 +53,12 @@ def round_by_gptq(
     scale_NK = number_format.expanded(scale.float(), tuple(w.shape)).expand_as(w)
     order = diagonal.argsort(descending=True)
     diagonal += damping * diagonal.mean()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
-    upper = torch.linalg.cholesky(inverse, upper=True).float()
+    # One matrix after the other, in double precision: 640 MB each at 8,960 inputs.
+    hessian = hessian[order][:, order]
+    hessian = torch.linalg.cholesky(hessian)
+    hessian = torch.cholesky_inverse(hessian)
+    upper = torch.linalg.cholesky(hessian, upper=True).float()
+    del hessian
     w, scale_NK = w[:, order].contiguous(), scale_NK[:, order]
     values = torch.empty_like(w)
     for start in range(0, w.shape[1], BLOCK_COLUMNS):
