@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from agentkit.models.base import (
     ModelRequestParameters,
     ModelSettings,
     OnDelta,
+    ThinkingDelta,
     check_model_requests_allowed,
 )
 from agentkit.models.confidence import Calibration
@@ -36,13 +37,11 @@ from agentkit.models.local.shipped import adapter_identity
 from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
-    from agentkit.models.local.convention import Manner
-    from agentkit.models.local.reply import Reply
     from agentkit.models.local.transcript import Prompt, Transcripts
     from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
     from modelstack.inference.thinking import ThoughtfulReply
-    from modelstack.toolcalls.convention import ResponseFormat
-    from modelstack.toolcalls.grammar.compiler import CompiledGrammar, GrammarCompiler
+    from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+    from modelstack.toolcalls.manner import Manner
     from modelstack.toolcalls.prior.lexical import DecisionPrior
     from modelstack.toolcalls.prior.reply_bias import ReplyTables
 
@@ -51,10 +50,6 @@ logger = logging.getLogger(__name__)
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
 """Default token limit of a reply; the grammar closes the reply before it is cut."""
-MAX_RESAMPLES = 3
-"""Further attempts after a reply that violates schema keywords checked after decoding."""
-RESAMPLE_TEMPERATURE = 0.7
-"""Minimum temperature of further attempts; a greedy reply would fail its check again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +244,16 @@ class LocalModel(Model):
 
     def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
         """Return how conversations are rendered, and the compiler of the replies' grammars."""
-        from agentkit.models.local.convention import manner_for
+        from modelstack.errors import UserError as ModelstackError
         from modelstack.toolcalls.conventions import JSON_LIST
         from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+        from modelstack.toolcalls.manner import manner_for
 
         is_ours = self._lora is not None or prior is not None
-        manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
+        try:
+            manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
+        except ModelstackError as error:
+            raise UserError(str(error)) from error
         convention = manner.convention
         if prior is not None and convention is not JSON_LIST:
             raise UserError(
@@ -342,13 +341,16 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local.reply import (
-            is_cut_short,
             request_text,
             response_format,
+            structured_form,
+            text_delta,
             to_response,
             tokens_of,
         )
-        from agentkit.models.local.thought import answering, joined, with_thought
+        from agentkit.models.local.thought import with_thought
+        from modelstack.inference.thought_reply import answering, joined
+        from modelstack.toolcalls.decoding import decode_reply, is_cut_short
         from modelstack.toolcalls.prior.choice import ToolBias, tool_choices
         from modelstack.toolcalls.prior.reply_bias import ReplyBias
 
@@ -370,7 +372,17 @@ class LocalModel(Model):
         thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
         if thought is not None:
             request = answering(request, thought)
-        reply = self._generate(loaded, request, wanted, grammar, parameters, tell, cancelled)
+        reply = decode_reply(
+            loaded.engine,
+            request,
+            wanted,
+            grammar,
+            loaded.manner.convention,
+            stop=settings.stop,
+            structured=structured_form(parameters.output),
+            tell=None if tell is None else lambda piece, is_call: tell(text_delta(piece, is_call)),
+            cancelled=cancelled,
+        )
         choices = (
             tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
             if grammar is not None
@@ -406,56 +418,19 @@ class LocalModel(Model):
             raise UserError(
                 f"thinking_tokens={thinking_tokens} is no budget: give 0 or more, or None for no thought."
             )
-        from agentkit.models.local.thought import ThoughtListener
         from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
+        from modelstack.inference.thought_reply import ThoughtListener
 
         convention = loaded.manner.convention
         opening, closing = self._thought_marks or convention.thought_marks
         behind = convention.after_thought if self._after_thought is None else self._after_thought
         marks = ThoughtMarks(open=opening, close=closing)
         budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=behind)
-        hear = None if tell is None else ThoughtListener(loaded.engine.vocabulary, marks, tell).hear
+        hear = None
+        if tell is not None:
+            told = ThoughtListener(loaded.engine.vocabulary, marks, lambda piece: tell(ThinkingDelta(piece)))
+            hear = told.hear
         return thought(loaded.engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
-
-    def _generate(
-        self,
-        loaded: _Loaded,
-        request: GenerateRequest,
-        wanted: ResponseFormat,
-        grammar: CompiledGrammar | None,
-        parameters: ModelRequestParameters,
-        tell: Callable[[ModelDelta], None] | None,
-        cancelled: Callable[[], bool],
-    ) -> Reply:
-        """Decode a reply; resample if it violates a schema keyword that the grammar cannot enforce."""
-        from agentkit.models.local.reply import Listener, read_reply, read_unmasked_reply
-
-        sampling, stop = request.sampling, parameters.settings.stop
-        structured = None if grammar is None else parameters.output
-        attempt = 0
-        while True:
-            # Only the first attempt is streamed: delivered deltas cannot be taken back.
-            convention = loaded.manner.convention
-            hears = tell if attempt == 0 else None
-            listener = Listener(loaded.engine.vocabulary, stop, hears, convention, structured)
-            generation = loaded.engine.generate(
-                replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
-                on_tokens=listener.hear,
-                cancelled=lambda heard=listener: heard.stopped or cancelled(),
-            )
-            if grammar is None:
-                return read_unmasked_reply(generation, listener, wanted, convention)
-            reply = read_reply(generation, listener, grammar)
-            if (
-                reply.parsed is None
-                or attempt == MAX_RESAMPLES
-                or cancelled()
-                or not grammar.violations(reply.parsed)
-            ):
-                return reply
-            attempt += 1
-            temperature = max(sampling.temperature, RESAMPLE_TEMPERATURE)
-            sampling = replace(sampling, temperature=temperature, seed=(request.sampling.seed or 0) + attempt)
 
     def _request(
         self,

@@ -1,16 +1,14 @@
 """Conversion between the runtime's types and the engine's: the format of a reply, and a finished reply.
 
-Pure functions over a finished generation, and the listener that receives its tokens as they come.
+Pure functions over a request, and over a finished reply.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agentkit.messages import (
@@ -33,22 +31,18 @@ from agentkit.models.base import (
     TokensDelta,
     ToolCallDelta,
 )
-from agentkit.models.local.convention import Manner, tool_specs
+from agentkit.models.local.convention import tool_specs
 from agentkit.models.local.transcript import Prompt
 from agentkit.usage import RequestUsage
 from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
-from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import (
     MAX_DIGITS,
     MOST_DIGITS,
     ParsedResponse,
     ResponseFormat,
-    ResponseParseError,
 )
-from modelstack.toolcalls.conventions import JSON_LIST, Convention
-from modelstack.toolcalls.conventions.reading import words_end
-from modelstack.toolcalls.free_form import read_free_reply
-from modelstack.toolcalls.grammar.compiler import CompiledGrammar
+from modelstack.toolcalls.decoding import Reply, Structured
+from modelstack.toolcalls.manner import Manner
 from modelstack.toolcalls.prior.choice import ToolChoice
 from modelstack.toolcalls.prior.lexical import open_request
 
@@ -57,98 +51,6 @@ LOGPROB_DIGITS = 5
 _LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS + 1},}}")
 NO_TOOL_LABEL = "(no tool)"
 """Label of answering without a call among the alternatives to a tool."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A generation with its text and parsed content."""
-
-    generation: Generation
-    text: str
-    """Text of the reply, cut before a stop string."""
-    parsed: ParsedResponse | None
-    """Parsed content; None if the reply was cut off before it was complete."""
-
-
-class Listener:
-    """Receives a reply's tokens, sends deltas, and looks for stop strings in its words."""
-
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        stop: Sequence[str],
-        tell: Callable[[ModelDelta], None] | None,
-        convention: Convention = JSON_LIST,
-        structured: OutputSchema | None = None,
-    ) -> None:
-        """Listen for `stop`; `tell=None` disables deltas. A grammar enforces answers that are `structured`."""
-        self._token_bytes = vocabulary.token_bytes
-        self._stop = stop
-        self._tell = tell
-        self._form = convention.form
-        self._structured = structured
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text: str = ""
-        self._told = 0
-        self.stopped = False
-        """True once a stop string came; the text before it is the answer."""
-
-    @property
-    def text(self) -> str:
-        """The reply so far, without the stop string."""
-        return self._text
-
-    def hear(self, ids: list[int]) -> None:
-        """Process a block of tokens."""
-        self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
-        if self._structured is not None and self._text.startswith(self._form.result_prefix):
-            self._tell_value(self._structured)
-            return
-        calls_at = words_end(self._text, self._form)
-        if self._begins_otherwise(calls_at):
-            return
-        if calls_at is None:
-            self._look_for_stop()
-        if self._tell is None:
-            return
-        end = calls_at if calls_at is not None else len(self._text) - (0 if self.stopped else self._held_back())
-        if (words := self._new(end)) is not None:
-            self._tell(TextDelta(words))
-        if calls_at is not None and (piece := self._new(len(self._text))) is not None:
-            self._tell(ToolCallDelta(0, None, piece))
-
-    def _tell_value(self, output: OutputSchema) -> None:
-        """Send a structured answer in the form of the response's text, which may lack the convention's wrapper."""
-        end = len(self._text)
-        if not output.wrapped:
-            self._told = max(self._told, len(self._form.result_prefix))
-            end -= self._text.endswith("}")  # it may be the wrapper's
-        if self._tell is not None and (piece := self._new(end)) is not None:
-            self._tell(TextDelta(piece))
-
-    def _begins_otherwise(self, calls_at: int | None) -> bool:
-        """Return whether to wait: without text, with a structured answer, or with a possible bare call."""
-        if calls_at is not None or not self._text:
-            return not self._text
-        return self._text[0] == "{" or (not self._form.trigger and self._form.opening.startswith(self._text))
-
-    def _new(self, end: int) -> str | None:
-        """Return the text up to `end` that has not been sent; None if all of it was."""
-        if end <= self._told:
-            return None
-        piece, self._told = self._text[self._told : end], end
-        return piece
-
-    def _look_for_stop(self) -> None:
-        found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-            self.stopped = True
-
-    def _held_back(self) -> int:
-        """Return the number of final characters that may begin a stop string or a call."""
-        ends = (*self._stop, *((self._form.trigger,) if self._form.trigger else ()))
-        return max((n for end in ends for n in range(1, len(end)) if self._text.endswith(end[:n])), default=0)
 
 
 def response_format(
@@ -201,40 +103,14 @@ def sampling_params(settings: ModelSettings) -> SamplingParams:
     )
 
 
-def read_reply(generation: Generation, listener: Listener, grammar: CompiledGrammar) -> Reply:
-    """Parse a generation that a grammar masked."""
-    text = listener.text
-    try:
-        return Reply(generation, text, grammar.parse(text))
-    except ResponseParseError:
-        return Reply(generation, text, None)
+def structured_form(output: OutputSchema | None) -> Structured | None:
+    """Return how a structured answer is streamed: with the wrapper that the response's text keeps."""
+    return None if output is None else "wrapped" if output.wrapped else "bare"
 
 
-def read_unmasked_reply(
-    generation: Generation, listener: Listener, wanted: ResponseFormat, convention: Convention
-) -> Reply:
-    """Parse a generation without a grammar: any text is a reply, at worst a text answer."""
-    return Reply(generation, listener.text, read_free_reply(listener.text, wanted, convention))
-
-
-def is_cut_short(reply: Reply, vocabulary: Vocabulary, convention: Convention, *, is_masked: bool) -> bool:
-    """Return whether the token limit ended a reply inside its answer or its last call.
-
-    A reply that was closed after a whole call only lacks the next one, for which there was no room.
-
-    Args:
-        reply: The parsed reply.
-        vocabulary: The vocabulary of the model.
-        convention: The convention in which its calls are written.
-        is_masked: Whether a grammar masked it: calls are whole then, unless the grammar had to close the last one.
-    """
-    generation = reply.generation
-    if not is_masked or reply.parsed is None or reply.parsed.kind != "calls":
-        return generation.finish_reason == "length" or generation.closed_early
-    if generation.closed_at is None:
-        return False
-    added = vocabulary.decode(generation.ids[generation.closed_at :]).strip()
-    return not convention.form.closing.endswith(added)
+def text_delta(piece: str, is_call: bool) -> ModelDelta:
+    """Return a piece of a reply's text as a delta."""
+    return ToolCallDelta(0, None, piece) if is_call else TextDelta(piece)
 
 
 def to_response(

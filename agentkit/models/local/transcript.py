@@ -21,9 +21,10 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.local.convention import Manner, OurManner
+from agentkit.models.local.convention import said, tool_specs
 from agentkit.tools.definition import ToolDefinition
 from modelstack.tokenizer.chat import ChatEncoder, Role
+from modelstack.toolcalls.manner import Manner, OurManner
 
 MAX_TRANSCRIPTS = 64
 """Number of conversations that are kept; a dropped one is only rendered anew."""
@@ -134,7 +135,7 @@ class Transcripts:
                 transcript = self._fork(transcript, n)
             self._all.move_to_end(transcript.key)
             return transcript
-        encoder = self._manner.encoder(tools, thinks=thinks)
+        encoder = self._manner.encoder(tool_specs(tools), thinks=thinks)
         return self._add(Transcript(f"conversation {next(self._names)}", encoder))
 
     def _fork(self, origin: Transcript, n_messages: int) -> Transcript:
@@ -179,7 +180,7 @@ class Transcripts:
         self, transcript: Transcript, message: ModelMessage, tools: Sequence[ToolDefinition], structured: bool
     ) -> None:
         if isinstance(message, ModelResponse):
-            self._turn(transcript, "assistant", self._manner.said(message))
+            self._turn(transcript, "assistant", said(self._manner, message))
         else:
             if not transcript.messages:
                 system = self._system_text(message, tools, structured)
@@ -197,12 +198,12 @@ class Transcripts:
 
     def _system_text(self, request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
         texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
-        return self._manner.system_text(texts, tools, structured=structured)
+        return self._manner.system_text(texts, tool_specs(tools), structured=structured)
 
     def _tell_new_tools(self, transcript: Transcript, tools: Sequence[ToolDefinition]) -> None:
         new = [tool for tool in tools if transcript.tools.get(tool.name) != tool]
         if new:
-            self._turn(transcript, *self._manner.new_tools(new))
+            self._turn(transcript, *self._manner.new_tools(tool_specs(new)))
             transcript.tools = {**transcript.tools, **{tool.name: tool for tool in new}}
 
     def _request_turns(self, request: ModelRequest, *, skip_system: bool) -> list[tuple[Role, str]]:

@@ -13,10 +13,10 @@ from local_runs import get_weather, responses
 from agentkit import Agent, LocalModel, ModelSettings, UsageLimits, UserError
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent, ThinkingDeltaEvent
 from agentkit.messages import ModelRequest, ModelResponse, ThinkingPart, UserPromptPart
-from agentkit.models.base import ModelDelta, ModelRequestParameters, ThinkingDelta, TokensDelta
-from agentkit.models.local.thought import ThoughtListener
+from agentkit.models.base import ModelDelta, ModelRequestParameters, TokensDelta
 from agentkit.models.openai.model import OpenAICompatibleModel
 from modelstack.inference.thinking import ThoughtMarks
+from modelstack.inference.thought_reply import ThoughtListener
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.anyio
@@ -134,7 +134,7 @@ def test_marks_are_never_told_wherever_blocks_are_cut(
     marks = ThoughtMarks()
     if marks.close in thought + marks.close[:-1] or (is_open and thought.startswith(marks.open)):
         return
-    told: list[ModelDelta] = []
+    told: list[str] = []
     listener = ThoughtListener(LETTERS, marks, told.append)
     written = ("" if is_open else marks.open) + thought + marks.close + rest
     left = list(written.encode())
@@ -142,4 +142,4 @@ def test_marks_are_never_told_wherever_blocks_are_cut(
         n = data.draw(st.integers(1, len(left)))
         listener.hear(left[:n])
         left = left[n:]
-    assert "".join(delta.text for delta in told if isinstance(delta, ThinkingDelta)) == thought
+    assert "".join(told) == thought
