@@ -13,6 +13,7 @@ from modelstack.commands import (
     preferences,
     reasoning,
     recipes,
+    serving,
     sft,
     stability,
     stages,
@@ -85,8 +86,8 @@ STEPS = (
     ),
     Step(
         "inference",
-        "replies, quantisation; agentkit chat runs GGUF files",
-        {"infer": inference.infer, "quantise": inference.quantise},
+        "replies, a server, quantisation; agentkit chat runs GGUF files",
+        {"infer": inference.infer, "serve": serving.serve, "quantise": inference.quantise},
     ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
     Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),

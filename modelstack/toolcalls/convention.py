@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,8 +39,15 @@ MOST_DIGITS = 40
 """The same limit in answers, and if the request contains longer numbers; bounds of a schema may raise it."""
 
 _ILLEGAL_IN_NAME = re.compile(r'["\\\x00-\x1f\x7f-\x9f\ud800-\udfff]')
+_LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS + 1},}}")
 _DECODER = json.JSONDecoder(strict=True)
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def digits_wanted(texts: Iterable[str]) -> int:
+    """Return the limit of digits for a reply to texts: as many as their longest number has, within limits."""
+    runs = [len(run) for text in texts for run in _LONG_NUMBER.findall(text)]
+    return min(MOST_DIGITS, max(runs, default=MAX_DIGITS))
 
 
 class ResponseParseError(ValueError):

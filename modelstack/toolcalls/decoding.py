@@ -15,6 +15,7 @@ from modelstack.inference.engine import Engine, GenerateRequest, Generation
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
 from modelstack.toolcalls.conventions import JSON_LIST, Convention
+from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.reading import words_end
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.grammar.compiler import CompiledGrammar
@@ -38,6 +39,8 @@ class Reply:
     """Text of the reply, cut before a stop string."""
     parsed: ParsedResponse | None
     """Parsed content; None if the reply was cut off before it was complete."""
+    stopped_by: str | None = None
+    """Text of `stop` that ended the reply; None if none did."""
 
 
 def decode_reply(
@@ -78,12 +81,12 @@ def decode_reply(
         generation = engine.generate(
             replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
             on_tokens=listener.hear,
-            cancelled=lambda heard=listener: heard.stopped or cancelled(),
+            cancelled=lambda heard=listener: heard.stopped_by is not None or cancelled(),
         )
         text = listener.text
         if grammar is None:
-            return Reply(generation, text, read_free_reply(text, wanted, convention))
-        reply = _masked_reply(generation, text, grammar)
+            return Reply(generation, text, read_free_reply(text, wanted, convention), listener.stopped_by)
+        reply = _masked_reply(generation, text, grammar, listener.stopped_by)
         if reply.parsed is None or attempt == MAX_RESAMPLES or cancelled() or not grammar.violations(reply.parsed):
             return reply
         attempt += 1
@@ -119,20 +122,28 @@ class ReplyListener:
         vocabulary: Vocabulary,
         stop: Sequence[str],
         tell: Tell | None,
-        convention: Convention = JSON_LIST,
+        convention: Convention | None = JSON_LIST,
         structured: Structured | None = None,
     ) -> None:
-        """Listen for `stop`; `tell=None` tells nothing. A grammar enforces answers that are `structured`."""
+        """Listen for `stop`.
+
+        Args:
+            vocabulary: Tokens of the model.
+            stop: Texts that end the words of a reply.
+            tell: Receives the text; None: nothing is told.
+            convention: How calls are written; None: all text is words.
+            structured: How a structured answer is told, which a grammar enforces.
+        """
         self._token_bytes = vocabulary.token_bytes
         self._stop = stop
         self._tell = tell
-        self._form = convention.form
+        self._form = None if convention is None else convention.form
         self._structured: Structured | None = structured
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text: str = ""
         self._told = 0
-        self.stopped = False
-        """True once a stop string came; the text before it is the answer."""
+        self.stopped_by: str | None = None
+        """The stop string, once one came; the text before it is the answer."""
 
     @property
     def text(self) -> str:
@@ -142,36 +153,42 @@ class ReplyListener:
     def hear(self, ids: list[int]) -> None:
         """Process a block of tokens."""
         self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
-        if self._structured is not None and self._text.startswith(self._form.result_prefix):
-            self._tell_value(self._structured)
-            return
-        calls_at = words_end(self._text, self._form)
-        if self._begins_otherwise(calls_at):
-            return
+        calls_at = None
+        if self._form is not None:
+            if self._structured is not None and self._text.startswith(self._form.result_prefix):
+                self._tell_value(self._structured, self._form)
+                return
+            calls_at = words_end(self._text, self._form)
+            if self._begins_otherwise(calls_at, self._form):
+                return
         if calls_at is None:
             self._look_for_stop()
         if self._tell is None:
             return
-        end = calls_at if calls_at is not None else len(self._text) - (0 if self.stopped else self._held_back())
+        end = (
+            calls_at
+            if calls_at is not None
+            else len(self._text) - (0 if self.stopped_by is not None else self._held_back())
+        )
         if (words := self._new(end)) is not None:
             self._tell(words, False)
         if calls_at is not None and (piece := self._new(len(self._text))) is not None:
             self._tell(piece, True)
 
-    def _tell_value(self, structured: Structured) -> None:
+    def _tell_value(self, structured: Structured, form: CallForm) -> None:
         """Tell a structured answer, without the convention's wrapper if it is bare."""
         end = len(self._text)
         if structured == "bare":
-            self._told = max(self._told, len(self._form.result_prefix))
+            self._told = max(self._told, len(form.result_prefix))
             end -= self._text.endswith("}")  # it may be the wrapper's
         if self._tell is not None and (piece := self._new(end)) is not None:
             self._tell(piece, False)
 
-    def _begins_otherwise(self, calls_at: int | None) -> bool:
+    def _begins_otherwise(self, calls_at: int | None, form: CallForm) -> bool:
         """Return whether to wait: without text, with a structured answer, or with a possible bare call."""
         if calls_at is not None or not self._text:
             return not self._text
-        return self._text[0] == "{" or (not self._form.trigger and self._form.opening.startswith(self._text))
+        return self._text[0] == "{" or (not form.trigger and form.opening.startswith(self._text))
 
     def _new(self, end: int) -> str | None:
         """Return the text up to `end` that has not been sent; None if all of it was."""
@@ -181,20 +198,21 @@ class ReplyListener:
         return piece
 
     def _look_for_stop(self) -> None:
-        found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._text.find(stop)) >= 0]
         if found:
-            self._text = self._text[: min(found)]
-            self.stopped = True
+            at, self.stopped_by = min(found)
+            self._text = self._text[:at]
 
     def _held_back(self) -> int:
         """Return the number of final characters that may begin a stop string or a call."""
-        ends = (*self._stop, *((self._form.trigger,) if self._form.trigger else ()))
+        trigger = None if self._form is None else self._form.trigger
+        ends = (*self._stop, *((trigger,) if trigger else ()))
         return max((n for end in ends for n in range(1, len(end)) if self._text.endswith(end[:n])), default=0)
 
 
-def _masked_reply(generation: Generation, text: str, grammar: CompiledGrammar) -> Reply:
+def _masked_reply(generation: Generation, text: str, grammar: CompiledGrammar, stopped_by: str | None) -> Reply:
     """Parse a generation that a grammar masked."""
     try:
-        return Reply(generation, text, grammar.parse(text))
+        return Reply(generation, text, grammar.parse(text), stopped_by)
     except ResponseParseError:
-        return Reply(generation, text, None)
+        return Reply(generation, text, None, stopped_by)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,12 +34,7 @@ from agentkit.models.local.convention import tool_specs
 from agentkit.models.local.transcript import Prompt
 from agentkit.usage import RequestUsage
 from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
-from modelstack.toolcalls.convention import (
-    MAX_DIGITS,
-    MOST_DIGITS,
-    ParsedResponse,
-    ResponseFormat,
-)
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, digits_wanted
 from modelstack.toolcalls.decoding import Reply, Structured
 from modelstack.toolcalls.manner import Manner
 from modelstack.toolcalls.prior.choice import ToolChoice
@@ -48,7 +42,6 @@ from modelstack.toolcalls.prior.lexical import open_request
 
 LOGPROB_DIGITS = 5
 """Decimals of the log-probabilities that are kept; more is noise of single precision."""
-_LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS + 1},}}")
 NO_TOOL_LABEL = "(no tool)"
 """Label of answering without a call among the alternatives to a tool."""
 
@@ -58,6 +51,8 @@ def response_format(
 ) -> ResponseFormat:
     """Return the format of a reply to this request; long numbers in `messages` may be repeated."""
     tools = tool_specs(parameters.callable_tools)
+    told = (UserPromptPart, ToolReturnPart)
+    texts = (part.content for message in messages for part in message.parts if isinstance(part, told))
     answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
     if parameters.tool_choice == "required" and tools:
         answer = None
@@ -66,16 +61,8 @@ def response_format(
         answer=answer,
         parallel=parameters.parallel_tool_calls,
         abstain=abstain and bool(tools),
-        max_digits=_digits_wanted(messages),
+        max_digits=digits_wanted(texts),
     )
-
-
-def _digits_wanted(messages: Sequence[ModelMessage]) -> int:
-    """Return the most digits of a number: as many as the longest in prompts and results, within limits."""
-    told = (UserPromptPart, ToolReturnPart)
-    texts = (part.content for message in messages for part in message.parts if isinstance(part, told))
-    runs = [len(run) for text in texts for run in _LONG_NUMBER.findall(text)]
-    return min(MOST_DIGITS, max(runs, default=MAX_DIGITS))
 
 
 def request_text(messages: Sequence[ModelMessage]) -> str | None:

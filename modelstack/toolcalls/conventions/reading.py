@@ -31,7 +31,9 @@ class WrittenCall:
     arguments: str | None
     """JSON text; None if it is not complete."""
     end: int
-    """Index after the call."""
+    """Index after the call; of an incomplete one, after what is written of its arguments."""
+    arguments_at: int | None = None
+    """Index at which the arguments begin; None if the text before them is not complete."""
 
 
 def words_end(text: str, form: CallForm) -> int | None:
@@ -64,10 +66,11 @@ def written_calls(text: str, form: CallForm, tools: Sequence[ToolSpec] = ()) -> 
         is_named = text.startswith(form.name_suffix, end)
         read = _arguments(text, at, form, schemas.get(name)) if is_named else None
         if read is None or not text.startswith(form.call_end, read[1]):
-            yield WrittenCall(start, name, None, len(text))
+            end = len(text) if read is None else read[1]
+            yield WrittenCall(start, name, None, end, at if is_named else None)
             return
-        at = read[1] + len(form.call_end)
-        yield WrittenCall(start, name, read[0], at)
+        arguments_at, at = at, read[1] + len(form.call_end)
+        yield WrittenCall(start, name, read[0], at, arguments_at)
         if not text.startswith(form.separator, at):
             return
         start = at = at + len(form.separator)

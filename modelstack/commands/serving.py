@@ -1,0 +1,221 @@
+"""Step 10: a model behind HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from modelstack.inference.engine import Engine
+    from modelstack.inference.server.replying import Limits
+
+KEY_VARIABLE = "MODELSTACK_API_KEY"
+DEFAULT_PORT = 8000
+CACHED_WINDOWS = 2
+"""Context windows that the cache of llama.cpp holds, for all conversations together."""
+GRACE_S = 30
+"""Seconds that running replies have after a signal to stop."""
+
+
+class EngineName(StrEnum):
+    """Engine that runs the model."""
+
+    auto = "auto"
+    llama = "llama.cpp"
+    torch = "torch"
+
+
+@explained(
+    reads="a GGUF file, a checkpoint, a stage or a model by name; adapters",
+    writes="replies to OpenAI's and Anthropic's clients, until it is stopped",
+    example="modelstack serve qwen2.5-coder-0.5b",
+    then="curl http://127.0.0.1:8000/v1/models",
+)
+def serve(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="GGUF file, checkpoint folder, stage, or a model's name.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Name for clients; else that of the file.")] = None,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="auto: llama.cpp for GGUF files, else torch.")
+    ] = EngineName.auto,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = DEFAULT_PORT,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", help="GGUF adapter of modelstack on a GGUF model.")
+    ] = None,
+    prior: Annotated[
+        Path | None, typer.Option("--prior", help="Prior over tools, of `modelstack fit-prior`.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="NAME=STAGE", help="Adapter as a model of its own; torch, several."),
+    ] = None,
+    convention: Annotated[
+        str, typer.Option("--convention", help="How tools are shown and calls written; auto: as taught.")
+    ] = "auto",
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="Of requests that name none; 0: most probable token.")
+    ] = 0.0,
+    context: Annotated[
+        int | None, typer.Option("--context", min=16, help="Tokens of a conversation; else at most 8,192.")
+    ] = None,
+    running: Annotated[int, typer.Option("--running", min=1, help="Replies that are written together.")] = 8,
+    waiting: Annotated[int, typer.Option("--waiting", min=0, help="Replies that may wait.")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")] = 600.0,
+    max_body: Annotated[int, typer.Option("--max-body", min=1_000, help="Bytes of a request.")] = 8_000_000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the engine.")] = None,
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help=f"Serve other machines without {KEY_VARIABLE}.")
+    ] = False,
+) -> None:
+    """Serve a model to OpenAI's and Anthropic's clients.
+
+    If the environment has MODELSTACK_API_KEY, clients must send it.
+    """
+    try:
+        import uvicorn
+
+        from modelstack.inference.server.app import ServerApp
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'agentkit-modelstack[serve]'") from error
+    from modelstack.inference.engine import EngineError
+    from modelstack.inference.server.replying import Limits
+    from modelstack.inference.server.served_model import ServedModel
+    from modelstack.toolcalls.prior.lexical import DecisionPrior
+
+    key = os.environ.get(KEY_VARIABLE) or None
+    if key is None and not no_key and not _is_loopback(host):
+        raise UserError(
+            f"--host {host} is reached by other machines, and no key protects the model: set {KEY_VARIABLE}, or "
+            "give --no-key"
+        )
+    limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
+    adapters = [_named(each) for each in adapter or ()]
+    try:
+        loaded, path = _load(source, engine, lora, adapters, context, limits, threads)
+    except EngineError as error:
+        raise UserError(str(error)) from error
+    try:
+        model = ServedModel(
+            loaded,
+            name or Path(source).name.removesuffix(".gguf"),
+            adapters=[adapter_name for adapter_name, _ in adapters],
+            convention=convention,
+            has_adapter=lora is not None,
+            prior=None if prior is None else DecisionPrior.read(prior),
+        )
+        app = ServerApp(model, key=key, limits=limits, temperature=temperature)
+        config = uvicorn.Config(
+            app.asgi(),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        listener = config.bind_socket()
+        listener.listen(config.backlog)  # clients may ask as soon as the address is told
+        address = f"{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
+        models = ", ".join((model.name, *model.adapters))
+        print(f"http://{address}/v1 serves {models}", file=sys.stderr)
+        print(f"calls are written as {model.convention.name}: {model.why_convention}", file=sys.stderr, flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again once it has stopped
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        loaded.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _named(adapter: str) -> tuple[str, Path]:
+    """Return name and folder of an adapter."""
+    name, separator, folder = adapter.partition("=")
+    if not separator or not name or not folder:
+        raise UserError(f"--adapter {adapter!r} has no name and folder; write NAME=STAGE")
+    return name, Path(folder)
+
+
+def _load(
+    source: str,
+    engine: EngineName,
+    lora: Path | None,
+    adapters: Sequence[tuple[str, Path]],
+    context: int | None,
+    limits: Limits,
+    threads: int | None,
+) -> tuple[Engine, Path]:
+    """Return the loaded engine, and the path of its weights."""
+    from modelstack.inference.llama.engine import DEFAULT_CONTEXT_WINDOW, LlamaCppEngine
+    from modelstack.posttrain.weights_by_name import weights_path
+
+    path = weights_path(source)
+    is_llama = engine is EngineName.llama or (
+        engine is EngineName.auto and path.suffix == ".gguf" and not adapters
+    )
+    if is_llama:
+        if adapters:
+            raise UserError("--adapter is for the torch engine; on llama.cpp give one GGUF adapter with --lora")
+        return (
+            LlamaCppEngine(
+                path,
+                lora_path=lora,
+                context_window=context,
+                n_cells=CACHED_WINDOWS * (context or DEFAULT_CONTEXT_WINDOW),
+                max_conversations=limits.max_running,
+                n_threads=threads,
+                n_threads_prefill=threads,
+            ),
+            path,
+        )
+    if lora is not None:
+        raise UserError("--lora is for llama.cpp; give the torch engine stages with --adapter NAME=STAGE")
+    return _torch_engine(path, adapters, context, limits, threads), path
+
+
+def _torch_engine(
+    path: Path, adapters: Sequence[tuple[str, Path]], context: int | None, limits: Limits, threads: int | None
+) -> Engine:
+    from modelstack.inference.torch.engine import TorchEngine
+    from modelstack.inference.torch.packing import INT8_ROWS
+    from modelstack.posttrain.lora.batch_adapter import engine_changes
+    from modelstack.posttrain.lora.files import read_adapter
+    from modelstack.posttrain.stages.stage import ADAPTER
+    from modelstack.posttrain.starting_point import starting_point
+    from modelstack.reasoning.sampling.frozen_model import load_frozen
+    from modelstack.train.process import set_up_process
+
+    set_up_process(threads)
+    base = load_frozen(starting_point(path), precision="bf16", device="auto")
+    is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
+    engine = TorchEngine(
+        base.model,
+        base.tokenizer,
+        owns_model=True,
+        numbers="int8" if is_int8 else "float",
+        rounded=base.rounded,
+        context_window=context,
+        max_rows=limits.max_running,
+    )
+    for name, stage in adapters:
+        engine.add_adapter(name, engine_changes(read_adapter(stage / ADAPTER)))
+    return engine

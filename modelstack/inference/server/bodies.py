@@ -1,0 +1,104 @@
+"""Bodies of requests: read within a limit, parsed, and checked against a protocol's model.
+
+Every field that a protocol has is either used, or refused by name: a field without effect would be a promise.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import anyio
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from modelstack.errors import reason_of
+from modelstack.inference.server.errors import ApiError
+
+DEEPEST = 200
+"""Most nested brackets of a body; deeper ones are an attack on parsers of schemas."""
+
+
+class Body(BaseModel):
+    """Base of all parts of requests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, timeout_s: float) -> BodyT:
+    """Return a request's JSON as `model`.
+
+    Raises:
+        ApiError: It is too large, too slow, not JSON in UTF-8, nested too deeply, or against the protocol.
+    """
+    try:
+        with anyio.fail_after(timeout_s):
+            content = await _bytes_of(request, max_bytes)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not arrive within {timeout_s:g} s; send it at once") from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "the client closed the connection before the body was complete") from error
+    try:
+        text = content.decode("utf-8")
+        value: Any = json.loads(text, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
+    except RecursionError as error:
+        raise ApiError(400, "the body is nested too deeply") from error
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
+    if _depth(value) > DEEPEST:
+        raise ApiError(400, f"the body is nested more than {DEEPEST} levels deep")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _explained(error) from error
+
+
+async def _bytes_of(request: Request, max_bytes: int) -> bytes:
+    length = request.headers.get("content-length", "")
+    too_large = ApiError(413, f"the body is larger than the {max_bytes:,} bytes that this server reads")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > max_bytes:
+            raise too_large
+    return bytes(content)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            return depth
+        inside = [each for each in level if isinstance(each, dict | list)]
+        level = [item for each in inside for item in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
+def _explained(error: ValidationError) -> ApiError:
+    """Return the first fault with its field; of a union's faults the one of the most specific field."""
+    fault = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
+    path = ".".join(str(part) for part in fault["loc"] if not _is_type_name(part))
+    if fault["type"] == "extra_forbidden":
+        name = str(fault["loc"][-1])
+        return ApiError(
+            400, f"the field {name!r} is not known to this server; leave it out", path, "unknown_parameter"
+        )
+    given = repr(fault["input"])[:80]
+    return ApiError(400, f"{reason_of(fault)} (given: {given})", path or None)
+
+
+def _is_type_name(part: int | str) -> bool:
+    """Whether a part of a fault's location is pydantic's name of a member of a union."""
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))

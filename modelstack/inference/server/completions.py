@@ -1,0 +1,156 @@
+"""OpenAI's completions: texts continued without a conversation's format."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from modelstack.inference.engine import EngineError, SamplingParams, require_token_ids
+from modelstack.inference.server.bodies import Body
+from modelstack.inference.server.chat_completions import MOST_REPLIES, StreamOptions, new_id, stops
+from modelstack.inference.server.errors import ApiError
+from modelstack.inference.server.replying import Pieces
+from modelstack.inference.server.served_model import ServedModel
+from modelstack.inference.server.turns import CompletionRequest, FinishReason, ServedReply, TextPiece
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default."""
+
+
+class CompletionBody(Body):
+    """Body of a request."""
+
+    model: str
+    prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    n: int = Field(default=1, ge=1, le=MOST_REPLIES)
+    best_of: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: Literal[0, 1] | None = None
+    """1 gives the log-probabilities of the tokens that were written; others are not kept."""
+    ignore_eos: bool = False
+    """Whether the reply goes on after an end token, for measurements."""
+    echo: Literal[False] = False
+    suffix: None = None
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+    logit_bias: None = None
+    repetition_penalty: Literal[1] | None = None
+    user: str | None = None
+
+
+def completion_requests(
+    body: CompletionBody, model: ServedModel, adapter: str | None, temperature: float
+) -> list[CompletionRequest]:
+    """Return what a body asks for: `n` continuations of each prompt.
+
+    Raises:
+        ApiError: There are too many, a token id is no token, or `best_of` asks for a choice.
+    """
+    if body.best_of not in (None, body.n):
+        raise ApiError(400, f"best_of={body.best_of} would choose among replies; ask for n of them", "best_of")
+    prompts = _prompts(body, model)
+    if len(prompts) * body.n > MOST_REPLIES:
+        raise ApiError(
+            400, f"{len(prompts)} prompts with n={body.n} are more than {MOST_REPLIES} replies", "prompt"
+        )
+    for prompt in prompts:
+        try:
+            require_token_ids(prompt, len(model.engine.vocabulary))
+        except EngineError as error:
+            raise ApiError(400, str(error), "prompt") from error
+    return [
+        CompletionRequest(
+            prompt,
+            body.max_tokens,
+            stops(body.stop),
+            SamplingParams(
+                temperature=temperature if body.temperature is None else body.temperature,
+                top_k=body.top_k,
+                top_p=1.0 if body.top_p is None else body.top_p,
+                min_p=body.min_p,
+                seed=None if body.seed is None else body.seed + number,
+            ),
+            adapter,
+            ignores_end=body.ignore_eos,
+        )
+        for prompt in prompts
+        for number in range(body.n)
+    ]
+
+
+def whole_completion(body: CompletionBody, replies: Sequence[ServedReply]) -> dict[str, Any]:
+    """Return the body of a response."""
+    choices = [
+        _choice(index, reply.text, reply.finish_reason, _logprobs(reply) if body.logprobs else None)
+        for index, reply in enumerate(replies)
+    ]
+    return {**_head(body.model), "choices": choices, "usage": _usage(body, replies)}
+
+
+async def streamed_completion(body: CompletionBody, pieces: Pieces) -> AsyncIterator[dict[str, Any]]:
+    """Yield the chunks of a response."""
+    head = _head(body.model)
+    counts = body.stream_options is not None and body.stream_options.include_usage
+    replies: list[ServedReply] = []
+    async for index, piece in pieces:
+        if isinstance(piece, TextPiece):
+            yield {**head, "choices": [_choice(index, piece.text)]}
+        elif isinstance(piece, ServedReply):
+            replies.append(piece)
+            logprobs = _logprobs(piece) if body.logprobs else None
+            yield {**head, "choices": [_choice(index, "", piece.finish_reason, logprobs)]}
+    if counts:
+        yield {**head, "choices": [], "usage": _usage(body, replies)}
+
+
+def _prompts(body: CompletionBody, model: ServedModel) -> list[list[int]]:
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [model.encode(prompt)]
+    several = [each for each in prompt if not isinstance(each, int)]
+    if not several:
+        return [[each for each in prompt if isinstance(each, int)]]
+    return [model.encode(each) if isinstance(each, str) else each for each in several]
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {"id": new_id("cmpl-"), "object": "text_completion", "created": int(time.time()), "model": model}
+
+
+def _choice(index: int, text: str, finish: FinishReason | None = None, logprobs: Any = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _logprobs(reply: ServedReply) -> dict[str, Any]:
+    tokens = [each.data.decode("utf-8", "replace") for each in reply.logprobs]
+    starts = [sum(map(len, tokens[:number])) for number in range(len(tokens))]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [each.logprob for each in reply.logprobs],
+        "top_logprobs": None,
+        "text_offset": starts,
+    }
+
+
+def _usage(body: CompletionBody, replies: Sequence[ServedReply]) -> dict[str, Any]:
+    """Return the counts; a prompt with several replies counts once."""
+    n_prompt = sum(reply.n_prompt for reply in replies) // body.n
+    n_written = sum(reply.n_written for reply in replies)
+    n_cached = sum(reply.n_cached for reply in replies) // body.n
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_written,
+        "total_tokens": n_prompt + n_written,
+        "prompt_tokens_details": {"cached_tokens": n_cached},
+    }

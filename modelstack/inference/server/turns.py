@@ -1,0 +1,131 @@
+"""Types between the protocols and the model: what a reply is asked for, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from modelstack.inference.engine import SamplingParams
+from modelstack.tokenizer.chat import Role
+from modelstack.toolcalls.convention import JsonSchema, ToolSpec
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """Call of a tool in an earlier turn of the assistant."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Turn of a conversation."""
+
+    role: Role
+    text: str
+    calls: tuple[PastCall, ...] = ()
+    """Calls of an assistant's turn."""
+    tool_name: str = ""
+    """Tool whose result this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """A reply that is asked for."""
+
+    turns: tuple[Turn, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    """Tools that the model is shown."""
+    callable: frozenset[str] | None = None
+    """Names of the tools that it may call; None: all."""
+    must_call: bool = False
+    """Whether the reply is calls; otherwise it may be an answer."""
+    parallel: bool = True
+    """Whether a reply may have several calls."""
+    answer_schema: JsonSchema | None = None
+    """JSON Schema of an answer; None: words."""
+    max_tokens: int | None = None
+    """Maximum number of tokens of the reply without its thought; None: what the context window leaves."""
+    thinking_tokens: int | None = None
+    """Maximum number of tokens of a thought before the reply; None: no thought."""
+    stop: tuple[str, ...] = ()
+    sampling: SamplingParams = SamplingParams()
+    adapter: str | None = None
+
+    def with_seed(self, number: int) -> ReplyRequest:
+        """Return the request for one of several replies, each with a seed of its own."""
+        seed = self.sampling.seed
+        return self if seed is None else replace(self, sampling=replace(self.sampling, seed=seed + number))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A continuation of tokens, without a conversation's format."""
+
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    sampling: SamplingParams = SamplingParams()
+    adapter: str | None = None
+    ignores_end: bool = False
+    """Whether the reply goes on after an end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Next piece of the words, or of the JSON, of an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtPiece:
+    """Next piece of a thought."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """Next piece of the JSON arguments of a call; the first piece of a call has its name."""
+
+    index: int
+    arguments: str
+    name: str | None = None
+
+
+Piece = TextPiece | ThoughtPiece | CallPiece
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of a reply with its natural log-probability under the model; 0 if no other token was legal."""
+
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServedReply:
+    """A finished reply."""
+
+    text: str
+    calls: tuple[tuple[str, str], ...] = ()
+    """Name of each called tool with the JSON of its arguments."""
+    thought: str = ""
+    finish_reason: FinishReason = "stop"
+    stopped_by: str | None = None
+    """Text of the request's `stop` that ended the reply."""
+    n_prompt: int = 0
+    n_cached: int = 0
+    """Prompt tokens whose cache entries existed already."""
+    n_written: int = 0
+    """Tokens of thought and reply."""
+    logprobs: tuple[TokenLogprob, ...] = field(default=())
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
