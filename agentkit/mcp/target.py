@@ -44,8 +44,8 @@ _SCHEMES = ("Bearer", "Digest", "application/json", "text/event-stream")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110, section 5.1 (`token`)."""
 
-LAUNCHERS = ("agentkit-mcp", "python", "python3", "uvx", "pipx", "npx", "bunx", "node")
-"""Commands that only launch a server; its name is their first argument."""
+LAUNCHERS = re.compile(r"agentkit-mcp|python[\d.]*|uvx|pipx|npx|bunx|node")
+"""Names of commands that only launch a server; its name is their first argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ def describe(target: Any) -> str:
     """Return a short name for a target, without secrets."""
     if isinstance(target, StdioTarget):
         args = [arg for arg in target.args if not arg.startswith("-")]
-        names_server = Path(target.command).name in LAUNCHERS and args and not {"-c", "-e"} & set(target.args)
+        is_launcher = LAUNCHERS.fullmatch(Path(target.command).name) is not None
+        names_server = is_launcher and args and not {"-c", "-e"} & set(target.args)
         launched = args[0] if names_server else target.command
         return Path(launched).name
     url = target.url if isinstance(target, HttpTarget) else target

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelstack.inference.engine import SamplingParams
-from modelstack.inference.server.bodies import Body
+from modelstack.inference.server.bodies import Body, SampledBody
 from modelstack.inference.server.chat_completions import new_id
 from modelstack.inference.server.conversations import (
+    chosen_tool,
     past_call,
     require_one_form,
     require_tools_for,
@@ -132,10 +132,9 @@ class OutputConfig(Body):
     effort: None = None
 
 
-class MessagesBody(Body):
+class MessagesBody(SampledBody):
     """Body of a request."""
 
-    model: str
     messages: list[Message] = Field(min_length=1)
     max_tokens: int = Field(ge=1)
     system: str | list[TextBlock] = ""
@@ -144,10 +143,6 @@ class MessagesBody(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     stop_sequences: list[str] | None = None
-    stream: bool = False
-    temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
     # What describes the request to Anthropic's own service changes no reply.
     cache_control: CacheControl | None = None
     metadata: dict[str, Any] | None = None
@@ -184,11 +179,7 @@ def messages_request(body: MessagesBody, adapter: str | None, temperature: float
         max_tokens=body.max_tokens,
         thinking_tokens=_thinking_tokens(body),
         stop=stop,
-        sampling=SamplingParams(
-            temperature=temperature if body.temperature is None else body.temperature,
-            top_k=body.top_k,
-            top_p=1.0 if body.top_p is None else body.top_p,
-        ),
+        sampling=body.sampling(temperature),
         adapter=adapter,
     )
 
@@ -202,13 +193,7 @@ def _choice(choice: ToolChoice | None, tools: Sequence[ToolSpec]) -> tuple[froze
     require_tools_for(f"tool_choice {choice.type!r}", tools, "tool_choice")
     if choice.type == "any":
         return None, True
-    names = [tool.name for tool in tools]
-    if choice.name not in names:
-        known = ", ".join(map(repr, names))
-        raise ApiError(
-            400, f"tool_choice names the tool {choice.name!r}; the request's tools: {known}", "tool_choice"
-        )
-    return frozenset({choice.name}), True
+    return chosen_tool(choice.name, tools, "tool_choice"), True
 
 
 def _thinking_tokens(body: MessagesBody) -> int | None:

@@ -33,6 +33,12 @@ from modelstack.inference.server.completions import (
 )
 from modelstack.inference.server.errors import ApiError, api_error
 from modelstack.inference.server.metrics import Metrics
+from modelstack.inference.server.openai_responses import (
+    ResponsesBody,
+    responses_request,
+    streamed_response,
+    whole_response,
+)
 from modelstack.inference.server.reply_response import Form, ReplyResponse, error_response
 from modelstack.inference.server.replying import Limits, Replies, Work
 from modelstack.inference.server.served_model import ServedModel
@@ -72,6 +78,7 @@ class ServerApp:
         post: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
             ("/v1/chat/completions", self._chat),
             ("/v1/completions", self._completions),
+            ("/v1/responses", self._responses),
             ("/v1/messages", self._messages),
         ]
         get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
@@ -145,6 +152,15 @@ class ServerApp:
         events = partial(streamed_completion, body) if body.stream else None
         works: list[Work] = [partial(self._model.complete, each) for each in asked]
         return self._replying(request, works, Form(partial(whole_completion, body), events, last="[DONE]"))
+
+    async def _responses(self, request: Request) -> Response:
+        body = await self._body(request, ResponsesBody)
+        asked = responses_request(body, self._adapter(body.model), self._temperature)
+        events = partial(streamed_response, body) if body.stream else None
+        form = replace(
+            OPENAI, whole=lambda replies: whole_response(body, replies[0]), events=events, are_named=True
+        )
+        return self._replying(request, [self._work(asked, 0)], form)
 
     async def _messages(self, request: Request) -> Response:
         body = await self._body(request, MessagesBody)

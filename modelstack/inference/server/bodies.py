@@ -9,10 +9,11 @@ import json
 from typing import Any, TypeVar
 
 import anyio
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from modelstack.errors import reason_of
+from modelstack.inference.engine import SamplingParams
 from modelstack.inference.server.errors import ApiError
 
 DEEPEST = 200
@@ -23,6 +24,28 @@ class Body(BaseModel):
     """Base of all parts of requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampledBody(Body):
+    """Fields of all requests for replies."""
+
+    model: str
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stream: bool = False
+
+    def sampling(self, temperature: float) -> SamplingParams:
+        """Return the parameters of the request; `temperature` is that of requests that name none."""
+        return SamplingParams(
+            temperature=temperature if self.temperature is None else self.temperature,
+            top_k=self.top_k,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+        )
 
 
 BodyT = TypeVar("BodyT", bound=BaseModel)

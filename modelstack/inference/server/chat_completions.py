@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelstack.inference.engine import SamplingParams
-from modelstack.inference.server.bodies import Body
+from modelstack.inference.server.bodies import Body, SampledBody
 from modelstack.inference.server.conversations import (
+    chosen_tool,
     past_call,
     require_one_form,
     require_tools_for,
@@ -175,10 +175,9 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-class ChatRequest(Body):
+class ChatRequest(SampledBody):
     """Body of a request."""
 
-    model: str
     messages: list[Message] = Field(min_length=1)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -186,16 +185,10 @@ class ChatRequest(Body):
     response_format: (
         Annotated[TextFormat | JsonObjectFormat | JsonSchemaAnswer, Field(discriminator="type")] | None
     ) = None
-    stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     thinking_tokens: int | None = Field(default=None, ge=0)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     n: int = Field(default=1, ge=1, le=MOST_REPLIES)
     logprobs: bool = False
@@ -246,13 +239,7 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
         max_tokens=body.max_completion_tokens or body.max_tokens,
         thinking_tokens=body.thinking_tokens,
         stop=stops(body.stop),
-        sampling=SamplingParams(
-            temperature=temperature if body.temperature is None else body.temperature,
-            top_k=body.top_k,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            min_p=body.min_p,
-            seed=body.seed,
-        ),
+        sampling=body.sampling(temperature),
         adapter=adapter,
     )
 
@@ -281,12 +268,7 @@ def _choice(body: ChatRequest, tools: Sequence[ToolSpec]) -> tuple[frozenset[str
     if choice == "required":
         require_tools_for("tool_choice 'required'", tools, "tool_choice")
         return None, True
-    name = choice.function.name
-    names = [tool.name for tool in tools]
-    if name not in names:
-        known = ", ".join(map(repr, names)) or "none"
-        raise ApiError(400, f"tool_choice names the tool {name!r}; the request's tools: {known}", "tool_choice")
-    return frozenset({name}), True
+    return chosen_tool(choice.function.name, tools, "tool_choice"), True
 
 
 def _answer_schema(body: ChatRequest) -> dict[str, Any] | None:
@@ -389,6 +371,7 @@ def usage(replies: Sequence[ServedReply]) -> dict[str, Any]:
         "completion_tokens": n_written,
         "total_tokens": n_prompt + n_written,
         "prompt_tokens_details": {"cached_tokens": replies[0].n_cached},
+        "completion_tokens_details": {"reasoning_tokens": sum(reply.n_thought for reply in replies)},
     }
 
 

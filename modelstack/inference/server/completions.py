@@ -8,33 +8,27 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from modelstack.inference.engine import EngineError, SamplingParams, require_token_ids
-from modelstack.inference.server.bodies import Body
+from modelstack.inference.engine import EngineError, require_token_ids
+from modelstack.inference.server.bodies import SampledBody
 from modelstack.inference.server.chat_completions import MOST_REPLIES, StreamOptions, new_id, stops
 from modelstack.inference.server.errors import ApiError
 from modelstack.inference.server.replying import Pieces
 from modelstack.inference.server.served_model import ServedModel
 from modelstack.inference.server.turns import CompletionRequest, FinishReason, ServedReply, TextPiece
+from modelstack.inference.thinking import with_seed
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default."""
 
 
-class CompletionBody(Body):
+class CompletionBody(SampledBody):
     """Body of a request."""
 
-    model: str
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     n: int = Field(default=1, ge=1, le=MOST_REPLIES)
     best_of: int | None = None
-    stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: Literal[0, 1] | None = None
     """1 gives the log-probabilities of the tokens that were written; others are not kept."""
@@ -74,13 +68,7 @@ def completion_requests(
             prompt,
             body.max_tokens,
             stops(body.stop),
-            SamplingParams(
-                temperature=temperature if body.temperature is None else body.temperature,
-                top_k=body.top_k,
-                top_p=1.0 if body.top_p is None else body.top_p,
-                min_p=body.min_p,
-                seed=None if body.seed is None else body.seed + number,
-            ),
+            with_seed(body.sampling(temperature), number),
             adapter,
             ignores_end=body.ignore_eos,
         )

@@ -86,3 +86,15 @@ def require_one_form(must_call: bool, has_schema: bool, param: str) -> None:
             f"leave {param} out",
             param,
         )
+
+
+def chosen_tool(name: str | None, tools: Sequence[ToolSpec], param: str) -> frozenset[str]:
+    """Return the tool that a request names as the only one to call.
+
+    Raises:
+        ApiError: There is no such tool.
+    """
+    if name not in [tool.name for tool in tools]:
+        known = ", ".join(repr(tool.name) for tool in tools) or "none"
+        raise ApiError(400, f"{param} names the tool {name!r}; the request's tools: {known}", param)
+    return frozenset({name})

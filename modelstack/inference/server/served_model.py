@@ -55,7 +55,7 @@ class _Prompt:
 
 
 class ServedModel:
-    """One engine with its conversation format, its grammars and its adapters."""
+    """Engine with its conversation format, its grammars and its adapters."""
 
     def __init__(
         self,
@@ -319,6 +319,7 @@ class ServedModel:
             text=words,
             calls=calls,
             thought="" if before is None else before.thought.strip(),
+            n_thought=0 if before is None else len(before.ids),
             finish_reason=finish,
             stopped_by=reply.stopped_by,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modelstack.inference.engine import SamplingParams
+from modelstack.inference.thinking import with_seed
 from modelstack.tokenizer.chat import Role
 from modelstack.toolcalls.convention import JsonSchema, ToolSpec
 
@@ -58,9 +59,8 @@ class ReplyRequest:
     adapter: str | None = None
 
     def with_seed(self, number: int) -> ReplyRequest:
-        """Return the request for one of several replies, each with a seed of its own."""
-        seed = self.sampling.seed
-        return self if seed is None else replace(self, sampling=replace(self.sampling, seed=seed + number))
+        """Return the request for one of several replies."""
+        return replace(self, sampling=with_seed(self.sampling, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ class ServedReply:
     """Prompt tokens whose cache entries existed already."""
     n_written: int = 0
     """Tokens of thought and reply."""
+    n_thought: int = 0
+    """Tokens of the thought and its marks."""
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     first_token_s: float = 0.0
     decode_s: float = 0.0

@@ -104,3 +104,7 @@ def train_into(folder: Path, texts: list[str], config: TokenizerConfig) -> None:
 def test_help_is_plain_text(golden: Golden, words: tuple[str, ...]) -> None:
     words = tuple(" ".join(words).split())
     golden.check("help/" + ("-".join(words) or "modelstack"), (*words, "--help"), piped=False)
+
+
+def test_a_model_without_a_key_is_not_served_to_other_machines(golden: Golden) -> None:
+    golden.check("serve", "serve model.gguf --host 0.0.0.0")

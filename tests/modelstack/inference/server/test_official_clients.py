@@ -251,12 +251,12 @@ def test_messages_of_anthropic_hold_their_tool_choice(
 
 
 def test_a_schema_of_anthropic_holds_beside_tools(claude: anthropic.Anthropic) -> None:
-    answers = 0
+    answers, choices = 0, list[Any]([{"type": "auto"}, {"type": "none"}])
     for number in range(6):
         message = claude.messages.create(
             model=NAME, max_tokens=120, messages=ASK, tools=CLAUDE_TOOLS, extra_body={"temperature": 1.0},
             output_config={"format": {"type": "json_schema", "schema": ANSWER}},
-            tool_choice={"type": "none" if number % 2 else "auto"},
+            tool_choice=choices[number % 2],
         )  # fmt: skip
         for block in message.content:
             if block.type == "text" and message.stop_reason == "end_turn":
