@@ -19,7 +19,7 @@ import copy
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +62,12 @@ def dithered(model: CausalLM, seed: int) -> None:
             blocks = layer.weight.data.view(layer.out_features, -1, DITHER_COLUMNS)
             step = (blocks.amax(-1, keepdim=True) - blocks.amin(-1, keepdim=True)) / DITHER_STEPS
             blocks += (torch.rand(blocks.shape, generator=generator) - 0.5) * step
+
+
+def put_on_disk(model: CausalLM, file: Path) -> None:
+    """Move a model's weights to a file that is mapped: memory that the system takes back when it needs it."""
+    torch.save(model.state_dict(), file)
+    model.load_state_dict(torch.load(file, mmap=True), assign=True)
 
 
 def rows(
@@ -139,9 +145,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.text, base.tokenizer, n_tokens=options.tokens, length=options.length, n_held_out=options.held_out
     )
     types = [each for each in options.type or TYPES if each != "none"]
+    with tempfile.TemporaryDirectory() as folder:
+        put_on_disk(base.model, Path(folder) / "original.pt")
+        results = _printed(rows(base, text, options.format or FORMATS, options.method or [*METHODS], types))
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(row) for row in results], indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _printed(rows: Iterable[Row]) -> list[Row]:
+    """Print rows as they come; return them."""
     results: list[Row] = []
     print(f"{'':22} {'bits':>5}  {'KL':>17}  {'same':>6}  perplexity")
-    for row in rows(base, text, options.format or FORMATS, options.method or [*METHODS], types):
+    for row in rows:
         results.append(row)
         found = row.comparison
         print(
@@ -149,9 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{found.same_choice:6.1%}  {found.perplexity_after:.3f} ({found.perplexity_before:.3f})",
             flush=True,
         )
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in results], indent=1) + "\n", encoding="utf-8")
-    return 0
+    return results
 
 
 if __name__ == "__main__":

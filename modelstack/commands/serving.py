@@ -53,8 +53,10 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = DEFAULT_PORT,
     lora: Annotated[
-        Path | None, typer.Option("--lora", help="GGUF adapter of modelstack on a GGUF model.")
+        Path | None,
+        typer.Option("--lora", help="GGUF adapter of modelstack on a GGUF model; else that shipped for its name."),
     ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave out the shipped adapter.")] = False,
     prior: Annotated[
         Path | None, typer.Option("--prior", help="Prior over tools, of `modelstack fit-prior`.")
     ] = None,
@@ -93,7 +95,8 @@ def serve(
     from modelstack.inference.engine import EngineError
     from modelstack.inference.server.replying import Limits
     from modelstack.inference.server.served_model import ServedModel
-    from modelstack.toolcalls.prior.lexical import DecisionPrior
+    from modelstack.posttrain.weights_by_name import shipped_adapter
+    from modelstack.toolcalls.prior.lexical import DecisionPrior, require_fitted_to
 
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and not no_key and not _is_loopback(host):
@@ -101,6 +104,15 @@ def serve(
             f"--host {host} is reached by other machines, and no key protects the model: set {KEY_VARIABLE}, or "
             "give --no-key"
         )
+    shipped = None
+    if lora is None and prior is None and not (plain or adapter) and engine is not EngineName.torch:
+        shipped = shipped_adapter(source)
+    if shipped is not None:
+        lora, prior = shipped
+    fitted = None
+    if prior is not None:
+        fitted = DecisionPrior.read(prior)
+        require_fitted_to(fitted, lora, prior)
     limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
     adapters = [_named(each) for each in adapter or ()]
     try:
@@ -114,7 +126,7 @@ def serve(
             adapters=[adapter_name for adapter_name, _ in adapters],
             convention=convention,
             has_adapter=lora is not None,
-            prior=None if prior is None else DecisionPrior.read(prior),
+            prior=fitted,
         )
         app = ServerApp(model, key=key, limits=limits, temperature=temperature)
         config = uvicorn.Config(

@@ -1,7 +1,8 @@
 """Weights by the name of a model in a catalog.
 
 An installed package offers its catalog through the entry point group `modelstack.catalogs`, as agentkit does: a
-function that returns the path of each model's file by name, whether the file is there or not.
+function that returns the path of each model's file by name, whether the file is there or not. Adapters that a
+package ships for such models are offered through `modelstack.adapters`: adapter and prior, or None, by name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from mcp_servers.near_paths import nearest_path
 from modelstack.errors import UserError
 
-GROUP = "modelstack.catalogs"
+GROUP, ADAPTERS = "modelstack.catalogs", "modelstack.adapters"
 
 
 def weights_path(given: str | Path) -> Path:
@@ -51,3 +52,9 @@ def nearest_path_hint(missing: Path) -> str:
 def catalog() -> Mapping[str, Path]:
     """Return the path of each model's file by name, from all installed catalogs."""
     return {name: path for point in entry_points(group=GROUP) for name, path in point.load()().items()}
+
+
+def shipped_adapter(name: str) -> tuple[Path, Path | None] | None:
+    """Return the adapter that an installed package ships for a model, and its prior; None if there is none."""
+    found = {key: files for point in entry_points(group=ADAPTERS) for key, files in point.load()().items()}
+    return found.get(name)

@@ -287,31 +287,16 @@ class LocalModel(Model):
 
     def _read_prior(self) -> DecisionPrior | None:
         from modelstack import errors
-        from modelstack.toolcalls.prior.lexical import DecisionPrior
+        from modelstack.toolcalls.prior.lexical import DecisionPrior, require_fitted_to
 
         if not isinstance(self._prior, str | Path):
             return self._prior
         try:
             prior = DecisionPrior.read(self._prior)
-            if prior.fitted is not None:
-                self._check_fitted_to(prior.fitted.adapter_sha256)
+            require_fitted_to(prior, None if self._lora is None else Path(self._lora), self._prior)
         except (errors.UserError, OSError) as error:
             raise UserError(str(error)) from error
         return prior
-
-    def _check_fitted_to(self, adapter_sha256: str | None) -> None:
-        """Refuse a prior of another adapter: its weights were fitted to that adapter's decisions."""
-        from modelstack.files import sha256_of
-
-        if adapter_sha256 != (None if self._lora is None else sha256_of(self._lora)):
-            fitted_to = (
-                "a model without adapter" if adapter_sha256 is None else f"adapter {adapter_sha256[:12]}..."
-            )
-            here = "without one" if self._lora is None else f"with {self._lora}"
-            raise UserError(
-                f"prior {self._prior} was fitted to {fitted_to}, and this model is {here}: fit one to it with "
-                "`modelstack fit-prior`, or leave the prior out"
-            )
 
     # -- in the worker thread -----------------------------------------------------------------------------
 

@@ -29,6 +29,15 @@ def shipped_folder(model_id: str) -> Path | None:
     return folder
 
 
+def shipped_files() -> dict[str, tuple[Path, Path | None]]:
+    """Return adapter and prior of each catalog model that has them; `modelstack serve` loads them by its id."""
+    folders = sorted(file.parent for file in _FOLDER.glob(f"*/{ADAPTER_FILE}"))
+    return {
+        folder.name: (folder / ADAPTER_FILE, prior if (prior := folder / PRIOR_FILE).is_file() else None)
+        for folder in folders
+    }
+
+
 @cache
 def adapter_identity(file: Path) -> str:
     """Return name and abbreviated SHA-256 of an adapter: those of the stage in its folder, else of the file."""

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from modelstack.errors import UserError
-from modelstack.files import read_json_object
+from modelstack.files import read_json_object, sha256_of
 from modelstack.toolcalls.convention import ToolSpec
 
 HALF_SCORE = 2.0
@@ -262,6 +262,24 @@ class DecisionPrior(BaseModel):
                 f"prior {path}: {place}: {first['msg']} (given: {repr(first['input'])[:80]}). "
                 "`modelstack fit-prior` writes valid files"
             ) from error
+
+
+def require_fitted_to(prior: DecisionPrior, adapter: Path | None, where: object) -> None:
+    """Check that a prior was fitted to the decisions of an adapter, or of the base; one without a record passes.
+
+    Raises:
+        UserError: It was fitted to another one; `where` names the prior.
+    """
+    if prior.fitted is None:
+        return
+    fitted_to = prior.fitted.adapter_sha256
+    if fitted_to != (None if adapter is None else sha256_of(adapter)):
+        fitted = "a model without adapter" if fitted_to is None else f"adapter {fitted_to[:12]}..."
+        here = "without one" if adapter is None else f"with {adapter}"
+        raise UserError(
+            f"prior {where} was fitted to {fitted}, and this model is {here}: fit one to it with "
+            "`modelstack fit-prior`, or leave the prior out"
+        )
 
 
 def _fields(tool: ToolSpec, asked: frozenset[str]) -> Mapping[str, float]:
