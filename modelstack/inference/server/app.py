@@ -124,8 +124,16 @@ class ServerApp:
         return guarded
 
     def _check_key(self, request: Request, path: str) -> None:
-        """Refuse a request without the key, in `Authorization: Bearer` or Anthropic's `x-api-key`."""
-        if self._key is None or path in OPEN_PATHS:
+        """Refuse a request without the key, in `Authorization: Bearer` or Anthropic's `x-api-key`.
+
+        Without a key, requests of web pages are refused: any page that is open on this machine could send them.
+        """
+        if self._key is None:
+            if "origin" in request.headers:
+                message = f"a web page ({request.headers['origin']}) may ask only a server with a key"
+                raise ApiError(403, message, None, "origin_not_allowed")
+            return
+        if path in OPEN_PATHS:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")

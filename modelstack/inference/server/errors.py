@@ -12,6 +12,7 @@ from modelstack.inference.engine import ContextWindowError, EngineError
 _ANTHROPIC_KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -133,6 +133,12 @@ def test_half_a_request_is_not_waited_for(tiny_server: Served, http: httpx.Clien
     assert http.get("/health").json() == {"status": "ok"}
 
 
+def test_a_web_page_may_not_ask_a_server_without_a_key(http: httpx.Client) -> None:
+    headers = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+    response = http.post("/v1/completions", json={"model": NAME, "prompt": "x"}, headers=headers)
+    assert response.status_code == 403 and "https://evil.example" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("GET", "/v2", 404)])
 def test_a_path_or_method_that_there_is_not(http: httpx.Client, method: str, path: str, status: int) -> None:
     response = http.request(method, path)
