@@ -1,9 +1,9 @@
 """Console scripts and MCP servers as forks of one process that has imported packages and computed nothing.
 
-A page's commands would spend most of their time in imports: 3 s for torch, 1 s for mcp, 4 s for inspect-ai. A
-fork has those packages, and the modules of agents; it imports this project's other modules itself. It runs the
-installed script with the arguments, the environment, the folder and the standard streams of its caller, and its
-status is the caller's.
+A page's commands would spend most of their time in imports: 3 s for torch, 1 s for mcp, 6 s for inspect-ai. A
+fork has those packages, the command lines and the servers of the pages; it imports this project's other modules
+itself. It runs the installed script with the arguments, the environment, the folder and the standard streams of
+its caller, and its status is the caller's.
 
 `warm_programs` makes a folder for the front of PATH; its programs call `_ask`. The `sys.executable` of a console
 script is a program of that folder, too: a server that an agent starts (`python -m mcp_servers.time`,
@@ -42,6 +42,8 @@ _IMPORTED = (
     "fastapi",
     "inspect_ai",
     "inspect_ai.agent._acp.server",
+    "inspect_ai.model._openai_responses",
+    "inspect_ai.model._providers.anthropic",
     "jsonschema",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
@@ -50,8 +52,14 @@ _IMPORTED = (
     "tokenizers",
     "typer.rich_utils",
     "agentkit.agent",
-    "agentkit.cli.mcp",
+    "agentkit.cli.main",
     "agentkit.mcp.toolset",
+    "mcp_servers.filesystem.server",
+    "mcp_servers.git.server",
+    "mcp_servers.memory.server",
+    "mcp_servers.sqlite.server",
+    "mcp_servers.time.server",
+    "modelstack.cli",
 )
 _STANDARD_STREAMS = (0, 1, 2)
 _LENGTH = struct.Struct("!Q")
