@@ -194,7 +194,7 @@ class ServerApp:
 
     def _adapter(self, name: str) -> str | None:
         try:
-            return self._model.require_name(name)
+            return self._model.adapter_of(name)
         except KeyError as error:
             known = ", ".join(map(repr, (self._model.name, *self._model.adapters)))
             raise ApiError(

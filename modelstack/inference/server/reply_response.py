@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CLOSED_REQUEST = 499
 """Status, in the figures, of a request whose client left."""
 PING_EVERY_S = 15.0
-"""Seconds after which a stream sends a comment, so that proxies keep the connection while a prompt is read."""
+"""Seconds after which a stream sends a comment, so that proxies keep the connection while no piece comes."""
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -68,6 +68,8 @@ class ReplyResponse(Response):
         self._counted = counted
         self._lock = anyio.Lock()
         """Held while a part of the body is sent."""
+        self._is_over = False
+        """Whether the last part was sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the replies and send them."""
@@ -134,6 +136,9 @@ class ReplyResponse(Response):
 
     async def _send(self, part: bytes, send: Send, *, is_last: bool = False) -> None:
         async with self._lock:
+            if self._is_over:
+                return
+            self._is_over = is_last
             with anyio.move_on_after(self._replies.limits.send_timeout_s):
                 await send({"type": "http.response.body", "body": part, "more_body": not is_last})
                 return

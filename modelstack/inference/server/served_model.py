@@ -110,7 +110,7 @@ class ServedModel:
         """Reason for this convention."""
         return self._manner.why
 
-    def require_name(self, name: str) -> str | None:
+    def adapter_of(self, name: str) -> str | None:
         """Return the adapter that a client's model name stands for; None: the base.
 
         Raises:

@@ -7,9 +7,6 @@ import pytest
 
 from tests.modelstack.inference.server.serving import Served, served
 
-pytest.importorskip("uvicorn", reason="needs uvicorn (extra `serve`)")
-pytest.importorskip("prometheus_client", reason="needs prometheus-client (extra `serve`)")
-
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_gguf: Path) -> Iterator[Served]:
