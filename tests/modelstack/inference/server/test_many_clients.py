@@ -7,14 +7,13 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from modelstack.inference.engine import Engine
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.server.replying import Limits
 from tests.modelstack.inference.server.serving import NAME, Served, served
@@ -27,8 +26,11 @@ SHORT = {"model": NAME, "messages": ASK, "temperature": 1.0, "max_tokens": 3}
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_gguf: Path) -> Engine:
-    return LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1, n_cells=16_384, max_conversations=4)
+def engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
+    with LlamaCppEngine(
+        tiny_gguf, n_threads=1, n_threads_prefill=1, n_cells=16_384, max_conversations=4
+    ) as engine:
+        yield engine
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -44,7 +46,7 @@ def open_replies(found: Served) -> float:
     return float(next(line for line in text.splitlines() if line.startswith("modelstack_replies_open")).split()[1])
 
 
-def test_a_key_is_asked_for_everywhere_but_at_health(engine: Engine) -> None:
+def test_a_key_is_asked_for_everywhere_but_at_health(engine: LlamaCppEngine) -> None:
     with served(engine, key="k") as found, found.client as client:
         assert client.get("/health").status_code == 200
         for path in ("/v1/models", "/metrics"):
@@ -57,7 +59,7 @@ def test_a_key_is_asked_for_everywhere_but_at_health(engine: Engine) -> None:
         assert client.post("/v1/messages", json=SHORT, headers={"x-api-key": "k"}).is_success
 
 
-def test_a_client_that_leaves_frees_its_place(engine: Engine) -> None:
+def test_a_client_that_leaves_frees_its_place(engine: LlamaCppEngine) -> None:
     with served(engine, limits=Limits(max_running=1, max_waiting=20)) as found, found.client as client:
         for stream in (True, False):
             if stream:
@@ -72,7 +74,7 @@ def test_a_client_that_leaves_frees_its_place(engine: Engine) -> None:
         assert client.post(CHAT, json=SHORT).is_success
 
 
-def test_a_client_that_reads_nothing_is_left(engine: Engine) -> None:
+def test_a_client_that_reads_nothing_is_left(engine: LlamaCppEngine) -> None:
     """Its stream fills the buffers of the connection; then it is ended, and others are answered meanwhile."""
     limits = Limits(send_timeout_s=0.5)
     with served(engine, limits=limits) as found, found.client as client:
@@ -88,7 +90,7 @@ def test_a_client_that_reads_nothing_is_left(engine: Engine) -> None:
             until(lambda: open_replies(found) == 0)
 
 
-def test_requests_beyond_the_line_are_refused_at_once(engine: Engine) -> None:
+def test_requests_beyond_the_line_are_refused_at_once(engine: LlamaCppEngine) -> None:
     with served(engine, limits=Limits(max_running=1, max_waiting=31)) as found, found.client as client:
         with ThreadPoolExecutor(2) as pool:
             stopped = threading.Event()
@@ -113,7 +115,7 @@ def test_requests_beyond_the_line_are_refused_at_once(engine: Engine) -> None:
         until(lambda: open_replies(found) == 0)
 
 
-def test_a_reply_that_takes_too_long_ends_in_an_error(engine: Engine) -> None:
+def test_a_reply_that_takes_too_long_ends_in_an_error(engine: LlamaCppEngine) -> None:
     with served(engine, limits=Limits(reply_timeout_s=0.2)) as found, found.client as client:
         late = client.post(PATH, json=LONG)
         assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
@@ -124,7 +126,7 @@ def test_a_reply_that_takes_too_long_ends_in_an_error(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_of_fifty_clients_end_in_a_reply_or_an_error(engine: Engine) -> None:
+def test_a_thousand_requests_of_fifty_clients_end_in_a_reply_or_an_error(engine: LlamaCppEngine) -> None:
     """Some are long, some are broken off, some are wrong; all others are answered, and nothing is left."""
     draws = [random.Random(number) for number in range(50)]
     ends = Counter[str]()
@@ -148,5 +150,4 @@ def test_a_thousand_requests_of_fifty_clients_end_in_a_reply_or_an_error(engine:
         until(lambda: open_replies(found) == 0)
     assert sum(ends.values()) == 1_000
     assert set(ends) == {"whole 200", "stream 200", "left 200", "wrong 400"}
-    assert isinstance(engine, LlamaCppEngine)
     engine.check_integrity()
