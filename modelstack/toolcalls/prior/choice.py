@@ -8,9 +8,10 @@ therefore sum to 1, and the probability of a tool counts all its spellings, not 
 A set with one name is exact. A larger set stays grouped: the model would have decided inside it later.
 
 A prior (`ToolBias`) adds the bias of the best choice in a token's set to the token's logit. If every token leads
-to one choice, p'(choice) is proportional to p(choice) exp(bias(choice)). A token shared by several names gets the
+to one choice, p'(choice) is proportional to p(choice) exp(bias(choice)). A token shared by several tools gets the
 bias of the best of them, as A* uses the lower bound of a path's cost, because the model's opinion about the others
-is known only after it. Reported probabilities include the prior.
+is known only after it. One that a call shares with an abstention ("[" in many vocabularies) is judged as a call:
+the bias of abstaining would else lift calls above an answer in words. Reported probabilities include the prior.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class ToolBias:
             # Where a reply may be text, tens of thousands of tokens are legal; calls begin with a bracket.
             if (before or data(token))[:1] == "[":
                 names = self._openings.agreeing(before + data(token), first=True)
-                added[at] = max((self._added[name] for name in names), default=0.0)
+                added[at] = max((self._added[name] for name in names - NO_TOOL_ALONE or names), default=0.0)
         return added if added.any() else None
 
 
