@@ -41,8 +41,9 @@ def main() -> None:
             },
             timeout=60,
         ).json()
-        print(json.loads(reply["choices"][0]["message"]["content"]))
-        print(reply["usage"])
+        answer = json.loads(reply["choices"][0]["message"]["content"])
+        print(answer, reply["usage"])
+        assert answer["colour"] in ("red", "green", "blue"), "the grammar allows nothing else"
         server.should_exit = True
         thread.join()
 
