@@ -40,6 +40,7 @@ def main() -> None:
                 "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}},
             },
             timeout=60,
+            trust_env=False,  # a proxy has no way to this machine
         ).json()
         answer = json.loads(reply["choices"][0]["message"]["content"])
         print(answer, reply["usage"])
