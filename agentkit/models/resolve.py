@@ -151,7 +151,7 @@ def profile_or_fallback(
 
 
 def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the options of a profile: the adapter shipped for its model, unless they name another or none."""
+    """Return the options of a profile: adapter and prior shipped for its model, unless they name others or none."""
     from agentkit.models.local.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(model_id)
@@ -160,7 +160,8 @@ def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]
     shipped = {"lora": str(folder / ADAPTER_FILE)}
     if model_id in ALWAYS_ABSTAINING:
         shipped["abstain"] = "true"
-    if (folder / PRIOR_FILE).is_file():
+    is_ours = options.get("convention", "auto") in ("auto", "ours")  # a prior is fitted to replies in ours
+    if is_ours and (folder / PRIOR_FILE).is_file():
         shipped["prior"] = str(folder / PRIOR_FILE)
     return {**shipped, **options}
 

@@ -60,6 +60,8 @@ def test_a_profile_has_the_shipped_adapter_and_its_prior(shipped_adapter: Path) 
         "abstain": "false",
     }
     assert with_shipped("smollm2-135m", {"lora": "none"}) == {"lora": "none"}
+    assert "prior" in with_shipped("smollm2-135m", {"convention": "ours"})
+    assert "prior" not in with_shipped("smollm2-135m", {"convention": "hermes"})
     assert with_shipped("qwen2.5-coder-0.5b", {}) == {}
     assert resolve_model("local:tiny") is not resolve_model("local:smollm2-135m")
     assert resolve_model("local:tiny") is resolve_model("local:tiny")
