@@ -151,7 +151,7 @@ def profile_or_fallback(
 
 
 def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the options of a profile: adapter and prior shipped for its model, unless they name others or none."""
+    """Return the options of a profile: adapter and prior shipped for its model, unless they name others."""
     from agentkit.models.local.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(model_id)
