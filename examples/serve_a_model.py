@@ -1,6 +1,6 @@
 """Serve a model to other programs, here to OpenAI's protocol, and ask it for JSON that follows a schema.
 
-`modelstack serve smollm2-135m` does the same from the command line. Needs the extra `serve`.
+`modelstack serve smollm2-135m` does the same from the command line. Needs the extras `local` and `serve`.
 """
 
 import json

@@ -50,6 +50,7 @@ MODULES_OF_EXTRAS = {
     ),
     "parquet": ("pyarrow",),
     "ray": ("datatrove", "ray"),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
     "verifiers": ("math_verify", "reasoning_gym"),
 }
 """Modules that each extra of pyproject.toml brings; the first extra in this order is named."""

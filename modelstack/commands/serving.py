@@ -86,13 +86,10 @@ def serve(
 
     If the environment has MODELSTACK_API_KEY, clients must send it.
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from modelstack.inference.server.app import ServerApp
-    except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'agentkit-modelstack[serve]'") from error
     from modelstack.inference.engine import EngineError
+    from modelstack.inference.server.app import ServerApp
     from modelstack.inference.server.replying import Limits
     from modelstack.inference.server.served_model import ServedModel
     from modelstack.posttrain.weights_by_name import shipped_adapter
