@@ -28,8 +28,8 @@ from modelstack.toolcalls.prompt import RESULT, new_tools_prompt, tools_prompt
 AUTO = "auto"
 UNKNOWN_TOOL = "unknown"
 """Placeholder for a tool's name in a result that has none, as in Gemma 4's template."""
-PastCall = tuple[str, Mapping[str, Any]]
-"""Name and arguments of a call in history."""
+NamedArguments = tuple[str, Mapping[str, Any]]
+"""Name of a tool and arguments of a call of it."""
 FORMATS_KEPT = 16
 """Number of tool sets whose encoders are kept; rendering one takes some milliseconds."""
 
@@ -73,7 +73,7 @@ class Manner(Protocol):
         """Return the turn that announces tools added or changed during a conversation."""
         ...
 
-    def said(self, words: str, calls: Sequence[PastCall]) -> str:
+    def said(self, words: str, calls: Sequence[NamedArguments]) -> str:
         """Return a reply from elsewhere in the form in which this model would have written it.
 
         Raises:
@@ -120,7 +120,7 @@ class OurManner:
         """Return a system turn."""
         return "system", new_tools_prompt(tools)
 
-    def said(self, words: str, calls: Sequence[PastCall]) -> str:
+    def said(self, words: str, calls: Sequence[NamedArguments]) -> str:
         """Return the calls, or the words if there are none."""
         return _rendered(calls, self.convention) or words
 
@@ -192,7 +192,7 @@ class TaughtManner:
         example = self.convention.render_calls([("tool", {"key": "value"})])
         return "user", f"{new_tools_prompt(tools)}\nA call is written so:\n{example}"
 
-    def said(self, words: str, calls: Sequence[PastCall]) -> str:
+    def said(self, words: str, calls: Sequence[NamedArguments]) -> str:
         """Return words and calls, with stand-ins for the marks."""
         written = _rendered(calls, self.convention, self._form)
         words = _without_surrogates(words)
@@ -243,7 +243,7 @@ def manner_for(engine: TemplateOwner, convention: str, *, is_ours: bool, abstain
     return OurManner(encoder, found.why, abstain=abstain)
 
 
-def _rendered(calls: Sequence[PastCall], convention: Convention, form: CallForm | None = None) -> str:
+def _rendered(calls: Sequence[NamedArguments], convention: Convention, form: CallForm | None = None) -> str:
     """Return calls in the form of a convention; empty without any."""
     if not calls:
         return ""
