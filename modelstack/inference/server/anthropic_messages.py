@@ -14,11 +14,11 @@ from pydantic import Field
 from modelstack.inference.server.bodies import Body, SampledBody
 from modelstack.inference.server.chat_completions import new_id
 from modelstack.inference.server.conversations import (
-    chosen_tool,
+    Choice,
     past_call,
     require_one_form,
-    require_tools_for,
     results_in_order,
+    tool_choice,
     tool_spec,
 )
 from modelstack.inference.server.errors import ApiError
@@ -32,7 +32,6 @@ from modelstack.inference.server.turns import (
     ThoughtPiece,
     Turn,
 )
-from modelstack.toolcalls.convention import ToolSpec
 
 
 class CacheControl(Body):
@@ -161,8 +160,8 @@ def messages_request(body: MessagesBody, adapter: str | None, temperature: float
         ApiError: Fields contradict each other.
     """
     tools = tuple(tool_spec(each.name, each.description, each.input_schema, "tools") for each in body.tools or ())
-    callable_, must_call = _choice(body.tool_choice, tools)
-    choice = body.tool_choice
+    choice = body.tool_choice or ToolChoice(type="auto")
+    callable_, must_call = tool_choice(_CHOICES[choice.type], tools, choice.name)
     stop = tuple(body.stop_sequences or ())
     if "" in stop:
         raise ApiError(400, "a stop sequence is empty, so every reply would end at once", "stop_sequences")
@@ -174,7 +173,7 @@ def messages_request(body: MessagesBody, adapter: str | None, temperature: float
         tools=tools,
         callable=callable_,
         must_call=must_call,
-        parallel=choice is None or not (choice.disable_parallel_tool_use or choice.type == "tool"),
+        parallel=not (choice.disable_parallel_tool_use or choice.type == "tool"),
         answer_schema=None if answer is None else answer.schema_,
         max_tokens=body.max_tokens,
         thinking_tokens=_thinking_tokens(body),
@@ -184,16 +183,7 @@ def messages_request(body: MessagesBody, adapter: str | None, temperature: float
     )
 
 
-def _choice(choice: ToolChoice | None, tools: Sequence[ToolSpec]) -> tuple[frozenset[str] | None, bool]:
-    """Return the names of the tools that may be called, None for all, and whether one must be."""
-    if choice is None or choice.type == "auto":
-        return None, False
-    if choice.type == "none":
-        return frozenset(), False
-    require_tools_for(f"tool_choice {choice.type!r}", tools, "tool_choice")
-    if choice.type == "any":
-        return None, True
-    return chosen_tool(choice.name, tools, "tool_choice"), True
+_CHOICES: dict[str, Choice] = {"auto": "auto", "none": "none", "any": "required", "tool": "named"}
 
 
 def _thinking_tokens(body: MessagesBody) -> int | None:
@@ -231,8 +221,10 @@ def _turns(messages: Sequence[Message]) -> list[Turn]:
             raise ApiError(
                 400, "a user's message has a tool_use or thinking block; it belongs to the assistant's", where
             )
-        results = [(b.tool_use_id, _text(b.content)) for b in blocks if isinstance(b, ToolResultBlock)]
-        turns += results_in_order(turns, results, where)
+        found = [block for block in blocks if isinstance(block, ToolResultBlock)]
+        results = [(block.tool_use_id, _text(block.content)) for block in found]
+        failed = {block.tool_use_id for block in found if block.is_error}
+        turns += results_in_order(turns, results, where, failed)
         if words or not results:
             turns.append(Turn("user", words))
     return turns

@@ -6,7 +6,7 @@ Every field that a protocol has is either used, or refused by name: a field with
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,6 +46,22 @@ class SampledBody(Body):
             min_p=self.min_p,
             seed=self.seed,
         )
+
+
+class OpenAIBody(SampledBody):
+    """Fields of both of OpenAI's requests for replies in conversations."""
+
+    parallel_tool_calls: bool = True
+    thinking_tokens: int | None = Field(default=None, ge=0)
+    top_logprobs: Literal[0] | None = None
+    store: Literal[False] | None = None
+    # What describes the request to OpenAI's own service changes no reply.
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: Literal["auto", "default"] | None = None
 
 
 BodyT = TypeVar("BodyT", bound=BaseModel)

@@ -13,13 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelstack.inference.server.bodies import Body, SampledBody
+from modelstack.inference.server.bodies import Body, OpenAIBody
 from modelstack.inference.server.conversations import (
-    chosen_tool,
     past_call,
     require_one_form,
-    require_tools_for,
     results_in_order,
+    tool_choice,
     tool_spec,
 )
 from modelstack.inference.server.errors import ApiError
@@ -35,7 +34,6 @@ from modelstack.inference.server.turns import (
     TokenLogprob,
     Turn,
 )
-from modelstack.toolcalls.convention import ToolSpec
 
 MOST_REPLIES = 16
 """Largest `n`."""
@@ -175,36 +173,25 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-class ChatRequest(SampledBody):
+class ChatRequest(OpenAIBody):
     """Body of a request."""
 
     messages: list[Message] = Field(min_length=1)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool = True
     response_format: (
         Annotated[TextFormat | JsonObjectFormat | JsonSchemaAnswer, Field(discriminator="type")] | None
     ) = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    thinking_tokens: int | None = Field(default=None, ge=0)
     stop: str | list[str] | None = None
     n: int = Field(default=1, ge=1, le=MOST_REPLIES)
     logprobs: bool = False
-    top_logprobs: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
     logit_bias: None = None
-    # What describes the request to OpenAI's own service changes no reply.
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
     modalities: list[Literal["text"]] | None = None
-    metadata: dict[str, str] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
 
 
 def reply_request(body: ChatRequest, adapter: str | None, temperature: float) -> ReplyRequest:
@@ -222,7 +209,11 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
         tool_spec(each.function.name, each.function.description, each.function.parameters, "tools")
         for each in body.tools or ()
     )
-    callable_, must_call = _choice(body, tools)
+    choice = body.tool_choice or "auto"
+    is_named = isinstance(choice, NamedTool)
+    callable_, must_call = (
+        tool_choice("named", tools, choice.function.name) if is_named else tool_choice(choice, tools)
+    )
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise ApiError(
             400, "max_tokens and max_completion_tokens differ; give max_completion_tokens alone", "max_tokens"
@@ -234,7 +225,7 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
         tools=tools,
         callable=callable_,
         must_call=must_call,
-        parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, NamedTool),
+        parallel=body.parallel_tool_calls and not is_named,
         answer_schema=schema,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         thinking_tokens=body.thinking_tokens,
@@ -256,19 +247,6 @@ def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if "" in found:
         raise ApiError(400, "a text of stop is empty, so every reply would end at once; leave it out", "stop")
     return found
-
-
-def _choice(body: ChatRequest, tools: Sequence[ToolSpec]) -> tuple[frozenset[str] | None, bool]:
-    """Return the names of the tools that may be called, None for all, and whether one must be."""
-    choice = body.tool_choice
-    if choice is None or choice == "auto":
-        return None, False
-    if choice == "none":
-        return frozenset(), False
-    if choice == "required":
-        require_tools_for("tool_choice 'required'", tools, "tool_choice")
-        return None, True
-    return chosen_tool(choice.function.name, tools, "tool_choice"), True
 
 
 def _answer_schema(body: ChatRequest) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ class CompletionBody(SampledBody):
     best_of: int | None = None
     stream_options: StreamOptions | None = None
     logprobs: Literal[0, 1] | None = None
-    """1 gives the log-probabilities of the tokens that were written; others are not kept."""
+    """Both give the log-probabilities of the tokens that were written; others are not kept."""
     ignore_eos: bool = False
     """Whether the reply goes on after an end token, for measurements."""
     echo: Literal[False] = False
@@ -80,7 +80,7 @@ def completion_requests(
 def whole_completion(body: CompletionBody, replies: Sequence[ServedReply]) -> dict[str, Any]:
     """Return the body of a response."""
     choices = [
-        _choice(index, reply.text, reply.finish_reason, _logprobs(reply) if body.logprobs else None)
+        _choice(index, reply.text, reply.finish_reason, _logprobs(reply) if body.logprobs is not None else None)
         for index, reply in enumerate(replies)
     ]
     return {**_head(body.model), "choices": choices, "usage": _usage(body, replies)}
@@ -96,7 +96,7 @@ async def streamed_completion(body: CompletionBody, pieces: Pieces) -> AsyncIter
             yield {**head, "choices": [_choice(index, piece.text)]}
         elif isinstance(piece, ServedReply):
             replies.append(piece)
-            logprobs = _logprobs(piece) if body.logprobs else None
+            logprobs = _logprobs(piece) if body.logprobs is not None else None
             yield {**head, "choices": [_choice(index, "", piece.finish_reason, logprobs)]}
     if counts:
         yield {**head, "choices": [], "usage": _usage(body, replies)}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from modelstack.inference.server.errors import ApiError
 from modelstack.inference.server.turns import PastCall, Turn
 from modelstack.toolcalls.convention import ToolSpec
+
+Choice = Literal["auto", "none", "required", "named"]
+ToolChoice = tuple[frozenset[str] | None, bool]
+"""Names of the tools that a reply may call, None for all, and whether it must call one."""
 
 
 def tool_spec(name: str, description: str | None, parameters: Mapping[str, Any] | None, param: str) -> ToolSpec:
@@ -40,13 +44,16 @@ def past_call(call_id: str, name: str, arguments: str | Mapping[str, Any], param
     return PastCall(call_id, name, value)
 
 
-def results_in_order(turns: Sequence[Turn], results: Sequence[tuple[str, str]], param: str) -> list[Turn]:
+def results_in_order(
+    turns: Sequence[Turn], results: Sequence[tuple[str, str]], param: str, failed: Collection[str] = ()
+) -> list[Turn]:
     """Return the turns of the results of the latest calls, in the order of the calls.
 
     Args:
         turns: The conversation before them.
         results: Id of the call and text of each result.
         param: Field of the request, for errors.
+        failed: Ids of the calls whose results are errors.
 
     Raises:
         ApiError: A result belongs to no call of the turn before.
@@ -60,17 +67,31 @@ def results_in_order(turns: Sequence[Turn], results: Sequence[tuple[str, str]], 
             400, f"a result of the call {unknown[0]!r} does not follow that call; known: {known}", param
         )
     ordered = sorted(results, key=lambda result: numbers[result[0]])
-    return [Turn("tool", text, tool_name=calls[numbers[call_id]].name) for call_id, text in ordered]
+    return [
+        Turn("tool", text, tool_name=calls[numbers[call_id]].name, is_error=call_id in failed)
+        for call_id, text in ordered
+    ]
 
 
-def require_tools_for(choice: str, tools: Sequence[ToolSpec], param: str) -> None:
-    """Check that a forced call has a tool.
+def tool_choice(choice: Choice, tools: Sequence[ToolSpec], name: str | None = None) -> ToolChoice:
+    """Return which tools a reply may call, and whether it must.
+
+    Args:
+        choice: "auto", "none", "required", or "named" for one tool.
+        tools: Tools of the request.
+        name: Name of that tool.
 
     Raises:
-        ApiError: There are no tools.
+        ApiError: A call is forced without tools, or there is no tool of this name.
     """
+    if choice in ("auto", "none"):
+        return (frozenset() if choice == "none" else None), False
+    if choice == "named" and name not in [tool.name for tool in tools]:
+        known = ", ".join(repr(tool.name) for tool in tools) or "none"
+        raise ApiError(400, f"tool_choice names the tool {name!r}; the request's tools: {known}", "tool_choice")
     if not tools:
-        raise ApiError(400, f"{choice} needs tools, and the request has none", param)
+        raise ApiError(400, "a forced call needs tools, and the request has none", "tool_choice")
+    return (frozenset({name or ""}) if choice == "named" else None), True
 
 
 def require_one_form(must_call: bool, has_schema: bool, param: str) -> None:
@@ -86,15 +107,3 @@ def require_one_form(must_call: bool, has_schema: bool, param: str) -> None:
             f"leave {param} out",
             param,
         )
-
-
-def chosen_tool(name: str | None, tools: Sequence[ToolSpec], param: str) -> frozenset[str]:
-    """Return the tool that a request names as the only one to call.
-
-    Raises:
-        ApiError: There is no such tool.
-    """
-    if name not in [tool.name for tool in tools]:
-        known = ", ".join(repr(tool.name) for tool in tools) or "none"
-        raise ApiError(400, f"{param} names the tool {name!r}; the request's tools: {known}", param)
-    return frozenset({name})

@@ -12,19 +12,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from modelstack.inference.server.bodies import Body, SampledBody
-from modelstack.inference.server.chat_completions import JsonObjectFormat, TextFormat, new_id
+from modelstack.inference.server.bodies import Body, OpenAIBody
+from modelstack.inference.server.chat_completions import Function, JsonObjectFormat, TextFormat, new_id
 from modelstack.inference.server.conversations import (
-    chosen_tool,
     past_call,
     require_one_form,
-    require_tools_for,
     results_in_order,
+    tool_choice,
     tool_spec,
 )
 from modelstack.inference.server.replying import Pieces
 from modelstack.inference.server.turns import CallPiece, ReplyRequest, ServedReply, ThoughtPiece, Turn
-from modelstack.toolcalls.convention import ToolSpec
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -81,15 +79,10 @@ class ReasoningItem(Body):
     status: Status | None = None
 
 
-class Function(Body):
+class FunctionTool(Function):
     """Tool that the model may call."""
 
     type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    """Without effect: arguments always follow the schema."""
 
 
 class NamedFunction(Body):
@@ -117,29 +110,18 @@ class TextOptions(Body):
     verbosity: None = None
 
 
-class ResponsesBody(SampledBody):
+class ResponsesBody(OpenAIBody):
     """Body of a request."""
 
     input: str | list[CallItem | ResultItem | ReasoningItem | MessageItem]
     instructions: str | None = None
-    tools: list[Function] | None = None
+    tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction = "auto"
-    parallel_tool_calls: bool = True
     text: TextOptions | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
-    thinking_tokens: int | None = Field(default=None, ge=0)
-    store: Literal[False] | None = None
     previous_response_id: None = None
     truncation: Literal["disabled"] | None = None
-    top_logprobs: Literal[0] | None = None
     include: list[Any] | None = Field(default=None, max_length=0)
-    # What describes the request to OpenAI's own service changes no reply.
-    metadata: dict[str, str] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    service_tier: Literal["auto", "default"] | None = None
 
 
 def responses_request(body: ResponsesBody, adapter: str | None, temperature: float) -> ReplyRequest:
@@ -154,7 +136,10 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         ApiError: Fields contradict each other.
     """
     tools = tuple(tool_spec(each.name, each.description, each.parameters, "tools") for each in body.tools or ())
-    callable_, must_call = _choice(body, tools)
+    choice = body.tool_choice
+    is_named = isinstance(choice, NamedFunction)
+    name = choice.name if is_named else None
+    callable_, must_call = tool_choice("named" if is_named else choice, tools, name)
     schema = _answer_schema(body)
     require_one_form(must_call, schema is not None, "text.format")
     return ReplyRequest(
@@ -162,22 +147,13 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         tools=tools,
         callable=callable_,
         must_call=must_call,
-        parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, NamedFunction),
+        parallel=body.parallel_tool_calls and not is_named,
         answer_schema=schema,
         max_tokens=body.max_output_tokens,
         thinking_tokens=body.thinking_tokens,
         sampling=body.sampling(temperature),
         adapter=adapter,
     )
-
-
-def _choice(body: ResponsesBody, tools: Sequence[ToolSpec]) -> tuple[frozenset[str] | None, bool]:
-    """Return the names of the tools that may be called, None for all, and whether one must be."""
-    if isinstance(body.tool_choice, NamedFunction):
-        return chosen_tool(body.tool_choice.name, tools, "tool_choice"), True
-    if body.tool_choice == "required":
-        require_tools_for("tool_choice 'required'", tools, "tool_choice")
-    return frozenset() if body.tool_choice == "none" else None, body.tool_choice == "required"
 
 
 def _answer_schema(body: ResponsesBody) -> dict[str, Any] | None:

@@ -243,7 +243,8 @@ class ServedModel:
     def _text(self, turn: Turn) -> str:
         """Return the content of a turn, with stand-ins for special tokens."""
         if turn.role == "tool":
-            return self._manner.result(turn.tool_name, turn.text)
+            write = self._manner.retry if turn.is_error else self._manner.result
+            return write(turn.tool_name, turn.text)
         if turn.role == "assistant":
             return self._manner.said(turn.text, [(call.name, call.arguments) for call in turn.calls])
         return turn.text

@@ -33,6 +33,8 @@ class Turn:
     """Calls of an assistant's turn."""
     tool_name: str = ""
     """Tool whose result this is."""
+    is_error: bool = False
+    """Whether the result is an error of the call."""
 
 
 @dataclass(frozen=True, slots=True)

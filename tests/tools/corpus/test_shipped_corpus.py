@@ -28,7 +28,7 @@ from tools.corpus.credits import LICENSE_LINKS, SOURCES
 REPOSITORY = Path(__file__).resolve().parents[3]
 RECIPE = shipped_recipe("data/run/corpus").path
 SHARED = REPOSITORY.parent / "shared" / "data"
-"""What the corpus was made of, and the evaluations that it was held against."""
+"""Folder of the raw data, and of the evaluations that the corpus was held against."""
 EVALUATIONS = (
     SHARED / "evals",
     *(SHARED / "posttrain/tools" / f"toolalpaca_eval_{kind}.json" for kind in ("real", "simulated")),

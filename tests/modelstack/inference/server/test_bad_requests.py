@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from modelstack.inference.server.anthropic_messages import MessagesBody, messages_request
 from tests.modelstack.inference.server.serving import NAME, Served
 
 ASK = [{"role": "user", "content": "hello"}]
@@ -154,6 +155,15 @@ def test_errors_of_messages_have_the_form_of_anthropic(http: httpx.Client) -> No
     results = [{"type": "tool_result", "tool_use_id": "t1", "content": "x"}]
     body = {"model": NAME, "max_tokens": 5, "messages": [{"role": "user", "content": results}]}
     assert "'t1' does not follow that call" in http.post("/v1/messages", json=body).json()["error"]["message"]
+
+
+def test_an_error_of_a_tool_is_told_as_one() -> None:
+    call = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "no such place", "is_error": True}
+    turns: list[dict[str, Any]] = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+    body = MessagesBody.model_validate({"model": NAME, "max_tokens": 5, "messages": [*ASK, *turns]})
+    last = messages_request(body, None, 0.0).turns[-1]
+    assert (last.role, last.tool_name, last.text, last.is_error) == ("tool", "look", "no such place", True)
 
 
 def test_the_figures_count_what_was_refused_and_what_was_written(http: httpx.Client) -> None:

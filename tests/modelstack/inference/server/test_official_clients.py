@@ -202,7 +202,7 @@ def test_a_thought_comes_before_the_reply(chat: Any) -> None:
 
 
 def test_completions_continue_texts_and_tokens(client: openai.OpenAI, tiny_server: Served) -> None:
-    one = client.completions.create(model=NAME, prompt="Once", max_tokens=6, logprobs=1)
+    one = client.completions.create(model=NAME, prompt="Once", max_tokens=6, logprobs=0)
     assert one.usage is not None and one.usage.completion_tokens == 6
     assert one.choices[0].logprobs is not None and len(one.choices[0].logprobs.tokens or ()) == 6
     ids = tiny_server.model.encode("Once")
