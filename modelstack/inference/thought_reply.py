@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from modelstack.inference.engine import GenerateRequest, Generation
-from modelstack.inference.thinking import ThoughtfulReply, ThoughtMarks, with_seed
+from modelstack.inference.engine import Engine, GenerateRequest, Generation
+from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, thought, with_seed
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 
@@ -44,6 +44,23 @@ class ThoughtListener:
         """Return the number of final characters that may begin the closing mark."""
         close = self._marks.close
         return max((n for n in range(1, len(close)) if text.endswith(close[:n])), default=0)
+
+
+def told_thought(
+    engine: Engine,
+    request: GenerateRequest,
+    budget: ThinkingBudget,
+    marks: ThoughtMarks,
+    tell: Callable[[str], None] | None,
+    cancelled: Callable[[], bool],
+) -> ThoughtfulReply:
+    """Write a thought within its budget, and tell its text as it comes; `tell=None` tells nothing.
+
+    Raises:
+        EngineError: The backend failed, or the prompt does not fit.
+    """
+    hear = None if tell is None else ThoughtListener(engine.vocabulary, marks, tell).hear
+    return thought(engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
 
 
 def answering(request: GenerateRequest, thought: ThoughtfulReply) -> GenerateRequest:

@@ -403,19 +403,16 @@ class LocalModel(Model):
             raise UserError(
                 f"thinking_tokens={thinking_tokens} is no budget: give 0 or more, or None for no thought."
             )
-        from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
-        from modelstack.inference.thought_reply import ThoughtListener
+        from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks
+        from modelstack.inference.thought_reply import told_thought
 
         convention = loaded.manner.convention
         opening, closing = self._thought_marks or convention.thought_marks
         behind = convention.after_thought if self._after_thought is None else self._after_thought
         marks = ThoughtMarks(open=opening, close=closing)
         budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=behind)
-        hear = None
-        if tell is not None:
-            told = ThoughtListener(loaded.engine.vocabulary, marks, lambda piece: tell(ThinkingDelta(piece)))
-            hear = told.hear
-        return thought(loaded.engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
+        told: Callable[[str], None] | None = None if tell is None else lambda text: tell(ThinkingDelta(text))
+        return told_thought(loaded.engine, request, budget, marks, told, cancelled)
 
     def _request(
         self,

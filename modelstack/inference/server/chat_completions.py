@@ -211,9 +211,8 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
     )
     choice = body.tool_choice or "auto"
     is_named = isinstance(choice, NamedTool)
-    callable_, must_call = (
-        tool_choice("named", tools, choice.function.name) if is_named else tool_choice(choice, tools)
-    )
+    name = choice.function.name if is_named else None
+    callable_, must_call = tool_choice("named" if is_named else choice, tools, name)
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise ApiError(
             400, "max_tokens and max_completion_tokens differ; give max_completion_tokens alone", "max_tokens"

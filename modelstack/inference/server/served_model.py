@@ -30,8 +30,8 @@ from modelstack.inference.server.turns import (
     TokenLogprob,
     Turn,
 )
-from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, thought
-from modelstack.inference.thought_reply import ThoughtListener, answering, joined
+from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks
+from modelstack.inference.thought_reply import answering, joined, told_thought
 from modelstack.tokenizer.chat import ChatEncoder, Role
 from modelstack.toolcalls.convention import ResponseFormat, digits_wanted
 from modelstack.toolcalls.conventions import JSON_LIST, Convention
@@ -257,11 +257,8 @@ class ServedModel:
         opening, closing = self.convention.thought_marks
         marks = ThoughtMarks(open=opening, close=closing)
         budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=self.convention.after_thought)
-        hear = None
-        if tell is not None:
-            said = ThoughtListener(self.engine.vocabulary, marks, lambda text: tell(ThoughtPiece(text)))
-            hear = said.hear
-        return thought(self.engine, generate, budget, marks, on_tokens=hear, cancelled=cancelled)
+        said: Callable[[str], None] | None = None if tell is None else lambda text: tell(ThoughtPiece(text))
+        return told_thought(self.engine, generate, budget, marks, said, cancelled)
 
     def _decoded(
         self,
