@@ -114,6 +114,9 @@ class Taught:
     def forced(self) -> list[int]:
         return self._inner.forced()
 
+    def n_legal(self, ids: Sequence[int]) -> int:
+        return self._inner.n_legal(ids)
+
     def advance(self, token_id: int) -> None:
         self._inner.advance(token_id)
         self._lengths.append(len(self._engine.vocabulary.token_bytes[token_id]))

@@ -12,10 +12,12 @@ Letters: V vocabulary size.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from types import TracebackType
 from typing import Generic, Self
 
@@ -23,23 +25,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation, Submission
-from modelstack.inference.evaluation import Evaluation, StreamT
+from modelstack.inference.evaluation import DraftingEvaluation, StreamT
 from modelstack.inference.fair_lock import FairLock
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
+from modelstack.inference.speculation.speculation import DraftedReply, DrafterName, Speculation
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 
 class BatchedEngine(ABC, Generic[StreamT]):
     """A `BatchingEngine` over an evaluation that a subclass supplies."""
 
-    def __init__(self, vocabulary: Vocabulary, seed: int | None) -> None:
+    def __init__(self, vocabulary: Vocabulary, seed: int | None, drafter: DrafterName | None = None) -> None:
         """Start without requests.
 
         Args:
             vocabulary: The model's tokens.
             seed: Seed of requests that name none; None draws one.
+            drafter: Source of draft tokens; None: each step yields one token of a reply.
+
+        Raises:
+            EngineError: there is no such drafter.
         """
+        self._speculation = None if drafter is None else Speculation(drafter)
         self._vocabulary = vocabulary
         self._replies = ReplyMaker(vocabulary, np.random.default_rng(seed))
         self._pending: dict[StreamT, PendingReply[StreamT]] = {}
@@ -163,7 +171,7 @@ class BatchedEngine(ABC, Generic[StreamT]):
 
     @property
     @abstractmethod
-    def _evaluation(self) -> Evaluation[StreamT]:
+    def _evaluation(self) -> DraftingEvaluation[StreamT]:
         """The model's cache and its streams."""
 
     @abstractmethod
@@ -210,12 +218,19 @@ class BatchedEngine(ABC, Generic[StreamT]):
 
     def _step(self) -> list[PendingReply[StreamT]]:
         ended = self._drop_cancelled()
+        self._draft()
+        started = perf_counter()
         ready = self._evaluation.step()
-        for stream, logits_V in zip(ready.streams, ready.logits_RV, strict=True):
+        if self._speculation is not None:
+            self._speculation.costs.add(ready.n_tokens, perf_counter() - started)
+        end = 0
+        for stream, draft in zip(ready.streams, ready.drafts or itertools.repeat([]), strict=False):
             submission = self._pending[stream]
+            start, end = end, end + 1 + len(draft)
             self._account(submission, stream)
             try:
-                goes_on = self._continued(submission, stream, logits_V[: len(self._vocabulary)])
+                logits_RV = ready.logits_RV[start:end, : len(self._vocabulary)]
+                goes_on = self._continued(submission, stream, logits_RV, draft)
             except Exception as error:  # of this reply alone: its grammar, its callback, its logits
                 submission.error = error
                 goes_on = False
@@ -227,15 +242,46 @@ class BatchedEngine(ABC, Generic[StreamT]):
         return ended
 
     def _continued(
-        self, submission: PendingReply[StreamT], stream: StreamT, logits_V: NDArray[np.float32]
+        self,
+        submission: PendingReply[StreamT],
+        stream: StreamT,
+        logits_RV: NDArray[np.float32],
+        draft: Sequence[int],
     ) -> bool:
-        """Draw the next token; return whether the reply goes on, with what must be evaluated next."""
-        reply = submission.reply
-        n_before = len(reply.out.ids)
-        reply.take(logits_V)
-        goes_on = reply.advance()
-        self._evaluation.extend(stream, reply.out.ids[n_before:])
+        """Draw the next tokens; return whether the reply goes on, with what must be evaluated next.
+
+        Args:
+            submission: The request.
+            stream: Its stream.
+            logits_RV: Logits after the stream's last token and after each token of the draft.
+            draft: The draft. The next token is drawn as long as the drawn and forced ones follow it.
+        """
+        reply, written = submission.reply, submission.reply.out.ids
+        first = len(written)
+        while True:
+            reply.take(logits_RV[len(written) - first])
+            goes_on = reply.advance()
+            n = len(written) - first
+            if not goes_on or n > len(draft) or written[first:] != draft[:n]:
+                break
+        self._evaluation.extend(stream, written[first:])
+        if submission.drafted is not None and self._speculation is not None:
+            self._speculation.learn(submission.drafted, written[first:], len(draft))
         return goes_on
+
+    def _draft(self) -> None:
+        """Set the drafts of the replies that are being written."""
+        speculation = self._speculation
+        if speculation is None:
+            return
+        written = [(stream, each) for stream, each in self._pending.items() if each.reply.out.ids]
+        for _, each in written:
+            if each.drafted is None:
+                each.drafted = DraftedReply(each.request.prompt_ids, each.reply)
+        replies = [each.drafted for _, each in written if each.drafted is not None]
+        drafts = speculation.draft(replies, self._evaluation.max_step_tokens)
+        for (stream, _), draft in zip(written, drafts, strict=True):
+            self._evaluation.draft(stream, draft)
 
     def _end(self, submission: PendingReply[StreamT]) -> PendingReply[StreamT]:
         stream = submission.stream

@@ -192,6 +192,11 @@ class BlockPool:
                 table.blocks[index] = indexed
                 self._give_back(own)
 
+    def trim(self, table: BlockTable) -> None:
+        """Free the blocks after a table's tokens, which held a draft."""
+        while len(table.blocks) > self.blocks_for(table.n_tokens):
+            self._give_back(table.blocks.pop())
+
     def release(self, table: BlockTable) -> None:
         """Free the blocks of a table, and empty it."""
         for block in reversed(table.blocks):

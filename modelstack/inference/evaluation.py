@@ -4,7 +4,7 @@ An evaluation knows no replies. Each `step` evaluates some tokens of some stream
 follows each stream whose logits are known. Two loops exist: `batched_engine` writes replies for callers, and
 `rows` writes what a model in training writes.
 
-Letters: R streams, V vocabulary size.
+Letters: R streams (with drafts: R of their tokens), V vocabulary size.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ class Ready(Generic[StreamT]):
 
     streams: Sequence[StreamT]
     logits_RV: NDArray[np.float32]
-    """Logits after their last tokens, valid until the next step."""
+    """Logits after their last tokens, valid until the next step. With drafts: for each stream the logits after its
+    last token, then those after each token of its draft."""
     failed: Sequence[tuple[StreamT, EngineError]] = ()
     """Streams that cannot go on, each for a reason of its own; each must be removed."""
+    drafts: Sequence[Sequence[int]] | None = None
+    """Draft tokens of each stream that were evaluated; None: there are none."""
+    n_tokens: int = 0
+    """Number of tokens that the step evaluated; counted by evaluations that take drafts."""
 
 
 class Evaluation(Protocol[StreamT]):
@@ -53,4 +58,20 @@ class Evaluation(Protocol[StreamT]):
 
     def remove(self, stream: StreamT) -> None:
         """Remove a finished or cancelled stream, and free what it holds."""
+        ...
+
+
+class DraftingEvaluation(Evaluation[StreamT], Protocol[StreamT]):
+    """An evaluation that takes drafts: guesses of what follows a stream's last token, evaluated with it."""
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Number of tokens of a step that drafts are part of; 0: the model's past cannot drop wrong drafts."""
+        ...
+
+    def draft(self, stream: StreamT, ids: Sequence[int]) -> None:
+        """Set what the next step evaluates after a stream's last token, if it evaluates that and has room.
+
+        `extend` keeps the draft tokens that equal the appended ones, and drops the rest.
+        """
         ...

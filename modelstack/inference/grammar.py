@@ -9,6 +9,7 @@ Letters: V vocabulary size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +74,13 @@ class Grammar(Protocol):
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, without advancing; empty if there is a choice."""
+        ...
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        """Return the number of leading tokens that could be taken one after the other, without advancing.
+
+        A guess for drafts: `advance` may still refuse a token, never the other way round.
+        """
         ...
 
     def advance(self, token_id: int) -> None:

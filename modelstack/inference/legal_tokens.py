@@ -54,6 +54,13 @@ class LegalTokens:
         legal[list(forbidden)] = False
         return cls.from_flags(legal)
 
+    def has(self, token: int) -> bool:
+        """Return whether a token is legal."""
+        if self.illegal_V is not None:
+            return not self.illegal_V[token]
+        assert self.ids is not None
+        return bool((self.ids == token).any())
+
     def among(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the legal ids among some ascending ids."""
         if self.illegal_V is not None:

@@ -7,6 +7,7 @@ from typing import Generic
 from modelstack.inference.engine import EngineError, GenerateRequest, Generation
 from modelstack.inference.evaluation import StreamT
 from modelstack.inference.reply import Reply
+from modelstack.inference.speculation.speculation import DraftedReply
 
 
 class PendingReply(Generic[StreamT]):
@@ -19,6 +20,8 @@ class PendingReply(Generic[StreamT]):
         """Place in the line; None: the reply ended before any evaluation."""
         self.error: Exception | None = None
         self.is_cancelled = False
+        self.drafted: DraftedReply | None = None
+        """The reply's text and guesses, if the engine speculates."""
 
     @property
     def is_done(self) -> bool:

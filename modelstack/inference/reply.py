@@ -13,8 +13,9 @@ Letters: V vocabulary size.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -29,7 +30,7 @@ from modelstack.inference.engine import (
     Generation,
     LogitBias,
 )
-from modelstack.inference.grammar import Grammar, TokenMask
+from modelstack.inference.grammar import Grammar, GrammarError, TokenMask
 from modelstack.inference.legal_tokens import LegalTokens, unpacked
 from modelstack.inference.sampling import Drawn, Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -196,6 +197,25 @@ class Reply:
         out.stats.sampled_tokens += 1
         self._emit([drawn.token])
 
+    def legal_beginning(self, ids: Sequence[int]) -> list[int]:
+        """Return the leading tokens of a draft that may be drawn next, without changing the reply.
+
+        Where the grammar refuses the next one, the tokens that it forces there follow. A draft ends before an end
+        token and within the budget. There is none where the budget may soon close the reply.
+        """
+        grammar, end_ids = self.parts.grammar, self.parts.end_ids
+        n = min(len(ids), self.remaining - 1)
+        n = next((i for i, token in enumerate(ids[:n]) if token in end_ids), n)
+        if n < 1:
+            return []
+        if grammar is None:
+            legal = self.parts.text_tokens
+            return list(itertools.takewhile(legal.has, ids[:n]))
+        start = perf_counter()
+        found = self._legal_under(grammar, ids[:n])
+        self.out.stats.mask_s += perf_counter() - start
+        return found
+
     def finish(self, reason: FinishReason) -> None:
         """End the reply."""
         self.finish_reason = self.out.finish_reason = reason
@@ -221,6 +241,26 @@ class Reply:
         out.legal_counts += [1] * n
         out.stats.forced_tokens += n
         self._emit(block)
+
+    def _legal_under(self, grammar: Grammar, ids: Sequence[int]) -> list[int]:
+        """Return the leading tokens that a grammar accepts, and what it forces instead of the next one."""
+        if grammar.closing_reserve + len(ids) >= self.remaining:
+            return []
+        n_legal = grammar.n_legal(ids)
+        found = list(ids[:n_legal])
+        if n_legal == len(ids) or not self.parts.jump_ahead:
+            return found
+        n_taken = 0
+        try:
+            for token in found:
+                grammar.advance(token)
+                n_taken += 1
+            forced = [] if grammar.finished else grammar.forced()
+        except GrammarError:
+            return found[:n_taken]
+        finally:
+            grammar.rollback(n_taken)
+        return found + forced[: len(ids) - n_legal]
 
     def _draw_under(self, grammar: Grammar, logits: NDArray[np.float32]) -> _Found:
         """Draw a legal token and advance the grammar over it, unless it ends the reply."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelstack.inference.blocks import BlockPool, BlockTable, Hit, TokenChain
 from modelstack.inference.scheduler import (
@@ -21,6 +21,7 @@ from modelstack.inference.scheduler import (
     service_rank,
     tokens_admitted,
 )
+from modelstack.inference.sequences import common_prefix_length
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +37,10 @@ class Stream:
     n_reused: int | None = None
     """Number of tokens that were cached when the stream began to run; None: it has not run."""
     n_preempted: int = 0
+    draft: list[int] = field(default_factory=list[int])
+    """Tokens that the next step evaluates after the last one, if there is room."""
+    drafted: list[int] = field(default_factory=list[int])
+    """Tokens that the last step evaluated after the last one. Their keys and values follow the table's tokens."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -45,11 +50,22 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """The tokens of a stream that a step evaluates: `n_tokens` from position `start`."""
+    """The tokens of a stream that a step evaluates: `n_tokens` from position `start`, and a draft after them."""
 
     stream: Stream
     start: int
     n_tokens: int
+    draft: list[int] = field(default_factory=list[int])
+
+    @property
+    def n_evaluated(self) -> int:
+        """Number of tokens, including the draft."""
+        return self.n_tokens + len(self.draft)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens, including the draft."""
+        return [*self.stream.chain.tokens[self.start : self.start + self.n_tokens], *self.draft]
 
     @property
     def is_last(self) -> bool:
@@ -150,12 +166,13 @@ class StreamQueue:
             self._running[head.number] = head
             rows.append(self._row(head, n))
             tokens_left -= n
-        return rows
+        return self._with_drafts(rows, tokens_left)
 
     def settle(self, rows: Sequence[StepRow]) -> None:
         """Join blocks of equal content after the rows of a step were evaluated."""
         for row in rows:
             self.pool.settle(row.stream.table, row.stream.chain, row.start)
+            row.stream.drafted = row.draft
 
     def fail(self) -> None:
         """Return all streams to the line and forget the cache, because a step's evaluation failed."""
@@ -163,8 +180,16 @@ class StreamQueue:
         self.pool.drop_cache()
 
     def extend(self, stream: Stream, tokens: Sequence[int]) -> None:
-        """Append tokens to a stream."""
+        """Append tokens to a stream; those that its evaluated draft has in common count as evaluated."""
         stream.chain.tokens.extend(tokens)
+        if stream.drafted:
+            table, n_before = stream.table, stream.table.n_tokens
+            # The last token is evaluated again if need be: its logits decide what follows.
+            n_right = max(0, min(common_prefix_length(stream.drafted, list(tokens)), len(tokens) - 1))
+            self.pool.write(table, stream.chain, n_before + n_right)
+            self.pool.settle(table, stream.chain, n_before)
+            self.pool.trim(table)
+        stream.draft, stream.drafted = [], []
 
     def remove(self, stream: Stream) -> None:
         """Remove a finished or cancelled stream, and free its blocks. Idempotent."""
@@ -189,6 +214,20 @@ class StreamQueue:
         self.pool.reserve(stream.table, start + n_tokens)
         self.pool.write(stream.table, stream.chain, start + n_tokens)
         return StepRow(stream, start, n_tokens)
+
+    def _with_drafts(self, rows: Sequence[StepRow], tokens_left: int) -> list[StepRow]:
+        """Return the rows with their drafts, as far as tokens and free blocks are left over."""
+        found: list[StepRow] = []
+        for row in rows:
+            table, end = row.stream.table, row.start + row.n_tokens
+            room = (len(table.blocks) + self.pool.n_free) * self.pool.block_tokens - end
+            draft = row.stream.draft[: min(tokens_left, room)] if row.is_last else []
+            if draft:
+                self.pool.reserve(table, end + len(draft))
+                row = replace(row, draft=draft)
+                tokens_left -= len(draft)
+            found.append(row)
+        return found
 
     def _loads(self, *, counted: bool) -> list[Load]:
         """Return the running streams; the blocks that a preemption would free are counted only on request."""
@@ -220,6 +259,7 @@ class StreamQueue:
             stream = self._running.pop(number)
             self.pool.release(stream.table)
             stream.n_preempted += 1
+            stream.drafted = []
             self._wait(stream)
 
     def _wait(self, stream: Stream) -> None:

@@ -28,6 +28,7 @@ from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
+from modelstack.inference.speculation.speculation import DrafterName
 from modelstack.inference.state_store import StateStore
 
 DEFAULT_CONTEXT_WINDOW = 8192
@@ -53,6 +54,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         flash_attention: bool | None = None,
         seed: int | None = None,
         states: StateStore | None = None,
+        drafter: DrafterName | None = None,
     ) -> None:
         """Load a model, and measure thread counts that are not given.
 
@@ -72,6 +74,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             seed: Seed of the random stream for requests without their own seed; None draws one.
             states: Keeps the states of prompts' fixed parts and measurements of this machine for later processes;
                 None keeps nothing.
+            drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
 
         Raises:
             EngineError: llama-cpp-python or a file is missing or damaged, or an argument is invalid.
@@ -84,7 +87,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
         try:
             vocabulary, self._encoder = load_vocabulary(self._weights)
-            super().__init__(vocabulary, seed)
+            super().__init__(vocabulary, seed, drafter)
             trained = self._weights.trained_context
             self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
             if self._context_window > trained:

@@ -77,6 +77,10 @@ class SequenceStream:
     is_alone: bool = False
     """Whether the cache held no other request while this one was evaluated."""
     n_preempted: int = 0
+    draft: list[int] = field(default_factory=list[int])
+    """Tokens that the next evaluation appends to the last one, if there is room."""
+    drafted: list[int] = field(default_factory=list[int])
+    """Tokens that the last evaluation appended. The cache holds them after those that `slot` lists."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -100,6 +104,7 @@ class _Piece(NamedTuple):
 
     stream: SequenceStream
     ids: list[int]
+    draft: Sequence[int] = ()
 
     @property
     def position(self) -> int:
@@ -112,7 +117,13 @@ class _Piece(NamedTuple):
 
     @property
     def part(self) -> SequencePart:
-        return SequencePart(self.stream.held.sequence, self.position, self.ids, int(self.is_last))
+        ids, n_logits = [*self.ids, *self.draft], int(self.is_last) + len(self.draft)
+        return SequencePart(self.stream.held.sequence, self.position, ids, n_logits)
+
+    @property
+    def n_evaluated(self) -> int:
+        """Number of tokens, including the draft."""
+        return len(self.ids) + len(self.draft)
 
 
 @dataclass(slots=True)
@@ -130,6 +141,8 @@ class SequenceQueue:
     """Whether the tokens of ended requests stay cached."""
     states: PromptStates | None = None
     """Restores and keeps the fixed parts of prompts."""
+    _drops_parts: bool = True
+    """Whether the cache can drop a part of a sequence; False after it refused, as recurrent states do."""
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _waiting: list[SequenceStream] = field(default_factory=list[SequenceStream])
     """In the order of service."""
@@ -184,14 +197,32 @@ class SequenceQueue:
         return stream
 
     def extend(self, stream: SequenceStream, ids: Sequence[int]) -> None:
-        """Append tokens to a request."""
+        """Append tokens to a request; draft tokens that equal them count as evaluated."""
         stream.tokens.extend(ids)
+        if stream.drafted:
+            # The last token is evaluated again if need be: its logits decide what follows.
+            n_right = max(0, min(common_prefix_length(stream.drafted, list(ids)), len(ids) - 1))
+            self.cache.extend(stream.held, stream.drafted[:n_right])
+            stream.n_seen = max(stream.n_seen, len(stream.held.tokens))
+            stream.drafted = stream.drafted[n_right:]
+            self._drop_drafted(stream)
+        stream.draft = []
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Number of tokens of a step that drafts are part of; 0: the cache cannot drop a part of a sequence."""
+        return min(self.n_batch, self.n_reply_batch) if self._drops_parts else 0
+
+    def draft(self, stream: SequenceStream, ids: Sequence[int]) -> None:
+        """Set what the next evaluation appends to a request's last token, if there is room."""
+        stream.draft = list(ids)
 
     def remove(self, stream: SequenceStream) -> None:
         """Remove an ended or cancelled request; what was evaluated stays cached."""
         if stream.slot is None:
             self._waiting.remove(stream)
             return
+        self._drop_drafted(stream)
         if self.states is not None and stream.is_alone and stream.n_fixed:
             self.states.keep(stream.slot, stream.fixed)
         conversation = stream.held.conversation
@@ -215,11 +246,18 @@ class SequenceQueue:
         except ContextWindowError as error:
             return Ready((), self.context.logits_of_rows(0), [(pieces[0].stream, error)])
         self._account(pieces, perf_counter() - started)
-        ready = [piece.stream for piece in pieces if piece.is_last]
+        ready = [piece for piece in pieces if piece.is_last]
         for piece in pieces:
             self.cache.extend(piece.stream.held, piece.ids)
             piece.stream.n_seen = max(piece.stream.n_seen, len(piece.stream.held.tokens))
-        return Ready(ready, self.context.logits_of_rows(len(ready)))
+            piece.stream.drafted = list(piece.draft)
+        drafts = [piece.draft for piece in ready]
+        return Ready(
+            [piece.stream for piece in ready],
+            self.context.logits_of_rows(len(ready) + sum(map(len, drafts))),
+            drafts=drafts if any(drafts) else None,
+            n_tokens=sum(piece.n_evaluated for piece in pieces),
+        )
 
     def evaluate_alone(self, slot: Slot, ids: Sequence[int], n_logits: int) -> None:
         """Append tokens to an open slot that belongs to no request.
@@ -281,7 +319,7 @@ class SequenceQueue:
             self._is_prompts_turn = False
             return long[:1]
         self._is_prompts_turn = True
-        return _cut_to(short, min(self.n_batch, self.n_reply_batch))
+        return _with_drafts(_cut_to(short, min(self.n_batch, self.n_reply_batch)), self.max_step_tokens)
 
     def _evaluated(self, pieces: list[_Piece]) -> list[_Piece]:
         """Evaluate pieces; return those that were, without those of requests that had to make room."""
@@ -289,6 +327,9 @@ class SequenceQueue:
             code = self.context.evaluate_parts([piece.part for piece in pieces])
             if code == DECODE_OK:
                 return pieces
+            if code == DECODE_NO_ROOM and any(piece.draft for piece in pieces):
+                pieces = [_Piece(piece.stream, piece.ids) for piece in pieces]
+                continue
             if code == DECODE_NO_ROOM and self._makes_room(n_kept=1):
                 pieces = [piece for piece in pieces if piece.stream.slot is not None]
                 continue
@@ -321,7 +362,7 @@ class SequenceQueue:
 
     def _account(self, pieces: Sequence[_Piece], seconds: float) -> None:
         """Add an evaluation to the work of its requests; what is evaluated again is not counted again."""
-        for stream, ids in pieces:
+        for stream, ids, _ in pieces:
             position = len(stream.held.tokens)
             if position < stream.n_seen:
                 continue
@@ -336,7 +377,16 @@ class SequenceQueue:
         stream.n_preempted += 1
         self._wait(stream)
 
+    def _drop_drafted(self, stream: SequenceStream) -> None:
+        """Remove draft tokens from the cache; if it cannot drop a part, the request is evaluated again."""
+        if stream.drafted:
+            n_tokens = len(stream.held.tokens)
+            self.cache.shorten(stream.held, n_tokens)
+            self._drops_parts = len(stream.held.tokens) == n_tokens
+            stream.drafted = []
+
     def _stop(self, stream: SequenceStream) -> None:
+        self._drop_drafted(stream)
         self._running.remove(stream)
         self.cache.release(stream.held)
         stream.slot, stream.is_alone = None, False
@@ -362,3 +412,14 @@ def _cut_to(pieces: Sequence[_Piece], n_tokens: int) -> list[_Piece]:
         n_left -= len(ids)
         cut.append(_Piece(piece.stream, ids))
     return cut
+
+
+def _with_drafts(pieces: Sequence[_Piece], n_tokens: int) -> list[_Piece]:
+    """Return pieces with their requests' drafts, cut to `n_tokens` tokens together."""
+    n_left = max(0, n_tokens - sum(len(piece.ids) for piece in pieces))
+    found = list[_Piece]()
+    for piece in pieces:
+        draft = piece.stream.draft[:n_left] if piece.is_last else ()
+        n_left -= len(draft)
+        found.append(piece._replace(draft=draft))
+    return found

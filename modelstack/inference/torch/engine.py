@@ -24,6 +24,7 @@ from modelstack.inference.blocks import BLOCK_TOKENS
 from modelstack.inference.engine import EngineError, GenerateRequest, require_room, require_token_ids
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.speculation.speculation import DrafterName
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
@@ -65,6 +66,7 @@ class TorchEngine(BatchedEngine[Stream]):
         kv_type: KVType = "model",
         store: StateStore | None = None,
         stores_conversations: bool = False,
+        drafter: DrafterName | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -86,12 +88,13 @@ class TorchEngine(BatchedEngine[Stream]):
             store: Folder of prompts' beginnings that outlive the process; None: nothing is stored.
             stores_conversations: Whether whole conversations go into `store`, not only the fixed parts of their
                 prompts. The folder then holds what users wrote, readable by its owner only.
+            drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
             EngineError: An argument is invalid, or `kv_type` cannot hold heads of this size.
         """
-        super().__init__(tokenizer.vocabulary, seed)
+        super().__init__(tokenizer.vocabulary, seed, drafter)
         trained = model.config.max_position_embeddings
         self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
         if self._context_window > trained:
@@ -137,7 +140,7 @@ class TorchEngine(BatchedEngine[Stream]):
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | KVType | StateStore | None,
+        **options: int | KVType | DrafterName | StateStore | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 

@@ -15,9 +15,9 @@ of a part, F gathered blocks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -94,17 +94,15 @@ class StepLayout:
 
     def __init__(self, rows: Sequence[StepRow], block_tokens: int, device: torch.device) -> None:
         """Arrange the rows of a step."""
-        self.rows = sorted(rows, key=lambda row: (row.n_tokens, row.start))
+        self.rows = sorted(rows, key=lambda row: (row.n_evaluated, row.start))
         """The rows in the order of their tokens in the step's row."""
-        ids = [
-            token for row in self.rows for token in row.stream.chain.tokens[row.start : row.start + row.n_tokens]
-        ]
-        positions_N = np.concatenate([np.arange(row.start, row.start + row.n_tokens) for row in self.rows])
+        ids = [token for row in self.rows for token in row.ids]
+        positions_N = np.concatenate([np.arange(row.start, row.start + row.n_evaluated) for row in self.rows])
         blocks_N = np.array(
             [
                 row.stream.table.blocks[place // block_tokens]
                 for row in self.rows
-                for place in range(row.start, row.start + row.n_tokens)
+                for place in range(row.start, row.start + row.n_evaluated)
             ]
         )
         self.ids_1N = torch.tensor([ids], device=device)
@@ -112,13 +110,14 @@ class StepLayout:
         self.slots_N = torch.from_numpy(blocks_N * block_tokens + positions_N % block_tokens).to(device)
         self.groups = list(self._grouped(block_tokens, device))
 
-    def last_places(self) -> list[int]:
-        """Return the places of the rows' last tokens in the step's row, in the order of `rows`."""
-        return (np.cumsum([row.n_tokens for row in self.rows]) - 1).tolist()
+    def last_places(self) -> list[range]:
+        """Return the places of each row's last token and its draft in the step's row, in the order of `rows`."""
+        ends = itertools.accumulate(row.n_evaluated for row in self.rows)
+        return [range(end - 1 - len(row.draft), end) for end, row in zip(ends, self.rows, strict=True)]
 
     def _grouped(self, block_tokens: int, device: torch.device) -> Iterator[RowGroup]:
         start = 0
-        for n_new, several in groupby(self.rows, key=lambda row: row.n_tokens):
+        for n_new, several in itertools.groupby(self.rows, key=lambda row: row.n_evaluated):
             rest = list(several)
             while rest:
                 shortest = rest[0].start + n_new
@@ -132,7 +131,7 @@ class StepLayout:
 
 def _group(rows: Sequence[StepRow], start: int, block_tokens: int, device: torch.device) -> RowGroup:
     """Return rows with equally many new tokens, ascending in length, as a group."""
-    n_new = rows[0].n_tokens
+    n_new = rows[0].n_evaluated
     lengths = [row.start + n_new for row in rows]
     longest = lengths[-1]
     blocks = None

@@ -83,8 +83,17 @@ class StreamBatch:
         return len(self.queue)
 
     def extend(self, stream: Stream, ids: Sequence[int]) -> None:
-        """Append tokens to a stream."""
+        """Append tokens to a stream; draft tokens that equal them are kept."""
         self.queue.extend(stream, ids)
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Number of tokens of a step that drafts are part of."""
+        return self.queue.limits.max_tokens
+
+    def draft(self, stream: Stream, ids: Sequence[int]) -> None:
+        """Set what the next step evaluates after a stream's last token, if there is room."""
+        stream.draft = list(ids)
 
     def remove(self, stream: Stream) -> None:
         """Remove a finished or cancelled stream, and free its blocks. Idempotent."""
@@ -142,8 +151,8 @@ class StreamBatch:
         device = next(model.parameters()).device
         layout = self._memory.layout = StepLayout(rows, self.queue.pool.block_tokens, device)
         ends = zip(layout.rows, layout.last_places(), strict=True)
-        last = [(row.stream, place) for row, place in ends if row.is_last]
-        places_R = torch.tensor([place for _, place in last], dtype=torch.long, device=device)
+        last = [(row, places) for row, places in ends if row.is_last]
+        places_R = torch.tensor([place for _, places in last for place in places], dtype=torch.long, device=device)
         self.adapters.select(layout.rows, device)
         # The places of an adapter's tokens are those in the whole row, so the last layer must see it whole.
         chooses = model.can_choose_places and not self.adapters.is_active
@@ -156,7 +165,12 @@ class StreamBatch:
         )
         logits = output.logits_BTV if chooses else model.logits(output.hidden_BTD[:, places_R])
         logits_RV = logits[0].float().cpu().numpy()
-        return Ready([stream for stream, _ in last], logits_RV)
+        return Ready(
+            [row.stream for row, _ in last],
+            logits_RV,
+            drafts=[row.draft for row, _ in last] if any(row.draft for row in rows) else None,
+            n_tokens=layout.positions_1N.shape[1],
+        )
 
 
 def token_bytes(model: CausalLM) -> int:

@@ -10,7 +10,7 @@ that text could match.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llguidance
@@ -212,6 +212,10 @@ class LLGuidanceState:
         if not self._matcher.rollback(n_tokens):
             self._fail("rollback")
         del self._taken[-n_tokens:]
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        """Return the number of leading tokens that could be taken one after the other."""
+        return self._matcher.validate_tokens(list(ids))
 
     def permits(self, ids: list[int]) -> bool:
         """Return whether `ids` complete the reply."""

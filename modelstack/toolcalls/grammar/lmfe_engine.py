@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -266,6 +266,15 @@ class LMFEState:
         """Undo the last `n_tokens` tokens."""
         del self._places[-n_tokens:]
         self._forced = None
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        """Return the number of leading tokens that could be taken one after the other."""
+        place: Place | None = self._places[-1]
+        for n, token in enumerate(ids):
+            place = self._behind(place, token)
+            if place is None:
+                return n
+        return len(ids)
 
     def permits(self, ids: list[int]) -> bool:
         """Return whether `ids` complete the reply."""

@@ -11,6 +11,8 @@ approximates, closing quotes, braces and brackets are preferred among the legal 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +62,10 @@ class EngineState(Protocol):
 
     def rollback(self, n_tokens: int) -> None:
         """Undo the last `n_tokens` tokens."""
+        ...
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        """Return the number of leading tokens that could be taken one after the other."""
         ...
 
     def permits(self, ids: list[int]) -> bool:
@@ -199,6 +205,14 @@ class TrackedGrammar:
     def forced(self) -> list[int]:
         """Return the tokens that must come next; empty if there is a choice."""
         return [] if self.finished else self._engine.forced()
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        """Return the number of leading tokens that could be taken one after the other; end tokens never."""
+        if self.finished:
+            return 0
+        withheld, marks = self._tokens.withheld, self._tokens.marks.characters
+        known = itertools.takewhile(lambda token: token in marks or token not in withheld, ids)
+        return self._engine.n_legal(list(known))
 
     def advance(self, token_id: int) -> None:
         """Take one token.

@@ -18,6 +18,7 @@ from modelstack.inference.llama.sequence_queue import SequenceQueue, SequenceStr
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import Reply
 from modelstack.inference.sequences import PrefixCache
+from modelstack.inference.speculation.speculation import DrafterName
 
 N_VOCAB = 40
 END = 0
@@ -52,6 +53,8 @@ class FakeContext:
         self.calls: list[list[list[int]]] = []
         """The tokens of each part of each call."""
         self.fails = False
+        self.drops_parts = True
+        """Whether a part of a sequence can be removed; recurrent states refuse it."""
         self._held: dict[int, list[tuple[int, int]]] = {}
         """Cell and token of each position, by sequence."""
         self._cells = itertools.count()
@@ -76,8 +79,9 @@ class FakeContext:
             held = self._held.setdefault(part.sequence, [])
             assert part.position == len(held), "positions must follow each other"
             held += [(next(self._cells), token) for token in part.ids]
-            if part.n_logits:
-                self._found.append(self._logits(self.tokens(part.sequence)))
+            tokens = self.tokens(part.sequence)
+            ends = range(len(tokens) - part.n_logits + 1, len(tokens) + 1)
+            self._found += [self._logits(tokens[:end]) for end in ends]
         return DECODE_OK
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
@@ -85,6 +89,8 @@ class FakeContext:
         return np.array(self._found if n_rows else np.empty((0, N_VOCAB)), np.float32)
 
     def remove(self, sequence: int, start: int) -> bool:
+        if start and not self.drops_parts:
+            return False
         del self._held.setdefault(sequence, [])[start:]
         return True
 
@@ -100,8 +106,15 @@ class FakeContext:
 class FakeEngine(BatchedEngine[SequenceStream]):
     """The llama.cpp engine over a `FakeContext`."""
 
-    def __init__(self, context: FakeContext, *, n_batch: int = 16, n_sequences: int = 4) -> None:
-        super().__init__(cast(Any, FakeVocabulary()), seed=0)
+    def __init__(
+        self,
+        context: FakeContext,
+        *,
+        n_batch: int = 16,
+        n_sequences: int = 4,
+        drafter: DrafterName | None = None,
+    ) -> None:
+        super().__init__(cast(Any, FakeVocabulary()), seed=0, drafter=drafter)
         self.context = context
         self.cache = PrefixCache(context, n_sequences)
         self.queue = SequenceQueue(context, self.cache, context.n_cells, n_batch)
@@ -222,6 +235,10 @@ class ScriptedGrammar:
             block.append(step[0])
         return block
 
+    def n_legal(self, ids: Sequence[int]) -> int:
+        steps = self.steps[self.position :]
+        return next((n for n, token in enumerate(ids) if n >= len(steps) or token not in steps[n]), len(ids))
+
     def advance(self, token_id: int) -> None:
         if self.finished or token_id not in self.steps[self.position]:
             raise GrammarError(f"{token_id} at step {self.position}")
@@ -278,6 +295,14 @@ class BracketGrammar:
 
     def forced(self) -> list[int]:
         return []
+
+    def n_legal(self, ids: Sequence[int]) -> int:
+        depth = self.depth
+        for n, token in enumerate(ids):
+            if token not in (self.OPEN, self.CLOSE, self.LETTER) or (depth == 0 and (self.history or n)):
+                return n
+            depth += (token == self.OPEN) - (token == self.CLOSE)
+        return len(ids)
 
     def advance(self, token_id: int) -> None:
         self.history.append(token_id)

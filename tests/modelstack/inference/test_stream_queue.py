@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from modelstack.inference.blocks import BlockPool
 from modelstack.inference.scheduler import StepLimits
-from modelstack.inference.streams import Stream, StreamQueue
+from modelstack.inference.streams import StepRow, Stream, StreamQueue
 
 B = 4
 
@@ -21,10 +21,15 @@ def queue_of(n_blocks: int = 16, max_rows: int = 4, max_tokens: int = 16) -> Str
 
 
 class Replies:
-    """Streams with the lengths that their replies will have; evaluates a step like an engine."""
+    """Streams with the lengths that their replies will have; evaluates a step like an engine.
 
-    def __init__(self, queue: StreamQueue, alphabet: int = 2, seed: int = 0) -> None:
-        self.queue = queue
+    The memory holds for each slot the tokens that its key and value depend on.
+    """
+
+    def __init__(self, queue: StreamQueue, alphabet: int = 2, seed: int = 0, *, drafts: bool = False) -> None:
+        self.queue, self.drafts = queue, drafts
+        self.memory: dict[tuple[int, int], int] = {}
+        self.n_accepted = 0
         self.longest: dict[Stream, int] = {}
         self.finished: list[Stream] = []
         self.rng = random.Random(seed)
@@ -39,20 +44,45 @@ class Replies:
 
     def step(self) -> list[Stream]:
         rows = self.queue.next_step()
-        assert sum(row.n_tokens for row in rows) <= self.queue.limits.max_tokens
+        assert sum(row.n_evaluated for row in rows) <= self.queue.limits.max_tokens
         assert len({row.stream for row in rows}) == len(rows)
         for row in rows:
             assert row.stream.table.n_tokens == row.start + row.n_tokens
-            assert len(row.stream.table.blocks) * B >= row.stream.table.n_tokens
+            assert len(row.stream.table.blocks) * B >= row.stream.table.n_tokens + len(row.draft)
+            self._evaluate(row)
         self.queue.settle(rows)
         for row in rows:
             self.n_evaluated[row.stream] = self.n_evaluated.get(row.stream, 0) + row.n_tokens
             if row.is_last:
-                self.queue.extend(row.stream, [self.rng.randrange(self.alphabet)])
+                written = self._written(row)
+                self.queue.extend(row.stream, written)
+                self.n_accepted += len(written) - 1
                 if len(row.stream.tokens) == self.longest[row.stream]:
                     self.queue.remove(row.stream)
                     self.finished.append(row.stream)
+                elif self.drafts and self.rng.random() < 0.7:
+                    n_left = self.longest[row.stream] - len(row.stream.tokens) - 1
+                    draft = [self.rng.randrange(self.alphabet) for _ in range(self.rng.randrange(9))]
+                    row.stream.draft = draft[:n_left]
+            self._verify(row.stream)
         return [row.stream for row in rows]
+
+    def _evaluate(self, row: StepRow) -> None:
+        blocks, known = row.stream.table.blocks, [*row.stream.tokens[: row.start], *row.ids]
+        for place in range(row.start, len(known)):
+            self.memory[blocks[place // B], place % B] = hash(tuple(known[: place + 1]))
+
+    def _verify(self, stream: Stream) -> None:
+        for place in range(stream.table.n_tokens):
+            held = self.memory[stream.table.blocks[place // B], place % B]
+            assert held == hash(tuple(stream.tokens[: place + 1])), "a slot holds another token's key"
+
+    def _written(self, row: StepRow) -> list[int]:
+        """Return a token, and more as long as they follow the draft."""
+        written = [self.rng.randrange(self.alphabet)]
+        while len(written) <= len(row.draft) and written == row.draft[: len(written)]:
+            written.append(self.rng.randrange(self.alphabet))
+        return written
 
     def run(self, limit: int = 10_000) -> None:
         for _ in range(limit):
@@ -157,6 +187,18 @@ def test_a_failed_step_returns_all_streams_to_the_line_and_forgets_what_it_might
     assert set(replies.finished) == set(streams)
 
 
+@pytest.mark.parametrize(("n_blocks", "max_tokens", "n_drafted"), [(9, 6, 5), (2, 32, 2), (9, 32, 8)])
+def test_a_draft_takes_only_tokens_and_blocks_that_are_left_over(
+    n_blocks: int, max_tokens: int, n_drafted: int
+) -> None:
+    replies = Replies(queue_of(n_blocks, max_tokens=max_tokens), alphabet=1000)
+    stream = replies.submit(5, 3)
+    replies.step()
+    stream.draft = list(range(8))
+    (row,) = replies.queue.next_step()
+    assert (row.start, row.n_tokens, row.draft) == (5, 1, list(range(n_drafted)))
+
+
 def test_what_can_never_run_is_refused() -> None:
     queue = queue_of(4)
     with pytest.raises(ValueError, match="a stream of 17 tokens needs 5 blocks of 4; there are 4"):
@@ -171,9 +213,10 @@ def test_what_can_never_run_is_refused() -> None:
     assert queue.next_step() == []
 
 
-def test_ten_thousand_random_steps_lose_no_stream_and_no_block() -> None:
+@pytest.mark.parametrize("drafts", [False, True], ids=["plain", "drafts"])
+def test_ten_thousand_random_steps_lose_no_stream_and_no_block(drafts: bool) -> None:
     rng = random.Random(1)
-    replies = Replies(queue_of(24, max_rows=5, max_tokens=12), seed=2)
+    replies = Replies(queue_of(24, max_rows=5, max_tokens=20 if drafts else 12), seed=2, drafts=drafts)
     cancelled: set[Stream] = set()
     n_preempted = n_failed = 0
     for _ in range(10_000):
@@ -201,6 +244,7 @@ def test_ten_thousand_random_steps_lose_no_stream_and_no_block() -> None:
     assert replies.queue.pool.n_free == 24
     n_preempted = sum(stream.n_preempted for stream in replies.longest)
     assert min(n_preempted, len(finished), len(cancelled), n_failed) > 3
+    assert (replies.n_accepted > 1000) == drafts
 
 
 class AnySteps(RuleBasedStateMachine):
@@ -208,7 +252,7 @@ class AnySteps(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replies = Replies(queue_of(12, max_rows=3, max_tokens=7))
+        self.replies = Replies(queue_of(12, max_rows=3, max_tokens=7), drafts=True)
         self.alive: list[Stream] = []
 
     @rule(n_prompt=st.integers(1, 30), n_reply=st.integers(1, 18), priority=st.integers(-1, 1))

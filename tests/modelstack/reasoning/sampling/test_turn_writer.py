@@ -47,6 +47,9 @@ class Fork:
     def forced(self) -> list[int]:
         return []
 
+    def n_legal(self, ids: Sequence[int]) -> int:
+        raise NotImplementedError("turns are written without drafts")
+
     def advance(self, token_id: int) -> None:
         if not self.mask()[token_id >> 5] >> np.uint32(token_id & 31) & np.uint32(1):
             raise GrammarError(f"{token_id} is not legal")
