@@ -32,7 +32,7 @@ from modelstack.architecture.gguf.load import load_gguf
 from modelstack.inference.quantise.calibration import CalibrationText, read_calibration
 from modelstack.inference.quantise.comparison import Comparison, compare
 from modelstack.inference.quantise.quantisation import named_format
-from modelstack.inference.quantise.rounded_model import METHODS, quantise
+from modelstack.inference.quantise.rounded_model import METHODS, FormatOf, quantise
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.sampling.frozen_model import load_merged
@@ -86,15 +86,25 @@ def rows(
                 f"llama.cpp {type_name}", _bits(path, original), compare(original, loaded.model, text.held_out)
             )
     for name in formats:
-        number_format = named_format(name)
+        of_weight = formats_of(name)
         for method in methods:
             model = copy.deepcopy(original, {id(weight): weight for weight in _ends(original)})
-            result = quantise(
-                model, lambda _, __, of=number_format: of, METHODS[method], text.training, scale_type=torch.float16
-            )
+            result = quantise(model, of_weight, METHODS[method], text.training, scale_type=torch.float16)
             n_bits = sum(tensor.bits_per_weight * tensor.n_weights for tensor in result.tensors)
             bits = n_bits / sum(tensor.n_weights for tensor in result.tensors)
             yield Row(f"{name}, {method}", bits, compare(original, model, text.held_out))
+
+
+def formats_of(text: str) -> FormatOf:
+    """Return the format of each weight from a description such as "int4-g32,down_proj=int5-g32".
+
+    Raises:
+        UserError: A format is not known.
+    """
+    usual, *exceptions = text.split(",")
+    of_layer = {layer: named_format(name) for layer, _, name in (each.partition("=") for each in exceptions)}
+    default = named_format(usual)
+    return lambda name, _: next((of for layer, of in of_layer.items() if f".{layer}" in name), default)
 
 
 @torch.no_grad()
@@ -127,7 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="checkpoint folder, stage, GGUF file or a model's name")
     parser.add_argument("--text", type=Path, action="append", required=True, help="file or folder with text")
-    parser.add_argument("--format", action="append", help=f"default: {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--format",
+        action="append",
+        help=f"default: {', '.join(FORMATS)}; with exceptions: int4-g32,down_proj=int8-g32",
+    )
     parser.add_argument("--method", action="append", choices=[*METHODS], help="default: all")
     parser.add_argument("--type", action="append", help=f"llama.cpp's; default: {', '.join(TYPES)}; none: no type")
     parser.add_argument("--tokens", type=int, default=32_768)

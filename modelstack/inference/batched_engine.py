@@ -29,6 +29,7 @@ from modelstack.inference.evaluation import DraftingEvaluation, StreamT
 from modelstack.inference.fair_lock import FairLock
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
+from modelstack.inference.sequences import common_prefix_length
 from modelstack.inference.speculation.speculation import DraftedReply, DrafterName, Speculation
 from modelstack.tokenizer.vocabulary import Vocabulary
 
@@ -265,6 +266,8 @@ class BatchedEngine(ABC, Generic[StreamT]):
             if not goes_on or n > len(draft) or written[first:] != draft[:n]:
                 break
         self._evaluation.extend(stream, written[first:])
+        reply.out.stats.drafted_tokens += len(draft)
+        reply.out.stats.accepted_tokens += common_prefix_length(list(draft), written[first:])
         if submission.drafted is not None and self._speculation is not None:
             self._speculation.learn(submission.drafted, written[first:], len(draft))
         return goes_on

@@ -107,6 +107,10 @@ class GenerationStats:
     """Number of tokens without an alternative under the grammar; they are not sampled."""
     forward_calls: int = 0
     """Number of evaluations of the model after the prompt."""
+    drafted_tokens: int = 0
+    """Number of draft tokens that were evaluated."""
+    accepted_tokens: int = 0
+    """Number of these that the reply took."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
     mask_s: float = 0.0
@@ -125,6 +129,8 @@ class GenerationStats:
             sampled_tokens=self.sampled_tokens + other.sampled_tokens,
             forced_tokens=self.forced_tokens + other.forced_tokens,
             forward_calls=self.forward_calls + other.forward_calls,
+            drafted_tokens=self.drafted_tokens + other.drafted_tokens,
+            accepted_tokens=self.accepted_tokens + other.accepted_tokens,
             prefill_s=self.prefill_s + other.prefill_s,
             decode_s=self.decode_s + other.decode_s,
             mask_s=self.mask_s + other.mask_s,

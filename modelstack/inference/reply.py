@@ -201,7 +201,7 @@ class Reply:
         """Return the leading tokens of a draft that may be drawn next, without changing the reply.
 
         Where the grammar refuses the next one, the tokens that it forces there follow. A draft ends before an end
-        token and within the budget. There is none where the budget may soon close the reply.
+        token and within the budget.
         """
         grammar, end_ids = self.parts.grammar, self.parts.end_ids
         n = min(len(ids), self.remaining - 1)
@@ -244,11 +244,11 @@ class Reply:
 
     def _legal_under(self, grammar: Grammar, ids: Sequence[int]) -> list[int]:
         """Return the leading tokens that a grammar accepts, and what it forces instead of the next one."""
-        if grammar.closing_reserve + len(ids) >= self.remaining:
-            return []
         n_legal = grammar.n_legal(ids)
         found = list(ids[:n_legal])
-        if n_legal == len(ids) or not self.parts.jump_ahead:
+        # A rollback loses the grammar's plan for closing the reply, so none happens where there may be one.
+        is_closing = grammar.closing_reserve + len(ids) >= self.remaining
+        if n_legal == len(ids) or not self.parts.jump_ahead or is_closing:
             return found
         n_taken = 0
         try:

@@ -23,6 +23,8 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("cached_tokens", "Tokens of prompts found in the cache.")
         self._written = self._counter("reply_tokens", "Tokens of replies.")
+        self._drafted = self._counter("drafted_tokens", "Draft tokens that were evaluated.")
+        self._accepted = self._counter("accepted_tokens", "Draft tokens that became part of a reply.")
         about = "From the start of a reply to its first token."
         self._first = self._histogram("first_token_seconds", about, _SECONDS)
         self._per_token = self._histogram(
@@ -34,6 +36,8 @@ class Metrics:
         self._prompt.inc(reply.n_prompt)
         self._cached.inc(reply.n_cached)
         self._written.inc(reply.n_written)
+        self._drafted.inc(reply.n_drafted)
+        self._accepted.inc(reply.n_accepted)
         if reply.n_written:
             self._first.observe(reply.first_token_s)
         if reply.n_written > 1:

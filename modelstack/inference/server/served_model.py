@@ -346,6 +346,9 @@ class ServedModel:
                 TokenLogprob(table[token], 0.0 if math.isnan(logprob) else logprob)
                 for token, logprob in zip(generation.ids, generation.logprobs, strict=True)
             ),
+            n_drafted=stats.drafted_tokens,
+            n_accepted=stats.accepted_tokens,
+            n_evaluations=stats.forward_calls,
             first_token_s=stats.first_token_s,
             decode_s=stats.decode_s,
         )

@@ -131,5 +131,11 @@ class ServedReply:
     n_thought: int = 0
     """Tokens of the thought and its marks."""
     logprobs: tuple[TokenLogprob, ...] = field(default=())
+    n_drafted: int = 0
+    """Draft tokens that were evaluated for the reply without its thought."""
+    n_accepted: int = 0
+    """Draft tokens that became part of it."""
+    n_evaluations: int = 0
+    """Evaluations of the model after its prompt."""
     first_token_s: float = 0.0
     decode_s: float = 0.0

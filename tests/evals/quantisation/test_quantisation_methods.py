@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evals.quantisation.methods import DITHER_COLUMNS, DITHER_STEPS, dithered, main
+from evals.quantisation.methods import DITHER_COLUMNS, DITHER_STEPS, dithered, formats_of, main
+from modelstack.inference.quantise.quantisation import named_format
 from modelstack.posttrain.base import load_base
 from tests.modelstack.sft.toy_sft import write_base
 
@@ -31,6 +32,14 @@ def test_each_candidate_gets_a_row_and_eight_bits_diverge_least(
     assert 0 < kl["llama.cpp q8_0"] < 0.1 * min(kl["llama.cpp q4_0"], kl["int4-g32, rtn"])
     assert kl["int4-g32, gptq"] < kl["llama.cpp q4_0"]
     assert capsys.readouterr().out.count("±") == 4
+
+
+def test_some_layers_can_have_a_format_of_their_own() -> None:
+    of = formats_of("int4-g32,down_proj=int5-g32,v_proj=int8-g32")
+    names = ("mlp.down_proj", "self_attn.v_proj", "self_attn.q_proj")
+    assert [of(f"model.layers.0.{name}.weight", (64, 64)) for name in names] == [
+        named_format(name) for name in ("int5-g32", "int8-g32", "int4-g32")
+    ]
 
 
 def test_dithered_weights_stay_within_half_a_step(tmp_path: Path) -> None:
