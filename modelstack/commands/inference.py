@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.commands.help import AsJson, explained
+from modelstack.commands.serving import Drafter
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def infer(
     kv_type: Annotated[
         KVType, typer.Option("--kv-type", help="Numbers of the KV cache; k8v4: keys in 8 bits, values in 4.")
     ] = KVType.model,
+    drafter: Annotated[
+        Drafter, typer.Option("--drafter", help="Guesses that are checked together; lookup: from the text itself.")
+    ] = Drafter.none,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,6 +92,7 @@ def infer(
             numbers=numbers,
             rounded=base.rounded,
             kv_type=kv_type.value,
+            drafter=drafter.chosen,
         ) as engine:
             started = time.perf_counter()
             submissions = [

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,7 +19,7 @@ from modelstack.errors import UserError
 
 if TYPE_CHECKING:
     from modelstack.inference.engine import Engine
-    from modelstack.inference.server.replying import Limits
+    from modelstack.inference.speculation.speculation import DrafterName
 
 KEY_VARIABLE = "MODELSTACK_API_KEY"
 DEFAULT_PORT = 8000
@@ -34,6 +35,18 @@ class EngineName(StrEnum):
     auto = "auto"
     llama = "llama.cpp"
     torch = "torch"
+
+
+class Drafter(StrEnum):
+    """Source of draft tokens."""
+
+    lookup = "lookup"
+    none = "none"
+
+    @property
+    def chosen(self) -> DrafterName | None:
+        """The drafter's name for an engine."""
+        return None if self is Drafter.none else self.value
 
 
 @explained(
@@ -77,6 +90,9 @@ def serve(
     waiting: Annotated[int, typer.Option("--waiting", min=0, help="Replies that may wait.")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")] = 600.0,
     max_body: Annotated[int, typer.Option("--max-body", min=1_000, help="Bytes of a request.")] = 8_000_000,
+    drafter: Annotated[
+        Drafter, typer.Option("--drafter", help="Guesses that are checked together; lookup: from the text itself.")
+    ] = Drafter.lookup,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the engine.")] = None,
     no_key: Annotated[
         bool, typer.Option("--no-key", help=f"Serve other machines without {KEY_VARIABLE}.")
@@ -113,7 +129,8 @@ def serve(
     limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
     adapters = [_named(each) for each in adapter or ()]
     try:
-        loaded, path = _load(source, engine, lora, adapters, context, limits, threads)
+        options = _EngineOptions(context, running, threads, drafter.chosen)
+        loaded, path = _load(source, engine, lora, adapters, options)
     except EngineError as error:
         raise UserError(str(error)) from error
     try:
@@ -164,14 +181,22 @@ def _named(adapter: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
+@dataclass(frozen=True, slots=True)
+class _EngineOptions:
+    """Options of both engines."""
+
+    context_window: int | None
+    max_running: int
+    threads: int | None
+    drafter: DrafterName | None
+
+
 def _load(
     source: str,
     engine: EngineName,
     lora: Path | None,
     adapters: Sequence[tuple[str, Path]],
-    context: int | None,
-    limits: Limits,
-    threads: int | None,
+    options: _EngineOptions,
 ) -> tuple[Engine, Path]:
     """Return the loaded engine, and the path of its weights."""
     from modelstack.inference.llama.engine import DEFAULT_CONTEXT_WINDOW, LlamaCppEngine
@@ -188,22 +213,21 @@ def _load(
             LlamaCppEngine(
                 path,
                 lora_path=lora,
-                context_window=context,
-                n_cells=CACHED_WINDOWS * (context or DEFAULT_CONTEXT_WINDOW),
-                max_conversations=limits.max_running,
-                n_threads=threads,
-                n_threads_prefill=threads,
+                context_window=options.context_window,
+                n_cells=CACHED_WINDOWS * (options.context_window or DEFAULT_CONTEXT_WINDOW),
+                max_conversations=options.max_running,
+                n_threads=options.threads,
+                n_threads_prefill=options.threads,
+                drafter=options.drafter,
             ),
             path,
         )
     if lora is not None:
         raise UserError("--lora is for llama.cpp; give the torch engine stages with --adapter NAME=STAGE")
-    return _torch_engine(path, adapters, context, limits, threads), path
+    return _torch_engine(path, adapters, options), path
 
 
-def _torch_engine(
-    path: Path, adapters: Sequence[tuple[str, Path]], context: int | None, limits: Limits, threads: int | None
-) -> Engine:
+def _torch_engine(path: Path, adapters: Sequence[tuple[str, Path]], options: _EngineOptions) -> Engine:
     from modelstack.inference.torch.engine import TorchEngine
     from modelstack.inference.torch.packing import INT8_ROWS
     from modelstack.posttrain.lora.batch_adapter import engine_changes
@@ -213,7 +237,7 @@ def _torch_engine(
     from modelstack.reasoning.sampling.frozen_model import load_frozen
     from modelstack.train.process import set_up_process
 
-    set_up_process(threads)
+    set_up_process(options.threads)
     base = load_frozen(starting_point(path), precision="bf16", device="auto")
     is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
     engine = TorchEngine(
@@ -222,8 +246,9 @@ def _torch_engine(
         owns_model=True,
         numbers="int8" if is_int8 else "float",
         rounded=base.rounded,
-        context_window=context,
-        max_rows=limits.max_running,
+        context_window=options.context_window,
+        max_rows=options.max_running,
+        drafter=options.drafter,
     )
     for name, stage in adapters:
         engine.add_adapter(name, engine_changes(read_adapter(stage / ADAPTER)))

@@ -280,7 +280,8 @@ class BatchedEngine(ABC, Generic[StreamT]):
         written = [(stream, each) for stream, each in self._pending.items() if each.reply.out.ids]
         for _, each in written:
             if each.drafted is None:
-                each.drafted = DraftedReply(each.request.prompt_ids, each.reply)
+                asked = each.request
+                each.drafted = DraftedReply([*asked.expected_ids, *asked.prompt_ids], each.reply)
         replies = [each.drafted for _, each in written if each.drafted is not None]
         drafts = speculation.draft(replies, self._evaluation.max_step_tokens)
         for (stream, _), draft in zip(written, drafts, strict=True):

@@ -86,6 +86,8 @@ class GenerateRequest:
     """Prior over tools. Log-probabilities stay the model's own; `Generation.choices` include the prior."""
     logit_bias: LogitBias | None = None
     """Prior over tokens outside the choice of a tool. Log-probabilities stay the model's own."""
+    expected_ids: Sequence[int] = ()
+    """Text that the reply may repeat, for engines with a drafter; the reply is the same without it."""
     priority: int = 0
     """Larger is more urgent, for engines that run several requests together."""
     adapter: str | None = None

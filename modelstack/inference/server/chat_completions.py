@@ -166,6 +166,13 @@ class JsonSchemaAnswer(Body):
     json_schema: JsonSchemaFormat
 
 
+class Prediction(Body):
+    """Text that the reply may repeat, such as a file that is to be edited."""
+
+    type: Literal["content"]
+    content: Content
+
+
 class StreamOptions(Body):
     """Options of a stream."""
 
@@ -183,6 +190,7 @@ class ChatRequest(OpenAIBody):
         Annotated[TextFormat | JsonObjectFormat | JsonSchemaAnswer, Field(discriminator="type")] | None
     ) = None
     stream_options: StreamOptions | None = None
+    prediction: Prediction | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
@@ -231,6 +239,7 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
         stop=stops(body.stop),
         sampling=body.sampling(temperature),
         adapter=adapter,
+        expected="" if body.prediction is None else _text(body.prediction.content),
     )
 
 
@@ -348,7 +357,11 @@ def usage(replies: Sequence[ServedReply]) -> dict[str, Any]:
         "completion_tokens": n_written,
         "total_tokens": n_prompt + n_written,
         "prompt_tokens_details": {"cached_tokens": replies[0].n_cached},
-        "completion_tokens_details": {"reasoning_tokens": sum(reply.n_thought for reply in replies)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(reply.n_thought for reply in replies),
+            "accepted_prediction_tokens": sum(reply.n_accepted for reply in replies),
+            "rejected_prediction_tokens": sum(reply.n_drafted - reply.n_accepted for reply in replies),
+        },
     }
 
 

@@ -153,6 +153,7 @@ class ServedModel:
             end_ids=self._manner.end_ids,
             sampling=request.sampling,
             adapter=request.adapter,
+            expected_ids=vocabulary.encode(request.expected) if request.expected else (),
             choice_bias=ToolBias.of(self._prior, asked, wanted, vocabulary),
             logit_bias=ReplyBias.of(self._prior, asked, wanted.tools, self._tables),
         )

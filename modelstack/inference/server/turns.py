@@ -59,6 +59,8 @@ class ReplyRequest:
     stop: tuple[str, ...] = ()
     sampling: SamplingParams = SamplingParams()
     adapter: str | None = None
+    expected: str = ""
+    """Text that the reply may repeat: a source of drafts."""
 
     def with_seed(self, number: int) -> ReplyRequest:
         """Return the request for one of several replies."""

@@ -30,7 +30,8 @@ DrafterName = Literal["lookup"]
 class DraftedReply:
     """A reply that is written with drafts."""
 
-    prompt_ids: Sequence[int]
+    read_ids: Sequence[int]
+    """Text that drafts are found in besides the reply."""
     reply: Reply
     guess: Guess | None = None
     """Tokens that were expected after the reply so far, drafted or not."""
@@ -40,8 +41,8 @@ class DraftedReply:
         """Set the guess after the reply so far."""
         written = self.reply.out.ids
         if not len(self._text):
-            self._text.extend(self.prompt_ids)
-        self._text.extend(written[len(self._text) - len(self.prompt_ids) :])
+            self._text.extend(self.read_ids)
+        self._text.extend(written[len(self._text) - len(self.read_ids) :])
         found = self._text.guess(MAX_DRAFT)
         ids = [] if found is None else self.reply.legal_beginning(found.ids)
         self.guess = Guess(ids, found.n_matched) if found is not None and ids else None

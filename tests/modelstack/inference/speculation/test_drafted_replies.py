@@ -84,7 +84,7 @@ def asked(number: int, temperature: float = 0.0, n_tokens: int = 24, **keys: Any
 
 
 def follow_of(replies: dict[tuple[int, ...], list[int]]) -> Follow:
-    return lambda each: replies[tuple(each.prompt_ids)]
+    return lambda each: replies[tuple(each.read_ids)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -120,6 +120,19 @@ def test_prompt_lookup_writes_the_same_in_fewer_calls(make: Callable[..., AnyEng
         assert reply.ids == expected.ids
         assert reply.stats.forward_calls < expected.stats.forward_calls
         assert reply.stats.sampled_tokens == expected.stats.sampled_tokens == 120
+
+
+def test_an_expected_text_is_drafted_from(make: Callable[..., AnyEngine], plain: AnyEngine) -> None:
+    whole = plain.generate(asked(3, n_tokens=60))
+    with make(drafter="lookup") as engine:
+        assert engine._speculation is not None
+        engine._speculation.costs = NoCosts()
+        reply = engine.generate(asked(3, n_tokens=60, expected_ids=whole.ids))
+        assert reply.ids == whole.ids
+        assert reply.stats.forward_calls < 12
+        assert reply.stats.accepted_tokens > 0.8 * reply.stats.drafted_tokens
+        other = engine.generate(asked(3, n_tokens=60, expected_ids=whole.ids[::-1]))
+        assert other.ids == whole.ids
 
 
 @pytest.mark.parametrize("name", get_args(EngineName))
