@@ -93,6 +93,18 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--tiny", "--dtype", "bf16", "--repeats", "1"),
         takes_model=True,
     ),
+    "speculation": Benchmark(
+        "evals.speed.speculation",
+        "speed of replies with draft tokens on an agent's work and on free text, beside the same engine without",
+        quick=("--engine", "llama.cpp", "--requests", "1", "--repeats", "1"),
+        takes_model=True,
+    ),
+    "agent_serving": Benchmark(
+        "evals.speed.agent_serving",
+        "what each technique of inference adds on eight conversations of an agent, from none to all",
+        quick=("--turns", "1", "--row", "+ int8", "--no-transformers"),
+        takes_model=True,
+    ),
     "train_to_loss": Benchmark(
         "evals.speed.train_to_loss",
         "tokens and time to reach the final loss of nanoGPT's recipe (NANOGPT names its checkout)",

@@ -28,6 +28,8 @@ COST_MEMORY = 32
 """Number of steps over which a cost is averaged."""
 COST_LIFE = 2048
 """Number of steps after which a cost that was not measured again is forgotten: it may have been an accident."""
+LEAST_GAIN = 1.05
+"""Expected gain below which nothing is drafted, as costs are not known more exactly."""
 RATE_MEMORY = 64
 """Number of draft tokens over which an acceptance rate is averaged."""
 
@@ -116,5 +118,8 @@ def draft_lengths(probabilities: Sequence[NDArray[np.float64]], costs: StepCosts
     every = np.concatenate(probabilities)
     likeliest = np.argsort(-every, kind="stable")[: max(0, max_tokens)]
     yields = n_replies + np.concatenate([[0.0], np.cumsum(every[likeliest])])
-    n_best = int(np.argmax(yields / costs.relative(np.arange(n_replies, n_replies + len(yields)))))
+    speeds = yields / costs.relative(np.arange(n_replies, n_replies + len(yields)))
+    n_best = int(speeds.argmax())
+    if speeds[n_best] < LEAST_GAIN * speeds[0]:
+        return [0] * n_replies
     return np.bincount(reply_of[likeliest[:n_best]], minlength=n_replies).tolist()
