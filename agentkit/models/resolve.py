@@ -7,7 +7,7 @@ local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog.entries`
                                     also after a profile: lora=PATH or none,
                                     prior=PATH (of `modelstack fit-prior`) or none,
                                     confidence=PATH (of `agentkit calibrate`) or none,
-                                    abstain=true or false,
+                                    abstain=true, false or words,
                                     convention=auto, ours, or the name of another,
                                     grammar=llguidance, lm-format-enforcer or none (no masking),
                                     conversations=N (number that keep their cache and run together)
@@ -22,7 +22,7 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
 from agentkit.basics.near_names import near_names
@@ -50,7 +50,7 @@ _GRAMMARS: dict[str, GrammarEngine | None] = {
     "lm-format-enforcer": "lm-format-enforcer",
     "none": None,
 }
-_SWITCH = {"true": True, "false": False}
+_ABSTAINING: Mapping[str, bool | Literal["words"]] = {"true": True, "false": False, "words": "words"}
 
 _local_models: dict[tuple[str, tuple[tuple[str, str], ...]], Model] = {}
 _local_lock = threading.Lock()
@@ -203,9 +203,9 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
             raise UserError(f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none.")
         arguments["grammar"] = _GRAMMARS[grammar]
     if (abstain := options.get("abstain")) is not None:
-        if abstain not in _SWITCH:
-            raise UserError(f"abstain={abstain!r} is not known; use true or false.")
-        arguments["abstain"] = _SWITCH[abstain]
+        if abstain not in _ABSTAINING:
+            raise UserError(f"abstain={abstain!r} is not known; use true, false or words.")
+        arguments["abstain"] = _ABSTAINING[abstain]
     if (convention := options.get("convention")) is not None:
         arguments["convention"] = convention
     if (conversations := options.get("conversations")) is not None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,7 +78,7 @@ class LocalModel(Model):
         unsupported_schema: Literal["refuse", "check"] = "check",
         context_window: int | None = None,
         jump_ahead: bool = True,
-        abstain: bool = False,
+        abstain: bool | Literal["words"] = False,
         convention: str = "auto",
         thought_marks: tuple[str, str] | None = None,
         after_thought: str | None = None,
@@ -102,6 +102,7 @@ class LocalModel(Model):
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
             abstain: Lets the model reply that no tool fits: `[]`, or words in a convention without such a form.
+                With "words" it then says so in words, and the run is completed.
             convention: Convention in which tools are shown and calls are written: "ours", the name of another
                 one, or "auto": ours with an adapter or a prior, else the one recognised in its chat template.
             thought_marks: Opening and closing mark of a thought, for `ModelSettings(thinking_tokens=...)`. None
@@ -128,7 +129,7 @@ class LocalModel(Model):
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._refused = RefusedTools(self.name, unsupported_schema)
         self._jump_ahead = jump_ahead
-        self._abstain = abstain
+        self._abstain: bool | Literal["words"] = abstain
         self._convention = convention
         self._thought_marks = thought_marks
         self._after_thought = after_thought
@@ -251,7 +252,7 @@ class LocalModel(Model):
 
         is_ours = self._lora is not None or prior is not None
         try:
-            manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
+            manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=bool(self._abstain))
         except ModelstackError as error:
             raise UserError(str(error)) from error
         convention = manner.convention
@@ -326,6 +327,7 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local.reply import (
+            has_abstained,
             request_text,
             response_format,
             structured_form,
@@ -335,6 +337,7 @@ class LocalModel(Model):
         )
         from agentkit.models.local.thought import with_thought
         from modelstack.inference.thought_reply import answering, joined
+        from modelstack.toolcalls.convention import ResponseFormat
         from modelstack.toolcalls.decoding import decode_reply, is_cut_short
         from modelstack.toolcalls.prior.choice import ToolBias, tool_choices
         from modelstack.toolcalls.prior.reply_bias import ReplyBias
@@ -343,7 +346,7 @@ class LocalModel(Model):
         assert loaded is not None  # `load` was called
         structured = parameters.output is not None
         thinks = parameters.settings.thinking_tokens is not None
-        wanted = response_format(parameters, abstain=self._abstain, messages=messages)
+        wanted = response_format(parameters, abstain=bool(self._abstain), messages=messages)
         with self._books:
             grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured, thinks=thinks)
@@ -357,22 +360,26 @@ class LocalModel(Model):
         thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
         if thought is not None:
             request = answering(request, thought)
-        reply = decode_reply(
+        decode = partial(
+            decode_reply,
             loaded.engine,
-            request,
-            wanted,
-            grammar,
-            loaded.manner.convention,
+            convention=loaded.manner.convention,
             stop=settings.stop,
             structured=structured_form(parameters.output),
             tell=None if tell is None else lambda piece, is_call: tell(text_delta(piece, is_call)),
             cancelled=cancelled,
         )
+        reply = decode(request, wanted, grammar)
         choices = (
             tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
             if grammar is not None
             else None
         )
+        if self._abstain == "words" and wanted.answer == "text" and has_abstained(reply):
+            wanted = ResponseFormat()
+            with self._books:
+                grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
+            reply = decode(replace(request, choice_bias=None), wanted, grammar)
         vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
         is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output, is_cut=is_cut)

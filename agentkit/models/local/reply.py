@@ -122,8 +122,13 @@ def to_response(
         finish_reason=finish_reason,
         decoding=decoding_of(generation.stats),
         p_answer=choices[0].probability if choices and not calls else None,
-        abstained=parsed is not None and parsed.abstained,
+        abstained=has_abstained(reply),
     )
+
+
+def has_abstained(reply: Reply) -> bool:
+    """Return whether a reply says that no tool fits."""
+    return reply.parsed is not None and reply.parsed.abstained
 
 
 def decoding_of(stats: GenerationStats) -> DecodingStats:

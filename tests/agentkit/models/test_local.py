@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio
+import numpy as np
 import pytest
 from local_runs import add, get_weather, responses
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -23,14 +27,15 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TextDelta, TokensDelta
 from agentkit.models.catalog import entries
 from agentkit.models.confidence import Calibration, Decision
 from agentkit.results import RunResult
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
-from modelstack.inference.engine import EngineError
+from modelstack.inference.engine import EngineError, GenerateRequest, Generation
 from modelstack.inference.llama import trial_load
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.toolcalls.prior.lexical import DecisionPrior, Decisions, FittedOn
 
 pytestmark = pytest.mark.anyio
@@ -402,6 +407,39 @@ async def test_abstaining_ends_the_run_with_its_own_status(tiny_gguf: Path) -> N
         assert "abstained" in statuses
     finally:
         model.close()
+
+
+class AbstainingEngine(LlamaCppEngine):
+    """A model that prefers `[]` to calls and answers."""
+
+    def generate(self, request: GenerateRequest, **callbacks: Any) -> Generation:
+        preferred = self.vocabulary.encode("[]")
+
+        def bias(written: Sequence[int], ids: NDArray[np.intp]) -> NDArray[np.float32]:
+            return np.where(np.isin(ids, preferred), 90, 0).astype(np.float32)
+
+        return super().generate(replace(request, choice_bias=bias), **callbacks)
+
+
+async def test_an_abstention_in_words_completes_the_run(tiny_gguf: Path) -> None:
+    tool = ToolDefinition("add", "Add two integers.", {"type": "object", "properties": {}})
+    asked = [ModelRequest((UserPromptPart("Book a flight."),))]
+    settings = ModelSettings(temperature=1.0, max_tokens=40, seed=1)
+    auto = ModelRequestParameters(tools=(tool,), settings=settings)
+    engine = AbstainingEngine(tiny_gguf, n_threads=1, n_threads_prefill=1)
+    for abstain in (True, "words"):
+        told = list[ModelDelta]()
+        model = LocalModel(engine, abstain=abstain)
+        response = await model.request(asked, auto, on_delta=told.append)
+        await anyio.sleep(0)
+        assert response.tool_calls == ()
+        assert response.p_answer is not None and response.p_answer > 0.9, "of abstaining"
+        assert response.abstained == (abstain is True)
+        assert "".join(delta.text for delta in told if isinstance(delta, TextDelta)) == response.text
+        assert bool(response.text) == (abstain == "words") and not response.text.startswith("[")
+        required = ModelRequestParameters(tools=(tool,), settings=settings, tool_choice="required")
+        assert (await model.request(asked, required)).abstained, "words are no legal reply"
+    engine.close()
 
 
 async def test_a_prior_calls_the_tool_that_the_request_names_and_is_silent_after_its_result(

@@ -215,7 +215,7 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ("local?lora", "after \\? comes key=value"),
         ("local?", "after \\? comes key=value"),
         ("local?grammar=gbnf", "use llguidance, lm-format-enforcer or none"),
-        ("local?abstain=maybe", "use true or false"),
+        ("local?abstain=maybe", "use true, false or words"),
         ("local?convention=", "comes key=value"),
         ("local?conversations=0", "use a number from 1 on"),
     ],
