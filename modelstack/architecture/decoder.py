@@ -179,28 +179,31 @@ class CausalLM(nn.Module):
         """
         return self._modules_ahead().new_cache()
 
-    def draft(self, mtp_state: Tensor, next_token_ids_BT: Tensor, cache: Cache) -> Tensor:
-        """Return the first module's logits for the token after the next, [B, 1, V].
+    def draft(
+        self, mtp_state: Tensor, next_token_ids_BT: Tensor, cache: Cache, *, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first module's logits for the token after the next, [B, 1, V], and its last state.
 
-        Each token that stays in the text is passed exactly once, so the draft's cache never needs to be rolled
-        back. After the prompt, pass all its states with the tokens that follow them; the last such token was just
-        sampled. After each step, pass the states of the accepted tokens.
+        After the prompt, pass all its states with the tokens that follow them; the last such token was just
+        sampled. After each step, pass the states of the accepted tokens. To draft one token more, pass the
+        module's last state with the drafted token, and drop both from the cache afterwards.
 
         Args:
             mtp_state: States of T tokens, as in `ModelOutput.mtp_state`.
             next_token_ids_BT: The token that follows each of them.
             cache: Cache from `new_draft_cache`, extended by this call.
+            start: Position of the first state that the cache was given.
 
         Raises:
             UserError: The model has no multi-token prediction module.
         """
         modules, T = self._modules_ahead(), next_token_ids_BT.shape[1]
-        first = cache.n_tokens + 1  # positions of these tokens: one after the positions of their states
+        first = start + cache.n_tokens + 1  # positions of these tokens: one after the positions of their states
         positions = torch.arange(first, first + T, device=next_token_ids_BT.device)[None]
         context = make_context(next_token_ids_BT, cache, positions_BT=positions)
-        hidden = modules.draft(mtp_state, self.model.embed(next_token_ids_BT), context, cache)
+        state, hidden = modules.draft(mtp_state, self.model.embed(next_token_ids_BT), context, cache)
         cache.n_tokens += T
-        return self.logits(hidden[:, -1:])
+        return self.logits(hidden[:, -1:]), state[:, -1:]
 
     def _modules_ahead(self) -> MultiTokenPrediction:
         if self.mtp is None:

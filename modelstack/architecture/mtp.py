@@ -122,9 +122,11 @@ class MultiTokenPrediction(nn.ModuleList):
         """Return an empty cache for drafting with the first module."""
         return Cache([self[0].block.self_attn.new_cache()])  # pyright: ignore
 
-    def draft(self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: Cache) -> Tensor:
-        """Run the first module on tokens that follow its cache; return the input of the head, [B, T, D]."""
-        return self[0](state, embedding_BTD, context, cache.layers[0])[1]
+    def draft(
+        self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: Cache
+    ) -> tuple[Tensor, Tensor]:
+        """Run the first module on tokens that follow its cache; return its states and the input of the head."""
+        return self[0](state, embedding_BTD, context, cache.layers[0])
 
 
 def ahead(context: ForwardContext, k: int) -> ForwardContext:

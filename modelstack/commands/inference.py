@@ -62,7 +62,8 @@ def infer(
         KVType, typer.Option("--kv-type", help="Numbers of the KV cache; k8v4: keys in 8 bits, values in 4.")
     ] = KVType.model,
     drafter: Annotated[
-        Drafter, typer.Option("--drafter", help="Guesses that are checked together; lookup: from the text itself.")
+        Drafter,
+        typer.Option("--drafter", help="Source of draft tokens: the text itself, or the model's MTP module."),
     ] = Drafter.none,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,

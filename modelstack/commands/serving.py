@@ -41,6 +41,7 @@ class Drafter(StrEnum):
     """Source of draft tokens."""
 
     lookup = "lookup"
+    mtp = "mtp"
     none = "none"
 
     @property
@@ -91,7 +92,8 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")] = 600.0,
     max_body: Annotated[int, typer.Option("--max-body", min=1_000, help="Bytes of a request.")] = 8_000_000,
     drafter: Annotated[
-        Drafter, typer.Option("--drafter", help="Guesses that are checked together; lookup: from the text itself.")
+        Drafter,
+        typer.Option("--drafter", help="Source of draft tokens: the text itself, or the model's MTP module."),
     ] = Drafter.lookup,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the engine.")] = None,
     no_key: Annotated[

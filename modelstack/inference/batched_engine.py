@@ -30,23 +30,20 @@ from modelstack.inference.fair_lock import FairLock
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import ReplyMaker
 from modelstack.inference.sequences import common_prefix_length
-from modelstack.inference.speculation.speculation import DraftedReply, DrafterName, Speculation
+from modelstack.inference.speculation.speculation import DraftedReply, Drafter, Speculation
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 
 class BatchedEngine(ABC, Generic[StreamT]):
     """A `BatchingEngine` over an evaluation that a subclass supplies."""
 
-    def __init__(self, vocabulary: Vocabulary, seed: int | None, drafter: DrafterName | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, seed: int | None, drafter: Drafter | None = None) -> None:
         """Start without requests.
 
         Args:
             vocabulary: The model's tokens.
             seed: Seed of requests that name none; None draws one.
             drafter: Source of draft tokens; None: each step yields one token of a reply.
-
-        Raises:
-            EngineError: there is no such drafter.
         """
         self._speculation = None if drafter is None else Speculation(drafter)
         self._vocabulary = vocabulary
@@ -278,10 +275,10 @@ class BatchedEngine(ABC, Generic[StreamT]):
         if speculation is None:
             return
         written = [(stream, each) for stream, each in self._pending.items() if each.reply.out.ids]
-        for _, each in written:
+        for stream, each in written:
             if each.drafted is None:
                 asked = each.request
-                each.drafted = DraftedReply([*asked.expected_ids, *asked.prompt_ids], each.reply)
+                each.drafted = DraftedReply([*asked.expected_ids, *asked.prompt_ids], each.reply, stream)
         replies = [each.drafted for _, each in written if each.drafted is not None]
         drafts = speculation.draft(replies, self._evaluation.max_step_tokens)
         for (stream, _), draft in zip(written, drafts, strict=True):

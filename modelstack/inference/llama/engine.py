@@ -28,7 +28,7 @@ from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
-from modelstack.inference.speculation.speculation import DrafterName
+from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 from modelstack.inference.state_store import StateStore
 
 DEFAULT_CONTEXT_WINDOW = 8192
@@ -87,7 +87,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
         try:
             vocabulary, self._encoder = load_vocabulary(self._weights)
-            super().__init__(vocabulary, seed, drafter)
+            super().__init__(vocabulary, seed, lookup_drafter(drafter))
             trained = self._weights.trained_context
             self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
             if self._context_window > trained:

@@ -66,13 +66,12 @@ class StepCosts:
         cost.seconds += (seconds - cost.seconds) / cost.n_steps
         cost.last_step = self._n_steps
 
-    def relative(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the costs of steps of some numbers of tokens, relative to the smallest step that was measured."""
+    def seconds(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the expected seconds of steps of some numbers of tokens; without measurements in any unit."""
         known = [cost for _, cost in sorted(self._by_size.items()) if not self._is_old(cost)]
         n_tokens = np.array([cost.n_tokens for cost in known] or [1.0])
         costs = np.maximum.accumulate([cost.seconds for cost in known] or [1.0])
-        costs /= costs[0]
-        beyond = FIRST_SLOPE * np.maximum(sizes - n_tokens[-1], 0)
+        beyond = FIRST_SLOPE * costs[0] * np.maximum(sizes - n_tokens[-1], 0)
         return (np.interp(sizes, n_tokens, costs) + beyond).astype(np.float64)
 
     def _is_old(self, cost: _Cost) -> bool:
@@ -80,15 +79,11 @@ class StepCosts:
 
 
 class AcceptanceRates:
-    """Acceptance rates of draft tokens by the length of the match before them, which guesses and luck lengthen.
+    """Acceptance rates of draft tokens by the length of the match before them, which accepted tokens lengthen."""
 
-    The rate of a length without observations is that of n acceptances in n + 1 trials, for a match of n tokens.
-    """
-
-    def __init__(self, max_match: int) -> None:
-        """Start without observations; longer matches count as `max_match`."""
-        lengths = np.arange(max_match + 1, dtype=np.float64)
-        self._accepted, self._tried = lengths.copy(), lengths + 1
+    def __init__(self, accepted: NDArray[np.float64], tried: NDArray[np.float64]) -> None:
+        """Start with numbers of accepted and of tried tokens, by length; longer matches count as the longest."""
+        self._accepted, self._tried = accepted.copy(), tried.copy()
 
     def probabilities(self, n_matched: int, n_tokens: int) -> NDArray[np.float64]:
         """Return the probability of each draft token to be accepted with all before it."""
@@ -104,7 +99,9 @@ class AcceptanceRates:
             self._tried[length] = keep * self._tried[length] + 1
 
 
-def draft_lengths(probabilities: Sequence[NDArray[np.float64]], costs: StepCosts, max_tokens: int) -> list[int]:
+def draft_lengths(
+    probabilities: Sequence[NDArray[np.float64]], costs: StepCosts, max_tokens: int, drafting_s: float = 0.0
+) -> list[int]:
     """Return the number of tokens to draft for each reply.
 
     Args:
@@ -112,13 +109,16 @@ def draft_lengths(probabilities: Sequence[NDArray[np.float64]], costs: StepCosts
             before it; empty if there is no draft.
         costs: Measured costs.
         max_tokens: Maximum number of draft tokens of all replies together.
+        drafting_s: Seconds that drafts cost besides the step.
     """
     n_replies = len(probabilities)
     reply_of = np.repeat(np.arange(n_replies), [len(each) for each in probabilities])
     every = np.concatenate(probabilities)
     likeliest = np.argsort(-every, kind="stable")[: max(0, max_tokens)]
     yields = n_replies + np.concatenate([[0.0], np.cumsum(every[likeliest])])
-    speeds = yields / costs.relative(np.arange(n_replies, n_replies + len(yields)))
+    seconds = costs.seconds(np.arange(n_replies, n_replies + len(yields)))
+    seconds[1:] += drafting_s
+    speeds = yields / seconds
     n_best = int(speeds.argmax())
     if speeds[n_best] < LEAST_GAIN * speeds[0]:
         return [0] * n_replies

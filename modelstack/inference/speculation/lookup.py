@@ -11,7 +11,6 @@ Source: prompt lookup decoding (Saxena 2023), the n-gram drafters of vLLM and ll
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 MIN_MATCH = 2
 """Number of equal tokens without which nothing is guessed."""
@@ -19,14 +18,6 @@ MAX_MATCH = 16
 """Number of equal tokens beyond which no longer match is looked for."""
 MAX_CHAIN = 32
 """Number of occurrences that are compared."""
-
-
-class Guess(NamedTuple):
-    """Tokens that may come next."""
-
-    ids: list[int]
-    n_matched: int
-    """Number of the latest tokens that occurred before the guessed ones, at most `MAX_MATCH`."""
 
 
 class PromptLookup:
@@ -55,10 +46,11 @@ class PromptLookup:
                 older.append(latest.get(pair, 0))
                 latest[pair] = len(known)
 
-    def guess(self, n_tokens: int) -> Guess | None:
-        """Return at most `n_tokens` tokens that may come next; None if the latest ones never occurred before.
+    def find(self, n_tokens: int) -> tuple[list[int], int] | None:
+        """Return at most `n_tokens` tokens that may come next, and the length of the match before them.
 
-        A guess that reaches the end of the text goes on with its own tokens, so a repetition is followed.
+        None if the latest tokens never occurred before. A guess that reaches the end of the text goes on with its
+        own tokens, so a repetition is followed.
         """
         known = self._tokens
         if len(known) < MIN_MATCH or n_tokens < 1:
@@ -79,7 +71,7 @@ class PromptLookup:
         period = len(known) - best
         while len(ids) < n_tokens:
             ids.append(ids[len(ids) - period])
-        return Guess(ids, n_best)
+        return ids, n_best
 
     def _n_equal(self, place: int) -> int:
         """Return the number of tokens before a place that equal the latest ones, at most `MAX_MATCH`."""

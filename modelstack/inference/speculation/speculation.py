@@ -14,16 +14,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from time import perf_counter
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
 
 from modelstack.inference.engine import EngineError
 from modelstack.inference.reply import Reply
 from modelstack.inference.sequences import common_prefix_length
-from modelstack.inference.speculation.draft_lengths import MAX_DRAFT, AcceptanceRates, StepCosts, draft_lengths
-from modelstack.inference.speculation.lookup import MAX_MATCH, Guess, PromptLookup
+from modelstack.inference.speculation.draft_lengths import (
+    COST_MEMORY,
+    MAX_DRAFT,
+    AcceptanceRates,
+    StepCosts,
+    draft_lengths,
+)
+from modelstack.inference.speculation.lookup import MAX_MATCH, PromptLookup
 
-DrafterName = Literal["lookup"]
-"""Sources of drafts: `lookup` finds them in the prompt and the reply so far."""
+PAUSE = 31
+"""Number of steps without guesses of a costly drafter after one that did not pay."""
+DrafterName = Literal["lookup", "mtp"]
+"""Sources of drafts: `lookup` finds them in the prompt and the reply so far, `mtp` asks the model's module for
+multi-token prediction."""
+
+
+class Guess(NamedTuple):
+    """Tokens that may come next."""
+
+    ids: list[int]
+    n_matched: int = 0
+    """Evidence for the first one, such as the number of equal tokens before it."""
+
+
+class Drafter(Protocol):
+    """A source of guesses."""
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether its guesses take about as long as a step, so that unused ones are worth saving."""
+        ...
+
+    @property
+    def rates(self) -> AcceptanceRates:
+        """Acceptance rates of its guesses, by `Guess.n_matched` and the place in the guess."""
+        ...
+
+    def guess(self, each: DraftedReply, n_tokens: int) -> Guess | None:
+        """Return at most `n_tokens` tokens that may follow a reply; None if there is no guess."""
+        ...
 
 
 @dataclass(slots=True)
@@ -33,34 +71,60 @@ class DraftedReply:
     read_ids: Sequence[int]
     """Text that drafts are found in besides the reply."""
     reply: Reply
+    stream: object
+    """The reply's tokens in the evaluation."""
     guess: Guess | None = None
     """Tokens that were expected after the reply so far, drafted or not."""
-    _text: PromptLookup = field(default_factory=PromptLookup)
+    text: PromptLookup = field(default_factory=PromptLookup)
+    """Index of the text so far, for `LookupDrafter`."""
 
-    def guess_next(self) -> None:
-        """Set the guess after the reply so far."""
-        written = self.reply.out.ids
-        if not len(self._text):
-            self._text.extend(self.read_ids)
-        self._text.extend(written[len(self._text) - len(self.read_ids) :])
-        found = self._text.guess(MAX_DRAFT)
-        ids = [] if found is None else self.reply.legal_beginning(found.ids)
-        self.guess = Guess(ids, found.n_matched) if found is not None and ids else None
+
+class LookupDrafter:
+    """Guesses from the text itself; a `Drafter`."""
+
+    is_costly = False
+
+    def __init__(self) -> None:
+        """Start without knowledge of acceptance rates: n tokens that match are believed with n / (n + 1)."""
+        n = np.arange(MAX_MATCH + 1, dtype=np.float64)
+        self.rates = AcceptanceRates(n, n + 1)
+
+    def guess(self, each: DraftedReply, n_tokens: int) -> Guess | None:
+        """Return what followed the latest tokens where they occurred before."""
+        written = each.reply.out.ids
+        if not len(each.text):
+            each.text.extend(each.read_ids)
+        each.text.extend(written[len(each.text) - len(each.read_ids) :])
+        found = each.text.find(n_tokens)
+        return None if found is None else Guess(*found)
+
+
+def lookup_drafter(name: DrafterName | None) -> LookupDrafter | None:
+    """Return the drafter of a name for an engine that has no other.
+
+    Raises:
+        EngineError: there is no such drafter, or the engine does not have it.
+    """
+    if name is None:
+        return None
+    if name not in get_args(DrafterName):
+        raise EngineError(f"drafter {name!r} is not known; known are {', '.join(get_args(DrafterName))}")
+    if name != "lookup":
+        raise EngineError(f"drafter {name!r} is for the torch engine; this one has lookup")
+    return LookupDrafter()
 
 
 class Speculation:
-    """Drafts for the replies of one engine, from their own text."""
+    """Drafts for the replies of one engine."""
 
-    def __init__(self, drafter: DrafterName) -> None:
-        """Start without knowledge of costs and acceptance rates.
-
-        Raises:
-            EngineError: there is no such drafter.
-        """
-        if drafter not in get_args(DrafterName):
-            raise EngineError(f"drafter {drafter!r} is not known; known are {', '.join(get_args(DrafterName))}")
+    def __init__(self, drafter: Drafter) -> None:
+        """Start without knowledge of costs."""
         self.costs = StepCosts()
-        self._rates = AcceptanceRates(MAX_MATCH)
+        self._drafter = drafter
+        self._drafting_s = 0.0
+        """Seconds in which the drafter guesses for a step, averaged."""
+        self._n_pauses = 0
+        """Number of steps before the drafter is asked again."""
 
     def draft(self, replies: Sequence[DraftedReply], max_tokens: int) -> list[list[int]]:
         """Return the draft of each reply that takes part in the next step; empty for those without.
@@ -69,13 +133,20 @@ class Speculation:
             replies: The replies, whose guesses are replaced.
             max_tokens: Maximum number of tokens of the step.
         """
+        if self._n_pauses:
+            self._n_pauses -= 1
+            return [[] for _ in replies]
+        started = perf_counter()
         for each in replies:
-            each.guess_next()
-        guesses = [each.guess or Guess([], 0) for each in replies]
+            each.guess = self._legal_guess(each)
+        self._drafting_s += (perf_counter() - started - self._drafting_s) / COST_MEMORY
+        guesses = [each.guess or Guess([]) for each in replies]
         if not any(guess.ids for guess in guesses):
             return [[] for _ in replies]
-        chances = [self._rates.probabilities(guess.n_matched, len(guess.ids)) for guess in guesses]
-        lengths = draft_lengths(chances, self.costs, max_tokens - len(replies))
+        chances = [self._drafter.rates.probabilities(guess.n_matched, len(guess.ids)) for guess in guesses]
+        lengths = draft_lengths(chances, self.costs, max_tokens - len(replies), self._drafting_s)
+        if not any(lengths) and self._drafter.is_costly:
+            self._n_pauses = PAUSE
         return [guess.ids[:n] for guess, n in zip(guesses, lengths, strict=True)]
 
     def learn(self, drafted: DraftedReply, written: Sequence[int], n_drafted: int) -> None:
@@ -84,5 +155,10 @@ class Speculation:
             return
         n_tried = max(1, n_drafted)
         n_right = common_prefix_length(drafted.guess.ids[:n_tried], list(written))
-        self._rates.add(drafted.guess.n_matched, n_right, n_tried)
+        self._drafter.rates.add(drafted.guess.n_matched, n_right, n_tried)
         drafted.guess = None
+
+    def _legal_guess(self, each: DraftedReply) -> Guess | None:
+        found = self._drafter.guess(each, MAX_DRAFT)
+        ids = [] if found is None else each.reply.legal_beginning(found.ids)
+        return Guess(ids, found.n_matched) if found is not None and ids else None

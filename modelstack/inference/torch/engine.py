@@ -24,12 +24,13 @@ from modelstack.inference.blocks import BLOCK_TOKENS
 from modelstack.inference.engine import EngineError, GenerateRequest, require_room, require_token_ids
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
-from modelstack.inference.speculation.speculation import DrafterName
+from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.kv_numbers import KVType
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
+from modelstack.inference.torch.mtp_drafter import MtpDrafter
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
 from modelstack.inference.torch.prefix_store import PrefixStore
 from modelstack.inference.torch.status import EngineStatus
@@ -94,7 +95,8 @@ class TorchEngine(BatchedEngine[Stream]):
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
             EngineError: An argument is invalid, or `kv_type` cannot hold heads of this size.
         """
-        super().__init__(tokenizer.vocabulary, seed, drafter)
+        ahead = MtpDrafter(model, len(tokenizer.vocabulary)) if drafter == "mtp" else None
+        super().__init__(tokenizer.vocabulary, seed, ahead or lookup_drafter(drafter))
         trained = model.config.max_position_embeddings
         self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
         if self._context_window > trained:
@@ -114,6 +116,7 @@ class TorchEngine(BatchedEngine[Stream]):
         except ValueError as error:
             raise EngineError(str(error)) from error
         self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type)
+        self._batch.drafter = ahead
         self._tokenizer = tokenizer
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None

@@ -24,6 +24,7 @@ from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
 from modelstack.inference.torch.batch_adapters import BatchAdapters
 from modelstack.inference.torch.kv_numbers import KVType, latent_numbers, layer_numbers
+from modelstack.inference.torch.mtp_drafter import MtpDrafter
 from modelstack.inference.torch.paged_cache import (
     PagedCache,
     PagedLatents,
@@ -77,6 +78,8 @@ class StreamBatch:
         self._memory = StepMemory(pool.n_blocks, block_tokens)
         self._kv_type: KVType = kv_type
         self._layers = _empty_layers(model, kv_type, self._memory)
+        self.drafter: MtpDrafter | None = None
+        """Receives the states of all evaluated tokens."""
 
     def __len__(self) -> int:
         """Return the number of streams."""
@@ -98,6 +101,8 @@ class StreamBatch:
     def remove(self, stream: Stream) -> None:
         """Remove a finished or cancelled stream, and free its blocks. Idempotent."""
         self.queue.remove(stream)
+        if self.drafter is not None:
+            self.drafter.forget(stream)
 
     @property
     def n_tokens(self) -> int:
@@ -165,6 +170,11 @@ class StreamBatch:
         )
         logits = output.logits_BTV if chooses else model.logits(output.hidden_BTD[:, places_R])
         logits_RV = logits[0].float().cpu().numpy()
+        if self.drafter is not None:
+            end = 0
+            for row in layout.rows:
+                start, end = end, end + row.n_evaluated
+                self.drafter.observe(row.stream, row.start, output.mtp_state[:, start:end])
         return Ready(
             [row.stream for row, _ in last],
             logits_RV,

@@ -134,7 +134,7 @@ def test_drafting_with_a_cache_gives_the_full_forms_logits(form: str) -> None:
     cache, draft_cache, start = model.new_cache(), model.new_draft_cache(), 0
     for n in (6, 1, 1, 3, 1, 5):
         state = model(ids[:, start : start + n], cache=cache).mtp_state
-        guess = model.draft(state, ids[:, start + 1 : start + n + 1], draft_cache)
+        guess, _ = model.draft(state, ids[:, start + 1 : start + n + 1], draft_cache)
         start += n
         assert guess.shape == (2, 1, VOCABULARY)
         assert difference(guess[:, 0], expected[:, start - 1]) < ATOL

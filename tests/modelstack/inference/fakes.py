@@ -18,7 +18,7 @@ from modelstack.inference.llama.sequence_queue import SequenceQueue, SequenceStr
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.reply import Reply
 from modelstack.inference.sequences import PrefixCache
-from modelstack.inference.speculation.speculation import DrafterName
+from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 
 N_VOCAB = 40
 END = 0
@@ -114,7 +114,7 @@ class FakeEngine(BatchedEngine[SequenceStream]):
         n_sequences: int = 4,
         drafter: DrafterName | None = None,
     ) -> None:
-        super().__init__(cast(Any, FakeVocabulary()), seed=0, drafter=drafter)
+        super().__init__(cast(Any, FakeVocabulary()), seed=0, drafter=lookup_drafter(drafter))
         self.context = context
         self.cache = PrefixCache(context, n_sequences)
         self.queue = SequenceQueue(context, self.cache, context.n_cells, n_batch)

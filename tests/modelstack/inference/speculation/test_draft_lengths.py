@@ -47,7 +47,7 @@ def test_no_other_lengths_are_expected_to_be_faster(
     def speed(lengths: tuple[int, ...]) -> float:
         n_tokens = len(rates) + sum(lengths)
         tokens = len(rates) + sum(float(each[:n].sum()) for each, n in zip(chances, lengths, strict=True))
-        return tokens / float(costs.relative(np.array([n_tokens]))[0])
+        return tokens / float(costs.seconds(np.array([n_tokens]))[0])
 
     every = itertools.product(*(range(len(each) + 1) for each in rates))
     best = max(speed(lengths) for lengths in every if sum(lengths) <= most)
@@ -63,12 +63,15 @@ def test_nothing_is_drafted_where_it_does_not_pay() -> None:
     assert draft_lengths([falling(0.05)], costs_of((1, 1.0), (2, 1.1)), 30) == [0]
     assert draft_lengths([falling(), falling(0.9)], StepCosts(), 30) == [0, 1]
     assert draft_lengths(certain, StepCosts(), 3) == [3]
+    cheap = costs_of((1, 1.0), (8, 1.2), (16, 1.6))
+    assert draft_lengths(certain, cheap, 30, drafting_s=5.0) == [8]
+    assert draft_lengths(certain, cheap, 30, drafting_s=9.0) == [0]
 
 
 def test_costs_are_averages_of_steps_of_about_the_same_size_and_grow_with_it() -> None:
     costs = costs_of((1, 2.0), (5, 3.0), (7, 5.0), (16, 3.0), (MAX_STEP + 1, 900.0), (0, 900.0))
-    assert costs.relative(np.array([1, 6, 16, 26])).tolist() == pytest.approx(
-        [1.0, 2.0, 2.0, 2.0 + 10 * FIRST_SLOPE]
+    assert costs.seconds(np.array([1, 6, 16, 26])).tolist() == pytest.approx(
+        [2.0, 4.0, 4.0, 4.0 + 20 * FIRST_SLOPE]
     )
 
 
@@ -76,15 +79,16 @@ def test_a_cost_that_was_not_measured_again_is_forgotten() -> None:
     costs = costs_of((1, 1.0), (8, 99.0))
     for _ in range(COST_LIFE):
         costs.add(1, 1.0)
-    assert costs.relative(np.array([8]))[0] == pytest.approx(99)
+    assert costs.seconds(np.array([8]))[0] == pytest.approx(99)
     costs.add(1, 1.0)
-    assert costs.relative(np.array([8]))[0] == pytest.approx(1 + 7 * FIRST_SLOPE)
+    assert costs.seconds(np.array([8]))[0] == pytest.approx(1 + 7 * FIRST_SLOPE)
     costs.add(8, 2.0)
-    assert costs.relative(np.array([8]))[0] == pytest.approx(2)
+    assert costs.seconds(np.array([8]))[0] == pytest.approx(2)
 
 
 def test_acceptance_rates_follow_what_happened_by_the_length_of_the_match() -> None:
-    rates = AcceptanceRates(max_match=4)
+    n = np.arange(5, dtype=np.float64)
+    rates = AcceptanceRates(n, n + 1)
     assert rates.probabilities(2, 3) == pytest.approx([2 / 3, 2 / 3 * 3 / 4, 2 / 3 * 3 / 4 * 4 / 5])
     for _ in range(500):
         rates.add(2, n_accepted=1, n_tried=3)  # the token after a match of 2 is right, after one of 3 wrong

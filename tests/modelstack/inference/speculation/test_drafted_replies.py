@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError, GenerateRequest, SamplingParams
 from modelstack.inference.llama.engine import LlamaCppEngine
-from modelstack.inference.speculation.draft_lengths import StepCosts
-from modelstack.inference.speculation.speculation import DraftedReply, Speculation
+from modelstack.inference.speculation.speculation import DraftedReply, LookupDrafter, Speculation
 from modelstack.inference.torch.engine import TorchEngine
 from modelstack.toolcalls import GrammarCompiler, ResponseFormat
 from modelstack.toolcalls.conventions import CONVENTIONS
@@ -30,6 +29,7 @@ from tests.modelstack.inference.fakes import (
     ScriptedGrammar,
     hashed_logits,
 )
+from tests.modelstack.inference.speculation.no_costs import NoCosts
 from tests.modelstack.inference.stepping import run
 from tests.modelstack.inference.torch_engines import prompt_of, request
 from tests.modelstack.toolcalls import tool_sets
@@ -44,7 +44,7 @@ class SpoiltDrafts(Speculation):
     """Drafts what a reply will have, with wrong tokens in between."""
 
     def __init__(self, follow: Follow, n_vocab: int, seed: int = 0) -> None:
-        super().__init__("lookup")
+        super().__init__(LookupDrafter())
         self._follow, self._n_vocab, self._rng = follow, n_vocab, random.Random(seed)
         self.n_drafted = 0
 
@@ -159,7 +159,7 @@ def test_replies_under_a_grammar_are_the_same_and_valid(
             assert (reply.ids, reply.forced) == (expected.ids, expected.forced)
             assert compiled.violations(compiled.parse(engine.vocabulary.decode(reply.ids))) == []
             drafts.append(spoilt.n_drafted)
-            engine._speculation = Speculation("lookup")  # which proves its guesses by the grammar itself
+            engine._speculation = Speculation(LookupDrafter())  # which proves its guesses by the grammar itself
             assert engine.generate(asked_again()).ids == expected.ids
             engine.check_integrity()
     assert sum(drafts) > 50
@@ -194,19 +194,12 @@ def test_a_reply_that_ends_inside_its_draft_drops_the_rest(
 
 
 def test_an_unknown_drafter_is_refused(make: Callable[..., AnyEngine]) -> None:
-    with pytest.raises(EngineError, match="drafter 'oracle' is not known; known are lookup"):
+    with pytest.raises(EngineError, match="drafter 'oracle' is not known; known are lookup, mtp"):
         make(drafter="oracle")
 
 
-class NoCosts(StepCosts):
-    """Steps of any size that take the same time."""
-
-    def relative(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.ones(len(sizes))
-
-
 def always_drafting() -> Speculation:
-    speculation = Speculation("lookup")
+    speculation = Speculation(LookupDrafter())
     speculation.costs = NoCosts()
     return speculation
 
