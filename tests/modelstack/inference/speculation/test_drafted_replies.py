@@ -36,6 +36,8 @@ from tests.modelstack.toolcalls import tool_sets
 
 AnyEngine = TorchEngine | LlamaCppEngine
 PROMPTS = [prompt_of(n, length) for n, length in enumerate([5, 33, 18, 2, 33, 9])]
+N_VALID = 60
+"""Number of replies of random weights, for each engine of grammars."""
 Follow = Callable[[DraftedReply], Sequence[int]]
 """Returns the tokens that a reply will have."""
 
@@ -163,6 +165,31 @@ def test_replies_under_a_grammar_are_the_same_and_valid(
             assert engine.generate(asked_again()).ids == expected.ids
             engine.check_integrity()
     assert sum(drafts) > 50
+
+
+@pytest.mark.parametrize("name", get_args(EngineName))
+def test_random_weights_with_drafts_write_only_valid_replies(tiny_gguf: Path, name: Any) -> None:
+    """Each prompt holds the reply before, of the same tools, so that there is something to draft."""
+    n_accepted = 0
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1, seed=0) as engine:
+        engine._speculation = always_drafting()
+        compiler = GrammarCompiler(engine.vocabulary, name)
+        sets = tool_sets.inline()
+        before: dict[int, list[int]] = {}
+        for seed in range(N_VALID):
+            number = seed % len(sets)
+            compiled = compiler.compile(ResponseFormat(tools=sets[number], answer=None if seed % 4 else "text"))
+            prompt = [*engine.vocabulary.encode("call a tool"), *before.get(number, [])]
+            grammar, sampling = compiled.start(), SamplingParams(1.0, seed=seed)
+            reply = engine.generate(GenerateRequest(prompt, 160, grammar=grammar, sampling=sampling))
+            text = engine.vocabulary.decode(reply.ids)
+            if reply.finish_reason == "end":
+                assert compiled.violations(compiled.parse(text)) == [], text
+            else:
+                assert compiled.format.answer == "text" and not text.startswith("["), text
+            before[number] = reply.ids
+            n_accepted += reply.stats.accepted_tokens
+    assert n_accepted > N_VALID
 
 
 def test_a_reply_that_ends_inside_its_draft_drops_the_rest(
