@@ -13,20 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.commands.help import AsJson, explained
-from modelstack.commands.serving import Drafter
+from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base, torch_engine
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
     from modelstack.architecture.decoder import CausalLM
     from modelstack.posttrain.base import Base
-
-
-class Numbers(StrEnum):
-    """Numbers that a model computes with; int8 is W8A8, with a head in bf16."""
-
-    bf16 = "bf16"
-    fp32 = "fp32"
-    int8 = "int8"
 
 
 class KVType(StrEnum):
@@ -70,31 +62,16 @@ def infer(
 ) -> None:
     """Continue texts with a torch model, all of them in one batch."""
     from modelstack.inference.engine import EngineError, GenerateRequest, SamplingParams
-    from modelstack.inference.torch.engine import TorchEngine
-    from modelstack.inference.torch.packing import INT8_ROWS
-    from modelstack.posttrain.starting_point import starting_point
-    from modelstack.reasoning.sampling.frozen_model import load_frozen
     from modelstack.train.process import set_up_process
 
     prompts = [*(texts or ()), *_lines(file)]
     if not prompts:
         raise UserError("there is no text to continue; give one or more, or a file with --file")
     set_up_process(threads)
-    dtype = "fp32" if precision is Numbers.fp32 else "bf16"
-    base = load_frozen(starting_point(source, weights), precision=dtype, device="auto")
-    is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
-    numbers = "int8" if precision is Numbers.int8 or (precision is None and is_int8) else "float"
+    base = load_torch_base(source, weights, precision)
     sampling = [SamplingParams(temperature, top_p=top_p, seed=seed + n) for n in range(len(prompts))]
     try:
-        with TorchEngine(
-            base.model,
-            base.tokenizer,
-            owns_model=True,
-            numbers=numbers,
-            rounded=base.rounded,
-            kv_type=kv_type.value,
-            drafter=drafter.chosen,
-        ) as engine:
+        with torch_engine(base, precision, kv_type=kv_type.value, drafter=drafter.chosen) as engine:
             started = time.perf_counter()
             submissions = [
                 engine.submit(GenerateRequest(_prompt_ids(base, text, chat=chat), max_tokens, sampling=each))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.commands.help import explained
+from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base, prefill_process, torch_engine
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,19 +36,6 @@ class EngineName(StrEnum):
     auto = "auto"
     llama = "llama.cpp"
     torch = "torch"
-
-
-class Drafter(StrEnum):
-    """Source of draft tokens."""
-
-    lookup = "lookup"
-    mtp = "mtp"
-    none = "none"
-
-    @property
-    def chosen(self) -> DrafterName | None:
-        """The drafter's name for an engine."""
-        return None if self is Drafter.none else self.value
 
 
 @explained(
@@ -95,6 +83,13 @@ def serve(
         Drafter,
         typer.Option("--drafter", help="Source of draft tokens: the text itself, or the model's MTP module."),
     ] = Drafter.lookup,
+    precision: Annotated[
+        Numbers | None,
+        typer.Option("--precision", help="Of the torch engine; if not given, int8 for int8 weights."),
+    ] = None,
+    prefill: Annotated[
+        bool, typer.Option("--prefill-process", help="A second process reads long prompts, on the torch engine.")
+    ] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the engine.")] = None,
     no_key: Annotated[
         bool, typer.Option("--no-key", help=f"Serve other machines without {KEY_VARIABLE}.")
@@ -131,7 +126,7 @@ def serve(
     limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
     adapters = [_named(each) for each in adapter or ()]
     try:
-        options = _EngineOptions(context, running, threads, drafter.chosen)
+        options = _EngineOptions(context, running, threads, drafter.chosen, precision, prefill)
         loaded, path = _load(source, engine, lora, adapters, options)
     except EngineError as error:
         raise UserError(str(error)) from error
@@ -191,6 +186,8 @@ class _EngineOptions:
     max_running: int
     threads: int | None
     drafter: DrafterName | None
+    precision: Numbers | None
+    has_prefill_process: bool
 
 
 def _load(
@@ -211,6 +208,8 @@ def _load(
     if is_llama:
         if adapters:
             raise UserError("--adapter is for the torch engine; on llama.cpp give one GGUF adapter with --lora")
+        if options.precision is not None or options.has_prefill_process:
+            raise UserError("--precision and --prefill-process are for the torch engine; add --engine torch")
         return (
             LlamaCppEngine(
                 path,
@@ -230,27 +229,22 @@ def _load(
 
 
 def _torch_engine(path: Path, adapters: Sequence[tuple[str, Path]], options: _EngineOptions) -> Engine:
-    from modelstack.inference.torch.engine import TorchEngine
-    from modelstack.inference.torch.packing import INT8_ROWS
     from modelstack.posttrain.lora.batch_adapter import engine_changes
     from modelstack.posttrain.lora.files import read_adapter
     from modelstack.posttrain.stages.stage import ADAPTER
-    from modelstack.posttrain.starting_point import starting_point
-    from modelstack.reasoning.sampling.frozen_model import load_frozen
     from modelstack.train.process import set_up_process
 
     set_up_process(options.threads)
-    base = load_frozen(starting_point(path), precision="bf16", device="auto")
-    is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
-    engine = TorchEngine(
-        base.model,
-        base.tokenizer,
-        owns_model=True,
-        numbers="int8" if is_int8 else "float",
-        rounded=base.rounded,
+    prefill = None
+    if options.has_prefill_process:
+        prefill = prefill_process(path, options.precision, options.threads, options.context_window)
+    engine = torch_engine(
+        load_torch_base(path, None, options.precision),
+        options.precision,
         context_window=options.context_window,
         max_rows=options.max_running,
         drafter=options.drafter,
+        prefill=prefill,
     )
     for name, stage in adapters:
         engine.add_adapter(name, engine_changes(read_adapter(stage / ADAPTER)))

@@ -37,6 +37,8 @@ class Stream:
     n_reused: int | None = None
     """Number of tokens that were cached when the stream began to run; None: it has not run."""
     n_preempted: int = 0
+    is_away: bool = False
+    """Whether another process reads its prompt, so that it must not run yet."""
     draft: list[int] = field(default_factory=list[int])
     """Tokens that the next step evaluates after the last one, if there is room."""
     drafted: list[int] = field(default_factory=list[int])
@@ -141,25 +143,23 @@ class StreamQueue:
         for stream in self._running.values():
             if stream.table.n_tokens == len(stream.tokens):
                 raise ValueError(f"stream {stream.number} has no token to evaluate; extend or remove it")
-        if self._waiting and self._running:
-            head = self._waiting[0]
-            if any(stream.priority < head.priority for stream in self._running.values()):
-                load = self._waiting_load(head, pool.lookup(head.chain))
-                self._preempt(displaced(load, self._loads(counted=True), pool.n_free, B, limits))
+        head = self._next_waiting()
+        if head is not None and any(stream.priority < head.priority for stream in self._running.values()):
+            load = self._waiting_load(head, pool.lookup(head.chain))
+            self._preempt(displaced(load, self._loads(counted=True), pool.n_free, B, limits))
         is_tight = pool.n_free < pool.blocks_for(limits.max_tokens) + limits.max_rows
         plan = plan_running(self._loads(counted=is_tight), pool.n_free, B, limits)
         self._preempt(plan.preempted)
         rows = [self._row(self._running[number], n) for number, n in plan.n_tokens.items()]
         tokens_left = plan.tokens_left
-        while self._waiting and not plan.preempted and tokens_left:
-            head = self._waiting[0]
+        while not plan.preempted and tokens_left and (head := self._next_waiting()) is not None:
             hit = pool.lookup(head.chain)
             n = tokens_admitted(
                 self._waiting_load(head, hit), len(self._running), pool.n_free, tokens_left, B, limits
             )
             if n == 0:
                 break
-            del self._waiting[0]
+            self._waiting.remove(head)
             head.table = pool.open(hit)
             if head.n_reused is None:
                 head.n_reused = head.table.n_tokens
@@ -208,6 +208,10 @@ class StreamQueue:
         assert self.n_running <= self.limits.max_rows, "more streams run than there are rows"
         assert [_rank(s) for s in self._waiting] == sorted(map(_rank, self._waiting)), "the line is out of order"
         self.pool.check([stream.table for stream in self._running.values()])
+
+    def _next_waiting(self) -> Stream | None:
+        """Return the first stream in the line that may run."""
+        return next((stream for stream in self._waiting if not stream.is_away), None)
 
     def _row(self, stream: Stream, n_tokens: int) -> StepRow:
         start = stream.table.n_tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -39,10 +40,17 @@ from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
+if TYPE_CHECKING:
+    from modelstack.inference.torch.prefill_process import PrefillProcess
+
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default, as for llama.cpp: the cache must hold it."""
 CACHED_WINDOWS = 2
 """Default size of the cache in context windows."""
+MIN_AWAY = 128
+"""Number of tokens to read from which a prompt goes to the process that reads prompts."""
+AWAY_POLL_S = 0.02
+"""Seconds for which a step waits for that process if there is nothing else to do."""
 MAX_CONVERSATIONS = 256
 """Number of conversations whose last tokens are remembered for `forget`."""
 
@@ -68,6 +76,7 @@ class TorchEngine(BatchedEngine[Stream]):
         store: StateStore | None = None,
         stores_conversations: bool = False,
         drafter: DrafterName | None = None,
+        prefill: PrefillProcess | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -90,6 +99,8 @@ class TorchEngine(BatchedEngine[Stream]):
             stores_conversations: Whether whole conversations go into `store`, not only the fixed parts of their
                 prompts. The folder then holds what users wrote, readable by its owner only.
             drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
+            prefill: Process that reads long prompts while replies are written (see `prefill_process`). The engine
+                closes it.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -134,6 +145,12 @@ class TorchEngine(BatchedEngine[Stream]):
         self._prefixes = None
         if store is not None:
             self._prefixes = PrefixStore(store, self._batch, self.fingerprint, keeps_all=stores_conversations)
+        self._prefill = prefill
+        self._handed_over = None
+        if prefill is not None:
+            self._handed_over = PrefixStore(prefill.store, self._batch, self.fingerprint, keeps_all=True)
+        self._away: dict[int, PendingReply[Stream]] = {}
+        """Requests whose prompts the other process reads, by the number of their stream."""
 
     @classmethod
     def load(
@@ -258,6 +275,12 @@ class TorchEngine(BatchedEngine[Stream]):
         with self._turn():
             self._batch.queue.check()
 
+    def flush(self) -> None:
+        """Wait until what ended requests left to later processes is stored."""
+        for prefixes in (self._prefixes, self._handed_over):
+            if prefixes is not None:
+                prefixes.wait()
+
     @property
     def _evaluation(self) -> StreamBatch:
         return self._batch
@@ -278,13 +301,38 @@ class TorchEngine(BatchedEngine[Stream]):
         if self._prefixes is not None and request.adapter is None:
             n_restored = self._prefixes.restore(prompt, min(request.fixed_tokens, len(prompt) - 1))
             submission.reply.out.stats.restored_tokens = n_restored
-        return self._batch.queue.submit(
+        queue = self._batch.queue
+        stream = queue.submit(
             prompt + submission.reply.out.ids,
             len(prompt) + max_tokens,
             priority=request.priority,
             adapter=request.adapter,
             root=self._batch.adapters.root(request.adapter),
         )
+        if self._prefill is not None and request.adapter is None and queue.n_running:
+            n_cached = len(queue.pool.lookup(stream.chain).blocks) * queue.pool.block_tokens
+            if len(prompt) - n_cached >= MIN_AWAY and self._prefill.send(stream.number, prompt):
+                stream.is_away = True
+                self._away[stream.number] = submission
+        return stream
+
+    def _step(self) -> list[PendingReply[Stream]]:
+        if self._away:
+            self._take_back()
+        return super()._step()
+
+    def _take_back(self) -> None:
+        """Let requests run whose prompts were read, or need not be waited for."""
+        assert self._prefill is not None and self._handed_over is not None
+        has_others = self._batch.queue.n_running or len(self._away) < self._batch.queue.n_waiting
+        for number in self._prefill.arrived(0.0 if has_others else AWAY_POLL_S):
+            submission = self._away.pop(number, None)
+            if submission is None:
+                continue  # it was cancelled
+            assert submission.stream is not None
+            prompt = submission.request.prompt_ids
+            submission.reply.out.stats.restored_tokens += self._handed_over.restore(prompt, len(prompt) - 1)
+            submission.stream.is_away = False
 
     def _account(self, submission: PendingReply[Stream], stream: Stream) -> None:
         stats = submission.reply.out.stats
@@ -300,6 +348,9 @@ class TorchEngine(BatchedEngine[Stream]):
         request = submission.request
         if self._prefixes is not None and request.adapter is None:
             self._prefixes.keep(stream, request.fixed_tokens)
+        if self._handed_over is not None and request.adapter is None:
+            self._handed_over.keep(stream, 0)  # the other process continues from it
+        self._away.pop(stream.number, None)
         self._batch.remove(stream)
         self._conversations[request.conversation] = stream
         self._conversations.move_to_end(request.conversation)
@@ -308,5 +359,6 @@ class TorchEngine(BatchedEngine[Stream]):
 
     def _free(self) -> None:
         self._batch.free()
-        if self._prefixes is not None:
-            self._prefixes.wait()
+        self.flush()
+        if self._prefill is not None:
+            self._prefill.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,43 @@ def test_what_cannot_be_served_is_said(tiny_gguf: Path, tmp_path: Path) -> None:
     assert "for the torch engine" in run(model, "--engine", "llama.cpp", "--adapter", f"x={tmp_path}")
     assert "--lora is for llama.cpp" in run(model, "--engine", "torch", "--lora", str(tmp_path))
     assert "is missing" in run("there-is-no-such-model")
+    for option in (("--prefill-process",), ("--precision", "int8")):
+        assert "are for the torch engine" in run(model, *option)
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+def test_a_second_process_reads_long_prompts_beside_a_reply(tiny_gguf: Path, is_killed: bool) -> None:
+    pytest.importorskip("torch", reason="needs torch (extra `train`)")
+    options = ["--engine", "torch", "--prefill-process", "--precision", "fp32", "--drafter", "none", "--port", "0"]
+    arguments = [sys.executable, "-m", "modelstack", "serve", str(tiny_gguf), *options, "--threads", "1"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        watch = threading.Timer(100, process.kill)
+        watch.start()
+        url = process.stderr.readline().split(" ")[0].removesuffix("/v1")
+        running = {"model": "tiny", "prompt": "go", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        long = {"model": "tiny", "prompt": "0 1 2 3 4 5 6 7 8 9 " * 20, "max_tokens": 2}
+        with (
+            httpx.Client(base_url=url, timeout=60) as client,
+            client.stream("POST", "/v1/completions", json=running) as response,
+        ):
+            lines = response.iter_lines()
+            next(lines)
+            usage = client.post("/v1/completions", json=long).json()["usage"]
+            assert usage["prompt_tokens"] > 256
+            assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 17
+        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii").split()
+        settings = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")[-2]
+        folder = Path(json.loads(settings)["folder"])
+        assert any(folder.glob("*.kv"))
+        process.send_signal(signal.SIGKILL if is_killed else signal.SIGTERM)
+        assert process.wait(timeout=60) == (-signal.SIGKILL if is_killed else 0)
+        watch.cancel()
+        for _ in range(300):
+            if not folder.exists():
+                return
+            time.sleep(0.1)
+        raise AssertionError("shared memory is left")
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tiny_gguf: Path) -> None:
