@@ -126,8 +126,8 @@ class BatchAdapters:
         start = 0
         for row in rows:
             if row.stream.adapter is not None:
-                places.setdefault(row.stream.adapter, []).extend(range(start, start + row.n_tokens))
-            start += row.n_tokens
+                places.setdefault(row.stream.adapter, []).extend(range(start, start + row.n_evaluated))
+            start += row.n_evaluated
         self._places = [(name, torch.tensor(each, device=device)) for name, each in places.items()]
 
 

@@ -31,6 +31,7 @@ from tests.modelstack.inference.fakes import (
 )
 from tests.modelstack.inference.speculation.no_costs import NoCosts
 from tests.modelstack.inference.stepping import run
+from tests.modelstack.inference.test_batch_adapters import engine_with
 from tests.modelstack.inference.torch_engines import prompt_of, request
 from tests.modelstack.toolcalls import tool_sets
 
@@ -313,3 +314,23 @@ def test_hashed_logits_are_followed_by_no_draft_of_a_text_without_repetition() -
     engine = FakeEngine(FakeContext(hashed_logits), drafter="lookup")
     reply = engine.generate(request(list(range(5, 30)), 10))
     assert reply.ids == FakeEngine(FakeContext(hashed_logits)).generate(request(list(range(5, 30)), 10)).ids
+
+
+def test_replies_of_several_adapters_in_a_batch_are_the_same() -> None:
+    names = (None, "calls", "sums", None)
+    known: dict[str, list[int]] = {}
+
+    def asked(number: int) -> GenerateRequest:
+        return request(PROMPTS[1][number:] * 2, 24, conversation=str(number), adapter=names[number])
+
+    with engine_with("llama", "calls", "sums") as engine:
+        for number in range(len(names)):
+            known[str(number)] = engine.generate(asked(number)).ids
+    assert known["0"] != known["1"]
+    with engine_with("llama", "calls", "sums") as engine:
+        numbers = {tuple(asked(number).prompt_ids): str(number) for number in range(len(names))}
+        spoilt = SpoiltDrafts(lambda each: known[numbers[tuple(each.read_ids)]], len(engine.vocabulary))
+        engine._speculation = spoilt
+        replies = run(engine, *(engine.submit(asked(number)) for number in range(len(names))))
+        assert [reply.ids for reply in replies] == [*known.values()]
+        assert spoilt.n_drafted > 30
