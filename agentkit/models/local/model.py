@@ -375,7 +375,7 @@ class LocalModel(Model):
             if grammar is not None
             else None
         )
-        if self._abstain == "words" and wanted.answer == "text" and has_abstained(reply):
+        if self._abstain == "words" and wanted.answer == "text" and has_abstained(reply, without_words=True):
             wanted = ResponseFormat()
             with self._books:
                 grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
@@ -383,6 +383,8 @@ class LocalModel(Model):
         vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
         is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output, is_cut=is_cut)
+        if self._abstain == "words" and response.text:
+            response = replace(response, abstained=False)
         written = reply.generation
         if thought is not None:
             written = joined(thought, written, loaded.engine.vocabulary)

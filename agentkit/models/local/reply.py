@@ -126,9 +126,10 @@ def to_response(
     )
 
 
-def has_abstained(reply: Reply) -> bool:
-    """Return whether a reply says that no tool fits."""
-    return reply.parsed is not None and reply.parsed.abstained
+def has_abstained(reply: Reply, *, without_words: bool = False) -> bool:
+    """Return whether a reply says that no tool fits, in whatever form or only in one without words."""
+    parsed = reply.parsed
+    return parsed is not None and parsed.abstained and not (without_words and parsed.answer)
 
 
 def decoding_of(stats: GenerationStats) -> DecodingStats:
