@@ -49,7 +49,7 @@ def torch_engine(base: Base, precision: Numbers | None, **options: Any) -> Torch
     """Return an engine over a loaded base, whose weights it may change.
 
     Args:
-        base: A base in the precision of `base_precision`.
+        base: A base of `load_torch_base`, in the same precision.
         precision: Numbers; None: int8 if the weights are int8 with one scale per row, else those of the base.
         options: Arguments of `TorchEngine`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_a_module_that_is_always_wrong_is_asked_seldom(monkeypatch: pytest.Monke
         assert 10 < n_first < 100
         drafting.generate(request(prompt_of(6, 9), 200, sampling=sampling))
         assert n_asked - n_first <= 10
+
+
+@pytest.mark.parametrize("numbers", ["float", "int8"])
+def test_a_module_drafts_with_packed_weights(numbers: Any) -> None:
+    options: dict[str, Any] = {"block_tokens": 4, "seed": 0, "owns_model": True, "numbers": numbers}
+    asked = request(text_of(7, 12), 24)
+    with TorchEngine(copy.deepcopy(trained("latents")), toy_chat_tokenizer(), **options) as plain:
+        expected = plain.generate(asked).ids
+    with TorchEngine(
+        copy.deepcopy(trained("latents")), toy_chat_tokenizer(), drafter="mtp", **options
+    ) as drafting:
+        reply = drafting.generate(asked)
+        assert reply.ids == expected
+        assert reply.stats.accepted_tokens > 0
 
 
 def test_what_has_no_module_is_refused() -> None:
