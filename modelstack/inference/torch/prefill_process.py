@@ -60,6 +60,8 @@ class PrefillProcess:
         """End of the lease of each prompt that is being read."""
         self._given_back: list[int] = []
         """Prompts of a process that ended."""
+        self._asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        """Lines for the process; a thread writes them, as the process may not read."""
         self._answers: queue.SimpleQueue[tuple[subprocess.Popen[bytes], int | None]] = queue.SimpleQueue()
         self._started = 0.0
         self._child: subprocess.Popen[bytes] | None = None
@@ -76,14 +78,7 @@ class PrefillProcess:
             self._start()
         if self._child is None:
             return False
-        line = json.dumps({"number": number, "prompt": list(prompt)}) + "\n"
-        try:
-            assert self._child.stdin is not None
-            self._child.stdin.write(line.encode())
-            self._child.stdin.flush()
-        except OSError:
-            self._end()
-            return False
+        self._asked.put(json.dumps({"number": number, "prompt": list(prompt)}).encode() + b"\n")
         self._due[number] = max(time.monotonic(), self._started + START_S) + LEASE_S * len(prompt)
         return True
 
@@ -122,6 +117,14 @@ class PrefillProcess:
             start_new_session=True,
         )
         self._child = child
+        asked = self._asked = queue.SimpleQueue[bytes | None]()
+
+        def tell() -> None:
+            assert child.stdin is not None
+            with suppress(OSError), child.stdin as lines:
+                while (line := asked.get()) is not None:
+                    lines.write(line)
+                    lines.flush()
 
         def listen() -> None:
             assert child.stdout is not None
@@ -130,6 +133,7 @@ class PrefillProcess:
                     self._answers.put((child, int(json.loads(line)["number"])))
             self._answers.put((child, None))
 
+        threading.Thread(target=tell, name="prompts asked", daemon=True).start()
         threading.Thread(target=listen, name="prompts read", daemon=True).start()
 
     def _end(self) -> None:
@@ -137,12 +141,10 @@ class PrefillProcess:
         child, self._child = self._child, None
         self._given_back += self._due
         self._due.clear()
+        self._asked.put(None)
         if child is not None:
             child.kill()
             child.wait()
-            assert child.stdin is not None
-            with suppress(OSError):  # what was not written is of no use
-                child.stdin.close()
 
 
 def answer_prompts(engine: TorchEngine, lines: IO[bytes], answers: IO[bytes]) -> None:

@@ -175,6 +175,18 @@ def test_a_request_that_is_away_can_be_cancelled_and_the_engine_closed(tmp_path:
     assert pid is not None and not Path(f"/proc/{pid}").exists()
 
 
+def test_a_process_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    with engine_of("llama", prefill=silent(tmp_path)) as engine:
+        running = begin(engine)
+        waiting = [away(engine, number) for number in range(150)]  # more than a pipe holds
+        n_before = len(running.reply.out.ids)
+        engine.step()
+        assert len(running.reply.out.ids) > n_before
+        for submission in waiting:
+            engine.cancel(submission)
+        engine.check_integrity()
+
+
 def test_a_program_that_cannot_run_is_the_same_as_none(tmp_path: Path) -> None:
     prefill = PrefillProcess([sys.executable, "-c", "raise SystemExit(3)"], StateStore(tmp_path))
     with engine_of("llama", prefill=prefill) as engine:
