@@ -105,6 +105,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--turns", "1", "--row", "+ int8", "--no-transformers"),
         takes_model=True,
     ),
+    "prompt_arrival": Benchmark(
+        "evals.speed.prompt_arrival",
+        "time between the tokens of running replies while a long prompt arrives, with one process and with two",
+        quick=("--rounds", "1", "--tokens", "256", "--kind", "one process, pieces of 64"),
+        takes_model=True,
+    ),
     "train_to_loss": Benchmark(
         "evals.speed.train_to_loss",
         "tokens and time to reach the final loss of nanoGPT's recipe (NANOGPT names its checkout)",

@@ -1,4 +1,4 @@
-"""The benchmarks of drafts and of all techniques: every row is measured, and all rows do the same work."""
+"""The benchmarks of drafts, of all techniques and of long prompts: every row is measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.speed import agent_serving, speculation
+from evals.speed import agent_serving, prompt_arrival, speculation
 from evals.speed.agent_workload import TOOLS, agent_requests, free_requests
 
 
@@ -57,3 +57,13 @@ def test_every_row_answers_every_request(gguf: Path, tmp_path: Path, monkeypatch
     (comparison,) = json.loads(out.read_text("utf-8"))["comparisons"]
     assert [*comparison["values"]] == [agent_serving.NAIVE, "+ drafts"]
     assert [len(each) for each in written.values()] == [8, 8]
+
+
+def test_gaps_are_measured_with_one_process_and_with_two(gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = ["--model", str(gguf), "--numbers", "fp32", "--rounds", "1", "--tokens", "300"]
+    assert prompt_arrival.main([*sizes, "--result", str(out)]) == 0
+    result = json.loads(out.read_text("utf-8"))
+    (comparison,) = result["comparisons"]
+    assert [*comparison["values"]] == [*prompt_arrival.PIECES]
+    assert all(figure["value"] > 0 for figure in result["figures"])
