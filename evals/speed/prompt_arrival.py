@@ -60,7 +60,7 @@ def measure(engine: TorchEngine, n_long: int, rounds: int, seed: int) -> Gaps:
 
 
 def arrive(engine: TorchEngine, n_long: int, rng: random.Random, found: Gaps) -> None:
-    """Let a long prompt arrive while replies are written; add the gaps to `found`."""
+    """Submit a long prompt while replies are written; add the gaps to `found`."""
     n_vocab = len(engine.vocabulary)
 
     def asked(n_tokens: int, n_reply: int, name: str) -> GenerateRequest:

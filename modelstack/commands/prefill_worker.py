@@ -16,7 +16,7 @@ def main() -> None:
     """Load the model of the settings and answer until the input ends."""
     from modelstack.commands.torch_engines import Numbers, load_torch_base, torch_engine
     from modelstack.inference.state_store import StateStore
-    from modelstack.inference.torch.prefill_process import answer_prompts, protocol_streams
+    from modelstack.inference.torch.prompt_reader import answer_prompts, protocol_streams
     from modelstack.train.process import set_up_process
 
     settings = json.loads(sys.argv[1])

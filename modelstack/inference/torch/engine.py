@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -33,15 +32,13 @@ from modelstack.inference.torch.kv_numbers import KVType
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.mtp_drafter import MtpDrafter
 from modelstack.inference.torch.packing import INT8_ROWS, Numbers, can_pack, pack_linear_layers
+from modelstack.inference.torch.prefill_process import PrefillProcess
 from modelstack.inference.torch.prefix_store import PrefixStore
 from modelstack.inference.torch.status import EngineStatus
 from modelstack.inference.torch.stream_batch import StreamBatch
 from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
-
-if TYPE_CHECKING:
-    from modelstack.inference.torch.prefill_process import PrefillProcess
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default, as for llama.cpp: the cache must hold it."""
@@ -322,7 +319,7 @@ class TorchEngine(BatchedEngine[Stream]):
         return super()._step()
 
     def _take_back(self) -> None:
-        """Let requests run whose prompts were read, or need not be waited for."""
+        """Release requests whose prompts were read, or need not be waited for any longer."""
         assert self._prefill is not None and self._handed_over is not None
         has_others = self._batch.queue.n_running or len(self._away) < self._batch.queue.n_waiting
         for number in self._prefill.arrived(0.0 if has_others else AWAY_POLL_S):

@@ -34,7 +34,7 @@ FIRST_RATE = 0.7
 
 @dataclass(slots=True)
 class _Ahead:
-    """What the module was given of a stream."""
+    """State of the module for a stream."""
 
     cache: Cache
     start: int

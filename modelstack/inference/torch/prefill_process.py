@@ -17,19 +17,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from modelstack.inference.engine import EngineError, GenerateRequest
 from modelstack.inference.state_store import StateStore
-from modelstack.inference.torch.engine import TorchEngine
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ class PrefillProcess:
         """Start the process.
 
         Args:
-            command: Program that calls `answer_prompts` on its standard input and output.
+            command: Program that calls `prompt_reader.answer_prompts` on its standard input and output.
             store: Folder in shared memory, into which the process stores keys and values.
             environment: Variables of the process; None: those of this one.
         """
@@ -145,55 +140,3 @@ class PrefillProcess:
         if child is not None:
             child.kill()
             child.wait()
-
-
-def answer_prompts(engine: TorchEngine, lines: IO[bytes], answers: IO[bytes]) -> None:
-    """Read prompts until the input ends; those that wait are read together.
-
-    Args:
-        engine: An engine that stores conversations in the folder that the other process restores from.
-        lines: Prompts, see the head of this file.
-        answers: Their numbers, each after its blocks were stored.
-    """
-    waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in lines:
-            waiting.put(line)
-        waiting.put(None)
-
-    threading.Thread(target=listen, name="prompts asked", daemon=True).start()
-    running: dict[object, int] = {}
-    is_open = True
-    while is_open or running:
-        with suppress(queue.Empty):
-            while is_open:
-                line = waiting.get(block=not running)
-                if line is None:
-                    is_open = False
-                    break
-                asked = json.loads(line)
-                request = GenerateRequest(asked["prompt"], 1, conversation=str(asked["number"]))
-                try:
-                    running[engine.submit(request)] = asked["number"]
-                except EngineError:  # the engine that asks says what is wrong
-                    _answer(answers, asked["number"])
-                if waiting.empty():
-                    break
-        for ended in engine.step() if running else ():
-            engine.flush()
-            _answer(answers, running.pop(ended))
-
-
-def _answer(answers: IO[bytes], number: int) -> None:
-    answers.write(json.dumps({"number": number}).encode() + b"\n")
-    answers.flush()
-
-
-@contextmanager
-def protocol_streams() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Yield standard input and output; what else writes to the output goes to the error stream."""
-    with os.fdopen(os.dup(1), "wb") as answers, os.fdopen(os.dup(0), "rb") as lines:
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-        yield lines, answers

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from modelstack.inference.state_store import StateStore
-from modelstack.inference.torch.prefill_process import answer_prompts, protocol_streams
+from modelstack.inference.torch.prompt_reader import answer_prompts, protocol_streams
 with protocol_streams() as (lines, answers):
     from tests.modelstack.inference.torch_engines import engine_of
     store = StateStore(sys.argv[1])
