@@ -26,13 +26,12 @@ import torch
 from evals.speed.agent_workload import Asked, agent_requests
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.serving_weights import CHECKPOINT, Weights
+from modelstack.commands.torch_engines import Numbers, load_torch_base
 from modelstack.inference.engine import GenerateRequest, Generation
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.server.served_model import ServedModel
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.engine import TorchEngine
-from modelstack.posttrain.starting_point import starting_point
-from modelstack.reasoning.sampling.frozen_model import load_merged
 from modelstack.train.process import set_up_process
 
 N_CONVERSATIONS, N_CACHED = 8, 32_768
@@ -91,7 +90,7 @@ class MeasuredEngine(TorchEngine):
 
 def load(model: str, techniques: Techniques) -> ServedModel:
     """Return a model with some techniques, in bf16."""
-    base = load_merged(starting_point(model), precision="bf16", device="cpu")
+    base = load_torch_base(model, None, Numbers.bf16)
     engine = MeasuredEngine(
         base.model,
         base.tokenizer,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from evals.speed.agent_workload import Asked, Kind, agent_requests, free_requests
 from evals.speed.model_forward import ratio_of
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
+from modelstack.commands.torch_engines import Numbers, load_torch_base, torch_engine
 from modelstack.inference.server.turns import ServedReply
 from modelstack.train.process import set_up_process
 
@@ -56,12 +57,9 @@ class Round:
 
 def load(model: str, kind: EngineKind, threads: int, *, drafts: bool) -> ServedModel:
     """Return a model of the catalog on an engine."""
-    import torch
-
     from agentkit.models.catalog.entries import local_path
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.inference.server.served_model import ServedModel
-    from modelstack.inference.torch.engine import TorchEngine
 
     path, drafter = local_path(model), "lookup" if drafts else None
     if kind == "llama.cpp":
@@ -74,14 +72,9 @@ def load(model: str, kind: EngineKind, threads: int, *, drafts: bool) -> ServedM
             drafter=drafter,
         )
         return ServedModel(llama, model)
-    engine = TorchEngine.load(
-        path,
-        dtype=torch.float32 if kind == "fp32" else torch.bfloat16,
-        numbers="int8" if kind == "int8" else None,
-        n_cached_tokens=N_CACHED,
-        drafter=drafter,
-    )
-    return ServedModel(engine, model)
+    numbers = Numbers(kind)
+    base = load_torch_base(path, None, numbers)
+    return ServedModel(torch_engine(base, numbers, n_cached_tokens=N_CACHED, drafter=drafter), model)
 
 
 def answer(model: ServedModel, asked: Sequence[Asked]) -> Round:

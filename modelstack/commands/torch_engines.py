@@ -54,14 +54,14 @@ def torch_engine(base: Base, precision: Numbers | None, **options: Any) -> Torch
         options: Arguments of `TorchEngine`.
     """
     from modelstack.inference.torch.engine import TorchEngine
-    from modelstack.inference.torch.packing import INT8_ROWS
+    from modelstack.inference.torch.packing import Numbers as EngineNumbers
 
-    is_int8 = any(each.format == INT8_ROWS for each in base.rounded.values())
+    numbers: EngineNumbers | None = None if precision is None else "int8" if precision is Numbers.int8 else "float"
     return TorchEngine(
         base.model,
         base.tokenizer,
         owns_model=True,
-        numbers="int8" if precision is Numbers.int8 or (precision is None and is_int8) else "float",
+        numbers=numbers,
         rounded=base.rounded,
         **options,
     )

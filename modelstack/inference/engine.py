@@ -101,7 +101,7 @@ class GenerationStats:
     reused_tokens: int = 0
     """Number of prompt tokens whose KV entries were not computed by this call."""
     restored_tokens: int = 0
-    """Number of reused tokens that an earlier process had stored on disk."""
+    """Number of reused tokens that another process had computed and stored."""
     prefilled_tokens: int = 0
     """Number of prompt tokens evaluated by this call."""
     sampled_tokens: int = 0

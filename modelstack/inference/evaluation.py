@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
+from modelstack.inference.sequences import common_prefix_length
 
 StreamT = TypeVar("StreamT")
 """Type of an evaluation's streams: the tokens of a request and their place in the cache."""
@@ -36,6 +37,14 @@ class Ready(Generic[StreamT]):
     """Draft tokens of each stream that were evaluated; None: there are none."""
     n_tokens: int = 0
     """Number of tokens that the step evaluated; counted by evaluations that take drafts."""
+
+
+def n_kept(draft: Sequence[int], ids: Sequence[int]) -> int:
+    """Return how many tokens of an evaluated draft count as evaluated when `ids` are appended to its stream.
+
+    The last one of `ids` never does: its logits decide what follows.
+    """
+    return max(0, min(common_prefix_length(list(draft), list(ids)), len(ids) - 1))
 
 
 class Evaluation(Protocol[StreamT]):

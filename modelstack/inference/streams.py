@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from modelstack.inference.blocks import BlockPool, BlockTable, Hit, TokenChain
+from modelstack.inference.evaluation import n_kept
 from modelstack.inference.scheduler import (
     Load,
     StepLimits,
@@ -21,7 +22,6 @@ from modelstack.inference.scheduler import (
     service_rank,
     tokens_admitted,
 )
-from modelstack.inference.sequences import common_prefix_length
 
 
 @dataclass(slots=True, eq=False)
@@ -184,9 +184,7 @@ class StreamQueue:
         stream.chain.tokens.extend(tokens)
         if stream.drafted:
             table, n_before = stream.table, stream.table.n_tokens
-            # The last token is evaluated again if need be: its logits decide what follows.
-            n_right = max(0, min(common_prefix_length(stream.drafted, list(tokens)), len(tokens) - 1))
-            self.pool.write(table, stream.chain, n_before + n_right)
+            self.pool.write(table, stream.chain, n_before + n_kept(stream.drafted, tokens))
             self.pool.settle(table, stream.chain, n_before)
             self.pool.trim(table)
         stream.draft, stream.drafted = [], []

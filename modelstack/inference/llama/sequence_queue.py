@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerationStats
-from modelstack.inference.evaluation import Ready
+from modelstack.inference.evaluation import Ready, n_kept
 from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, MAX_REPLY_BATCH, SequencePart
 from modelstack.inference.prompt_states import PromptStates
 from modelstack.inference.scheduler import service_rank
@@ -200,11 +200,10 @@ class SequenceQueue:
         """Append tokens to a request; draft tokens that equal them count as evaluated."""
         stream.tokens.extend(ids)
         if stream.drafted:
-            # The last token is evaluated again if need be: its logits decide what follows.
-            n_right = max(0, min(common_prefix_length(stream.drafted, list(ids)), len(ids) - 1))
-            self.cache.extend(stream.held, stream.drafted[:n_right])
+            n = n_kept(stream.drafted, ids)
+            self.cache.extend(stream.held, stream.drafted[:n])
             stream.n_seen = max(stream.n_seen, len(stream.held.tokens))
-            stream.drafted = stream.drafted[n_right:]
+            stream.drafted = stream.drafted[n:]
             self._drop_drafted(stream)
         stream.draft = []
 

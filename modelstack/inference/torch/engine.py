@@ -67,7 +67,7 @@ class TorchEngine(BatchedEngine[Stream]):
         block_tokens: int = BLOCK_TOKENS,
         seed: int | None = None,
         owns_model: bool = False,
-        numbers: Numbers = "float",
+        numbers: Numbers | None = "float",
         rounded: Mapping[str, RoundedWeight] | None = None,
         kv_type: KVType = "model",
         store: StateStore | None = None,
@@ -88,7 +88,8 @@ class TorchEngine(BatchedEngine[Stream]):
             seed: Seed of requests that name none; None draws one.
             owns_model: Whether the engine may change the model: pack its weights for speed on a CPU, add
                 adapters. The model is then of no other use (see `packing`).
-            numbers: "int8": products are computed in W8A8; needs `owns_model`.
+            numbers: "int8": products are computed in W8A8; needs `owns_model`. None: int8 if weights of `rounded`
+                are int8 with one scale per row.
             rounded: Weights that are rounded to int8 already, by name; the engine rounds the others.
             kv_type: Numbers of the KV cache: the model's own, "int8", or "k8v4", keys in int8 and values in 4 bits
                 (see `kv_numbers`).
@@ -103,6 +104,9 @@ class TorchEngine(BatchedEngine[Stream]):
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
             EngineError: An argument is invalid, or `kv_type` cannot hold heads of this size.
         """
+        if numbers is None:
+            is_int8 = any(each.format == INT8_ROWS for each in (rounded or {}).values())
+            numbers = "int8" if is_int8 else "float"
         ahead = MtpDrafter(model, len(tokenizer.vocabulary)) if drafter == "mtp" else None
         super().__init__(tokenizer.vocabulary, seed, ahead or lookup_drafter(drafter))
         trained = model.config.max_position_embeddings
@@ -165,7 +169,7 @@ class TorchEngine(BatchedEngine[Stream]):
             source: The folder or file.
             dtype: Number type of the weights in memory; None: as in a folder's files, float32 for GGUF.
             device: Device of the model.
-            numbers: Numbers of the products; None: int8 if a folder's weights are int8 with one scale per row.
+            numbers: Numbers of the products; None: as the weights are.
             options: Arguments of `TorchEngine`.
 
         Raises:
@@ -179,8 +183,6 @@ class TorchEngine(BatchedEngine[Stream]):
         else:
             loaded = load_gguf(path, dtype=dtype or torch.float32)
             model, tokenizer = loaded.model, tokenizer_from_fields(loaded.tokenizer, path)
-        if numbers is None:
-            numbers = "int8" if any(each.format == INT8_ROWS for each in rounded.values()) else "float"
         model.to(device)
         return cls(model, tokenizer, owns_model=True, numbers=numbers, rounded=rounded, **options)  # pyright: ignore[reportArgumentType]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -269,19 +269,22 @@ class LMFEState:
 
     def n_legal(self, ids: Sequence[int]) -> int:
         """Return the number of leading tokens that could be taken one after the other."""
-        place: Place | None = self._places[-1]
-        for n, token in enumerate(ids):
-            place = self._behind(place, token)
-            if place is None:
-                return n
-        return len(ids)
+        return sum(1 for _ in self._places_behind(ids))
 
     def permits(self, ids: list[int]) -> bool:
         """Return whether `ids` complete the reply."""
+        places = [self._places[-1], *self._places_behind(ids)]
+        is_legal, place = len(places) == 1 + len(ids), places[-1]
+        return is_legal and not place.pending and (None in place.frames or place.in_prose)
+
+    def _places_behind(self, ids: Sequence[int]) -> Iterator[Place]:
+        """Yield the position after each token, up to the first one that is not legal."""
         place: Place | None = self._places[-1]
         for token in ids:
-            place = None if place is None else self._behind(place, token)
-        return place is not None and not place.pending and (None in place.frames or place.in_prose)
+            place = self._behind(place, token)
+            if place is None:
+                return
+            yield place
 
     def _behind(self, place: Place, token_id: int) -> Place | None:
         """Return the position after a token; None if the token is not legal."""
