@@ -63,7 +63,11 @@ class TrainState:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint is of another model or optimizer: {error}") from error
+            lines = str(error).splitlines()[:2]  # torch's message lists every tensor that differs
+            reason = " ".join(line.strip() for line in lines)
+            raise UserError(
+                f"the checkpoint is of another model or optimizer; train into another folder: {reason}"
+            ) from error
         self.step, self.n_tokens = state["step"], state["n_tokens"]
 
 
