@@ -113,7 +113,7 @@ def load_checkpoint(
     config, quantisation = _config_of(folder)
     if config.num_nextn_predict_layers and not _has_mtp(folder, config):
         # transformers drops these layers but keeps their number in the config.
-        config = config.with_(num_nextn_predict_layers=0)
+        config = config.with_(num_nextn_predict_layers=0, mtp_steps=1)
     weights = filling(config, dtype, spread)
     unknown: list[str] = []
     parts: dict[str, set[Place]] = {}

@@ -182,6 +182,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
 
     # -- multi-token prediction
     num_nextn_predict_layers: int = 0
+    mtp_steps: int = 1
+    """Number of times that training applies the last module, each further time to its own states. A module that
+    drafts several tokens by recursion is trained for it by 3 (FastMTP, arXiv 2509.18362).
+    """
 
     # -- coefficients of additional losses; 0: not computed
     z_loss_coef: float = 0.0
@@ -219,6 +223,14 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         missing = sorted(name for name in self._needed() if getattr(self, name) is None)
         if missing:
             raise ValueError(f"{', '.join(missing)} must be set for layer types {sorted(set(self.layer_types))}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_have_a_module(self) -> Self:
+        if self.mtp_steps < 1:
+            raise ValueError(f"mtp_steps {self.mtp_steps} must be at least 1")
+        if self.mtp_steps > 1 and not self.num_nextn_predict_layers:
+            raise ValueError(f"mtp_steps {self.mtp_steps} needs a module: set num_nextn_predict_layers")
         return self
 
     @model_validator(mode="after")
@@ -312,6 +324,11 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         """
         return build({**self.model_dump(), **changes})
 
+    @property
+    def n_mtp_predictions(self) -> int:
+        """Number of tokens beyond the next one that training predicts at each position."""
+        return self.num_nextn_predict_layers + (self.mtp_steps - 1 if self.num_nextn_predict_layers else 0)
+
     def with_mtp_layers(self) -> ModelConfig:
         """Return the config with the layers of multi-token prediction appended: layer L + k belongs to module k.
 
@@ -326,6 +343,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
             mlp_layer_types=self.mlp_layer_types + ("moe" if self.has_experts else "dense",) * n,
             no_rope_layers=self.no_rope_layers and self.no_rope_layers + self.no_rope_layers[-1:] * n,
             num_nextn_predict_layers=0,
+            mtp_steps=1,
         )
 
     def fingerprint(self) -> str:
@@ -341,6 +359,7 @@ TRAINING_KEYS = {
     "router_z_loss_coef",
     "seq_aux_loss_coef",
     "mtp_loss_coef",
+    "mtp_steps",
     "indexer_loss_coef",
 }
 """Keys that affect training only, not the function the model computes."""

@@ -42,6 +42,9 @@ TOKENS_PER_CHUNK = 1024
 LOGITS_KEPT = 2**25
 """Maximum number of logits of a batch that are kept for the gradient instead of recomputed: 128 MB in fp32."""
 
+STEP_DECAY = 0.6
+"""Weight of a further step of multi-token prediction, relative to the step before (FastMTP, arXiv 2509.18362)."""
+
 FEW_LABELLED = 0.5
 """Maximum fraction of labelled tokens at which gathering their hidden states is worthwhile."""
 
@@ -152,14 +155,14 @@ def cross_entropy(
 
 
 def mtp_labels(labels_BT: Tensor, k: int, is_whole_BT: Tensor | None = None) -> Tensor:
-    """Return the labels of multi-token prediction's module k, [B, T - 1 - k].
+    """Return the labels of multi-token prediction number k, [B, T - 1 - k].
 
     The label at position i is the model's label at position i + k + 1.
 
     Args:
         labels_BT: The model's labels.
-        k: The module, from 0.
-        is_whole_BT: True where the module's inputs belong to one document; other positions are ignored. None: all.
+        k: The prediction, from 0.
+        is_whole_BT: True where the prediction's inputs belong to one document; other positions are ignored. None: all.
     """
     labels = labels_BT[:, k + 1 :]
     return labels if is_whole_BT is None else labels.masked_fill(~is_whole_BT, IGNORED)
@@ -172,14 +175,16 @@ def mtp_loss(
     n_labels: Tensor | float | None = None,
     weights_BT: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean over the modules of their mean cross-entropies, fp32, without the coefficient.
+    """Return the mean over the predictions of their mean cross-entropies, fp32, without the coefficient.
+
+    Modules weigh the same, each further step of the last one `STEP_DECAY` of the step before.
 
     Args:
         model: The model whose head is applied.
         output: Output of a forward pass `with_mtp`.
         labels_BT: The model's labels.
-        n_labels: Divisor of each sum; None: the number of labelled tokens of each module.
-        weights_BT: Weight of each label of the model, fp32; a module uses the weight of the token it predicts.
+        n_labels: Divisor of each sum; None: the number of labelled tokens of each prediction.
+        weights_BT: Weight of each label of the model, fp32; a prediction uses the weight of the token it predicts.
             None: 1.
 
     Raises:
@@ -188,14 +193,19 @@ def mtp_loss(
     if not output.mtp:
         raise UserError("the output has no multi-token prediction; call the model with with_mtp=True")
     means = []
-    for k, module in enumerate(output.mtp):
-        labels = mtp_labels(labels_BT, k, module.is_whole_BT)
+    for k, ahead in enumerate(output.mtp):
+        labels = mtp_labels(labels_BT, k, ahead.is_whole_BT)
         weights = None if weights_BT is None else weights_BT[:, k + 1 :]
         sums = token_sums(
-            module.hidden_BTD, labels, model.logits, tokens_kept=_tokens_kept(model), weights_BT=weights
+            ahead.hidden_BTD, labels, model.logits, tokens_kept=_tokens_kept(model), weights_BT=weights
         )
         means.append(sums.cross_entropy / _divisor(sums.n_tokens, n_labels))
-    return torch.stack(means).mean()
+    losses = torch.stack(means)
+    n_further = losses.new_tensor(
+        [max(0, k + 1 - model.config.num_nextn_predict_layers) for k in range(len(means))]
+    )
+    shares = STEP_DECAY**n_further
+    return (shares * losses).sum() / shares.sum()
 
 
 def total_loss(
@@ -284,15 +294,15 @@ def _losses_of_all_layers(config: ModelConfig, output: ModelOutput, counted_BT: 
     L = config.num_hidden_layers
     own = {layer: routing for layer, routing in output.routing.items() if layer < L}
     losses = layer_losses(config, own, output.index_divergence, counted_BT)
-    for k in range(len(output.mtp) if config.has_experts else 0):
+    for k in range(config.num_nextn_predict_layers if output.mtp and config.has_experts else 0):
         ahead = routing_losses(config, {L + k: output.routing[L + k]}, counted_BT[:, k + 1 :])
         losses |= {name: losses[name] + loss if name in losses else loss for name, loss in ahead.items()}
     return losses
 
 
 def _tokens_kept(model: CausalLM) -> int:
-    """Return the number of tokens whose logits may be kept, shared by the main model and all its modules."""
-    return LOGITS_KEPT // (model.config.vocab_size * (1 + model.config.num_nextn_predict_layers))
+    """Return the number of tokens whose logits may be kept, shared by the main model and all predictions ahead."""
+    return LOGITS_KEPT // (model.config.vocab_size * (1 + model.config.n_mtp_predictions))
 
 
 def _divisor(n_here: Tensor, n_labels: Tensor | float | None) -> Tensor | float:

@@ -3,7 +3,8 @@
 DeepSeek-V3, arXiv 2412.19437 section 2.2; the idea is from Gloeckle et al., 2404.19737, here with the causal chain
 kept. At position i, module k reads the state of the module before it (k = 0: the model) and the embedding of token
 i + k + 1. It runs one decoder layer and predicts token i + k + 2. Embedding and head are the model's own. The
-modules are a training signal and, after training, a draft for speculative decoding.
+modules are a training signal and, after training, a draft for speculative decoding. To be trained for drafts by
+recursion, the last module is applied several times, to its own states (`mtp_steps`; FastMTP, arXiv 2509.18362).
 
 Two forms, which differ in the state:
 
@@ -34,7 +35,7 @@ from modelstack.errors import UserError
 
 @dataclass(slots=True)
 class MtpOutput:
-    """Output of one module: module k has T - 1 - k positions."""
+    """Output of one prediction: number k has T - 1 - k positions."""
 
     hidden_BTD: Tensor
     """States after the module's norm, the input of the head."""
@@ -95,26 +96,32 @@ class MultiTokenPrediction(nn.ModuleList):
         make = HyperMtpModule if config.norm_placement == "hyper" else MtpModule
         first = config.num_hidden_layers
         super().__init__(make(config, first + k) for k in range(config.num_nextn_predict_layers))
+        self.n_predictions = config.n_mtp_predictions
 
     def forward(self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext) -> list[MtpOutput]:
-        """Run the chain of modules over whole sequences.
+        """Run the chain of modules over whole sequences; the last one again for each further step.
 
         Args:
             state: The model's state at every token, [B, T, D] or [B, T, n, D].
             embedding_BTD: Embedding of every token.
-            context: The model's context. Routing of module k is stored in it under layer L + k.
+            context: The model's context. Routing of module k is stored in it under layer L + k, that of further
+                steps is not.
 
         Raises:
             UserError: The sequences have too few tokens.
         """
-        if context.n_tokens <= len(self):
+        if context.n_tokens <= self.n_predictions:
             raise UserError(
-                f"{context.n_tokens} tokens are too few for {len(self)} multi-token prediction modules; "
-                f"give at least {len(self) + 1}"
+                f"{context.n_tokens} tokens are too few for {self.n_predictions} multi-token predictions; "
+                f"give at least {self.n_predictions + 1}"
             )
         outputs = []
-        for k, module in enumerate(self):
-            state, hidden = module(state[:, :-1], embedding_BTD[:, k + 1 :], ahead(context, k))
+        for k in range(self.n_predictions):
+            shifted = ahead(context, k)
+            if k >= len(self):
+                shifted.routing, shifted.forced_experts = {}, {}
+            module = self[min(k, len(self) - 1)]
+            state, hidden = module(state[:, :-1], embedding_BTD[:, k + 1 :], shifted)
             outputs.append(MtpOutput(hidden, same_document(context.documents_BT, k + 1)))
         return outputs
 

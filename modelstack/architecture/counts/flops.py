@@ -104,8 +104,8 @@ def _check(config: ModelConfig, n_tokens: int, n_past: int, mtp: bool) -> None:
         raise UserError(f"n_past {n_past} must be at least 0")
     if mtp and n_past:
         raise UserError(f"n_past {n_past} must be 0 with mtp: multi-token prediction trains on whole sequences")
-    if mtp and n_tokens <= config.num_nextn_predict_layers:
+    if mtp and n_tokens <= config.n_mtp_predictions:
         raise UserError(
-            f"n_tokens {n_tokens} is too few for {config.num_nextn_predict_layers} modules of multi-token "
-            f"prediction; give at least {config.num_nextn_predict_layers + 1}"
+            f"n_tokens {n_tokens} is too few for {config.n_mtp_predictions} multi-token predictions; "
+            f"give at least {config.n_mtp_predictions + 1}"
         )

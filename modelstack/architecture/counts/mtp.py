@@ -28,15 +28,18 @@ def mtp_weights(config: ModelConfig) -> Weights:
 
 
 def mtp_work(config: ModelConfig, span: Span) -> Work:
-    """Return the work of all modules over a whole sequence, including the shared head on each output.
+    """Return the work of all predictions over a whole sequence, including the shared head on each output.
 
-    Module k processes one token less than the module before, because the last token has no successor.
+    Each processes one token less than the one before, because the last token has no successor.
     """
     longer, D, total = config.with_mtp_layers(), config.hidden_size, Work()
+    n_modules = config.num_nextn_predict_layers
     n_joined = 1 + (config.hc_mult if config.norm_placement == "hyper" else 1)
-    spans = [Span(span.new - 1 - k, 0, span.attention) for k in range(config.num_nextn_predict_layers)]
+    spans = [Span(span.new - 1 - k, 0, span.attention) for k in range(config.n_mtp_predictions)]
     for _, layer, formula in layers(longer, config.num_hidden_layers):
-        total += block_work(formula, longer, layer, spans[layer - config.num_hidden_layers])
+        module = layer - config.num_hidden_layers
+        for ahead in spans[module:] if module == n_modules - 1 else spans[module : module + 1]:
+            total += block_work(formula, longer, layer, ahead)
     for ahead in spans:
         total += Work(2 * ahead.new * (n_joined * D**2 + D * config.vocab_size))
         if config.norm_placement == "hyper":

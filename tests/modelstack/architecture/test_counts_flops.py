@@ -146,9 +146,10 @@ def test_a_chunk_and_a_token_behind_a_cache_cost_what_torch_counts(name: str) ->
         )
 
 
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", [name for name in PRESETS if toy(name).num_nextn_predict_layers])
-def test_multi_token_prediction_costs_what_torch_counts(name: str) -> None:
-    config = toy(name)
+def test_multi_token_prediction_costs_what_torch_counts(name: str, steps: int) -> None:
+    config = toy(name).with_(mtp_steps=steps)
     model = CausalLM(config)
     with counting() as counter:
         output = model(ids(N_TOKENS, config.vocab_size), with_mtp=True)

@@ -332,6 +332,18 @@ def test_the_mtp_loss_is_the_mean_of_the_modules_cross_entropies_over_packed_doc
     assert found.item() == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_further_steps_of_multi_token_prediction_weigh_less_and_less() -> None:
+    model, ids = make(num_nextn_predict_layers=2, mtp_steps=3), some_ids()
+    output, labels = model(ids, with_mtp=True), next_token_labels(ids)
+    assert len(output.mtp) == 4
+    means = [
+        F.cross_entropy(model.logits(ahead.hidden_BTD)[:, :-1].flatten(0, 1), ids[:, k + 2 :].flatten())
+        for k, ahead in enumerate(output.mtp)
+    ]
+    by_hand = (means[0] + means[1] + 0.6 * means[2] + 0.36 * means[3]) / 2.96
+    assert mtp_loss(model, output, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
 def test_an_mtp_loss_without_modules_that_ran_names_the_fix() -> None:
     model, ids = make(num_nextn_predict_layers=1, mtp_loss_coef=0.3), some_ids()
     with pytest.raises(UserError, match="with_mtp=True"):
@@ -383,8 +395,11 @@ EXPERTS = {
 }
 
 
-def test_losses_on_routing_are_added_up_over_the_models_layers_and_the_modules() -> None:
-    model = make(num_nextn_predict_layers=2, seq_aux_loss_coef=0.5, router_z_loss_coef=0.25, **EXPERTS)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_losses_on_routing_are_added_up_over_the_models_layers_and_the_modules(steps: int) -> None:
+    """The routing of a module's further steps is not counted."""
+    balancing = {"seq_aux_loss_coef": 0.5, "router_z_loss_coef": 0.25}
+    model = make(num_nextn_predict_layers=2, mtp_steps=steps, **balancing, **EXPERTS)
     ids, n_experts, k = some_ids(), 6, 2
     output = model(ids, with_mtp=True)
     assert {layer: len(r.scores_NE) for layer, r in output.routing.items()} == {1: 26, 2: 24, 3: 22}

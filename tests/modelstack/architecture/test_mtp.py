@@ -163,6 +163,28 @@ def test_a_model_without_modules_has_transformers_names_only_and_says_what_it_la
         model.new_draft_cache()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_further_steps_apply_the_last_module_to_its_own_states(form: str) -> None:
+    recursive, chained = make(form, num_nextn_predict_layers=1, mtp_steps=3), make(form, n_modules=3)
+    assert recursive.mtp is not None and chained.mtp is not None
+    for module in chained.mtp:
+        module.load_state_dict(recursive.mtp[0].state_dict())
+    chained.model.load_state_dict(recursive.model.state_dict())
+    ids = some_ids()
+    for mine, other in zip(recursive(ids, with_mtp=True).mtp, chained(ids, with_mtp=True).mtp, strict=True):
+        assert difference(mine.hidden_BTD, other.hidden_BTD) < ATOL
+
+
+def test_steps_need_a_module_and_long_enough_sequences() -> None:
+    with pytest.raises(UserError, match="mtp_steps 3 needs a module"):
+        config("v3", 0).with_(mtp_steps=3)
+    with pytest.raises(UserError, match="mtp_steps 0 must be at least 1"):
+        config("v3").with_(mtp_steps=0)
+    with pytest.raises(UserError, match="4 tokens are too few for 4 multi-token predictions"):
+        make("v3", mtp_steps=3)(some_ids()[:, :4], with_mtp=True)
+
+
 def test_too_short_sequences_and_a_cache_are_refused() -> None:
     model = make("v3")
     with pytest.raises(UserError, match="2 tokens are too few for 2"):
