@@ -162,7 +162,8 @@ def mtp_labels(labels_BT: Tensor, k: int, is_whole_BT: Tensor | None = None) -> 
     Args:
         labels_BT: The model's labels.
         k: The prediction, from 0.
-        is_whole_BT: True where the prediction's inputs belong to one document; other positions are ignored. None: all.
+        is_whole_BT: True where the prediction's inputs belong to one document; other positions are ignored. None:
+            all.
     """
     labels = labels_BT[:, k + 1 :]
     return labels if is_whole_BT is None else labels.masked_fill(~is_whole_BT, IGNORED)
