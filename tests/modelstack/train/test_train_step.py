@@ -222,6 +222,6 @@ def test_a_run_stopped_and_resumed_is_bit_equal(keys: dict[str, Any], tmp_path) 
 
 def test_a_state_of_another_model_is_refused_by_its_first_difference() -> None:
     other = state_of(build(TOY | {"hidden_size": 32}))
-    with pytest.raises(UserError, match="of another model.* embed_tokens.weight") as refused:
+    with pytest.raises(UserError, match="of another model.*embed_tokens") as refused:
         state_of(build(TOY)).load_state_dict(other.state_dict())
     assert len(str(refused.value)) < 400
