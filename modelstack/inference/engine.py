@@ -19,6 +19,8 @@ from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 FinishReason = Literal["end", "length", "cancelled"]
+TopLogprobs = tuple[tuple[int, float], ...]
+"""The most probable tokens of a position with their natural log-probabilities, most probable first."""
 
 
 class EngineError(Exception):
@@ -92,6 +94,10 @@ class GenerateRequest:
     """Larger is more urgent, for engines that run several requests together."""
     adapter: str | None = None
     """Adapter that the reply is written with, for engines that hold several; None: the base model."""
+    n_top_logprobs: int = 0
+    """Number of most probable tokens in `Generation.top_logprobs` for each sampled token; 0 costs nothing."""
+    on_progress: Callable[[Generation], None] | None = None
+    """Called with the reply so far after each block of tokens, before `on_tokens`."""
 
 
 @dataclass(slots=True)
@@ -162,6 +168,9 @@ class Generation:
     masked_logprobs: list[float] = field(default_factory=list)
     """The same over the legal tokens only; 0 for forced tokens."""
     legal_counts: list[int] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    """The most probable tokens of each position, under the distribution of `logprobs`, legal or not; an empty
+    tuple for forced tokens. No entries if the request asks for none."""
     choices: list[ChoicePoint] = field(default_factory=list)
     finish_reason: FinishReason = "end"
     closed_at: int | None = None

@@ -32,7 +32,7 @@ from modelstack.inference.engine import (
 )
 from modelstack.inference.grammar import Grammar, GrammarError, TokenMask
 from modelstack.inference.legal_tokens import LegalTokens, unpacked
-from modelstack.inference.sampling import Drawn, Sampler
+from modelstack.inference.sampling import Drawn, Sampler, most_probable
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 
@@ -63,6 +63,8 @@ class ReplyParts:
     jump_ahead: bool = True
     choice_bias: ChoiceBias | None = None
     logit_bias: LogitBias | None = None
+    n_top_logprobs: int = 0
+    on_progress: Callable[[Generation], None] | None = None
     on_tokens: Callable[[list[int]], None] | None = None
     on_drawn: Callable[[DrawnToken], None] | None = None
     cancelled: Callable[[], bool] | None = None
@@ -106,6 +108,8 @@ class ReplyMaker:
             jump_ahead=request.jump_ahead,
             choice_bias=request.choice_bias,
             logit_bias=request.logit_bias,
+            n_top_logprobs=request.n_top_logprobs,
+            on_progress=request.on_progress,
             on_tokens=on_tokens,
             cancelled=cancelled,
         )
@@ -194,6 +198,8 @@ class Reply:
         out.logprobs.append(drawn.logprob)
         out.masked_logprobs.append(drawn.masked_logprob)
         out.legal_counts.append(drawn.n_legal)
+        if self.parts.n_top_logprobs:
+            out.top_logprobs.append(most_probable(logits_V, self.parts.n_top_logprobs, drawn.log_sum))
         out.stats.sampled_tokens += 1
         self._emit([drawn.token])
 
@@ -239,6 +245,8 @@ class Reply:
         out.logprobs += [math.nan] * n
         out.masked_logprobs += [0.0] * n
         out.legal_counts += [1] * n
+        if self.parts.n_top_logprobs:
+            out.top_logprobs += [()] * n
         out.stats.forced_tokens += n
         self._emit(block)
 
@@ -341,5 +349,7 @@ class Reply:
         if not self.out.ids:
             self.out.stats.first_token_s = self.elapsed_s
         self.out.ids += block
+        if self.parts.on_progress is not None:
+            self.parts.on_progress(self.out)
         if self.parts.on_tokens is not None:
             self.parts.on_tokens(block)

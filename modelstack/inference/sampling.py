@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.engine import ChoicePoint, EngineError, SamplingParams
+from modelstack.inference.engine import ChoicePoint, EngineError, SamplingParams, TopLogprobs
 from modelstack.inference.grammar import TokenMask
 from modelstack.inference.legal_tokens import LegalTokens
 
@@ -39,6 +39,8 @@ class Drawn:
     masked_logprob: float
     """Natural log of its share of the softmax over the legal tokens."""
     n_legal: int
+    log_sum: float
+    """Natural log of the sum of exp over all logits: a logit less this is a log-probability."""
 
 
 class Sampler:
@@ -151,7 +153,18 @@ def _drawn(
     token: int, logits_V: NDArray[np.float32], legal: LegalTokens, log_sum: float, legal_log_sum: float
 ) -> Drawn:
     logit = float(logits_V[token])
-    return Drawn(token, logit - log_sum, min(0.0, logit - legal_log_sum), legal.count)
+    return Drawn(token, logit - log_sum, min(0.0, logit - legal_log_sum), legal.count, log_sum)
+
+
+def most_probable(logits_V: NDArray[np.float32], n: int, log_sum: float) -> TopLogprobs:
+    """Return the `n` most probable tokens at temperature 1; of equal ones those with the lowest ids.
+
+    Tokens of probability 0 are left out. The cost is one partition of V floats.
+    """
+    n = min(n, logits_V.size)
+    ids = np.flatnonzero(logits_V >= np.partition(logits_V, -n)[-n])
+    best = ids[np.argsort(-logits_V[ids], kind="stable")[:n]]
+    return tuple((int(token), float(logits_V[token]) - log_sum) for token in best if logits_V[token] > -np.inf)
 
 
 def _token_at(index: int, legal: LegalTokens) -> int:

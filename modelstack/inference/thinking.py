@@ -311,6 +311,8 @@ class _Dial:
             grammar=None,
             choice_bias=None,
             logit_bias=None,
+            n_top_logprobs=0,
+            on_progress=None,
             end_ids=frozenset(self.close_ids if self.close_is_special else ()),
         )
         return self.engine.generate(plain, on_tokens=watch, cancelled=stop)

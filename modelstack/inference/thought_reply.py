@@ -78,6 +78,7 @@ def joined(thought: ThoughtfulReply, answer: Generation, vocabulary: Vocabulary)
         logprobs=thought.logprobs + answer.logprobs,
         masked_logprobs=[0.0 if math.isnan(p) else p for p in thought.logprobs] + answer.masked_logprobs,
         legal_counts=[1 if forced else len(vocabulary) for forced in thought.forced] + answer.legal_counts,
+        top_logprobs=[()] * n_thought + answer.top_logprobs if answer.top_logprobs else [],
         choices=[replace(choice, step=choice.step + n_thought) for choice in answer.choices],
         finish_reason=answer.finish_reason,
         stats=answer.stats if thought.stats is None else thought.stats.then(answer.stats),

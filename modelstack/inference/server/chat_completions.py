@@ -239,6 +239,7 @@ def reply_request(body: ChatRequest, adapter: str | None, temperature: float) ->
         stop=stops(body.stop),
         sampling=body.sampling(temperature),
         adapter=adapter,
+        n_top_logprobs=body.n_top_logprobs(body.logprobs, "logprobs=true"),
         expected="" if body.prediction is None else _text(body.prediction.content),
     )
 
@@ -307,7 +308,7 @@ def whole_reply(body: ChatRequest, replies: Sequence[ServedReply]) -> dict[str, 
             {
                 "index": index,
                 "message": _message(reply),
-                "logprobs": _logprobs(reply) if body.logprobs else None,
+                "logprobs": _logprobs(reply.logprobs + reply.call_logprobs) if body.logprobs else None,
                 "finish_reason": reply.finish_reason,
             }
             for index, reply in enumerate(replies)
@@ -322,7 +323,14 @@ async def streamed_reply(body: ChatRequest, pieces: Pieces) -> AsyncIterator[dic
     counts = body.stream_options is not None and body.stream_options.include_usage
     more: dict[str, Any] = {"usage": None} if counts else {}
 
-    def chunk(index: int, delta: dict[str, Any], finish: FinishReason | None = None, logprobs: Any = None) -> Any:
+    n_told = [0] * body.n
+    """Number of tokens of each reply whose log-probabilities were sent."""
+
+    def chunk(
+        index: int, delta: dict[str, Any], tokens: Sequence[TokenLogprob] = (), finish: FinishReason | None = None
+    ) -> Any:
+        n_told[index] += len(tokens)
+        logprobs = _logprobs(tokens) if tokens else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return {**head, "choices": [choice], **more}
 
@@ -331,20 +339,21 @@ async def streamed_reply(body: ChatRequest, pieces: Pieces) -> AsyncIterator[dic
     replies: list[ServedReply] = []
     async for index, piece in pieces:
         match piece:
-            case TextPiece(text):
-                yield chunk(index, {"content": text})
+            case TextPiece(text, tokens):
+                yield chunk(index, {"content": text}, tokens)
             case ThoughtPiece(text):
                 yield chunk(index, {"reasoning_content": text})
-            case CallPiece(number, arguments, name):
+            case CallPiece(number, arguments, name, tokens):
                 function: dict[str, Any] = {"arguments": arguments}
                 call: dict[str, Any] = {"index": number, "function": function}
                 if name is not None:
                     call |= {"id": new_id("call_"), "type": "function"}
                     function["name"] = name
-                yield chunk(index, {"tool_calls": [call]})
+                yield chunk(index, {"tool_calls": [call]}, tokens)
             case ServedReply():
                 replies.append(piece)
-                yield chunk(index, {}, piece.finish_reason, _logprobs(piece) if body.logprobs else None)
+                left = (piece.logprobs + piece.call_logprobs)[n_told[index] :]
+                yield chunk(index, {}, left, piece.finish_reason)
     if counts:
         yield {**head, "choices": [], "usage": usage(replies)}
 
@@ -382,10 +391,17 @@ def _message(reply: ServedReply) -> dict[str, Any]:
     return message
 
 
-def _logprobs(reply: ServedReply) -> dict[str, Any]:
-    return {"content": [_token(each) for each in reply.logprobs], "refusal": None}
+def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": token_logprobs(tokens), "refusal": None}
 
 
-def _token(each: TokenLogprob) -> dict[str, Any]:
-    text = each.data.decode("utf-8", "replace")
-    return {"token": text, "logprob": each.logprob, "bytes": list(each.data), "top_logprobs": []}
+def token_logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return tokens in the form that chat completions and responses share."""
+    return [
+        {**_token(each.data, each.logprob), "top_logprobs": [_token(data, logprob) for data, logprob in each.top]}
+        for each in tokens
+    ]
+
+
+def _token(data: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}

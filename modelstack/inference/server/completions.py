@@ -14,11 +14,15 @@ from modelstack.inference.server.chat_completions import MOST_REPLIES, StreamOpt
 from modelstack.inference.server.errors import ApiError
 from modelstack.inference.server.replying import Pieces
 from modelstack.inference.server.served_model import ServedModel
-from modelstack.inference.server.turns import CompletionRequest, FinishReason, ServedReply, TextPiece
+from modelstack.inference.server.turns import CompletionRequest, FinishReason, ServedReply, TextPiece, TokenLogprob
 from modelstack.inference.thinking import with_seed
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default."""
+
+
+MOST_LOGPROBS = 5
+"""OpenAI's limit of alternatives of a token."""
 
 
 class CompletionBody(SampledBody):
@@ -30,8 +34,8 @@ class CompletionBody(SampledBody):
     n: int = Field(default=1, ge=1, le=MOST_REPLIES)
     best_of: int | None = None
     stream_options: StreamOptions | None = None
-    logprobs: Literal[0, 1] | None = None
-    """Both give the log-probabilities of the tokens that were written; others are not kept."""
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    """Number of most probable tokens beside each token's log-probability; 0 gives that of the token alone."""
     ignore_eos: bool = False
     """Whether the reply goes on after an end token, for measurements."""
     echo: Literal[False] = False
@@ -71,6 +75,7 @@ def completion_requests(
             with_seed(body.sampling(temperature), number),
             adapter,
             ignores_end=body.ignore_eos,
+            n_top_logprobs=body.logprobs,
         )
         for prompt in prompts
         for number in range(body.n)
@@ -80,7 +85,7 @@ def completion_requests(
 def whole_completion(body: CompletionBody, replies: Sequence[ServedReply]) -> dict[str, Any]:
     """Return the body of a response."""
     choices = [
-        _choice(index, reply.text, reply.finish_reason, _logprobs(reply) if body.logprobs is not None else None)
+        _choice(index, reply.text, reply.finish_reason, _logprobs(body, reply.logprobs))
         for index, reply in enumerate(replies)
     ]
     return {**_head(body.model), "choices": choices, "usage": _usage(body, replies)}
@@ -91,12 +96,15 @@ async def streamed_completion(body: CompletionBody, pieces: Pieces) -> AsyncIter
     head = _head(body.model)
     counts = body.stream_options is not None and body.stream_options.include_usage
     replies: list[ServedReply] = []
+    n_told: dict[int, int] = {}
+    """Number of tokens of each reply whose log-probabilities were sent."""
     async for index, piece in pieces:
         if isinstance(piece, TextPiece):
-            yield {**head, "choices": [_choice(index, piece.text)]}
+            n_told[index] = n_told.get(index, 0) + len(piece.logprobs)
+            yield {**head, "choices": [_choice(index, piece.text, None, _logprobs(body, piece.logprobs))]}
         elif isinstance(piece, ServedReply):
             replies.append(piece)
-            logprobs = _logprobs(piece) if body.logprobs is not None else None
+            logprobs = _logprobs(body, piece.logprobs[n_told.get(index, 0) :])
             yield {**head, "choices": [_choice(index, "", piece.finish_reason, logprobs)]}
     if counts:
         yield {**head, "choices": [], "usage": _usage(body, replies)}
@@ -120,15 +128,27 @@ def _choice(index: int, text: str, finish: FinishReason | None = None, logprobs:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _logprobs(reply: ServedReply) -> dict[str, Any]:
-    tokens = [each.data.decode("utf-8", "replace") for each in reply.logprobs]
-    starts = [sum(map(len, tokens[:number])) for number in range(len(tokens))]
+def _logprobs(body: CompletionBody, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    if body.logprobs is None:
+        return None
     return {
-        "tokens": tokens,
-        "token_logprobs": [each.logprob for each in reply.logprobs],
-        "top_logprobs": None,
-        "text_offset": starts,
+        "tokens": [_text(each.data) for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [_best(each) for each in tokens] if body.logprobs else None,
+        "text_offset": [each.offset for each in tokens],
     }
+
+
+def _best(token: TokenLogprob) -> dict[str, float]:
+    """Return the most probable tokens by their text, and the token itself; of equal texts the more probable."""
+    found: dict[str, float] = {}
+    for data, logprob in (*token.top, (token.data, token.logprob)):
+        found.setdefault(_text(data), logprob)
+    return found
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def _usage(body: CompletionBody, replies: Sequence[ServedReply]) -> dict[str, Any]:

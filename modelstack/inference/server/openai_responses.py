@@ -13,7 +13,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from modelstack.inference.server.bodies import Body, OpenAIBody
-from modelstack.inference.server.chat_completions import Function, JsonObjectFormat, TextFormat, new_id
+from modelstack.inference.server.chat_completions import (
+    Function,
+    JsonObjectFormat,
+    TextFormat,
+    new_id,
+    token_logprobs,
+)
 from modelstack.inference.server.conversations import (
     past_call,
     require_one_form,
@@ -22,8 +28,18 @@ from modelstack.inference.server.conversations import (
     tool_spec,
 )
 from modelstack.inference.server.replying import Pieces
-from modelstack.inference.server.turns import CallPiece, ReplyRequest, ServedReply, ThoughtPiece, Turn
+from modelstack.inference.server.turns import (
+    CallPiece,
+    ReplyRequest,
+    ServedReply,
+    TextPiece,
+    ThoughtPiece,
+    TokenLogprob,
+    Turn,
+)
 
+LOGPROBS = "message.output_text.logprobs"
+"""Value of `include` that asks for log-probabilities."""
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -121,7 +137,7 @@ class ResponsesBody(OpenAIBody):
     max_output_tokens: int | None = Field(default=None, ge=1)
     previous_response_id: None = None
     truncation: Literal["disabled"] | None = None
-    include: list[Any] | None = Field(default=None, max_length=0)
+    include: list[Literal["message.output_text.logprobs"]] | None = None
 
 
 def responses_request(body: ResponsesBody, adapter: str | None, temperature: float) -> ReplyRequest:
@@ -153,6 +169,7 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         thinking_tokens=body.thinking_tokens,
         sampling=body.sampling(temperature),
         adapter=adapter,
+        n_top_logprobs=body.n_top_logprobs(bool(body.include), f"include=[{LOGPROBS!r}]"),
     )
 
 
@@ -204,7 +221,7 @@ def whole_response(body: ResponsesBody, reply: ServedReply) -> dict[str, Any]:
     if reply.thought:
         output.append(_Item("reasoning", text=reply.thought).shown("completed"))
     if reply.text or not reply.calls:
-        output.append(_Item("message", text=reply.text).shown("completed"))
+        output.append(_Item("message", text=reply.text, logprobs=[*reply.logprobs]).shown("completed"))
     output += [
         _Item("function_call", text=arguments, name=name).shown("completed") for name, arguments in reply.calls
     ]
@@ -223,6 +240,8 @@ class _Item:
     text: str = ""
     """Words, thought or arguments as far as they are written."""
     name: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    """Tokens of a message, if they are asked for."""
     id: str = ""
     call_id: str = field(default_factory=lambda: new_id("call_"))
 
@@ -243,7 +262,8 @@ class _Item:
         text = "" if is_new else self.text
         if self.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        logprobs = [] if is_new else token_logprobs(self.logprobs)
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 async def streamed_response(body: ResponsesBody, pieces: Pieces) -> AsyncIterator[dict[str, Any]]:
@@ -261,6 +281,8 @@ async def _events(body: ResponsesBody, pieces: Pieces) -> AsyncIterator[dict[str
     items: list[_Item] = []
     async for _, piece in pieces:
         if isinstance(piece, ServedReply):
+            if items and items[-1].kind == "message":
+                items[-1].logprobs[:] = piece.logprobs  # a last token may have no text of its own
             for event in _closed(items):
                 yield event
             end = {**head, **_end(piece), "output": [item.shown("completed") for item in items]}
@@ -282,14 +304,17 @@ async def _events(body: ResponsesBody, pieces: Pieces) -> AsyncIterator[dict[str
         delta = piece.arguments if isinstance(piece, CallPiece) else piece.text
         if delta:
             items[-1].text += delta
-            yield {**_place(items), "type": f"response.{_DELTAS[kind]}.delta", "delta": delta, **_logprobs(kind)}
+            tokens = piece.logprobs if isinstance(piece, TextPiece) else ()
+            items[-1].logprobs += tokens
+            more = _logprobs(kind, tokens)
+            yield {**_place(items), "type": f"response.{_DELTAS[kind]}.delta", "delta": delta, **more}
 
 
 _DELTAS = {"reasoning": "reasoning_text", "message": "output_text", "function_call": "function_call_arguments"}
 
 
-def _logprobs(kind: Kind) -> dict[str, Any]:
-    return {"logprobs": []} if kind == "message" else {}
+def _logprobs(kind: Kind, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"logprobs": token_logprobs(tokens)} if kind == "message" else {}
 
 
 def _place(items: Sequence[_Item]) -> dict[str, Any]:
@@ -318,9 +343,8 @@ def _closed(items: Sequence[_Item]) -> list[dict[str, Any]]:
     item, place = items[-1], _place(items)
     whole = "arguments" if item.kind == "function_call" else "text"
     name = {"name": item.name} if item.kind == "function_call" else {}
-    events = [
-        {**place, "type": f"response.{_DELTAS[item.kind]}.done", whole: item.text, **name, **_logprobs(item.kind)}
-    ]
+    more = {**name, **_logprobs(item.kind, item.logprobs)}
+    events = [{**place, "type": f"response.{_DELTAS[item.kind]}.done", whole: item.text, **more}]
     if item.kind == "message":
         events.append({**place, "type": "response.content_part.done", "part": item.part()})
     done = {

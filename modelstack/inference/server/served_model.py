@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +15,23 @@ from typing import Any
 
 from modelstack.errors import UserError
 from modelstack.inference.engine import Engine, GenerateRequest, Generation
-from modelstack.inference.server.call_pieces import CallPieces
 from modelstack.inference.server.remembered_replies import RememberedReplies
+from modelstack.inference.server.telling import Tell, Telling
 from modelstack.inference.server.turns import (
-    CallPiece,
     CompletionRequest,
     FinishReason,
-    Piece,
     ReplyRequest,
     ServedReply,
-    TextPiece,
     ThoughtPiece,
-    TokenLogprob,
     Turn,
 )
+from modelstack.inference.server.visible_tokens import VisibleTokens
 from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks
 from modelstack.inference.thought_reply import answering, joined, told_thought
 from modelstack.tokenizer.chat import ChatEncoder, Role
 from modelstack.toolcalls.convention import ResponseFormat, digits_wanted
 from modelstack.toolcalls.conventions import JSON_LIST, Convention
+from modelstack.toolcalls.conventions.reading import words_end
 from modelstack.toolcalls.decoding import Reply, ReplyListener, decode_reply, is_cut_short
 from modelstack.toolcalls.grammar.compiler import CompiledGrammar, GrammarCompiler
 from modelstack.toolcalls.manner import AUTO, Manner, manner_for
@@ -42,7 +39,6 @@ from modelstack.toolcalls.prior.choice import ToolBias
 from modelstack.toolcalls.prior.lexical import DecisionPrior, open_request
 from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
 
-Tell = Callable[[Piece], None]
 Cancelled = Callable[[], bool]
 
 
@@ -157,11 +153,16 @@ class ServedModel:
             choice_bias=ToolBias.of(self._prior, asked, wanted, vocabulary),
             logit_bias=ReplyBias.of(self._prior, asked, wanted.tools, self._tables),
         )
+        wrapper = "" if request.answer_schema is None else self.convention.form.result_prefix
+        generate, tokens = self._watched(generate, request.n_top_logprobs, wrapper)
         before = self._thought(generate, request.thinking_tokens, tell, cancelled)
         if before is not None:
             generate = answering(generate, before)
-        reply = self._decoded(generate, request, wanted, grammar, tell, cancelled)
-        served = self._served(reply, before, prompt)
+        telling = None if tell is None else Telling(tell, tokens, self.convention, wanted.tools)
+        reply = self._decoded(generate, request, wanted, grammar, telling, cancelled)
+        served = self._with_logprobs(self._served(reply, before, prompt), reply, tokens)
+        if telling is not None:
+            telling.finish(served.text, served.logprobs, served.calls)
         if before is None and served.stopped_by is None:  # thoughts are not part of later prompts
             past = [(name, json.loads(arguments)) for name, arguments in served.calls]
             with self._lock:
@@ -178,27 +179,37 @@ class ServedModel:
             ContextWindowError: The prompt and one token do not fit.
             EngineError: The backend failed.
         """
-        said = None if tell is None else lambda text, _: tell(TextPiece(text))
-        listener = ReplyListener(self.engine.vocabulary, request.stop, said, convention=None)
+        generate = GenerateRequest(
+            request.prompt_ids,
+            request.max_tokens,
+            conversation=f"completion {next(self._names)}",
+            end_ids=frozenset() if request.ignores_end else None,
+            sampling=request.sampling,
+            adapter=request.adapter,
+        )
+        generate, tokens = self._watched(generate, request.n_top_logprobs)
+        telling = None if tell is None else Telling(tell, tokens)
+        hear = None if telling is None else telling.hear
+        listener = ReplyListener(self.engine.vocabulary, request.stop, hear, convention=None)
         generation = self.engine.generate(
-            GenerateRequest(
-                request.prompt_ids,
-                request.max_tokens,
-                conversation=f"completion {next(self._names)}",
-                end_ids=frozenset() if request.ignores_end else None,
-                sampling=request.sampling,
-                adapter=request.adapter,
-            ),
+            generate,
             on_tokens=listener.hear,
             cancelled=lambda: listener.stopped_by is not None or cancelled(),
         )
         is_cut = generation.finish_reason == "length"
-        measured = self._measured(generation, len(request.prompt_ids))
+        text = listener.text
+        logprobs = ()
+        if tokens is not None:
+            tokens.read(generation)
+            logprobs = tokens.before(None if listener.stopped_by is None else len(text))
+        if telling is not None:
+            telling.finish(text, logprobs)
         return replace(
-            measured,
-            text=listener.text,
+            self._measured(generation, len(request.prompt_ids)),
+            text=text,
             finish_reason="length" if is_cut else "stop",
             stopped_by=listener.stopped_by,
+            logprobs=logprobs,
         )
 
     def encode(self, text: str) -> list[int]:
@@ -261,26 +272,25 @@ class ServedModel:
         said: Callable[[str], None] | None = None if tell is None else lambda text: tell(ThoughtPiece(text))
         return told_thought(self.engine, generate, budget, marks, said, cancelled)
 
+    def _watched(
+        self, generate: GenerateRequest, n_top_logprobs: int | None, wrapper: str = ""
+    ) -> tuple[GenerateRequest, VisibleTokens | None]:
+        """Return a request that reports its tokens, and where it does; None: they are not asked for."""
+        if n_top_logprobs is None:
+            return generate, None
+        tokens = VisibleTokens(self.engine.vocabulary.token_bytes, wrapper)
+        return replace(generate, n_top_logprobs=n_top_logprobs, on_progress=tokens.read), tokens
+
     def _decoded(
         self,
         generate: GenerateRequest,
         request: ReplyRequest,
         wanted: ResponseFormat,
         grammar: CompiledGrammar,
-        tell: Tell | None,
+        telling: Telling | None,
         cancelled: Cancelled,
     ) -> Reply:
-        """Decode a reply; where a schema is checked only at its end, tell it only then."""
-        calls = None if tell is None else CallPieces(self.convention, wanted.tools, tell)
-
-        def said(piece: str, is_call: bool) -> None:
-            assert tell is not None and calls is not None
-            if is_call:
-                calls.hear(piece)
-            else:
-                tell(TextPiece(piece))
-
-        is_told_at_once = tell is not None and not grammar.coverage.checked
+        """Decode a reply; where a schema is checked only at its end, nothing is told yet."""
         reply = decode_reply(
             self.engine,
             generate,
@@ -289,7 +299,7 @@ class ServedModel:
             self.convention,
             stop=request.stop,
             structured=None if request.answer_schema is None else "bare",
-            tell=said if is_told_at_once else None,
+            tell=None if telling is None or grammar.coverage.checked else telling.hear,
             cancelled=cancelled,
         )
         if reply.parsed is not None and (violations := grammar.violations(reply.parsed)) and not cancelled():
@@ -298,13 +308,19 @@ class ServedModel:
                 f"no reply was found that follows the schema: {violations[0]}. No grammar enforces {checked} of "
                 "it; leave that out, or check it afterwards"
             )
-        if tell is not None and not is_told_at_once:
-            words, written = self._parts(reply)
-            if words:
-                tell(TextPiece(words))
-            for index, (name, arguments) in enumerate(written):
-                tell(CallPiece(index, arguments, name))
         return reply
+
+    def _with_logprobs(self, served: ServedReply, reply: Reply, tokens: VisibleTokens | None) -> ServedReply:
+        """Return a reply with the log-probabilities of the tokens of its text and of its calls."""
+        if tokens is None:
+            return served
+        tokens.read(reply.generation)
+        if served.calls:
+            calls_at = words_end(reply.text, self.convention.form) or 0
+            words = tokens.before(calls_at, are_whole=True)
+            return replace(served, logprobs=words, call_logprobs=tokens.before(None)[len(words) :])
+        is_cut = reply.stopped_by is not None or (reply.parsed is not None and reply.parsed.kind == "structured")
+        return replace(served, logprobs=tokens.before(tokens.first + len(served.text) if is_cut else None))
 
     def _served(self, reply: Reply, before: ThoughtfulReply | None, prompt: _Prompt) -> ServedReply:
         vocabulary = self.engine.vocabulary
@@ -336,17 +352,12 @@ class ServedModel:
 
     def _measured(self, generation: Generation, n_prompt: int) -> ServedReply:
         """Return the counts of a generation, without its content."""
-        table = self.engine.vocabulary.token_bytes
         stats = generation.stats
         return ServedReply(
             "",
             n_prompt=n_prompt,
             n_cached=min(stats.reused_tokens, n_prompt),
             n_written=len(generation.ids),
-            logprobs=tuple(
-                TokenLogprob(table[token], 0.0 if math.isnan(logprob) else logprob)
-                for token, logprob in zip(generation.ids, generation.logprobs, strict=True)
-            ),
             n_drafted=stats.drafted_tokens,
             n_accepted=stats.accepted_tokens,
             n_evaluations=stats.forward_calls,

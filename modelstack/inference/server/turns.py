@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from modelstack.inference.engine import SamplingParams
@@ -59,6 +59,8 @@ class ReplyRequest:
     stop: tuple[str, ...] = ()
     sampling: SamplingParams = SamplingParams()
     adapter: str | None = None
+    n_top_logprobs: int | None = None
+    """Number of most probable tokens beside each token's log-probability; None: no log-probabilities."""
     expected: str = ""
     """Text that the reply may repeat: a source of drafts."""
 
@@ -78,6 +80,22 @@ class CompletionRequest:
     adapter: str | None = None
     ignores_end: bool = False
     """Whether the reply goes on after an end token."""
+    n_top_logprobs: int | None = None
+    """As in `ReplyRequest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A visible token with its natural log-probability, before temperature, filters and grammar."""
+
+    data: bytes
+    """Its bytes, without those that are not visible."""
+    logprob: float
+    """0 if no other token was legal."""
+    offset: int
+    """Number of characters of the text before it."""
+    top: tuple[tuple[bytes, float], ...] = ()
+    """The most probable tokens at its place, whether legal or not; none if no other token was legal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,8 @@ class TextPiece:
     """Next piece of the words, or of the JSON, of an answer."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Its tokens, if they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +121,11 @@ class CallPiece:
     index: int
     arguments: str
     name: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Tokens that were written since the piece before, marks included, if they are asked for."""
 
 
 Piece = TextPiece | ThoughtPiece | CallPiece
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token of a reply with its natural log-probability under the model; 0 if no other token was legal."""
-
-    data: bytes
-    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,10 @@ class ServedReply:
     """Tokens of thought and reply."""
     n_thought: int = 0
     """Tokens of the thought and its marks."""
-    logprobs: tuple[TokenLogprob, ...] = field(default=())
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Tokens of the text, if they are asked for."""
+    call_logprobs: tuple[TokenLogprob, ...] = ()
+    """Tokens of the calls, marks included."""
     n_drafted: int = 0
     """Draft tokens that were evaluated for the reply without its thought."""
     n_accepted: int = 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelstack.inference.engine import EngineError, SamplingParams
 from modelstack.inference.legal_tokens import LegalTokens
-from modelstack.inference.sampling import Sampler
+from modelstack.inference.sampling import Sampler, most_probable
 from tests.modelstack.inference.fakes import mask_of
 
 N = 12
@@ -179,3 +179,16 @@ def test_a_decision_does_not_change_what_is_sampled_at_a_temperature() -> None:
         for decision in (None, mask_of([0], N))
     ]
     assert tokens[0] == tokens[1]
+
+
+def test_the_most_probable_tokens_come_in_order_and_of_equal_ones_the_first() -> None:
+    logits = np.array([0.0, 2.0, -np.inf, 2.0, 1.0, 2.0], dtype=np.float32)
+    log_sum = float(np.logaddexp.reduce(logits.astype(np.float64)))
+    found = most_probable(logits, 2, log_sum)
+    assert [token for token, _ in found] == [1, 3]
+    assert [token for token, _ in most_probable(logits, 20, log_sum)] == [1, 3, 5, 4, 0]
+    assert sum(math.exp(p) for _, p in most_probable(logits, 20, log_sum)) == pytest.approx(1)
+    drawn = Sampler(6, SamplingParams(), np.random.default_rng(0)).draw(
+        logits, LegalTokens.all_except(frozenset(), 6)
+    )
+    assert found[0] == (drawn.token, pytest.approx(drawn.logprob))

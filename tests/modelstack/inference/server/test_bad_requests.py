@@ -33,7 +33,6 @@ def nested(depth: int) -> Any:
 CHAT: dict[str, tuple[dict[str, Any], str, str]] = {
     "an unknown field": ({"reasoning_effort": "high"}, "reasoning_effort", "not known to this server"),
     "a penalty": ({"presence_penalty": 0.5}, "presence_penalty", "given: 0.5"),
-    "top log-probabilities": ({"logprobs": True, "top_logprobs": 5}, "top_logprobs", "given: 5"),
     "no messages": ({"messages": []}, "messages", "at least 1 item"),
     "a role that there is not": ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "robot"),
     "an image": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,14 +97,16 @@ def test_replies_are_the_same_with_drafts_that_are_partly_wrong(
     make: Callable[..., AnyEngine], plain: AnyEngine, options: dict[str, int], temperature: float
 ) -> None:
     numbers = range(len(PROMPTS))
-    expected = [plain.generate(asked(n, temperature)) for n in numbers]
+    expected = [plain.generate(asked(n, temperature, n_top_logprobs=3)) for n in numbers]
     with make(**options) as engine:
         known = {tuple(PROMPTS[n]): expected[n].ids for n in numbers}
         drafts = engine._speculation = SpoiltDrafts(follow_of(known), len(engine.vocabulary))
-        replies = run(engine, *(engine.submit(asked(n, temperature)) for n in numbers))
+        replies = run(engine, *(engine.submit(asked(n, temperature, n_top_logprobs=3)) for n in numbers))
         assert [reply.ids for reply in replies] == [reply.ids for reply in expected]
         for reply, other in zip(replies, expected, strict=True):
             assert reply.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+            best, of_other = ([p for _, p in chain(*each.top_logprobs)] for each in (reply, other))
+            assert best == pytest.approx(of_other, abs=1e-3) and len(best) == 3 * len(reply.ids)
         calls = [reply.stats.forward_calls for reply in replies]
         assert sum(calls) < 0.6 * sum(reply.stats.forward_calls for reply in expected)
         assert drafts.n_drafted > sum(calls)
@@ -153,13 +156,14 @@ def test_replies_under_a_grammar_are_the_same_and_valid(
             def asked_again(number: int = number, compiled: Any = compiled) -> GenerateRequest:
                 grammar, sampling = compiled.start(), SamplingParams(1.0, seed=number)
                 n_tokens = max(160, grammar.closing_reserve)
-                return GenerateRequest(prompt, n_tokens, grammar=grammar, sampling=sampling)
+                return GenerateRequest(prompt, n_tokens, grammar=grammar, sampling=sampling, n_top_logprobs=1)
 
             expected = plain.generate(asked_again())
             follow = {tuple(prompt): expected.ids}
             spoilt = engine._speculation = SpoiltDrafts(follow_of(follow), len(engine.vocabulary), seed=number)
             reply = engine.generate(asked_again())
             assert (reply.ids, reply.forced) == (expected.ids, expected.forced)
+            assert [not best for best in reply.top_logprobs] == reply.forced
             assert compiled.violations(compiled.parse(engine.vocabulary.decode(reply.ids))) == []
             drafts.append(spoilt.n_drafted)
             engine._speculation = Speculation(LookupDrafter())  # which proves its guesses by the grammar itself
