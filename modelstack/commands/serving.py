@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +23,11 @@ from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base,
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
     from modelstack.inference.engine import Engine
+    from modelstack.inference.server.replying import Limits
     from modelstack.inference.speculation.speculation import DrafterName
 
 KEY_VARIABLE = "MODELSTACK_API_KEY"
@@ -94,13 +102,16 @@ def serve(
     no_key: Annotated[
         bool, typer.Option("--no-key", help=f"Serve other machines without {KEY_VARIABLE}.")
     ] = False,
+    supervise: Annotated[
+        bool,
+        typer.Option("--supervise", help="Evaluate the model in a process of its own, started again if it ends."),
+    ] = False,
+    worker: Annotated[Path | None, typer.Option("--worker", metavar="SOCKET", hidden=True)] = None,
 ) -> None:
     """Serve a model to OpenAI's and Anthropic's clients.
 
     If the environment has MODELSTACK_API_KEY, clients must send it.
     """
-    import uvicorn
-
     from modelstack.inference.engine import EngineError
     from modelstack.inference.server.app import ServerApp
     from modelstack.inference.server.replying import Limits
@@ -114,6 +125,9 @@ def serve(
             f"--host {host} is reached by other machines, and no key protects the model: set {KEY_VARIABLE}, or "
             "give --no-key"
         )
+    limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
+    if supervise and worker is None:
+        raise typer.Exit(_supervise(host, port, key, limits))
     shipped = None
     if lora is None and prior is None and not (plain or adapter) and engine is not EngineName.torch:
         shipped = shipped_adapter(source)
@@ -123,7 +137,6 @@ def serve(
     if prior is not None:
         fitted = DecisionPrior.read(prior)
         require_fitted_to(fitted, lora, prior)
-    limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
     adapters = [_named(each) for each in adapter or ()]
     try:
         options = _EngineOptions(context, running, threads, drafter.chosen, precision, prefill)
@@ -139,28 +152,94 @@ def serve(
             has_adapter=lora is not None,
             prior=fitted,
         )
-        app = ServerApp(model, key=key, limits=limits, temperature=temperature)
-        config = uvicorn.Config(
-            app.asgi(),
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        listener = config.bind_socket()
-        listener.listen(config.backlog)  # clients may ask as soon as the address is told
-        address = f"{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
+        app = ServerApp(model, key=key, limits=limits, temperature=temperature).asgi()
         models = ", ".join((model.name, *model.adapters))
-        print(f"http://{address}/v1 serves {models}", file=sys.stderr)
-        print(f"calls are written as {model.convention.name}: {model.why_convention}", file=sys.stderr, flush=True)
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again once it has stopped
-            signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listener])
+        convention_line = f"calls are written as {model.convention.name}: {model.why_convention}"
+        if worker is not None:
+            _listen_as_worker(app, worker, {"models": models, "convention": convention_line})
+        else:
+            server, listener, address = _listener(app, host, port)
+            _tell(address, models, convention_line)
+            server.run(sockets=[listener])
     finally:
         loaded.close()
+
+
+def _server(app: Starlette, **settings: Any) -> uvicorn.Server:
+    import uvicorn
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again once it has stopped
+        signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        **settings,
+    )
+    return uvicorn.Server(config)
+
+
+def _listener(app: Starlette, host: str, port: int) -> tuple[uvicorn.Server, socket.socket, str]:
+    """Return a server, the socket that it is to listen on, and its address."""
+    server = _server(app, host=host, port=port)
+    listener = server.config.bind_socket()
+    listener.listen(server.config.backlog)  # clients may ask as soon as the address is told
+    address = f"{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
+    return server, listener, address
+
+
+def _tell(address: str, models: str, convention_line: str) -> None:
+    print(f"http://{address}/v1 serves {models}", file=sys.stderr)
+    print(convention_line, file=sys.stderr, flush=True)
+
+
+def _listen_as_worker(app: Starlette, path: Path, told: dict[str, str]) -> None:
+    """Serve on a Unix socket until standard input ends; `told` is printed when requests can come."""
+    server = _server(app, uds=str(path))
+    listener = server.config.bind_socket()
+    listener.listen(server.config.backlog)
+
+    def end_with_input() -> None:
+        while os.read(sys.stdin.fileno(), 4_096):  # `sys.stdin` holds a lock that a process cannot end with
+            pass
+        server.should_exit = True
+
+    threading.Thread(target=end_with_input, name="end of input", daemon=True).start()
+    print(json.dumps(told), flush=True)
+    server.run(sockets=[listener])
+
+
+def _supervise(host: str, port: int, key: str | None, limits: Limits) -> int:
+    """Serve in front of a worker that has this process's arguments; return the exit status."""
+    import anyio
+
+    from modelstack.inference.server.front import FrontApp
+    from modelstack.inference.server.worker_process import Supervisor
+
+    async def serve_in_front(folder: Path) -> int:
+        supervisor = Supervisor(sys.argv[1:], folder, limits.max_running + limits.max_waiting)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.run)
+            first = await supervisor.first()
+            if first is None:
+                return 1
+            server, listener, address = _listener(FrontApp(supervisor, key=key, limits=limits).asgi(), host, port)
+            _tell(address, first["models"], first["convention"])
+
+            async def end_without_worker() -> None:
+                await supervisor.given_up.wait()
+                server.should_exit = True
+
+            tasks.start_soon(end_without_worker)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+        return int(supervisor.given_up.is_set())
+
+    with TemporaryDirectory(prefix="modelstack-serve-") as folder:
+        return anyio.run(serve_in_front, Path(folder))
 
 
 def _is_loopback(host: str) -> bool:

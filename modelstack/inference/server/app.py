@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from modelstack.inference.server.access import check_key
 from modelstack.inference.server.anthropic_messages import (
     MessagesBody,
     messages_request,
@@ -39,16 +39,19 @@ from modelstack.inference.server.openai_responses import (
     streamed_response,
     whole_response,
 )
-from modelstack.inference.server.reply_response import Form, ReplyResponse, error_response
+from modelstack.inference.server.reply_response import (
+    ANTHROPIC,
+    OPENAI,
+    Form,
+    ReplyResponse,
+    error_response,
+    form_of,
+)
 from modelstack.inference.server.replying import Limits, Replies, Work
 from modelstack.inference.server.served_model import ServedModel
 from modelstack.inference.server.turns import ReplyRequest
 
 logger = logging.getLogger(__name__)
-OPEN_PATHS = frozenset({"/health"})
-"""Paths that need no key."""
-OPENAI = Form(lambda replies: {})
-ANTHROPIC = replace(OPENAI, are_named=True, error=ApiError.as_anthropic)
 
 
 class ServerApp:
@@ -110,42 +113,24 @@ class ServerApp:
 
         async def guarded(request: Request) -> Response:
             try:
-                self._check_key(request, path)
+                check_key(request, self._key)
                 response = await endpoint(request)
             except Exception as error:
                 known = api_error(error)
                 if known.status == 500:
                     logger.exception("%s failed", path)
-                response = error_response(known, _form_of(path))
+                response = error_response(known, form_of(path))
             if not isinstance(response, ReplyResponse):  # which counts itself, when it has been sent
                 self._count(path, response.status_code)
             return response
 
         return guarded
 
-    def _check_key(self, request: Request, path: str) -> None:
-        """Refuse a request without the key, in `Authorization: Bearer` or Anthropic's `x-api-key`.
-
-        Without a key, requests of web pages are refused: any page that is open on this machine could send them.
-        """
-        if self._key is None:
-            if "origin" in request.headers:
-                message = f"a web page ({request.headers['origin']}) may ask only a server with a key"
-                raise ApiError(403, message, None, "origin_not_allowed")
-            return
-        if path in OPEN_PATHS:
-            return
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-        if not hmac.compare_digest(given.encode(), self._key.encode()):
-            message = "the key is missing or wrong; send it as 'Authorization: Bearer KEY'"
-            raise ApiError(401, message, None, "invalid_api_key")
-
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
         what = "has no such method" if status == 405 else "does not exist"
         message = f"{request.method} {request.url.path} {what} on this server"
-        return error_response(ApiError(status, message), _form_of(request.url.path))
+        return error_response(ApiError(status, message), form_of(request.url.path))
 
     async def _chat(self, request: Request) -> Response:
         body = await self._body(request, ChatRequest)
@@ -228,8 +213,3 @@ class ServerApp:
         if self.replies.is_closing:
             raise ApiError(503, "the server is shutting down")
         return JSONResponse({"status": "ok"})
-
-
-def _form_of(path: str) -> Form:
-    """Return the form of the errors of a path."""
-    return ANTHROPIC if path == "/v1/messages" else OPENAI

@@ -18,8 +18,6 @@ from modelstack.inference.server.errors import ApiError
 
 DEEPEST = 200
 """Most nested brackets of a body; deeper ones are an attack on parsers of schemas."""
-MOST_TOP_LOGPROBS = 20
-"""OpenAI's limit of alternatives of a token."""
 
 
 class Body(BaseModel):
@@ -55,7 +53,7 @@ class OpenAIBody(SampledBody):
 
     parallel_tool_calls: bool = True
     thinking_tokens: int | None = Field(default=None, ge=0)
-    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP_LOGPROBS)
+    top_logprobs: Literal[0] | None = None
     store: Literal[False] | None = None
     # What describes the request to OpenAI's own service changes no reply.
     user: str | None = None
@@ -64,25 +62,6 @@ class OpenAIBody(SampledBody):
     prompt_cache_retention: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
-
-    def n_top_logprobs(self, asks: bool, asked_by: str) -> int | None:
-        """Return the number of most probable tokens beside each token's log-probability; None: neither.
-
-        Args:
-            asks: Whether the request asks for log-probabilities.
-            asked_by: Field and value that ask for them.
-
-        Raises:
-            ApiError: Alternatives are asked for without log-probabilities.
-        """
-        if self.top_logprobs and not asks:
-            raise ApiError(
-                400,
-                f"top_logprobs={self.top_logprobs} belongs to log-probabilities, which this request does not ask "
-                f"for: add {asked_by}, or leave top_logprobs out",
-                "top_logprobs",
-            )
-        return (self.top_logprobs or 0) if asks else None
 
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -94,13 +73,7 @@ async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, tim
     Raises:
         ApiError: It is too large, too slow, not JSON in UTF-8, nested too deeply, or against the protocol.
     """
-    try:
-        with anyio.fail_after(timeout_s):
-            content = await _bytes_of(request, max_bytes)
-    except TimeoutError as error:
-        raise ApiError(408, f"the body did not arrive within {timeout_s:g} s; send it at once") from error
-    except ClientDisconnect as error:
-        raise ApiError(400, "the client closed the connection before the body was complete") from error
+    content = await read_content(request, max_bytes=max_bytes, timeout_s=timeout_s)
     try:
         text = content.decode("utf-8")
         value: Any = json.loads(text, parse_constant=_refuse_constant)
@@ -116,6 +89,21 @@ async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, tim
         return model.model_validate(value)
     except ValidationError as error:
         raise _explained(error) from error
+
+
+async def read_content(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """Return the bytes of a request's body.
+
+    Raises:
+        ApiError: They are too many or too slow.
+    """
+    try:
+        with anyio.fail_after(timeout_s):
+            return await _bytes_of(request, max_bytes)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not arrive within {timeout_s:g} s; send it at once") from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "the client closed the connection before the body was complete") from error
 
 
 async def _bytes_of(request: Request, max_bytes: int) -> bytes:

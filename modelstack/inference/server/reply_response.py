@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -44,6 +44,17 @@ class Form:
     last: str = ""
     """Data of the last event."""
     error: Callable[[ApiError], dict[str, Any]] = ApiError.as_openai
+
+
+OPENAI = Form(lambda replies: {})
+ANTHROPIC = replace(OPENAI, are_named=True, error=ApiError.as_anthropic)
+
+
+def form_of(path: str) -> Form:
+    """Return the form of the errors of a path."""
+    if path == "/v1/messages":
+        return ANTHROPIC
+    return replace(OPENAI, are_named=True) if path == "/v1/responses" else OPENAI
 
 
 class _ClientStalledError(Exception):
@@ -111,7 +122,7 @@ class ReplyResponse(Response):
                 logger.exception("%s failed", self._path)
             if has_begun:
                 with suppress(_ClientStalledError):
-                    await self._send_last(self._form.error(known), send)
+                    await self._send(error_event(known, self._form), send, is_last=True)
                 return known.status
             response = error_response(known, self._form)
         await response(scope, receive, send)
@@ -130,10 +141,6 @@ class ReplyResponse(Response):
                 await anyio.sleep(PING_EVERY_S)
                 await self._send(b": waiting\n\n", send)
 
-    async def _send_last(self, body: dict[str, Any], send: Send) -> None:
-        event = {"type": "error", **body} if self._form.are_named else body
-        await self._send(_encoded(event, is_named=self._form.are_named), send, is_last=True)
-
     async def _send(self, part: bytes, send: Send, *, is_last: bool = False) -> None:
         async with self._lock:
             if self._is_over:
@@ -148,6 +155,12 @@ class ReplyResponse(Response):
 def error_response(error: ApiError, form: Form) -> Response:
     """Return the response to a request that is not answered."""
     return JSONResponse(form.error(error), error.status, error.headers)
+
+
+def error_event(error: ApiError, form: Form) -> bytes:
+    """Return the last event of a stream that an error ends."""
+    body = form.error(error)
+    return _encoded({"type": "error", **body} if form.are_named else body, is_named=form.are_named)
 
 
 async def _whole(pieces: Pieces) -> list[ServedReply]:
