@@ -18,6 +18,8 @@ from modelstack.inference.server.errors import ApiError
 
 DEEPEST = 200
 """Most nested brackets of a body; deeper ones are an attack on parsers of schemas."""
+MOST_TOP_LOGPROBS = 20
+"""OpenAI's limit of alternatives of a token."""
 
 
 class Body(BaseModel):
@@ -53,7 +55,7 @@ class OpenAIBody(SampledBody):
 
     parallel_tool_calls: bool = True
     thinking_tokens: int | None = Field(default=None, ge=0)
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP_LOGPROBS)
     store: Literal[False] | None = None
     # What describes the request to OpenAI's own service changes no reply.
     user: str | None = None
@@ -62,6 +64,25 @@ class OpenAIBody(SampledBody):
     prompt_cache_retention: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
+
+    def n_top_logprobs(self, asks: bool, asked_by: str) -> int | None:
+        """Return the number of most probable tokens beside each token's log-probability; None: neither.
+
+        Args:
+            asks: Whether the request asks for log-probabilities.
+            asked_by: Field and value that ask for them.
+
+        Raises:
+            ApiError: Alternatives are asked for without log-probabilities.
+        """
+        if self.top_logprobs and not asks:
+            raise ApiError(
+                400,
+                f"top_logprobs={self.top_logprobs} belongs to log-probabilities, which this request does not ask "
+                f"for: add {asked_by}, or leave top_logprobs out",
+                "top_logprobs",
+            )
+        return (self.top_logprobs or 0) if asks else None
 
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
