@@ -65,20 +65,29 @@ def _exclude_from_collections() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let one process run all tests that share a fixture of their module, so that it is made once.
+    """Let one process run the tests of a module, except slow ones that share no fixture of the module.
 
-    Under xdist, slow tests come first, with their groups: what starts last would keep one process busy alone.
+    Fixtures and caches of a module are made once, and xdist hands out a module at a time: to hand out each test by
+    itself takes as long as to run a small one. Under xdist, slow tests come first, with their groups: what starts
+    last would keep one process busy alone.
     """
     for item in items:
-        fixtures = getattr(item, "_fixtureinfo", None)
-        if fixtures is None or item.get_closest_marker("xdist_group") is not None:
-            continue
-        definitions = (found for each in fixtures.name2fixturedefs.values() for found in each)
-        if any(found.scope == "module" and found.baseid for found in definitions):
+        if item.get_closest_marker("xdist_group") is None and (not _is_slow(item) or _shares_fixtures(item)):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("loadgroup", False):
-        slow = {_group(item) for item in items if item.get_closest_marker("slow") is not None}
+        slow = {_group(item) for item in items if _is_slow(item)}
         items.sort(key=lambda item: _group(item) not in slow)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def _shares_fixtures(item: pytest.Item) -> bool:
+    """Return whether a test uses a fixture that is made once for its module."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    definitions = () if fixtures is None else fixtures.name2fixturedefs.values()
+    return any(found.scope == "module" and found.baseid for each in definitions for found in each)
 
 
 def _group(item: pytest.Item) -> str:
