@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelstack.inference.batched_engine import BatchedEngine
+from modelstack.inference.embedding import require_texts
 from modelstack.inference.engine import (
     ContextWindowError,
     EngineError,
@@ -18,6 +22,7 @@ from modelstack.inference.engine import (
     require_room,
     require_token_ids,
 )
+from modelstack.inference.llama.embedding import LlamaEmbedder
 from modelstack.inference.llama.fingerprint import ModelFingerprint
 from modelstack.inference.llama.measuring import choose_threads, cuts_change_nothing
 from modelstack.inference.llama.model import KVType, LlamaContext, LlamaWeights
@@ -118,6 +123,13 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         """Thread counts in use, measured or given."""
         self._context.set_threads(self.threads.decode, self.threads.prefill)
         self._states = self._queue.states = self._prompt_states(states)
+        self._embedder = LlamaEmbedder(
+            self._weights,
+            self._context_window,
+            kv_type,
+            flash_attention,
+            lambda: (self.threads.decode, self.threads.prefill),
+        )
 
     @property
     def context_window(self) -> int:
@@ -199,6 +211,40 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             finally:
                 self._cache.release(slot)
 
+    def embed(
+        self,
+        texts: Sequence[Sequence[int]],
+        *,
+        adapter: str | None = None,
+        cancelled: Callable[[], bool] = bool,
+    ) -> NDArray[np.float32]:
+        """Return the vectors of some texts (see `embedding.EmbeddingEngine`), beside running requests.
+
+        The first call allocates a second context; its cells grow with the longest text, up to the window.
+
+        Raises:
+            ContextWindowError: a text is longer than the window.
+            NoEmbeddingsError: the file's kind of embedding is not supported.
+            EngineError: an argument is invalid, it was cancelled, or the backend failed.
+        """
+        self._require_no_choice(adapter)
+        require_texts(texts, len(self._vocabulary), self._context_window)
+        return self._embedder.embed(texts, self._turn, cancelled)
+
+    @property
+    def embedding_width(self) -> int:
+        """Size of the vectors of `embed`."""
+        return self._weights.width
+
+    def embedding_suffix(self) -> list[int]:
+        """Return the tokens that belong after a text to embed."""
+        return self._embedder.suffix
+
+    @property
+    def n_embedding_cells(self) -> int:
+        """KV cells of the context for embeddings; 0 before the first ones."""
+        return self._embedder.n_cells
+
     def _scores(self, slot: Slot, ids: Sequence[int], n_context: int, stop: Callable[[], bool]) -> TokenScores:
         logprobs, greedy = list[float](), list[bool]()
         batches = scoring_batches(len(slot.tokens), n_context, len(ids), self._context.n_batch)
@@ -236,13 +282,14 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         return self._queue
 
     def _room_for(self, request: GenerateRequest) -> int:
-        if request.adapter is not None:
-            raise EngineError(
-                f"this engine has no adapter {request.adapter!r} to choose; load it with the adapter's file"
-            )
+        self._require_no_choice(request.adapter)
         limit = self._check_ids(request.prompt_ids)
         option = "context_window" if limit == self._context_window else "n_cells"
         return require_room(len(request.prompt_ids), limit, option=option)
+
+    def _require_no_choice(self, adapter: str | None) -> None:
+        if adapter is not None:
+            raise EngineError(f"this engine has no adapter {adapter!r} to choose; load it with the adapter's file")
 
     def _check_ids(self, ids: Sequence[int]) -> int:
         """Check that the ids are a prompt; return the number of tokens that a conversation may hold."""
@@ -265,6 +312,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         self._queue.remove(stream)
 
     def _free(self) -> None:
+        self._embedder.free()
         self._context.free()
         self._weights.free()
         if self._states is not None:

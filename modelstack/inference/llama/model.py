@@ -3,7 +3,7 @@
 All sequences share one KV cache (`kv_unified`), so conversations use cells as they need them, and a common prefix
 is stored once. Batches are numpy arrays that C reads in place: filling one takes microseconds.
 
-Letters: V vocabulary size, R rows of a batch over several sequences.
+Letters: V vocabulary size, D width of the states, R rows of a batch over several sequences.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type` of ggml.h."""
 FLASH_ATTENTION_AUTO = -1
 """The automatic value of `enum llama_flash_attn_type` in llama.h; 0 is disabled, 1 enabled."""
+
+
+NO_POOLING = 0
+"""The value of `enum llama_pooling_type` in llama.h with which each token has states of its own."""
+MAX_METADATA_BYTES = 256
+"""Size of a metadata value that is read as text."""
 
 
 class LlamaWeights:
@@ -55,6 +61,8 @@ class LlamaWeights:
             )
         self.vocab: Any = self._lib.llama_model_get_vocab(self.model)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self.vocab)
+        self.width: int = self._lib.llama_model_n_embd_out(self.model)
+        """Width of the states that the head reads."""
         self.trained_context: int = self._lib.llama_model_n_ctx_train(self.model)
         if lora_path is not None:
             try:
@@ -90,6 +98,30 @@ class LlamaWeights:
         raw = self._lib.llama_model_chat_template(self.model, None)
         return raw.decode("utf-8", errors="replace") if raw else None
 
+    def metadata_of_architecture(self, key: str) -> str:
+        """Return a value of the file's metadata under the name of its architecture, as text; "" if there is none.
+
+        Raises:
+            EngineError: the model has been freed.
+        """
+        architecture = self._metadata("general.architecture")
+        return self._metadata(f"{architecture}.{key}")
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(MAX_METADATA_BYTES)
+        with self._lock:
+            self._require_model("read its metadata")
+            n = self._lib.llama_model_meta_val_str(self.model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", errors="replace") if n > 0 else ""
+
+    @property
+    def text_end(self) -> list[int]:
+        """The end token, if the model was trained with one after each text."""
+        with self._lock:
+            self._require_model("encode text")
+            adds_end = self._lib.llama_vocab_get_add_eos(self.vocab)
+            return [self._lib.llama_vocab_eos(self.vocab)] if adds_end else []
+
     def tokenize(self, data: bytes, *, parse_special: bool) -> list[int]:
         """Return llama.cpp's tokens of UTF-8 `data`, without begin and end tokens.
 
@@ -99,12 +131,15 @@ class LlamaWeights:
         capacity = len(data) + 8  # a token represents at least one byte; SentencePiece may add a space
         buffer = (ctypes.c_int32 * capacity)()
         with self._lock:
-            if not self.model:
-                raise EngineError("the engine is closed; load it again to encode text")
+            self._require_model("encode text")
             n = self._lib.llama_tokenize(self.vocab, data, len(data), buffer, capacity, False, parse_special)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes (code {n})")
         return buffer[:n]
+
+    def _require_model(self, purpose: str) -> None:
+        if not self.model:
+            raise EngineError(f"the engine is closed; load it again to {purpose}")
 
     def free(self) -> None:
         """Free the model and its adapter. Idempotent."""
@@ -126,8 +161,9 @@ class LlamaContext:
         n_batch: int,
         kv_type: KVType = "f16",
         flash_attention: bool | None = None,
+        has_states: bool = False,
     ) -> None:
-        """Allocate `n_cells` KV entries shared by `n_sequences` sequences.
+        """Allocate `n_cells` KV entries shared by `n_sequences` sequences; `has_states` is for `states`.
 
         Raises:
             EngineError: there is not enough memory, or the adapter does not fit the model.
@@ -136,7 +172,8 @@ class LlamaContext:
         self._n_vocab = weights.n_vocab
         self.n_batch = n_batch
         self._threads = (1, 1)
-        self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
+        self._width: int = weights.width
+        self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -159,6 +196,7 @@ class LlamaContext:
         n_sequences: int,
         kv_type: KVType,
         flash_attention: bool | None,
+        has_states: bool,
     ) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_cells
@@ -167,6 +205,7 @@ class LlamaContext:
         params.kv_unified = True
         params.type_k = params.type_v = GGML_TYPES[kv_type]
         params.flash_attn_type = self._flash_attention = self._flash_attention_type(flash_attention, kv_type)
+        params.embeddings, params.pooling_type = has_states, NO_POOLING
         params.no_perf = True
         params.n_threads = params.n_threads_batch = 1
         context = self._lib.llama_init_from_model(weights.model, params)
@@ -252,6 +291,14 @@ class LlamaContext:
     def logits(self, index: int = -1) -> NDArray[np.float32]:
         """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
         return self._logits_at(self._logits_address(self._context, index), 1)[0]
+
+    def states(self, n_rows: int) -> NDArray[np.float32]:
+        """Return the states [R, D] after the final norm, of the last batch's requested tokens.
+
+        They are a view that the next call overwrites; the context must have been made with `has_states`.
+        """
+        rows = self._lib.llama_get_embeddings(self._context)
+        return np.ctypeslib.as_array(rows, (n_rows, self._width))
 
     def _logits_at(self, address: int, n_rows: int) -> NDArray[np.float32]:
         view = self._logits_views.get((address, n_rows))

@@ -31,6 +31,7 @@ from modelstack.inference.server.completions import (
     streamed_completion,
     whole_completion,
 )
+from modelstack.inference.server.embeddings import EmbeddingsBody, embeddings_work, whole_embeddings
 from modelstack.inference.server.errors import ApiError, api_error
 from modelstack.inference.server.metrics import Metrics
 from modelstack.inference.server.openai_responses import (
@@ -83,6 +84,7 @@ class ServerApp:
             ("/v1/completions", self._completions),
             ("/v1/responses", self._responses),
             ("/v1/messages", self._messages),
+            ("/v1/embeddings", self._embeddings),
         ]
         get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
             ("/v1/models", self._models),
@@ -161,6 +163,11 @@ class ServerApp:
         events = partial(streamed_message, body) if body.stream else None
         form = replace(ANTHROPIC, whole=lambda replies: whole_message(body, replies[0]), events=events)
         return self._replying(request, [self._work(asked, 0)], form)
+
+    async def _embeddings(self, request: Request) -> Response:
+        body = await self._body(request, EmbeddingsBody)
+        work = embeddings_work(body, self._model, self._adapter(body.model))
+        return self._replying(request, [work], Form(partial(whole_embeddings, body)))
 
     def _replying(self, request: Request, works: Sequence[Work], form: Form) -> Response:
         path = request.url.path

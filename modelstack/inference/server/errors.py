@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelstack.errors import UserError
+from modelstack.inference.embedding import NoEmbeddingsError
 from modelstack.inference.engine import ContextWindowError, EngineError
 
 _ANTHROPIC_KINDS = {
@@ -64,6 +65,8 @@ def api_error(error: BaseException) -> ApiError:
             return error
         case ContextWindowError():
             return ApiError(400, str(error), "messages", "context_length_exceeded")
+        case NoEmbeddingsError():
+            return ApiError(400, str(error), "model", "embeddings_not_supported")
         case UserError():
             return ApiError(400, str(error))
         case EngineError():

@@ -21,6 +21,7 @@ from modelstack.inference.server.turns import Piece, ServedReply
 logger = logging.getLogger(__name__)
 CLOSED_REQUEST = 499
 """Status, in the figures, of a request whose client left."""
+JSON = "application/json"
 PING_EVERY_S = 15.0
 """Seconds after which a stream sends a comment, so that proxies keep the connection while no piece comes."""
 _HEADERS = [
@@ -35,8 +36,8 @@ Event = dict[str, Any]
 class Form:
     """How a protocol writes replies and errors."""
 
-    whole: Callable[[Sequence[ServedReply]], dict[str, Any]]
-    """Returns the body of complete replies."""
+    whole: Callable[[Sequence[ServedReply]], dict[str, Any] | bytes]
+    """Returns the body of complete replies, as JSON or encoded already."""
     events: Callable[[Pieces], AsyncIterator[Event]] | None = None
     """Yields the events of a stream; None: the replies are sent when they are complete."""
     are_named: bool = False
@@ -107,7 +108,8 @@ class ReplyResponse(Response):
         try:
             async with self._replies.written(self._works) as pieces:
                 if self._form.events is None:
-                    response: Response = JSONResponse(self._form.whole(await _whole(pieces)))
+                    whole = self._form.whole(await _whole(pieces))
+                    response = JSONResponse(whole) if isinstance(whole, dict) else Response(whole, media_type=JSON)
                 else:
                     first = await anext(pieces)
                     has_begun = True

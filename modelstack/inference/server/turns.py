@@ -81,7 +81,7 @@ class CompletionRequest:
     ignores_end: bool = False
     """Whether the reply goes on after an end token."""
     n_top_logprobs: int | None = None
-    """As in `ReplyRequest`."""
+    """Number of most probable tokens beside each token's log-probability; None: no log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +158,11 @@ class ServedReply:
     """Evaluations of the model after its prompt."""
     first_token_s: float = 0.0
     decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEmbeddings(ServedReply):
+    """The end of a request for embeddings: a reply without text."""
+
+    vectors: tuple[str, ...] = ()
+    """The vector of each text as JSON."""

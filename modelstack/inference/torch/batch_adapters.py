@@ -130,6 +130,10 @@ class BatchAdapters:
             start += row.n_evaluated
         self._places = [(name, torch.tensor(each, device=device)) for name, each in places.items()]
 
+    def select_one(self, name: str | None, n_tokens: int, device: torch.device) -> None:
+        """Note that all `n_tokens` tokens of the next step belong to one adapter; None: to the base."""
+        self._places = [] if name is None else [(name, torch.arange(n_tokens, device=device))]
+
 
 class AdaptedLinear(SharesInput, nn.Module):
     """A linear layer with the changes of several adapters."""

@@ -10,10 +10,12 @@ module connects them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.architecture.decoder import CausalLM
@@ -21,6 +23,7 @@ from modelstack.architecture.gguf.load import load_gguf
 from modelstack.architecture.rounded_weight import RoundedWeight
 from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.blocks import BLOCK_TOKENS
+from modelstack.inference.embedding import require_texts
 from modelstack.inference.engine import EngineError, GenerateRequest, require_room, require_token_ids
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
@@ -28,6 +31,7 @@ from modelstack.inference.speculation.speculation import DrafterName, lookup_dra
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
+from modelstack.inference.torch.embedding import embed
 from modelstack.inference.torch.kv_numbers import KVType
 from modelstack.inference.torch.model_fingerprint import weights_fingerprint
 from modelstack.inference.torch.mtp_drafter import MtpDrafter
@@ -253,6 +257,32 @@ class TorchEngine(BatchedEngine[Stream]):
             if n:
                 raise EngineError(f"adapter {name!r} is used by {n} requests; let them end, or cancel them")
             self._batch.adapters.remove(name)
+
+    def embed(
+        self,
+        texts: Sequence[Sequence[int]],
+        *,
+        adapter: str | None = None,
+        cancelled: Callable[[], bool] = bool,
+    ) -> NDArray[np.float32]:
+        """Return the vectors of some texts (see `embedding.EmbeddingEngine`), beside running requests.
+
+        Raises:
+            ContextWindowError: A text is longer than the window.
+            EngineError: An argument is invalid, it was cancelled, or the engine is closed.
+        """
+        self._batch.adapters.root(adapter)  # raises if there is no such adapter
+        require_texts(texts, len(self.vocabulary), self._context_window)
+        return embed(self._batch, texts, adapter, self._turn, cancelled)
+
+    @property
+    def embedding_width(self) -> int:
+        """Size of the vectors of `embed`."""
+        return self._batch.model.config.hidden_size
+
+    def embedding_suffix(self) -> list[int]:
+        """Return the tokens that belong after a text to embed: none."""
+        return []
 
     def forget(self, conversation: str) -> None:
         """Forget the cached tokens of a conversation's last request; unknown names are ignored.

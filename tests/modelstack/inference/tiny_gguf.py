@@ -72,11 +72,18 @@ def write_tiny_gguf(
     dtype: type = np.float32,
     chat_template: str | None = CHATML_TEMPLATE,
     user_defined: tuple[str, ...] = USER_DEFINED_TOKENS,
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
-    """Write a model with random weights and return its path; the same seed gives the same file."""
+    """Write a model with random weights and return its path; the same seed gives the same file.
+
+    With `pooling` it says that it was trained for embeddings, of texts with the end token.
+    """
     shape = shape or TinyShape()
     writer = gguf.GGUFWriter(path, "llama")
     _write_config(writer, shape, dtype)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+        writer.add_add_eos_token(True)
     _write_vocabulary(writer, shape, chat_template, user_defined)
     rng = np.random.default_rng(seed)
     for name, dimensions in _tensor_shapes(shape).items():
