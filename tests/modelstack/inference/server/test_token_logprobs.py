@@ -180,6 +180,15 @@ def test_a_stop_text_is_cut_from_the_tokens_as_from_the_text(client: openai.Open
         assert joined(choice.logprobs.content) == choice.message.content == whole[: whole.find(whole[at : at + 2])]
 
 
+def test_a_text_that_ends_as_a_stop_text_begins_is_streamed_whole(client: openai.OpenAI) -> None:
+    chat: Any = client.chat.completions
+    asked: dict[str, Any] = {"model": NAME, "messages": ASK, "max_tokens": 30}
+    whole = chat.create(**asked).choices[0].message.content
+    for logprobs in (False, True):
+        chunks = chat.create(**asked, stop=[whole[-1] + "never"], logprobs=logprobs, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+
+
 def test_responses_have_them_where_they_are_included(client: openai.OpenAI) -> None:
     options: Any = {
         "model": NAME, "input": "Will it rain?", "max_output_tokens": 40, "top_logprobs": 2,
