@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -23,8 +24,11 @@ settings.load_profile("suite")
 gc.set_threshold(20_000, 10, 10)  # the default, 700, is for programs of fewer objects
 
 
+# No test needs its files to outlast a loss of power, for which each write would wait for the disk.
+os.fsync = lambda fd: None
 # Each call would build all commands.
-typer.testing._get_command = functools.cache(typer.main.get_command)  # pyright: ignore[reportPrivateImportUsage]
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.testing._get_command = typer.main.get_command  # pyright: ignore[reportPrivateImportUsage]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -67,9 +67,12 @@ def _check(command: Any, words: list[str]) -> None:
             assert name in {*options, "--help"} or name[:2] in options - {"--"}, f"no option {name}"
 
 
-@pytest.mark.parametrize("place", sorted({place for place, _ in _told()}))
+TOLD = tuple(_told())
+
+
+@pytest.mark.parametrize("place", sorted({place for place, _ in TOLD}))
 def test_named_commands_exist_with_their_options(place: str) -> None:
-    for line in (line for at, line in _told() if at == place):
+    for line in (line for at, line in TOLD if at == place):
         match _words(line):
             case ["agentkit" | "modelstack" as program, *words]:
                 try:
