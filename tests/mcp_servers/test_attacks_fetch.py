@@ -5,6 +5,7 @@ A raw socket answers what no honest server would. One fetch server asks for all 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import ipaddress
 import re
@@ -216,6 +217,7 @@ async def test_an_answer_without_an_end_is_given_up_and_its_connection_closed(
 # -- packed bodies and charsets
 
 
+@functools.cache
 def packed(times: int, data: bytes) -> bytes:
     for _ in range(times):
         data = gzip.compress(data)
