@@ -123,6 +123,7 @@ def one_thread() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("specialise_run")
+@pytest.mark.usefixtures("short_replies")
 @needs_llama_cpp
 def test_servers_become_a_reinforced_adapter_with_both_figures_in_the_report(
     tmp_path: Path, one_thread: None

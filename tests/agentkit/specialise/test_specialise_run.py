@@ -23,7 +23,7 @@ from tests.modelstack.sft.toy_sft import write_base
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("specialise_run"),
-    pytest.mark.usefixtures("pictures_drawn_once"),
+    pytest.mark.usefixtures("pictures_drawn_once", "short_replies"),
     needs_llama_cpp,
 ]
 
