@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as name:
     recipe = {
         "name": "prices",
         "base": str(base),
-        "steps": 12,
+        "steps": 6,
         "rows": 1,
         "micro_batches": 1,
         "threads": 1,
