@@ -25,6 +25,7 @@ FOLDERS = {
     "ppo": "reasoning/ppo",
     "distil": "reasoning/distil",
     "merge": "reasoning/merge",
+    "drafter": "inference/drafter",
 }
 """Folder of each command's recipes, below the folder of its step."""
 

@@ -18,7 +18,7 @@ from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext, IndexDivergence, Routing
 from modelstack.architecture.hyper_connections import HyperHead, expand
-from modelstack.architecture.mtp import MtpOutput, MultiTokenPrediction
+from modelstack.architecture.mtp import DraftVocabulary, MtpOutput, MultiTokenPrediction
 from modelstack.architecture.norms import make_norm
 from modelstack.errors import UserError
 
@@ -99,6 +99,8 @@ class CausalLM(nn.Module):
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
+        self.draft_vocabulary: DraftVocabulary | None = None
+        """Tokens that drafts consist of; None: all."""
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -182,7 +184,9 @@ class CausalLM(nn.Module):
     def draft(
         self, mtp_state: Tensor, next_token_ids_BT: Tensor, cache: Cache, *, start: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Return the first module's logits for the token after the next, [B, 1, V], and its last state.
+        """Return the first module's logits for the token after the next, and its last state.
+
+        The logits are [B, 1, V], or [B, 1, N] over the tokens of `draft_vocabulary`.
 
         After the prompt, pass all its states with the tokens that follow them; the last such token was just
         sampled. After each step, pass the states of the accepted tokens. To draft one token more, pass the
@@ -203,7 +207,15 @@ class CausalLM(nn.Module):
         context = make_context(next_token_ids_BT, cache, positions_BT=positions)
         state, hidden = modules.draft(mtp_state, self.model.embed(next_token_ids_BT), context, cache)
         cache.n_tokens += T
-        return self.logits(hidden[:, -1:]), state[:, -1:]
+        return self.draft_logits(hidden[:, -1:]), state[:, -1:]
+
+    def draft_logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the logits of the tokens that drafts consist of."""
+        return self.logits(hidden_BTD) if self.draft_vocabulary is None else self.draft_vocabulary.head(hidden_BTD)
+
+    def draft_ids(self, choices: Tensor) -> Tensor:
+        """Return the token ids of places in the logits of drafts."""
+        return choices if self.draft_vocabulary is None else self.draft_vocabulary.ids[choices]
 
     def _modules_ahead(self) -> MultiTokenPrediction:
         if self.mtp is None:

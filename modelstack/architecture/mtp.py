@@ -88,6 +88,21 @@ class HyperMtpModule(nn.Module):
         return x, self.norm(self.hc_head(x))
 
 
+class DraftVocabulary(nn.Module):
+    """The tokens that drafts consist of, with their rows of the model's head (EAGLE-3, arXiv 2503.01840)."""
+
+    ids: Tensor
+    """Ids of the tokens, [N]."""
+
+    def __init__(self, head: nn.Linear, ids: Tensor) -> None:
+        """Copy the rows of `ids` from a head."""
+        super().__init__()
+        rows = head.weight.detach()[ids]
+        self.head = nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta")
+        self.head.weight = nn.Parameter(rows, requires_grad=False)
+        self.register_buffer("ids", ids.to(rows.device), persistent=False)
+
+
 class MultiTokenPrediction(nn.ModuleList):
     """All multi-token prediction modules of a model."""
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.commands.help import AsJson, explained
-from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base, torch_engine
+from modelstack.commands.recipe_arguments import Arguments, Keys, Out, run_recipe
+from modelstack.commands.torch_engines import DRAFTER_HELP, Drafter, Numbers, load_torch_base, torch_engine
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ def infer(
     kv_type: Annotated[
         KVType, typer.Option("--kv-type", help="Numbers of the KV cache; k8v4: keys in 8 bits, values in 4.")
     ] = KVType.model,
-    drafter: Annotated[
-        Drafter,
-        typer.Option("--drafter", help="Source of draft tokens: the text itself, or the model's MTP module."),
-    ] = Drafter.none,
+    drafter_name: Annotated[
+        str,
+        typer.Option("--drafter", help=DRAFTER_HELP),
+    ] = "none",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of torch.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,10 +69,11 @@ def infer(
     if not prompts:
         raise UserError("there is no text to continue; give one or more, or a file with --file")
     set_up_process(threads)
-    base = load_torch_base(source, weights, precision)
+    draft = Drafter.parse(drafter_name)
+    base = load_torch_base(source, weights, precision, draft.folder)
     sampling = [SamplingParams(temperature, top_p=top_p, seed=seed + n) for n in range(len(prompts))]
     try:
-        with torch_engine(base, precision, kv_type=kv_type.value, drafter=drafter.chosen) as engine:
+        with torch_engine(base, precision, kv_type=kv_type.value, drafter=draft.name) as engine:
             started = time.perf_counter()
             submissions = [
                 engine.submit(GenerateRequest(_prompt_ids(base, text, chat=chat), max_tokens, sampling=each))
@@ -176,6 +178,19 @@ def quantise(
     print_tables(Console(), Table(columns, quantisation.summary_rows(result.quantised)))
     for sentence in quantisation.sentences(result):
         print_wrapped(Console(stderr=True), sentence, indent="  ")
+
+
+@explained(
+    reads="the model, which stays as it is; conversations of the kind that it will write",
+    writes="runs/NAME: drafter/, card.md, metrics.jsonl",
+    example="modelstack drafter chat base=smollm2-135m data.training=[chat.jsonl]",
+    then="modelstack serve smollm2-135m --engine torch --drafter runs/drafter",
+)
+def drafter(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:
+    """Train a module that drafts tokens for a model, so that it writes faster; the same command resumes it."""
+    from modelstack.reasoning.drafter.run import train_drafter
+
+    run_recipe(train_drafter, "drafter", arguments, out)
 
 
 def _share_of_right_calls(base: Base, file: Path) -> Callable[[CausalLM], Mapping[str, float]]:

@@ -24,6 +24,7 @@ _STEP_OF_STAGE = {
     "reasoning": "reasoning",
     "distilled": "reasoning",
     "merged": "reasoning",
+    "drafter": "inference",
 }
 """Step by the kind in a stage's record."""
 _MARKS = {

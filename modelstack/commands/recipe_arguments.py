@@ -36,6 +36,7 @@ MODELS = {
     "ppo": "modelstack.reasoning.ppo.recipe:PpoRecipe",
     "sample": "modelstack.reasoning.rejection.recipe:SampleRecipe",
     "distil": "modelstack.reasoning.distil.recipe:DistilRecipe",
+    "drafter": "modelstack.reasoning.drafter.recipe:DrafterRecipe",
     "merge": "modelstack.reasoning.merging.recipe:MergeRecipe",
 }
 """Model of the recipe of each command, as module and class: a module is imported when its command needs it."""

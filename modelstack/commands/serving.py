@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelstack.commands.help import explained
-from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base, prefill_process, torch_engine
+from modelstack.commands.torch_engines import (
+    DRAFTER_HELP,
+    Drafter,
+    Numbers,
+    load_torch_base,
+    prefill_process,
+    torch_engine,
+)
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 
     from modelstack.inference.engine import Engine
     from modelstack.inference.server.replying import Limits
-    from modelstack.inference.speculation.speculation import DrafterName
 
 KEY_VARIABLE = "MODELSTACK_API_KEY"
 DEFAULT_PORT = 8000
@@ -88,9 +94,9 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")] = 600.0,
     max_body: Annotated[int, typer.Option("--max-body", min=1_000, help="Bytes of a request.")] = 8_000_000,
     drafter: Annotated[
-        Drafter,
-        typer.Option("--drafter", help="Source of draft tokens: the text itself, or the model's MTP module."),
-    ] = Drafter.lookup,
+        str,
+        typer.Option("--drafter", help=DRAFTER_HELP),
+    ] = "lookup",
     precision: Annotated[
         Numbers | None,
         typer.Option("--precision", help="Of the torch engine; if not given, int8 for int8 weights."),
@@ -139,7 +145,7 @@ def serve(
         require_fitted_to(fitted, lora, prior)
     adapters = [_named(each) for each in adapter or ()]
     try:
-        options = _EngineOptions(context, running, threads, drafter.chosen, precision, prefill)
+        options = _EngineOptions(context, running, threads, Drafter.parse(drafter), precision, prefill)
         loaded, path = _load(source, engine, lora, adapters, options)
     except EngineError as error:
         raise UserError(str(error)) from error
@@ -264,7 +270,7 @@ class _EngineOptions:
     context_window: int | None
     max_running: int
     threads: int | None
-    drafter: DrafterName | None
+    drafter: Drafter
     precision: Numbers | None
     has_prefill_process: bool
 
@@ -287,6 +293,8 @@ def _load(
     if is_llama:
         if adapters:
             raise UserError("--adapter is for the torch engine; on llama.cpp give one GGUF adapter with --lora")
+        if options.drafter.folder is not None:
+            raise UserError(f"the drafter {options.drafter.folder} is for the torch engine; add --engine torch")
         if options.precision is not None or options.has_prefill_process:
             raise UserError("--precision and --prefill-process are for the torch engine; add --engine torch")
         return (
@@ -298,7 +306,7 @@ def _load(
                 max_conversations=options.max_running,
                 n_threads=options.threads,
                 n_threads_prefill=options.threads,
-                drafter=options.drafter,
+                drafter=options.drafter.name,
             ),
             path,
         )
@@ -318,11 +326,11 @@ def _torch_engine(path: Path, adapters: Sequence[tuple[str, Path]], options: _En
     if options.has_prefill_process:
         prefill = prefill_process(path, options.precision, options.threads, options.context_window)
     engine = torch_engine(
-        load_torch_base(path, None, options.precision),
+        load_torch_base(path, None, options.precision, options.drafter.folder),
         options.precision,
         context_window=options.context_window,
         max_rows=options.max_running,
-        drafter=options.drafter,
+        drafter=options.drafter.name,
         prefill=prefill,
     )
     for name, stage in adapters:

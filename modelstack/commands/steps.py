@@ -87,7 +87,12 @@ STEPS = (
     Step(
         "inference",
         "replies, a server, quantisation; agentkit chat runs GGUF files",
-        {"infer": inference.infer, "serve": serving.serve, "quantise": inference.quantise},
+        {
+            "infer": inference.infer,
+            "serve": serving.serve,
+            "quantise": inference.quantise,
+            "drafter": inference.drafter,
+        },
     ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
     Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),

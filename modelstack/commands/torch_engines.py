@@ -8,9 +8,12 @@ import shutil
 import sys
 import tempfile
 import weakref
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from modelstack.errors import UserError
 
 if TYPE_CHECKING:
     from modelstack.inference.speculation.speculation import DrafterName
@@ -32,17 +35,40 @@ class Numbers(StrEnum):
     int8 = "int8"
 
 
-class Drafter(StrEnum):
-    """Source of draft tokens."""
+DRAFTER_HELP = (
+    "Source of draft tokens: lookup (the text itself), mtp (the model's own module), none, or a drafter's stage."
+)
 
-    lookup = "lookup"
-    mtp = "mtp"
-    none = "none"
 
-    @property
-    def chosen(self) -> DrafterName | None:
-        """The drafter's name for an engine."""
-        return None if self is Drafter.none else self.value
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """Source of draft tokens of a command."""
+
+    name: DrafterName | None
+    """Name for an engine."""
+    folder: Path | None = None
+    """Folder of a module to load beside the model."""
+
+    @classmethod
+    def parse(cls, text: str) -> Drafter:
+        """Return the drafter of an option's value.
+
+        Raises:
+            UserError: It is neither a drafter's name nor a folder of `modelstack drafter`.
+        """
+        if text == "none":
+            return cls(None)
+        if text == "lookup" or text == "mtp":
+            return cls(text)
+        from modelstack.architecture.draft_module import FACTS_FILE
+        from modelstack.posttrain.stages.stage import DRAFTER
+
+        for folder in (Path(text) / DRAFTER, Path(text)):
+            if (folder / FACTS_FILE).is_file():
+                return cls("mtp", folder)
+        raise UserError(
+            f"--drafter {text!r} is none of lookup, mtp and none, and no stage of `modelstack drafter`"
+        )
 
 
 def torch_engine(base: Base, precision: Numbers | None, **options: Any) -> TorchEngine:
@@ -67,13 +93,26 @@ def torch_engine(base: Base, precision: Numbers | None, **options: Any) -> Torch
     )
 
 
-def load_torch_base(source: str | Path, weights: Path | None, precision: Numbers | None) -> Base:
-    """Return the base of a checkpoint folder, stage, GGUF file or a model's name, ready for `torch_engine`."""
+def load_torch_base(
+    source: str | Path, weights: Path | None, precision: Numbers | None, drafter: Path | None = None
+) -> Base:
+    """Return the base of a checkpoint folder, stage, GGUF file or a model's name, ready for `torch_engine`.
+
+    Args:
+        source: The base.
+        weights: Base weights of a stage that is an adapter.
+        precision: Numbers.
+        drafter: Folder of a module that drafts for the base; None: it keeps its own, if any.
+    """
+    from modelstack.architecture.draft_module import load_draft_module
     from modelstack.posttrain.starting_point import starting_point
     from modelstack.reasoning.sampling.frozen_model import load_frozen
 
     in_memory = "fp32" if precision is Numbers.fp32 else "bf16"
-    return load_frozen(starting_point(source, weights), precision=in_memory, device="auto")
+    base = load_frozen(starting_point(source, weights), precision=in_memory, device="auto")
+    if drafter is not None:
+        load_draft_module(base.model, drafter, base.sha256)
+    return base
 
 
 def prefill_process(

@@ -154,6 +154,7 @@ CHAINS: Mapping[str, str] = {
         sample rejection threads=1 replies=2 max_tokens=80 temperature=0.1
         distil gkd base=nano.gguf {SMALL} data.row_tokens=512 on_policy.max_tokens=4
         merge ties base=base.gguf rank=4
+        drafter chat base=nano.gguf rows=2 micro_batches=1 steps=2 threads=1 data.row_tokens=512
     """,
     "effects": f"""
         tasks effects --out runs/tasks/effects/train.jsonl --n 4

@@ -42,7 +42,7 @@ class Worker:
     client: httpx.AsyncClient
     """Client of its socket."""
     told: dict[str, Any]
-    """What it told when it was ready."""
+    """Line that it printed when it was ready."""
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     async def has_ended(self) -> bool:

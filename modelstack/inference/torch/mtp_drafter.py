@@ -120,10 +120,13 @@ class MtpDrafter:
         for _ in range(min(n_tokens, MAX_AHEAD)):
             next_ids = torch.tensor([list(following)], device=state.device)
             logits, state = model.draft(state, next_ids, cache, start=known.start)
-            ids.append(int(logits[0, -1, : self._n_vocab].argmax()))
+            ids.append(self._likeliest(logits[0, -1]))
             following = ids[-1:]
         _shorten(cache, n_kept)
         return Guess(ids)
+
+    def _likeliest(self, logits: Tensor) -> int:
+        return int(self._model.draft_ids(logits[: self._n_vocab].argmax()))
 
 
 def _shorten(cache: Cache, n_tokens: int) -> None:

@@ -28,6 +28,8 @@ ADAPTER, ADAPTER_GGUF = "adapter", "adapter.gguf"
 """LoRA adapter: folder in peft's format, and file for llama.cpp."""
 MODEL, MODEL_GGUF = "model", "model.gguf"
 """All weights: checkpoint folder, and file for llama.cpp."""
+DRAFTER = "drafter"
+"""Folder of a module that drafts tokens for the stage's parent (`architecture.draft_module`)."""
 _WEIGHTS = (ADAPTER, MODEL)
 """Folders that may hold only recorded files, because a loader would take any other file for weights."""
 

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from modelstack.data.batches import Batch
 from modelstack.data.packing import Row
+from modelstack.posttrain.base import Base
 from modelstack.posttrain.row_loader import RowLoader, RowOrder, padded_rows
 from modelstack.reasoning.distil.recipe import OnPolicy
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked
 from modelstack.reasoning.tasks.task import PolicyTask
@@ -88,6 +90,17 @@ class DistilLoader(RowLoader):
             ids = np.concatenate([prompt, np.array(reply.ids, np.int64)])
             found.append((ids, np.arange(len(ids)) >= len(prompt)))
         return found
+
+
+def loader_for(
+    base: Base, data: Tokenised, order: RowOrder, *, rows_per_batch: int, on_policy: OnPolicy | None
+) -> DistilLoader:
+    """Return the loader of a base's training, with a sampler of the base itself if replies are sampled."""
+    sampler = None
+    if on_policy is not None:
+        end_ids = frozenset(base.encoder.end_ids)
+        sampler = GroupSampler(TorchPolicy(base.model), end_ids, on_policy.max_tokens, on_policy.temperature)
+    return DistilLoader(data, order, rows_per_batch=rows_per_batch, on_policy=on_policy, sampler=sampler)
 
 
 def given_batch(data: Tokenised, numbers: Sequence[int], position: int = 0) -> DistilBatch:

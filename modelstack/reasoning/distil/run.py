@@ -20,15 +20,13 @@ from modelstack.posttrain.stages.record import Kind
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.posttrain.starting_point import StartingPoint, load_start, starting_point
 from modelstack.posttrain.training import Job, Report, Told, Training
-from modelstack.reasoning.distil.loader import DistilLoader
+from modelstack.reasoning.distil.loader import DistilLoader, loader_for
 from modelstack.reasoning.distil.measure import measured
 from modelstack.reasoning.distil.passes import DistilPasses
 from modelstack.reasoning.distil.recipe import DistilRecipe, DistilResolved
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher, kept_teacher
 from modelstack.reasoning.losses.distillation import DistillationConfig
-from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import load_frozen
-from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.sft.prior.exact_calls import chosen
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import read_training_data
@@ -93,14 +91,9 @@ class Distillation(Training[DistilResolved]):
 
     def parts(self) -> tuple[DistilLoader, DistilPasses]:
         """Return the loader of given or sampled replies, and the passes of the divergence."""
-        recipe, base, plan = self.resolved.recipe, self.base, self.resolved.recipe.on_policy
-        sampler = None
-        if plan is not None:
-            end_ids = frozenset(base.encoder.end_ids)
-            sampler = GroupSampler(TorchPolicy(base.model), end_ids, plan.max_tokens, plan.temperature)
-        loader = DistilLoader(
-            self._examples, self.row_order(), rows_per_batch=self.rows_per_batch, on_policy=plan, sampler=sampler
-        )
+        recipe, base = self.resolved.recipe, self.base
+        n_rows, plan = self.rows_per_batch, recipe.on_policy
+        loader = loader_for(base, self._examples, self.row_order(), rows_per_batch=n_rows, on_policy=plan)
         return loader, DistilPasses(base.model, self._teacher, recipe.loss)
 
     def report(self, n_steps: int, told: Told) -> Report:

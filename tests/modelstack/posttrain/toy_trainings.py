@@ -20,6 +20,8 @@ from modelstack.preferences.reward.run import train_reward_model
 from modelstack.preferences.run import prefer
 from modelstack.reasoning.distil.recipe import DistilRecipe
 from modelstack.reasoning.distil.run import distil
+from modelstack.reasoning.drafter.recipe import DrafterRecipe
+from modelstack.reasoning.drafter.run import train_drafter
 from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.ppo.recipe import PpoRecipe
@@ -154,6 +156,17 @@ def _distillation(world: World) -> dict[str, Any]:
     return values
 
 
+def _drafter(world: World) -> dict[str, Any]:
+    values = tables(
+        world.files("examples") | {"row_tokens": 512},
+        base=str(world.base),
+        draft_tokens=32,
+        optimizer={"lr": 3e-3},
+    )
+    del values["lora"]
+    return values
+
+
 @dataclass(frozen=True)
 class Method:
     """A method with its command."""
@@ -182,4 +195,5 @@ METHODS = {
     "reinforce": Method("reinforce", PolicyRecipe, reinforce, _policy, killed_at=3),
     "ppo": Method("ppo", PpoRecipe, optimise, _ppo, killed_at=3),
     "distil": Method("distil", DistilRecipe, distil, _distillation, killed_at=5),
+    "drafter": Method("drafter", DrafterRecipe, train_drafter, _drafter, killed_at=5),
 }
