@@ -8,6 +8,7 @@ not checked again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,11 @@ from jsonschema.validators import extend
 from modelstack.toolcalls.grammar.formats import FORMATS
 from modelstack.toolcalls.grammar.pointers import join
 from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
+
+MAX_REMEMBERED = 10_000
+"""Schemas whose problems are remembered, at about 200 bytes each."""
+_problems: dict[bytes, tuple[str, str] | None] = {}
+"""Result of `check_schema` by the hash of a schema."""
 
 
 class SchemaValidator:
@@ -50,7 +56,19 @@ class SchemaValidator:
 
 
 def check_schema(schema: Any) -> tuple[str, str] | None:
-    """Return pointer and message of the first error in `schema` as a Draft 2020-12 schema; None if it is valid."""
+    """Return pointer and message of the first error in `schema` as a Draft 2020-12 schema; None if it is valid.
+
+    Results are remembered: to check a tool takes milliseconds, and the same tools come with each request.
+    """
+    key = hashlib.sha256(repr(schema).encode()).digest()
+    if key not in _problems:
+        if len(_problems) == MAX_REMEMBERED:
+            _problems.clear()
+        _problems[key] = _problem(schema)
+    return _problems[key]
+
+
+def _problem(schema: Any) -> tuple[str, str] | None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
