@@ -14,7 +14,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +27,7 @@ from modelstack.commands.torch_engines import (
     prefill_process,
     torch_engine,
 )
+from modelstack.commands.vllm_engine import VllmServer
 from modelstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class EngineName(StrEnum):
     auto = "auto"
     llama = "llama.cpp"
     torch = "torch"
+    vllm = "vllm"
 
 
 @explained(
@@ -64,7 +66,8 @@ def serve(
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name for clients; else that of the file.")] = None,
     engine: Annotated[
-        EngineName, typer.Option("--engine", help="auto: llama.cpp for GGUF files, else torch.")
+        EngineName,
+        typer.Option("--engine", help="auto: llama.cpp for GGUF files, else torch; vllm is started as it is."),
     ] = EngineName.auto,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = DEFAULT_PORT,
@@ -112,6 +115,9 @@ def serve(
         bool,
         typer.Option("--supervise", help="Evaluate the model in a process of its own, started again if it ends."),
     ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="vllm: folder of its options, of a router's, and of converted weights.")
+    ] = Path("runs/vllm"),
     worker: Annotated[Path | None, typer.Option("--worker", metavar="SOCKET", hidden=True)] = None,
 ) -> None:
     """Serve a model to OpenAI's and Anthropic's clients.
@@ -132,6 +138,27 @@ def serve(
             "give --no-key"
         )
     limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
+    if engine is EngineName.vllm:
+        ours = {
+            "--lora": lora is not None,
+            "--prior": prior is not None,
+            "--precision": precision is not None,
+            "--prefill-process": prefill,
+            "--supervise": supervise,
+            "--drafter": drafter != "lookup",
+            "--convention": convention != "auto",
+            "--temperature": temperature != 0,
+            "--threads": threads is not None,
+        }
+        if given := [option for option, is_given in ours.items() if is_given]:
+            raise UserError(f"{given[0]} is for the engines of this package, not for vllm; leave it out")
+        served = name or Path(source).name.removesuffix(".gguf")
+        _serve_by_vllm(
+            VllmServer(served, host, port, context, running, [_named(each) for each in adapter or ()]),
+            source,
+            out,
+            key,
+        )
     if supervise and worker is None:
         raise typer.Exit(_supervise(host, port, key, limits))
     shipped = None
@@ -169,6 +196,27 @@ def serve(
             server.run(sockets=[listener])
     finally:
         loaded.close()
+
+
+def _serve_by_vllm(server: VllmServer, source: str, folder: Path, key: str | None) -> NoReturn:
+    """Write vLLM's files and become its server.
+
+    Raises:
+        UserError: vLLM is not installed here; the files are written.
+    """
+    from modelstack.commands.vllm_engine import OPTIONS_FILE, ROUTER_FILE, start_vllm
+    from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
+
+    told = server.write(weights_path(source), folder)
+    if shipped_adapter(source) is not None:
+        told.append("the shipped adapter is for llama.cpp: vLLM serves the model without it")
+    for sentence in (f"wrote {folder / OPTIONS_FILE} and {folder / ROUTER_FILE}", *told):
+        print(sentence, file=sys.stderr)
+    start_vllm(folder, key)
+    raise UserError(
+        f"vllm is not installed here: where it is, run `vllm serve --config {folder / OPTIONS_FILE}` "
+        f"(with the key in VLLM_API_KEY)"
+    )
 
 
 def _server(app: Starlette, **settings: Any) -> uvicorn.Server:
