@@ -130,7 +130,28 @@ class _PlainSchema(GenerateJsonSchema):
 
 
 def strict_tool(function: ToolFunction, annotations: types.ToolAnnotations) -> StrictTool:
-    """Build a tool from a function's name, first docstring paragraph, signature and return annotation."""
+    """Build a tool from a function's name, first docstring paragraph, signature and return annotation.
+
+    Model and schemas of a method are made once: they take milliseconds, and a program may start many servers.
+    """
+    base = inspect.unwrap(function)
+    base = getattr(base, "__func__", base)
+    name = getattr(base, "__qualname__", "<locals>")
+    if "<locals>" in name:  # another function each time
+        arguments, definition = _described(function)
+    else:
+        if base not in _descriptions:
+            _descriptions[base] = _described(function)
+        arguments, definition = _descriptions[base]
+    return StrictTool(function, arguments, definition.model_copy(update={"annotations": annotations}))
+
+
+_descriptions: dict[Any, tuple[type[BaseModel], types.Tool]] = {}
+"""Result of `_described` by the function of a module or a class, without the object to which it is bound."""
+
+
+def _described(function: ToolFunction) -> tuple[type[BaseModel], types.Tool]:
+    """Return the model of a function's arguments, and its definition without annotations."""
     signature = inspect.signature(function, eval_str=True)
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
@@ -146,9 +167,8 @@ def strict_tool(function: ToolFunction, annotations: types.ToolAnnotations) -> S
         output_schema=signature.return_annotation.model_json_schema(
             schema_generator=_PlainSchema, mode="serialization"
         ),
-        annotations=annotations,
     )
-    return StrictTool(function, arguments, definition)
+    return arguments, definition
 
 
 def strict_server(

@@ -22,6 +22,7 @@ from mcp_servers.memory.server import build_server as memory
 from mcp_servers.python.server import build_server as python_server
 from mcp_servers.search.server import build_server as search
 from mcp_servers.sqlite.server import build_server as sqlite
+from mcp_servers.strict import CHANGES, READS, ToolResult, strict_tool
 from mcp_servers.time.server import build_server as time_server
 from tests.mcp_servers.git_repository import new_repository
 
@@ -157,3 +158,40 @@ def test_hidden_characters_are_those_that_the_client_takes_out() -> None:
     for number in set(range(0x11_0000)) - selectors - joiners:
         char = chr(number)
         assert visible(char) == strip_data(char)[0], hex(number)
+
+
+class Said(ToolResult):
+    text: str
+
+    def as_text(self) -> str:
+        return self.text
+
+
+class Sayer:
+    """A tool bound to one of many objects."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def say(self, n: int = 1) -> Said:
+        """Say it."""
+        return Said(text=n * self.text)
+
+
+def test_a_method_is_described_once_and_its_tools_have_their_own_object_and_annotations() -> None:
+    one, other = strict_tool(Sayer("a").say, READS), strict_tool(Sayer("b").say, CHANGES)
+    assert one.arguments is other.arguments
+    assert (one.definition.annotations, other.definition.annotations) == (READS, CHANGES)
+    assert (one.function(n=2), other.function(n=2)) == (Said(text="aa"), Said(text="bb"))
+
+
+def test_functions_made_in_a_function_are_described_each() -> None:
+    def sayer(default: int) -> Callable[..., Said]:
+        def say(n: int = default) -> Said:
+            """Say it."""
+            return Said(text="a" * n)
+
+        return say
+
+    schemas = [strict_tool(sayer(default), READS).definition.input_schema for default in (1, 2)]
+    assert [schema["properties"]["n"]["default"] for schema in schemas] == [1, 2]
