@@ -44,9 +44,12 @@ from tests.modelstack.sft.toy_sft import toy_example
 pytestmark = [pytest.mark.xdist_group("recipe_chains"), pytest.mark.usefixtures("pictures_drawn_once")]
 ROOT = Path(__file__).parents[2]
 EVALUATIONS = f"evaluations='[\"{ROOT}/evals/tool_use/natural\"]'"
-NANO = (
+EIGHT_STEPS = (
     "steps=8 rows=2 threads=1 data.row_tokens=128 data.held_out=0.1 data.window_rows=16 samples.n_tokens=4 "
-    "schedule='{warmup_steps=2, decay_steps=4}' evaluation='{every=8, max_megabytes=0.01, baselines=false}' "
+    "schedule='{warmup_steps=2, decay_steps=4}' evaluation='{every=8, max_megabytes=0.01, baselines=false}'"
+)
+NANO = (
+    f"{EIGHT_STEPS} "
     "model.config='{hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, "
     "num_key_value_heads=2, head_dim=16}'"
 )
@@ -70,6 +73,7 @@ CHAINS: Mapping[str, str] = {
         data run fineweb --workers 1 inputs='[{{kind="warc", path="crawl/*.warc.gz", source="crawl"}}]'
         data mix square-root runs/fineweb --characters-per-token 3 n_tokens=9_000 -o runs/mix.toml
         train nano runs/mix.toml tokenizer.learn.vocab_size=600 {NANO}
+        train nano-mtp runs/mix.toml tokenizer='{{path="runs/nano/tokenizer"}}' {EIGHT_STEPS}
         export gguf runs/nano/model nano.gguf --type f32
         data mix square-root runs/nano/shards n_tokens=9_000 -o runs/mix-of-shards.toml
     """,
