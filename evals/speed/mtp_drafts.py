@@ -1,9 +1,10 @@
 """Drafts by a model's module for multi-token prediction, beside llama.cpp's (`draft-mtp`) on the same GGUF file.
 
-The model is a checkpoint with such a module, for example that of `modelstack train nano-mtp`. It is exported in
-float32. Texts that it was not trained on are continued greedily, one at a time, by each program with and without
-drafts, each in a process of its own. Printed are the share of equal replies, the share of drafted tokens that were
-accepted, the tokens of a step of the model, and CPU time: of drafts, relative to the same program without.
+The model is a checkpoint with such a module, for example that of `modelstack train nano-mtp`; without one, this
+recipe is trained for a few steps first. The weights are exported in float32. Texts that the model was not trained on
+are continued greedily, one at a time, by each program with and without drafts, each in a process of its own. Printed
+are the shares of equal replies and of accepted draft tokens, the tokens of a step of the model, and the speed in CPU
+time with drafts, relative to the same program without.
 
     modelstack train nano-mtp
     python -m evals.speed.mtp_drafts --model runs/nano-mtp/model [--peer]
@@ -73,6 +74,14 @@ class Written:
         return [answer["cpu_s"] / len(answer["reply"]) for answer in self.answers]
 
 
+def trained(folder: Path, n_steps: int) -> Path:
+    """Return the checkpoint of the recipe `nano-mtp`, trained for some steps."""
+    schedule = f"schedule={{warmup_steps={n_steps // 20}, decay_steps={max(1, n_steps // 2)}}}"
+    recipe = ["nano-mtp", f"steps={n_steps}", schedule, "--out", str(folder / "run")]
+    subprocess.run([sys.executable, "-m", "modelstack", "train", *recipe], check=True, stdout=sys.stderr)
+    return folder / "run" / "model"
+
+
 def prompts_of(base: Base, n_prompts: int) -> list[list[int]]:
     """Return the beginnings of held-out documents of the shipped corpus, as many from each of its parts."""
     files = find_files([SHIPPED_CORPUS])
@@ -124,7 +133,8 @@ def report(found: dict[str, tuple[Written, Written]], model: str) -> BenchmarkRe
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a checkpoint folder with a module")
+    parser.add_argument("--model", type=Path, help="a checkpoint folder with a module")
+    parser.add_argument("--steps", type=int, default=300, help="steps of training, without --model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=36)
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a reply")
@@ -133,15 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_result_option(parser)
     options = parser.parse_args(argv)
 
-    base = load_base(options.model)
-    if base.model.mtp is None:
-        print(f"{options.model} has no module for multi-token prediction", file=sys.stderr)
-        return 1
-    asked = [json.dumps({"prompt": ids, "n_reply": options.tokens}) for ids in prompts_of(base, options.prompts)]
     script = Path(__file__).with_name("mtp_programs.py")
     openmp = {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     found: dict[str, tuple[Written, Written]] = {}
     with tempfile.TemporaryDirectory(prefix="mtp-drafts.") as folder:
+        model: Path = options.model or trained(Path(folder), options.steps)
+        base = load_base(model)
+        if base.model.mtp is None:
+            print(f"{model} has no module for multi-token prediction", file=sys.stderr)
+            return 1
+        prompts = prompts_of(base, options.prompts)
+        asked = [json.dumps({"prompt": ids, "n_reply": options.tokens}) for ids in prompts]
         file = Path(folder, "model.gguf")
         export_gguf(base.config, base.model.state_dict(), gguf_fields(base.tokenizer), file, type_name="f32")
         try:
@@ -160,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(error, file=sys.stderr)
             return 1
-    return finish(options.result, report(found, options.model.name))
+    name = f"nano-mtp, {options.steps} steps" if options.model is None else str(options.model)
+    return finish(options.result, report(found, name))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--engine", "llama.cpp", "--requests", "1", "--repeats", "1"),
         takes_model=True,
     ),
+    "mtp_drafts": Benchmark(
+        "evals.speed.mtp_drafts",
+        "drafts by a module for multi-token prediction, beside llama.cpp's on the same file",
+        quick=("--steps", "4", "--prompts", "2", "--tokens", "8"),
+    ),
     "agent_serving": Benchmark(
         "evals.speed.agent_serving",
         "what each technique of inference adds on eight conversations of an agent, from none to all",
