@@ -1,10 +1,10 @@
 """Drafts by a model's module for multi-token prediction, beside llama.cpp's (`draft-mtp`) on the same GGUF file.
 
 The model is a checkpoint with such a module, for example that of `modelstack train nano-mtp`; without one, this
-recipe is trained for a few steps first. The weights are exported in float32. Texts that the model was not trained on
-are continued greedily, one at a time, by each program with and without drafts, each in a process of its own. Printed
-are the shares of equal replies and of accepted draft tokens, the tokens of a step of the model, and the speed in CPU
-time with drafts, relative to the same program without.
+recipe is trained for a few steps first. The weights are exported in float32. Texts that the model was not
+trained on are continued greedily, one at a time, by each program with and without drafts, each in a process of
+its own. Printed are the shares of equal replies and of accepted draft tokens, the tokens of a step of the
+model, and the speed in CPU time with drafts, relative to the same program without.
 
     modelstack train nano-mtp
     python -m evals.speed.mtp_drafts --model runs/nano-mtp/model [--peer]
