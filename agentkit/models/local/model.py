@@ -375,16 +375,20 @@ class LocalModel(Model):
             if grammar is not None
             else None
         )
+        n_deciding = 0
         if self._abstain == "words" and wanted.answer == "text" and has_abstained(reply, without_words=True):
+            n_deciding, deciding = len(reply.generation.ids), reply.generation.stats
             wanted = ResponseFormat()
             with self._books:
                 grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             reply = decode(replace(request, choice_bias=None), wanted, grammar)
+            reply.generation.stats = deciding.then(reply.generation.stats)
         vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
         is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output, is_cut=is_cut)
         if self._abstain == "words" and response.text:
-            response = replace(response, abstained=False)
+            usage = replace(response.usage, output_tokens=response.usage.output_tokens + n_deciding)
+            response = replace(response, abstained=False, usage=usage)
         written = reply.generation
         if thought is not None:
             written = joined(thought, written, loaded.engine.vocabulary)

@@ -64,22 +64,27 @@ class FinishedBlocks:
         """Give a block the parameters that it had when it was finished.
 
         Returns:
-            Its rounded weights by name and the report on each; None if the block is not finished.
+            Its rounded weights by name and the report on each; None if the block is not finished, or its file is
+            damaged.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if not self._file(number).is_file():
             return None
-        with safe_open(self._file(number), framework="pt") as file:
-            tensors = [_tensor_from(fields) for fields in json.loads(file.metadata()["tensors"])]
-            for name, parameter in block.named_parameters():
-                parameter.copy_(file.get_tensor(f"parameter:{name}"))
-            weights = {
-                each.name: RoundedWeight(
-                    each.format, file.get_tensor(f"values:{each.name}"), file.get_tensor(f"scale:{each.name}")
-                )
-                for each in tensors
-            }
+        try:
+            with safe_open(self._file(number), framework="pt") as file:
+                tensors = [_tensor_from(fields) for fields in json.loads(file.metadata()["tensors"])]
+                values = {name: file.get_tensor(f"parameter:{name}") for name, _ in block.named_parameters()}
+                weights = {
+                    each.name: RoundedWeight(
+                        each.format, file.get_tensor(f"values:{each.name}"), file.get_tensor(f"scale:{each.name}")
+                    )
+                    for each in tensors
+                }
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        for name, parameter in block.named_parameters():
+            parameter.copy_(values[name])
         return weights, tensors
 
     def remove(self) -> None:

@@ -437,6 +437,9 @@ async def test_an_abstention_in_words_completes_the_run(tiny_gguf: Path) -> None
         assert response.abstained == (abstain is True)
         assert "".join(delta.text for delta in told if isinstance(delta, TextDelta)) == response.text
         assert bool(response.text) == (abstain == "words") and not response.text.startswith("[")
+        n_written = [len(delta.reply_ids) for delta in told if isinstance(delta, TokensDelta)]
+        n_deciding = response.usage.output_tokens - sum(n_written)
+        assert n_deciding > 0 if abstain == "words" else n_deciding == 0
         required = ModelRequestParameters(tools=(tool,), settings=settings, tool_choice="required")
         assert (await model.request(asked, required)).abstained, "words are no legal reply"
     engine.close()

@@ -135,10 +135,11 @@ def test_formats_of_a_folder_are_refused_for_a_file(folder: Path, tmp_path: Path
     assert "have no type in GGUF files" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq-gptq"])
+@pytest.mark.parametrize(("method", "is_damaged"), [("gptq", False), ("gptq", True), ("awq-gptq", False)])
 def test_an_interrupted_run_continues_and_gives_the_same_bytes(
-    method: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, is_damaged: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A file of a finished block that is damaged is made again."""
     whole = quantise(folder, tmp_path / "whole", "--method", method, "--json")
     assert whole.exit_code == 0, whole.output
     rounded: list[int] = []
@@ -156,9 +157,12 @@ def test_an_interrupted_run_continues_and_gives_the_same_bytes(
         "block-0000.safetensors",
         "key.txt",
     ]
+    if is_damaged:
+        file = tmp_path / "parts.part" / "block-0000.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
     again = quantise(folder, tmp_path / "parts", "--method", method, "--json")
     assert again.exit_code == 0, again.output
-    assert len(rounded) == 10 + 7  # the seven layers of the second block alone
+    assert len(rounded) == 10 + 7 * (1 + is_damaged)  # seven layers of each block that is not finished
     assert not (tmp_path / "parts.part").exists()
     assert json.loads(again.stdout)["comparison"] == json.loads(whole.stdout)["comparison"]
     assert json.loads(again.stdout)["tensors"] == json.loads(whole.stdout)["tensors"]
