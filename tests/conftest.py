@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def pytest_collection() -> Generator[None, object, object]:
         _exclude_from_collections()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist keep the order of `pytest_collection_modifyitems`: its own has single slow tests last."""
+    config.option.loadscopereorder = False
+
+
 NEW_MODULES = 50
 """Number of modules, imported by tests, after which all objects are excluded from collections again."""
 
@@ -72,15 +78,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let one process run the tests of a module, except slow ones that share no fixture of the module.
 
     Fixtures and caches of a module are made once, and xdist hands out a module at a time: to hand out each test by
-    itself takes as long as to run a small one. Under xdist, slow tests come first, with their groups: what starts
-    last would keep one process busy alone.
+    itself takes as long as to run a small one. Under xdist, groups with slow tests come first, and large groups
+    before small ones: what starts last would keep one process busy alone.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None and (not _is_slow(item) or _shares_fixtures(item)):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     if config.getoption("loadgroup", False):
         slow = {_group(item) for item in items if _is_slow(item)}
-        items.sort(key=lambda item: _group(item) not in slow)
+        n_tests = Counter(map(_group, items))
+        items.sort(key=lambda item: (_group(item) not in slow, -n_tests[_group(item)]))
 
 
 def _is_slow(item: pytest.Item) -> bool:
