@@ -36,13 +36,14 @@ from modelstack.posttrain.base import Base, load_base
 from modelstack.tokenizer.documents import find_files, is_held_out, read_documents
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 
-OURS, PEER = "torch", "llama.cpp server"
+OURS, ALWAYS, PEER = "torch", "torch, always", "llama.cpp server"
+"""Programs: the engine as it is, made to draft in every step, and the peer."""
 N_PROMPT = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a program wrote, with or without drafts."""
+    """Answers of a program, with or without drafts."""
 
     version: str
     answers: list[dict[str, Any]]
@@ -118,11 +119,10 @@ def report(found: dict[str, tuple[Written, Written]], model: str) -> BenchmarkRe
         figures.append(Figure(f"{name}: drafted tokens accepted", drafting.acceptance, ""))
         figures.append(Figure(f"{name}: replies as without drafts", n_equal / len(plain.replies), ""))
         figures.append(Figure(f"{name}: speed with drafts", ratio, "x", low, high))
-    names = list(found)
     steps = {name: drafting.tokens_per_step for name, (_, drafting) in found.items()}
-    comparisons.append(Comparison("tokens a step", "tokens", names[0], steps))
-    if len(names) > 1:
-        (ours, theirs) = (found[name][1].replies for name in names[:2])
+    comparisons.append(Comparison("tokens a step", "tokens", OURS, steps))
+    if PEER in found:
+        ours, theirs = (found[name][1].replies for name in (OURS, PEER))
         n_equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
         print(f"{n_equal} of {len(ours)} replies are the same in both programs")
         figures.append(Figure("replies equal to the peer's", n_equal / len(ours), ""))
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         file = Path(folder, "model.gguf")
         export_gguf(base.config, base.model.state_dict(), gguf_fields(base.tokenizer), file, type_name="f32")
         try:
-            for name in (OURS, *([PEER] if options.peer else [])):
+            for name in (OURS, ALWAYS, *([PEER] if options.peer else [])):
                 settings, python = child_environment(os.environ, openmp), Path(sys.executable)
                 if name == PEER:
                     wanted = ENVIRONMENTS["llama-cpp"]

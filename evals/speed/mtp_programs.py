@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,24 @@ Continue = Callable[[list[int], int], dict[str, Any]]
 """Takes a prompt and a number of tokens; returns `reply`, `n_drafted` and `n_accepted`."""
 
 
-def torch_engine(source: Path, threads: int, window: int, drafts: bool) -> Continue:
-    """Return modelstack's torch engine in float32."""
+def torch_engine(source: Path, threads: int, window: int, drafts: bool, *, always: bool = False) -> Continue:
+    """Return modelstack's torch engine in float32; `always`: it drafts, also where that does not pay."""
     from modelstack.inference.engine import GenerateRequest
     from modelstack.inference.torch.engine import TorchEngine
     from modelstack.train.process import set_up_process
 
     set_up_process(threads)
     engine = TorchEngine.load(source, context_window=window, drafter="mtp" if drafts else None)
+
+    if drafts and always:
+        from modelstack.inference.speculation.draft_lengths import StepCosts
+
+        class NoCosts(StepCosts):
+            def seconds(self, sizes: Any) -> Any:
+                return sizes * 0.0 + 1.0
+
+        assert engine._speculation is not None  # pyright: ignore[reportPrivateUsage]
+        engine._speculation.costs = NoCosts()  # pyright: ignore[reportPrivateUsage]
 
     def answer(prompt: list[int], n_reply: int) -> dict[str, Any]:
         reply = engine.generate(GenerateRequest(prompt, n_reply, end_ids=frozenset()))
@@ -77,6 +88,7 @@ def llama_cpp_server(source: Path, threads: int, window: int, drafts: bool) -> C
 
 PROGRAMS: dict[str, tuple[str, Callable[[Path, int, int, bool], Continue]]] = {
     "torch": ("torch", torch_engine),
+    "torch, always": ("torch", partial(torch_engine, always=True)),
     "llama.cpp server": ("xllamacpp", llama_cpp_server),
 }
 """Distribution whose version is reported, and function, by name."""

@@ -183,7 +183,7 @@ def quantise(
 @explained(
     reads="the model, which stays as it is; conversations of the kind that it will write",
     writes="runs/NAME: drafter/, card.md, metrics.jsonl",
-    example="modelstack drafter chat base=smollm2-135m data.training=[chat.jsonl]",
+    example="modelstack drafter chat base=smollm2-135m 'data.training=[\"chat.jsonl\"]'",
     then="modelstack serve smollm2-135m --engine torch --drafter runs/drafter",
 )
 def drafter(arguments: Arguments, out: Out = None, keys: Keys = None) -> None:

@@ -168,15 +168,15 @@ class Generation:
     masked_logprobs: list[float] = field(default_factory=list)
     """The same over the legal tokens only; 0 for forced tokens."""
     legal_counts: list[int] = field(default_factory=list)
-    top_logprobs: list[TopLogprobs] = field(default_factory=list)
-    """The most probable tokens of each position, under the distribution of `logprobs`, legal or not; an empty
-    tuple for forced tokens. No entries if the request asks for none."""
     choices: list[ChoicePoint] = field(default_factory=list)
     finish_reason: FinishReason = "end"
     closed_at: int | None = None
     """Index of the token before which the grammar closed the reply because of its token budget, although the model
     would have continued; None if it did not."""
     stats: GenerationStats = field(default_factory=GenerationStats)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    """The most probable tokens of each position, under the distribution of `logprobs`, legal or not; an empty
+    tuple for forced tokens. No entries if the request asks for none."""
 
     @property
     def closed_early(self) -> bool:

@@ -50,10 +50,18 @@ class StepCosts:
         self._by_size: dict[int, _Cost] = {}
         """By the power of two that is not below the number of tokens."""
         self._n_steps = 0
+        self._known: set[int] = set()
+        """Numbers of tokens of the steps so far."""
 
     def add(self, n_tokens: int, seconds: float) -> None:
-        """Add a step; steps of more than `MAX_STEP` tokens are ignored."""
+        """Add a step; ignored are those of more than `MAX_STEP` tokens, and the first of each number of tokens.
+
+        Libraries prepare their kernels in the first step of a size, which then takes several times as long.
+        """
         if not 1 <= n_tokens <= MAX_STEP:
+            return
+        if n_tokens not in self._known:
+            self._known.add(n_tokens)
             return
         self._n_steps += 1
         size = (n_tokens - 1).bit_length()

@@ -33,6 +33,8 @@ from modelstack.inference.speculation.lookup import MAX_MATCH, PromptLookup
 
 PAUSE = 31
 """Number of steps without guesses of a costly drafter after one that did not pay."""
+FORGETTING = 0.9
+"""Factor on the time that guesses are thought to take, at each pause: so that they are measured again."""
 DrafterName = Literal["lookup", "mtp"]
 """Sources of drafts: `lookup` finds them in the prompt and the reply so far, `mtp` asks the model's module for
 multi-token prediction."""
@@ -75,6 +77,10 @@ class DraftedReply:
     """The reply's tokens in the evaluation."""
     guess: Guess | None = None
     """Tokens that were expected after the reply so far, drafted or not."""
+    followed: Guess | None = None
+    """Earlier guess that was not drafted, whose tokens are compared as they are written."""
+    n_followed: int = 0
+    """Number of its tokens that were right so far."""
     text: PromptLookup = field(default_factory=PromptLookup)
     """Index of the text so far, for `LookupDrafter`."""
 
@@ -125,6 +131,8 @@ class Speculation:
         """Seconds in which the drafter guesses for a step, averaged."""
         self._n_pauses = 0
         """Number of steps before the drafter is asked again."""
+        self._has_paused = True
+        """Whether the drafter was not asked in the step before: it then catches up, which takes longer."""
 
     def draft(self, replies: Sequence[DraftedReply], max_tokens: int) -> list[list[int]]:
         """Return the draft of each reply that takes part in the next step; empty for those without.
@@ -139,24 +147,48 @@ class Speculation:
         started = perf_counter()
         for each in replies:
             each.guess = self._legal_guess(each)
-        self._drafting_s += (perf_counter() - started - self._drafting_s) / COST_MEMORY
+        if not self._has_paused:
+            self._drafting_s += (perf_counter() - started - self._drafting_s) / COST_MEMORY
+        self._has_paused = False
         guesses = [each.guess or Guess([]) for each in replies]
         if not any(guess.ids for guess in guesses):
             return [[] for _ in replies]
         chances = [self._drafter.rates.probabilities(guess.n_matched, len(guess.ids)) for guess in guesses]
         lengths = draft_lengths(chances, self.costs, max_tokens - len(replies), self._drafting_s)
         if not any(lengths) and self._drafter.is_costly:
-            self._n_pauses = PAUSE
+            self._n_pauses, self._has_paused = PAUSE, True
+            self._drafting_s *= FORGETTING
         return [guess.ids[:n] for guess, n in zip(guesses, lengths, strict=True)]
 
     def learn(self, drafted: DraftedReply, written: Sequence[int], n_drafted: int) -> None:
-        """Compare a guess with what was written, also if it was not drafted: then its first token is known."""
-        if drafted.guess is None:
+        """Compare a guess with what was written.
+
+        A guess that was not drafted is compared with the tokens of later steps, too: so the acceptance rates of
+        all its places are known without the cost of drafts. Meanwhile other guesses tell about their first token.
+        """
+        self._compare_followed(drafted, written)
+        guess, drafted.guess = drafted.guess, None
+        if guess is None:
             return
         n_tried = max(1, n_drafted)
-        n_right = common_prefix_length(drafted.guess.ids[:n_tried], list(written))
-        self._drafter.rates.add(drafted.guess.n_matched, n_right, n_tried)
-        drafted.guess = None
+        n_right = common_prefix_length(guess.ids[:n_tried], list(written))
+        if not n_drafted and n_right and len(guess.ids) > 1 and drafted.followed is None:
+            drafted.followed, drafted.n_followed = guess, n_right
+        else:
+            self._drafter.rates.add(guess.n_matched, n_right, n_tried)
+
+    def _compare_followed(self, drafted: DraftedReply, written: Sequence[int]) -> None:
+        """Compare the followed guess with the tokens of a step; it ends with its first wrong token."""
+        guess = drafted.followed
+        if guess is None:
+            return
+        expected = guess.ids[drafted.n_followed :]
+        n_right = common_prefix_length(expected, list(written))
+        drafted.n_followed += n_right
+        if n_right == min(len(expected), len(written)) and n_right < len(expected):
+            return  # the rest is not known yet
+        self._drafter.rates.add(guess.n_matched, drafted.n_followed, len(guess.ids))
+        drafted.followed = None
 
     def _legal_guess(self, each: DraftedReply) -> Guess | None:
         found = self._drafter.guess(each, MAX_DRAFT)

@@ -52,7 +52,7 @@ def test_full_pairs_are_never_fewer_than_causal_ones(new: int, past: int, rate: 
     [
         (0, 0, False, "n_tokens 0 must be at least 1"),
         (4, -1, False, "n_past -1 must be at least 0"),
-        (1, 0, True, "n_tokens 1 is too few for 1 modules"),
+        (1, 0, True, "n_tokens 1 is too few for 1 multi-token predictions"),
         (9, 3, True, "n_past 3 must be 0"),
     ],
 )

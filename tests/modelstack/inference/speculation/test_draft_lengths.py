@@ -22,7 +22,10 @@ from modelstack.inference.speculation.draft_lengths import (
 
 
 def costs_of(*steps: tuple[int, float]) -> StepCosts:
+    """Return the costs of some steps, each after the first step of its size, which is not counted."""
     costs = StepCosts()
+    for n_tokens in {n_tokens for n_tokens, _ in steps}:
+        costs.add(n_tokens, 500.0)
     for n_tokens, seconds in steps:
         costs.add(n_tokens, seconds)
     return costs
