@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from evals.speed.agent_workload import Asked, Kind, agent_requests, free_requests
 from evals.speed.model_forward import ratio_of
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
-from modelstack.commands.torch_engines import Numbers, load_torch_base, torch_engine
+from modelstack.commands.torch_engines import Drafter, Numbers, load_torch_base, torch_engine
 from modelstack.inference.server.turns import ServedReply
 from modelstack.train.process import set_up_process
 
@@ -55,13 +55,13 @@ class Round:
         return self.seconds / self.n_tokens
 
 
-def load(model: str, kind: EngineKind, threads: int, *, drafts: bool) -> ServedModel:
-    """Return a model of the catalog on an engine."""
+def load(model: str, kind: EngineKind, threads: int, drafter: Drafter) -> ServedModel:
+    """Return a model of the catalog on an engine, with the drafts of a drafter."""
     from agentkit.models.catalog.entries import local_path
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.inference.server.served_model import ServedModel
 
-    path, drafter = local_path(model), "lookup" if drafts else None
+    path = local_path(model)
     if kind == "llama.cpp":
         llama = LlamaCppEngine(
             path,
@@ -69,12 +69,12 @@ def load(model: str, kind: EngineKind, threads: int, *, drafts: bool) -> ServedM
             max_conversations=N_CONVERSATIONS,
             n_threads=threads,
             n_threads_prefill=threads,
-            drafter=drafter,
+            drafter=drafter.name,
         )
         return ServedModel(llama, model)
     numbers = Numbers(kind)
-    base = load_torch_base(path, None, numbers)
-    return ServedModel(torch_engine(base, numbers, n_cached_tokens=N_CACHED, drafter=drafter), model)
+    base = load_torch_base(path, None, numbers, drafter.folder)
+    return ServedModel(torch_engine(base, numbers, n_cached_tokens=N_CACHED, drafter=drafter.name), model)
 
 
 def answer(model: ServedModel, asked: Sequence[Asked]) -> Round:
@@ -98,12 +98,17 @@ def compare(
 
 
 def run(
-    model: str, engines: Sequence[EngineKind], works: Mapping[Kind, Sequence[Asked]], repeats: int, threads: int
+    model: str,
+    engines: Sequence[EngineKind],
+    works: Mapping[Kind, Sequence[Asked]],
+    repeats: int,
+    threads: int,
+    drafter: Drafter,
 ) -> BenchmarkResult:
     """Measure all works on some engines."""
     figures, comparisons = list[Figure](), list[Comparison]()
     for kind in engines:
-        plain, drafting = (load(model, kind, threads, drafts=drafts) for drafts in (False, True))
+        plain, drafting = (load(model, kind, threads, each) for each in (Drafter(None), drafter))
         for work, asked in works.items():
             off, on = compare((plain, drafting), asked, repeats)
             ratio, low, high = ratio_of([each.token_s for each in on], [each.token_s for each in off])
@@ -139,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", action="append", choices=kinds, help="default: int8, llama.cpp")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--drafter", default="lookup", help="or a stage of `modelstack drafter`, on torch engines")
     parser.add_argument("--requests", type=int, help="number of requests of each kind; else all")
     add_result_option(parser)
     options = parser.parse_args(argv)
@@ -147,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for asked in agent_requests() + free_requests():
         works[asked.kind].append(asked)
     works = {kind: asked[: options.requests] for kind, asked in works.items()}
-    engines: list[EngineKind] = options.engine or ["int8", "llama.cpp"]
-    return finish(options.result, run(options.model, engines, works, options.repeats, options.threads))
+    drafter = Drafter.parse(options.drafter)
+    engines: list[EngineKind] = options.engine or (["int8"] if drafter.folder else ["int8", "llama.cpp"])
+    result = run(options.model, engines, works, options.repeats, options.threads, drafter)
+    return finish(options.result, result)
 
 
 if __name__ == "__main__":
