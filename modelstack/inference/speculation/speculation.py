@@ -131,6 +131,8 @@ class Speculation:
         """Seconds in which the drafter guesses for a step, averaged."""
         self._n_pauses = 0
         """Number of steps before the drafter is asked again."""
+        self._longest = 0
+        """Length of the longest guess so far."""
         self._has_paused = True
         """Whether the drafter was not asked in the step before: it then catches up, which takes longer."""
 
@@ -155,7 +157,10 @@ class Speculation:
             return [[] for _ in replies]
         chances = [self._drafter.rates.probabilities(guess.n_matched, len(guess.ids)) for guess in guesses]
         lengths = draft_lengths(chances, self.costs, max_tokens - len(replies), self._drafting_s)
-        if not any(lengths) and self._drafter.is_costly:
+        longest = max(len(guess.ids) for guess in guesses)
+        self._longest = max(self._longest, longest)
+        # Shorter guesses, at the end of a reply, tell nothing about the next replies.
+        if not any(lengths) and self._drafter.is_costly and longest == self._longest:
             self._n_pauses, self._has_paused = PAUSE, True
             self._drafting_s *= FORGETTING
         return [guess.ids[:n] for guess, n in zip(guesses, lengths, strict=True)]
