@@ -89,7 +89,8 @@ class DrafterTraining(Training[DrafterResolved]):
         n_drafted = model.config.vocab_size if model.draft_vocabulary is None else len(model.draft_vocabulary.ids)
         what = (
             f"Drafter for {self.resolved.parent.name}: up to {recipe.loss.steps} tokens of a vocabulary of "
-            f"{n_drafted:,}; {n_steps:,} steps of {recipe.rows} replies, from {self._examples.n_examples:,} examples."
+            f"{n_drafted:,}; {n_steps:,} steps of {recipe.rows} replies, from "
+            f"{self._examples.n_examples:,} examples."
         )
         if self._held_back is None:
             return Report(what)
