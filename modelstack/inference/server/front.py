@@ -6,6 +6,7 @@ workers gets an error. A stream that has begun ends in an error event in its pro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -20,10 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from modelstack.inference.server.access import check_key
 from modelstack.inference.server.bodies import read_content
-from modelstack.inference.server.errors import ApiError
+from modelstack.inference.server.errors import ApiError, api_error
 from modelstack.inference.server.reply_response import error_event, error_response, form_of
 from modelstack.inference.server.replying import Limits
 from modelstack.inference.server.worker_process import Supervisor
+
+logger = logging.getLogger(__name__)
 
 N_ATTEMPTS = 2
 """Workers that a request is given to."""
@@ -127,13 +130,22 @@ class PassedOnResponse(Response):
             tasks.cancel_scope.cancel()
 
     async def _answered(self, send: Send) -> Response | None:
-        """Return the response; None: it was a stream, and was sent."""
+        """Return the response; None: it was a stream, and was sent.
+
+        Raises:
+            TimeoutError: The client reads nothing.
+        """
         try:
             return await self._of_a_worker(send)
-        except ApiError as error:
+        except TimeoutError:
+            raise
+        except Exception as error:
+            known = api_error(error)
+            if known.status == 500:
+                logger.exception("%s failed", self._request.url.path)
             if not self._has_begun:
-                return error_response(error, self._form)
-            await self._send(error_event(error, self._form), send, is_last=True)
+                return error_response(known, self._form)
+            await self._send(error_event(known, self._form), send, is_last=True)
             return None
 
     async def _of_a_worker(self, send: Send) -> Response | None:

@@ -282,6 +282,16 @@ def test_a_request_that_ends_two_workers_is_given_to_no_third() -> None:
     assert post(_Workers(ends, answers)).json() == {"asked": "hello"}
 
 
+def fails(request: httpx.Request) -> httpx.Response:
+    raise ValueError("a secret detail")
+
+
+def test_a_fault_of_the_server_itself_has_the_form_of_its_errors() -> None:
+    reply = post(_Workers(fails))
+    assert reply.status_code == 500
+    assert reply.json()["error"]["message"] == "the server failed; its log has the reason"
+
+
 def test_a_worker_that_lives_and_closes_the_connection_is_not_asked_again() -> None:
     workers = _Workers(ends, answers, alive=True)
     reply = post(workers)
