@@ -12,23 +12,27 @@ N_CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 # are given by environment and not by --config-settings, so that pip caches the wheel that it built.
 CMAKE_SWITCHES := -DGGML_LLAMAFILE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF \
 	-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
-# Tests run in two processes more than there are cores, as many wait for servers and children. Each has one thread: more
+# Tests run in one process more than there are cores, as many wait for servers and children. Each has one thread: more
 # threads than cores wait for each other. Bytecode is written even where the environment forbids it: else each test
 # process compiles all tests, and each of its children the packages.
-TEST_ENV := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1
-N_TEST_PROCESSES := $(shell expr $(N_CORES) + 2)
+TEST_ENV := env -u PYTHONDONTWRITEBYTECODE -u MAKEFLAGS OMP_NUM_THREADS=1
+N_TEST_PROCESSES := $(shell expr $(N_CORES) + 1)
 # Node's own limit of 4 GiB is just enough for pyright, which then spends two thirds of its time collecting garbage.
 PYRIGHT_ENV := env NODE_OPTIONS=--max-old-space-size=8192
 BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)"
 
-.PHONY: demo test test-fast lint docs bench wheel-smoke clean
+.PHONY: demo test test-all test-fast lint docs bench wheel-smoke clean
 
 demo: $(VENV)/.local
 	$(BIN)/agentkit demo
 
-test: lint $(VENV)/.conformance
+# pyright is one process and takes minutes: the tests run beside it.
+test: $(VENV)/.conformance
 	$(BIN)/agentkit models pull smollm2-135m
 	$(BIN)/python -m evals.tool_use.bfcl.wheel
+	$(MAKE) -j2 lint test-all
+
+test-all: $(VENV)/.conformance
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_TEST_PROCESSES) --dist loadgroup
 
 test-fast: $(VENV)/.dev
