@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.mtp import DraftVocabulary, MtpModule, MultiTokenPrediction
-from modelstack.errors import UserError
+from modelstack.errors import UserError, first_difference
 
 MODULE_FILE, FACTS_FILE = "module.safetensors", "drafter.json"
 _DRAFT_IDS = "draft_ids"
@@ -40,16 +40,7 @@ def add_draft_module(model: CausalLM, draft_ids: Tensor | None, *, n_steps: int 
     Raises:
         UserError: The model has a module, or states that are several streams.
     """
-    if model.mtp is not None:
-        raise UserError("this model has a module for multi-token prediction already, which drafts (--drafter mtp)")
-    if model.config.norm_placement == "hyper":
-        raise UserError(
-            "a model with hyper-connections has states of several streams, which no drafter here reads"
-        )
-    weight = model.lm_head.weight
-    model.config = model.config.with_(num_nextn_predict_layers=1, mtp_steps=n_steps)
-    modules = MultiTokenPrediction(model.config)
-    module: MtpModule = modules[0]  # pyright: ignore
+    module = _attached(model, draft_ids, n_steps)
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.ndim > 1:
@@ -61,9 +52,22 @@ def add_draft_module(model: CausalLM, draft_ids: Tensor | None, *, n_steps: int 
     module.norm.load_state_dict(model.model.norm.state_dict())
     D = model.config.hidden_size
     module.eh_proj.weight[:, D:] = torch.eye(D)  # begins with the state, and learns what the token adds
-    model.mtp = modules.to(weight.device, weight.dtype)
+
+
+def _attached(model: CausalLM, draft_ids: Tensor | None, n_steps: int) -> MtpModule:
+    """Give a model a module with torch's default weights, and return it."""
+    if model.mtp is not None:
+        raise UserError("this model has a module for multi-token prediction already, which drafts (--drafter mtp)")
+    if model.config.norm_placement == "hyper":
+        raise UserError(
+            "a model with hyper-connections has states of several streams, which no drafter here reads"
+        )
+    weight = model.lm_head.weight
+    model.config = model.config.with_(num_nextn_predict_layers=1, mtp_steps=n_steps)
+    model.mtp = MultiTokenPrediction(model.config).to(weight.device, weight.dtype)
     if draft_ids is not None:
         model.draft_vocabulary = DraftVocabulary(model.lm_head, draft_ids)
+    return model.mtp[0]  # pyright: ignore[reportReturnType]
 
 
 def save_draft_module(model: CausalLM, folder: Path, base_sha256: str) -> None:
@@ -111,10 +115,8 @@ def load_draft_module(model: CausalLM, folder: Path, base_sha256: str) -> None:
         raise UserError(
             f"{folder / MODULE_FILE}: {_DRAFT_IDS} must be ids of the model's {model.config.vocab_size} tokens"
         )
-    add_draft_module(model, None if draft_ids is None else draft_ids.long(), n_steps=n_steps)
-    assert model.mtp is not None
+    module = _attached(model, None if draft_ids is None else draft_ids.long(), n_steps)
     try:
-        model.mtp[0].load_state_dict(tensors)
+        module.load_state_dict(tensors)
     except RuntimeError as error:
-        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise UserError(f"{folder / MODULE_FILE} does not fit the model: {first}") from error
+        raise UserError(f"{folder / MODULE_FILE} does not fit the model: {first_difference(error)}") from error

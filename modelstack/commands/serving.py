@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MODELSTACK_API_KEY"
 DEFAULT_PORT = 8000
+FOR_VLLM = frozenset({"source", "name", "engine", "host", "port", "adapter", "window", "running", "no_key", "out"})
+"""Parameters of `serve` that its start of vLLM has."""
+_OPTION_NAMES = {"window": "context", "prefill": "prefill-process"}
+"""Options whose parameters have other names."""
 CACHED_WINDOWS = 2
 """Context windows that the cache of llama.cpp holds, for all conversations together."""
 GRACE_S = 30
@@ -61,6 +65,7 @@ class EngineName(StrEnum):
     then="curl http://127.0.0.1:8000/v1/models",
 )
 def serve(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="MODEL", help="GGUF file, checkpoint folder, stage, or a model's name.")
     ],
@@ -89,7 +94,7 @@ def serve(
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, help="Of requests that name none; 0: most probable token.")
     ] = 0.0,
-    context: Annotated[
+    window: Annotated[
         int | None, typer.Option("--context", min=16, help="Tokens of a conversation; else at most 8,192.")
     ] = None,
     running: Annotated[int, typer.Option("--running", min=1, help="Replies that are written together.")] = 8,
@@ -138,23 +143,11 @@ def serve(
             "give --no-key"
         )
     limits = Limits(running, waiting, timeout, max_body_bytes=max_body)
+    _refuse_without_effect(context, engine)
     if engine is EngineName.vllm:
-        ours = {
-            "--lora": lora is not None,
-            "--prior": prior is not None,
-            "--precision": precision is not None,
-            "--prefill-process": prefill,
-            "--supervise": supervise,
-            "--drafter": drafter != "lookup",
-            "--convention": convention != "auto",
-            "--temperature": temperature != 0,
-            "--threads": threads is not None,
-        }
-        if given := [option for option, is_given in ours.items() if is_given]:
-            raise UserError(f"{given[0]} is for the engines of this package, not for vllm; leave it out")
         served = name or Path(source).name.removesuffix(".gguf")
         _serve_by_vllm(
-            VllmServer(served, host, port, context, running, [_named(each) for each in adapter or ()]),
+            VllmServer(served, host, port, window, running, [_named(each) for each in adapter or ()]),
             source,
             out,
             key,
@@ -172,7 +165,7 @@ def serve(
         require_fitted_to(fitted, lora, prior)
     adapters = [_named(each) for each in adapter or ()]
     try:
-        options = _EngineOptions(context, running, threads, Drafter.parse(drafter), precision, prefill)
+        options = _EngineOptions(window, running, threads, Drafter.parse(drafter), precision, prefill)
         loaded, path = _load(source, engine, lora, adapters, options)
     except EngineError as error:
         raise UserError(str(error)) from error
@@ -196,6 +189,22 @@ def serve(
             server.run(sockets=[listener])
     finally:
         loaded.close()
+
+
+def _refuse_without_effect(context: typer.Context, engine: EngineName) -> None:
+    """Refuse options that the chosen engine does not have.
+
+    Raises:
+        UserError: One was given.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        is_given = source is not None and source.name == "COMMANDLINE"
+        option = f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}"
+        if is_given and engine is EngineName.vllm and name not in FOR_VLLM:
+            raise UserError(f"{option} is for the engines of this package, not for vllm; leave it out")
+        if is_given and engine is not EngineName.vllm and name == "out":
+            raise UserError(f"{option} is for --engine vllm: other engines write no files; leave it out")
 
 
 def _serve_by_vllm(server: VllmServer, source: str, folder: Path, key: str | None) -> NoReturn:

@@ -7,20 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import weakref
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelstack.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows, which has no folder in memory either
-    fcntl = None
 
 if TYPE_CHECKING:
     from modelstack.inference.speculation.speculation import DrafterName
@@ -33,8 +26,6 @@ SHARED_MEMORY = Path("/dev/shm")
 HANDED_OVER_BYTES = 1 << 30
 """Bytes of keys and values that wait in shared memory."""
 _FOLDER_PREFIX = "modelstack-prompts-"
-_NEW_S = 60.0
-"""Age below which a folder may be one that its process has not locked yet."""
 
 
 class Numbers(StrEnum):
@@ -125,43 +116,16 @@ def load_torch_base(
     return base
 
 
-def own_folder(place: Path) -> Path:
-    """Return a new folder for the lifetime of this process; deletes those that killed processes have left.
-
-    A folder is locked as long as its process lives. The lock is kept open on purpose: it ends with the process.
-    """
-    for left in place.glob(f"{_FOLDER_PREFIX}*"):
-        with suppress(OSError):  # another user's, or one that is in use, or just deleted by another process
-            found = left.stat()
-            is_new = time.time() - found.st_mtime < _NEW_S
-            if found.st_uid == os.geteuid() and not is_new and _locked(left) is not None:
-                shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=place))
-    _locked(folder)
-    return folder
-
-
-def _locked(folder: Path) -> int | None:
-    """Lock a folder until this process ends; returns None if another process has the lock."""
-    if fcntl is None:
-        return None
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(opened)
-        return None
-    return opened
-
-
 def prefill_process(
     path: Path, precision: Numbers | None, threads: int | None, context_window: int | None
 ) -> PrefillProcess:
     """Start a process that reads prompts of a model for an engine of this one (`prefill_worker`)."""
+    from modelstack.inference.private_files import folder_of_process
     from modelstack.inference.state_store import StateStore
     from modelstack.inference.torch.prefill_process import PrefillProcess
 
-    folder = own_folder(SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
+    place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    folder = folder_of_process(place, _FOLDER_PREFIX)
     settings = {
         "source": str(path),
         "precision": precision,

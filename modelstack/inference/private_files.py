@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -27,6 +28,8 @@ LOCK_NAME = ".lock"
 LOCK_WAIT_S = 5.0
 """Seconds that a writer waits for another one, which needs milliseconds."""
 LOCK_POLL_S = 0.02
+NEW_FOLDER_S = 60.0
+"""Age below which the folder of a process may be one that it has not locked yet."""
 SCRATCH_PREFIX = ".write-"
 """Prefix of the names of files that are being written."""
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
@@ -47,6 +50,39 @@ def open_private(path: Path) -> Iterator[FileIO]:
         if not (stat.S_ISREG(found.st_mode) and _is_private(found)):
             raise PermissionError(errno.EPERM, "not a file that only you can write", str(path))
         yield file
+
+
+def folder_of_process(place: Path, prefix: str) -> Path:
+    """Return a new folder for the lifetime of this process; deletes those that killed processes have left.
+
+    A folder is locked as long as its process lives. The lock is kept open on purpose: it ends with the process.
+
+    Args:
+        place: Folder in which it is made.
+        prefix: Beginning of the names of such folders, and of no other ones.
+    """
+    for left in place.glob(f"{prefix}*"):
+        with suppress(OSError):  # another process has just deleted it
+            is_new = time.time() - os.lstat(left).st_mtime < NEW_FOLDER_S
+            if not is_new and is_private_folder(left) and (lock := _folder_lock(left)) is not None:
+                shutil.rmtree(left)
+                os.close(lock)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    _folder_lock(folder)
+    return folder
+
+
+def _folder_lock(folder: Path) -> int | None:
+    """Return the open lock of a folder; None if another process has it."""
+    if fcntl is None:
+        return None
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
 
 
 def is_private_folder(folder: Path) -> bool:

@@ -68,7 +68,7 @@ def starting_point(base: str | Path, weights: str | Path | None = None) -> Start
         sha256 = base_sha256(path)
         return StartingPoint(path, sha256, Origin(kind="base", name=_name(path), sha256=sha256))
     if not (path / ADAPTER).is_dir():
-        model = path / MODEL
+        model = stage.weights
         return StartingPoint(model, base_sha256(model), stage.origin)
     found = weights_path(weights) if weights is not None else _weights_of(path)
     require_same_base(stage.record.base_sha256, base_sha256(found))

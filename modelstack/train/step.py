@@ -24,7 +24,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED, TokenLoss
 from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.data.batches import Batch
-from modelstack.errors import UserError
+from modelstack.errors import UserError, first_difference
 from modelstack.train.passes import LocalPasses, Passes
 from modelstack.train.precision import Fp32Masters
 
@@ -63,8 +63,7 @@ class TrainState:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            lines = str(error).splitlines()[:2]  # torch's message lists every tensor that differs
-            reason = " ".join(line.strip() for line in lines)
+            reason = first_difference(error)
             raise UserError(
                 f"the checkpoint is of another model or optimizer; train into another folder: {reason}"
             ) from error

@@ -31,7 +31,7 @@ DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", *DATA}
 EMBEDDED = re.compile(r"(?<=[\"' =])local(?::small|:medium)?(?=[\"'\s?])")
 """Names of the embedded model's larger profiles, which tests do not have."""
-FIRST = {ROOT, ROOT / "docs"}
+FIRST = {ROOT, ROOT / "docs", ROOT / "docs" / "get-started"}
 """Folders of the pages whose console scripts are not forks of a warm process, see `tests.docs.warm_programs`."""
 
 

@@ -275,9 +275,6 @@ def test_what_can_be_expected_of_a_model_is_said() -> None:
 def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(
     agentkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toolsets = demo._toolsets
-    # Neither task needs the third server, and the model reads each tool.
-    monkeypatch.setattr(demo, "_toolsets", lambda folder: [t for t in toolsets(folder) if t.id != "time"])
     monkeypatch.setattr(demo, "TASKS", (LINES, COLUMNS))
     done = agentkit("demo", "--model", "local:tiny")
     n_solved = done.stdout.count("✓ solved")

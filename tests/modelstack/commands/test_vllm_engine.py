@@ -19,10 +19,8 @@ from modelstack.errors import UserError
 from modelstack.posttrain.base import load_base
 from modelstack.toolcalls.conventions import CONVENTIONS
 from tests.modelstack.posttrain.toy_trainings import METHODS, World, write_world
+from tests.vllm_environment import VLLM, needs_vllm
 
-VLLM = Path(
-    os.environ.get("VLLM_PYTHON", Path(__file__).resolve().parents[3] / ".venv-peers-serving-vllm/bin/python")
-)
 PARSED = """
 import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -102,10 +100,7 @@ def test_each_parser_is_of_a_convention() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not VLLM.exists(),
-    reason="needs vLLM: `python -m evals.speed.serving --part peers` makes its environment, or set VLLM_PYTHON",
-)
+@needs_vllm
 def test_vllm_reads_the_options(stage: Path, tmp_path: Path) -> None:
     VllmServer("taught", "127.0.0.1", 8123, None, 8).write(stage, tmp_path)
     command = [str(VLLM), "-c", PARSED, str(tmp_path / OPTIONS_FILE)]
@@ -151,4 +146,7 @@ def test_what_vllm_has_not_is_said(world: World, tmp_path: Path, monkeypatch: py
 
     assert "vllm is not installed here" in run() and (tmp_path / "out" / OPTIONS_FILE).is_file()
     assert "--supervise is for the engines of this package" in run("--supervise")
-    assert "--drafter is for the engines of this package" in run("--drafter", "none")
+    for given in (("--drafter", "lookup"), ("--timeout", "9"), ("--prefill-process",)):
+        assert f"{given[0]} is for the engines of this package" in run(*given)
+    arguments = ["serve", str(world.checkpoint), "--out", str(tmp_path)]
+    assert "--out is for --engine vllm" in " ".join(CliRunner().invoke(app, arguments).output.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,19 +14,15 @@ from modelstack.architecture.rounded_weight import NumberFormat
 from modelstack.inference.quantise.rounded_model import METHODS, quantise
 from tests.modelstack.architecture.gguf_models import VOCAB_SIZE, toy_config, toy_model
 from tests.modelstack.inference.quantise.quantised_toys import INT4, ROWS8
+from tests.vllm_environment import VLLM, needs_vllm
 
-ROOT = Path(__file__).resolve().parents[4]
-VLLM = Path(os.environ.get("VLLM_PYTHON", ROOT / ".venv-peers-serving-vllm" / "bin" / "python"))
 SCRIPT = Path(__file__).with_name("vllm_log_probs.py")
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "max_position_embeddings": 256}
 """vLLM's kernels need heads of 32 channels and more, and wide layers."""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not VLLM.exists(),
-    reason="needs vLLM: `python -m evals.speed.serving --part peers` makes its environment, or set VLLM_PYTHON",
-)
+@needs_vllm
 @pytest.mark.parametrize("number_format", [INT4, ROWS8], ids=["int4", "int8 rows"])
 def test_log_probabilities_are_those_of_this_project(number_format: NumberFormat, tmp_path: Path) -> None:
     model = toy_model(toy_config("llama", **SIZES)).requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,6 @@ from tests.modelstack.inference.tiny_gguf import tiny_tokenizer, write_tiny_gguf
 TEXTS = ["a fox", "The quick brown fox jumps over the lazy dog. " * 12, "x", "a fox", "Ünïcödé 🦊 你好"]
 """Short texts, which are evaluated together, and one that takes several chunks."""
 Reference = Callable[[list[int]], NDArray[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def torch_server(tiny_gguf: Path) -> Iterator[Served]:
-    pytest.importorskip("torch", reason="needs torch (extra `train`)")
-    from modelstack.inference.torch.engine import TorchEngine
-
-    with TorchEngine.load(tiny_gguf, max_step_tokens=64) as engine, served(engine) as found:
-        yield found
-
-
-@pytest.fixture(params=["llama.cpp", "torch"])
-def server(request: pytest.FixtureRequest) -> Served:
-    return request.getfixturevalue("tiny_server" if request.param == "llama.cpp" else "torch_server")
-
-
-@pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

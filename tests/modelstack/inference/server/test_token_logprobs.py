@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,12 @@ from hypothesis import strategies as st
 
 from modelstack.inference.engine import Generation
 from modelstack.inference.server.visible_tokens import VisibleTokens
-from tests.modelstack.inference.server.serving import NAME, Served, served
+from tests.modelstack.inference.server.serving import NAME, Served
 from tests.modelstack.inference.server.test_official_clients import ANSWER, ASK, SCHEMA, TOOLS
 
 N_BEST = 3
 PROMPT = "The quick brown fox"
 Best = Callable[[list[int]], list[dict[int, float]]]
-
-
-@pytest.fixture(scope="module")
-def torch_server(tiny_gguf: Path) -> Iterator[Served]:
-    pytest.importorskip("torch", reason="needs torch (extra `train`)")
-    from modelstack.inference.torch.engine import TorchEngine
-
-    with TorchEngine.load(tiny_gguf) as engine, served(engine) as found:
-        yield found
-
-
-@pytest.fixture(params=["llama.cpp", "torch"])
-def server(request: pytest.FixtureRequest) -> Served:
-    return request.getfixturevalue("tiny_server" if request.param == "llama.cpp" else "torch_server")
-
-
-@pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

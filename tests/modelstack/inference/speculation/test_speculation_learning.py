@@ -1,4 +1,4 @@
-"""What is learnt of a drafter: rates of guesses that were not drafted, and its time when it does not catch up."""
+"""Learning about a drafter: rates of guesses that were not drafted, and its time when it does not catch up."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from modelstack.errors import UserError
 from modelstack.inference.engine import GenerateRequest
 from modelstack.posttrain.base import load_base
 from modelstack.posttrain.stages.stage import DRAFTER, open_stage
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.drafter.passes import DrafterPasses
 from modelstack.reasoning.drafter.recipe import DrafterLoss, DrafterRecipe
 from modelstack.reasoning.drafter.run import frequent_targets, train_drafter
@@ -118,6 +119,8 @@ def test_a_folder_that_is_no_drafter_of_the_model_is_refused(world: World, stage
     other = toy_model(toy_config("llama", hidden_size=32))
     with pytest.raises(UserError, match="does not fit the model: .*size mismatch"):
         load_draft_module(other, stage / DRAFTER, load_base(world.base).sha256)
+    with pytest.raises(UserError, match="it has no weights of its own"):
+        starting_point(stage)
     with pytest.raises(UserError, match="several streams"):
         add_draft_module(toy_model(toy_config("deepseek_v4")), None)
 

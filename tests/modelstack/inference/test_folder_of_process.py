@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from modelstack.commands.torch_engines import own_folder
+from modelstack.inference.private_files import folder_of_process
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from modelstack.commands.torch_engines import own_folder
-print(own_folder(Path(sys.argv[1])), flush=True)
+from modelstack.inference.private_files import folder_of_process
+print(folder_of_process(Path(sys.argv[1]), "of-a-test-"), flush=True)
 time.sleep(100)
 """
 
@@ -35,11 +35,12 @@ def test_folders_of_killed_processes_are_deleted_and_those_in_use_are_kept(tmp_p
         theirs = Path(other.stdout.readline().strip())
         (theirs / "blocks").write_bytes(b"x")
         aged(theirs)
-        mine = aged(own_folder(tmp_path))
+        mine = aged(folder_of_process(tmp_path, "of-a-test-"))
         assert theirs.is_dir() and mine != theirs
         other.send_signal(signal.SIGKILL)
         other.wait()
         new = tmp_path / f"{mine.name[:-8]}unlocked"
         new.mkdir()
-        again = own_folder(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {mine.name, new.name, again.name}
+        (tmp_path / "of-a-test-link").symlink_to(mine)
+        again = folder_of_process(tmp_path, "of-a-test-")
+    assert {path.name for path in tmp_path.iterdir()} == {mine.name, new.name, again.name, "of-a-test-link"}
