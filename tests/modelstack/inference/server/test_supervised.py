@@ -200,7 +200,9 @@ def test_a_thousand_requests_of_fifty_clients_end_while_workers_are_killed(serve
         killing.result()
     assert sum(ends.values()) == 1_000
     known = {"whole 200", "stream", "left", "wrong 400, None", "stream, worker_ended"}
-    assert set(ends) <= known | {"whole 503, worker_ended", "stream 503, worker_ended"}, ends
+    # Wrong ones too: what a request says is read by the worker, and both of its workers may end before they did.
+    ended = {f"{kind} 503, worker_ended" for kind in ("whole", "stream", "wrong")}
+    assert set(ends) <= known | ended, ends
     assert ends["whole 200"] + ends["stream"] > 400
     assert server.memory_bytes() < memory + 30e6
     with server.client as client:
