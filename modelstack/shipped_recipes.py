@@ -26,6 +26,7 @@ FOLDERS = {
     "distil": "reasoning/distil",
     "merge": "reasoning/merge",
     "drafter": "inference/drafter",
+    "guard": "align/guard",
 }
 """Folder of each command's recipes, below the folder of its step."""
 

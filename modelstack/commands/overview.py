@@ -25,6 +25,7 @@ _STEP_OF_STAGE = {
     "distilled": "reasoning",
     "merged": "reasoning",
     "drafter": "inference",
+    "guard": "align",
 }
 """Step by the kind in a stage's record."""
 _MARKS = {
@@ -51,6 +52,7 @@ _KEYS = {
     "teacher": "reasoning",
     "parents": "reasoning",
     "tasks": "reasoning",
+    "policies": "align",
     "tokenizer": "train",
 }
 """Step by a key in the recipe of an unfinished run; the last match counts."""
@@ -104,7 +106,7 @@ def runs_in(folder: Path) -> Iterator[FoundRun]:
 
 
 def _told(step: Step) -> str:
-    return ", ".join(step.commands) or step.elsewhere
+    return ", ".join(step.commands)
 
 
 def _stage(path: Path) -> FoundRun | None:

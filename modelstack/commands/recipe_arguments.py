@@ -38,6 +38,7 @@ MODELS = {
     "distil": "modelstack.reasoning.distil.recipe:DistilRecipe",
     "drafter": "modelstack.reasoning.drafter.recipe:DrafterRecipe",
     "merge": "modelstack.reasoning.merging.recipe:MergeRecipe",
+    "guard": "modelstack.align.guard_training.recipe:GuardRecipe",
 }
 """Model of the recipe of each command, as module and class: a module is imported when its command needs it."""
 Arguments = Annotated[

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from modelstack.commands import (
+    align,
     architecture,
     data,
     decide,
@@ -32,8 +33,6 @@ class Step:
     about: str
     commands: Mapping[str, Callable[..., None]] = field(default_factory=dict[str, Callable[..., None]])
     """Functions by the words of their command."""
-    elsewhere: str = ""
-    """Usage of a step without its own `modelstack` command."""
 
 
 STEPS = (
@@ -95,7 +94,7 @@ STEPS = (
         },
     ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
-    Step("align", "classifiers of requests and replies", elsewhere="Python: modelstack.align.guards.assess"),
+    Step("align", "guards of requests and replies", {"guard": align.guard, "judge": align.judge}),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}
 """Commands that belong to no step."""

@@ -7,7 +7,7 @@ its own random stream and its own grammar, and an error of one ends only that on
 
 An engine supplies the `Evaluation`: streams of tokens in, logits after their last tokens out.
 
-Letters: V vocabulary size.
+Letters: R rows of logits, V vocabulary size, L layers, D width of their outputs.
 """
 
 from __future__ import annotations
@@ -169,6 +169,11 @@ class BatchedEngine(ABC, Generic[StreamT]):
 
     @property
     @abstractmethod
+    def state_layers(self) -> tuple[int, ...]:
+        """Layers whose outputs the watches of requests read, from 0; the last layer is not among them."""
+
+    @property
+    @abstractmethod
     def _evaluation(self) -> DraftingEvaluation[StreamT]:
         """The model's cache and its streams."""
 
@@ -203,6 +208,8 @@ class BatchedEngine(ABC, Generic[StreamT]):
         cancelled: Callable[[], bool] | None,
     ) -> PendingReply[StreamT]:
         max_tokens = min(request.max_tokens, self._room_for(request))
+        if request.watch is not None and not self.state_layers:
+            raise EngineError("a request with a watch needs an engine that was loaded with state_layers")
 
         def stop() -> bool:
             return submission.is_cancelled or self._closing or (cancelled is not None and cancelled())
@@ -228,7 +235,8 @@ class BatchedEngine(ABC, Generic[StreamT]):
             self._account(submission, stream)
             try:
                 logits_RV = ready.logits_RV[start:end, : len(self._vocabulary)]
-                goes_on = self._continued(submission, stream, logits_RV, draft)
+                states_RLD = None if ready.states_RLD is None else ready.states_RLD[start:end]
+                goes_on = self._continued(submission, stream, logits_RV, draft, states_RLD)
             except Exception as error:  # of this reply alone: its grammar, its callback, its logits
                 submission.error = error
                 goes_on = False
@@ -245,6 +253,7 @@ class BatchedEngine(ABC, Generic[StreamT]):
         stream: StreamT,
         logits_RV: NDArray[np.float32],
         draft: Sequence[int],
+        states_RLD: NDArray[np.float32] | None,
     ) -> bool:
         """Draw the next tokens; return whether the reply goes on, with what must be evaluated next.
 
@@ -253,11 +262,17 @@ class BatchedEngine(ABC, Generic[StreamT]):
             stream: Its stream.
             logits_RV: Logits after the stream's last token and after each token of the draft.
             draft: The draft. The next token is drawn as long as the drawn and forced ones follow it.
+            states_RLD: States of the same tokens for the request's monitor, which reads a draft token's once the
+                reply has taken it.
         """
         reply, written = submission.reply, submission.reply.out.ids
         first = len(written)
         while True:
-            reply.take(logits_RV[len(written) - first])
+            row, watch = len(written) - first, submission.request.watch
+            if watch is not None and states_RLD is not None and not watch(states_RLD[row], written):
+                reply.finish("content_filter")
+                return False
+            reply.take(logits_RV[row])
             goes_on = reply.advance()
             n = len(written) - first
             if not goes_on or n > len(draft) or written[first:] != draft[:n]:

@@ -18,7 +18,8 @@ from modelstack.inference.grammar import Grammar
 from modelstack.inference.legal_tokens import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 
-FinishReason = Literal["end", "length", "cancelled"]
+FinishReason = Literal["end", "length", "cancelled", "content_filter"]
+"""`content_filter`: the request's `StateWatch` stopped the reply."""
 TopLogprobs = tuple[tuple[int, float], ...]
 """The most probable tokens of a position with their natural log-probabilities, most probable first."""
 
@@ -68,6 +69,23 @@ class LogitBias(Protocol):
         ...
 
 
+class StateWatch(Protocol):
+    """A monitor of a reply that reads hidden states of the model.
+
+    An engine shows it the states of the prompt's last token and of each token of the reply whose logits are
+    computed, which leaves out most tokens that a grammar forced. Draft tokens are shown once they are accepted.
+    """
+
+    def __call__(self, states_LD: NDArray[np.float32], written: Sequence[int]) -> bool:
+        """Return whether the reply may continue.
+
+        Args:
+            states_LD: Outputs of the engine's `state_layers` for the last token, valid during the call.
+            written: Tokens of the reply so far; empty at the end of the prompt.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """The parameters of a generation, which continues `prompt_ids` in `conversation`."""
@@ -98,6 +116,8 @@ class GenerateRequest:
     """Number of most probable tokens in `Generation.top_logprobs` for each sampled token; 0 costs nothing."""
     on_progress: Callable[[Generation], None] | None = None
     """Called with the reply so far after each block of tokens, before `on_tokens`."""
+    watch: StateWatch | None = None
+    """Monitor that may stop the reply, for engines that were loaded with `state_layers`."""
 
 
 @dataclass(slots=True)

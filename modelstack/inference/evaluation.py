@@ -4,7 +4,7 @@ An evaluation knows no replies. Each `step` evaluates some tokens of some stream
 follows each stream whose logits are known. Two loops exist: `batched_engine` writes replies for callers, and
 `rows` writes what a model in training writes.
 
-Letters: R streams (with drafts: R of their tokens), V vocabulary size.
+Letters: R streams (with drafts: R of their tokens), V vocabulary size, L layers, D width of their outputs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Ready(Generic[StreamT]):
     """Draft tokens of each stream that were evaluated; None: there are none."""
     n_tokens: int = 0
     """Number of tokens that the step evaluated; counted by evaluations that take drafts."""
+    states_RLD: NDArray[np.float32] | None = None
+    """Outputs of some layers at the tokens of `logits_RV`, valid until the next step; None: none are read."""
 
 
 def n_kept(draft: Sequence[int], ids: Sequence[int]) -> int:

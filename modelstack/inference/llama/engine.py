@@ -60,6 +60,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         seed: int | None = None,
         states: StateStore | None = None,
         drafter: DrafterName | None = None,
+        state_layers: Sequence[int] = (),
     ) -> None:
         """Load a model, and measure thread counts that are not given.
 
@@ -80,6 +81,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             states: Keeps the states of prompts' fixed parts and measurements of this machine for later processes;
                 None keeps nothing.
             drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
+            state_layers: Layers whose outputs the watches of requests read, from 0; not the last one.
 
         Raises:
             EngineError: llama-cpp-python or a file is missing or damaged, or an argument is invalid.
@@ -106,10 +108,12 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
                 n_batch=max(n_batch, max_conversations),  # at least a token of each
                 kv_type=kv_type,
                 flash_attention=flash_attention,
+                state_layers=state_layers,
             )
         except EngineError:
             self._weights.free()
             raise
+        self._state_layers = tuple(state_layers)
         self._n_cells = n_cells or self._context_window
         self._kv_type = kv_type
         self._chat_template = self._weights.chat_template()
@@ -135,6 +139,11 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
     def context_window(self) -> int:
         """Tokens that one conversation may hold."""
         return self._context_window
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """Layers whose outputs the watches of requests read."""
+        return self._state_layers
 
     @property
     def chat_template(self) -> str | None:

@@ -60,6 +60,24 @@ def library() -> ModuleType:
     return lib
 
 
+@functools.cache
+def ggml(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of ggml, which llama.cpp computes with, as a plain C function.
+
+    Raises:
+        EngineError: this llama-cpp-python has no such function.
+    """
+    base = next((path for path in library_files() if "ggml-base" in path.name), None)
+    try:
+        if base is None:
+            raise AttributeError("libggml-base is missing")
+        function = getattr(ctypes.CDLL(str(base)), name)
+    except (OSError, AttributeError) as error:
+        raise EngineError(f"this llama-cpp-python has no {name} ({error}); reinstall it: {REINSTALL}") from error
+    function.argtypes, function.restype = arguments, result
+    return function
+
+
 def library_files() -> list[Path]:
     """Return the shared libraries that compute, llama.cpp's and ggml's, in a fixed order."""
     loaded: Any = library()

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama.batch import MAX_REPLY_BATCH, SequencePart, TokenBatch
+from modelstack.inference.llama.batch import DECODE_OK, MAX_REPLY_BATCH, SequencePart, TokenBatch
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
+from modelstack.inference.llama.layer_states import LayerStates
 from modelstack.inference.llama.library import library, take_errors
 
 KVType = Literal["f32", "f16", "q8_0"]
@@ -63,6 +64,9 @@ class LlamaWeights:
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self.vocab)
         self.width: int = self._lib.llama_model_n_embd_out(self.model)
         """Width of the states that the head reads."""
+        self.state_width: int = self._lib.llama_model_n_embd(self.model)
+        """Width of the outputs of layers."""
+        self.n_layers: int = self._lib.llama_model_n_layer(self.model)
         self.trained_context: int = self._lib.llama_model_n_ctx_train(self.model)
         if lora_path is not None:
             try:
@@ -162,8 +166,11 @@ class LlamaContext:
         kv_type: KVType = "f16",
         flash_attention: bool | None = None,
         has_states: bool = False,
+        state_layers: Sequence[int] = (),
     ) -> None:
-        """Allocate `n_cells` KV entries shared by `n_sequences` sequences; `has_states` is for `states`.
+        """Allocate `n_cells` KV entries shared by `n_sequences` sequences.
+
+        `has_states` is for `states`, and `state_layers` for `layer_states`.
 
         Raises:
             EngineError: there is not enough memory, or the adapter does not fit the model.
@@ -173,6 +180,7 @@ class LlamaContext:
         self.n_batch = n_batch
         self._threads = (1, 1)
         self._width: int = weights.width
+        self._layer_states = LayerStates(state_layers, weights) if state_layers else None
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)
@@ -207,6 +215,8 @@ class LlamaContext:
         params.flash_attn_type = self._flash_attention = self._flash_attention_type(flash_attention, kv_type)
         params.embeddings, params.pooling_type = has_states, NO_POOLING
         params.no_perf = True
+        if self._layer_states is not None:
+            params.cb_eval = self._layer_states.callback
         params.n_threads = params.n_threads_batch = 1
         context = self._lib.llama_init_from_model(weights.model, params)
         if not context:
@@ -278,11 +288,20 @@ class LlamaContext:
             ValueError: there are more tokens than `n_batch`.
         """
         batch = self._batch.fill(parts)
+        if self._layer_states is not None:
+            self._layer_states.expect(parts)
         decode, prefill = self._threads
         # llama.cpp uses the second count for every batch, but a forced block is about as short as a token.
         n_threads = decode if batch.n_tokens <= MAX_REPLY_BATCH else prefill
         self._lib.llama_set_n_threads(self._context, decode, n_threads)
-        return self._lib.llama_decode(self._context, batch)
+        code = self._lib.llama_decode(self._context, batch)
+        if code == DECODE_OK and self._layer_states is not None and not self._layer_states.is_complete:
+            # The graph has another form than those before: its tensors must be found by name.
+            for part in parts:
+                self.remove(part.sequence, part.position)
+            with self._layer_states.reading_names():
+                code = self._lib.llama_decode(self._context, batch)
+        return code
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
         """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
@@ -299,6 +318,16 @@ class LlamaContext:
         """
         rows = self._lib.llama_get_embeddings(self._context)
         return np.ctypeslib.as_array(rows, (n_rows, self._width))
+
+    def layer_states(self) -> NDArray[np.float32] | None:
+        """Return the outputs [R, L, D] of `state_layers` at the last batch's tokens with requested logits.
+
+        None without such layers.
+
+        Raises:
+            EngineError: the model's graph has no output of such a layer.
+        """
+        return None if self._layer_states is None else self._layer_states.taken()
 
     def _logits_at(self, address: int, n_rows: int) -> NDArray[np.float32]:
         view = self._logits_views.get((address, n_rows))

@@ -52,6 +52,10 @@ class SequenceEvaluation(Protocol):
         """Return the R requested logits [R, V] of the last batch, as a view that the next call overwrites."""
         ...
 
+    def layer_states(self) -> NDArray[np.float32] | None:
+        """Return the states [R, L, D] of the same tokens; None if the context has no `state_layers`."""
+        ...
+
 
 MIN_BORROWED = 4
 """Number of tokens that are worth waiting for until another request has read them."""
@@ -256,6 +260,7 @@ class SequenceQueue:
             self.context.logits_of_rows(len(ready) + sum(map(len, drafts))),
             drafts=drafts if any(drafts) else None,
             n_tokens=sum(piece.n_evaluated for piece in pieces),
+            states_RLD=self.context.layer_states(),
         )
 
     def evaluate_alone(self, slot: Slot, ids: Sequence[int], n_logits: int) -> None:

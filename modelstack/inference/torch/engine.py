@@ -78,6 +78,7 @@ class TorchEngine(BatchedEngine[Stream]):
         stores_conversations: bool = False,
         drafter: DrafterName | None = None,
         prefill: PrefillProcess | None = None,
+        state_layers: Sequence[int] = (),
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -103,6 +104,7 @@ class TorchEngine(BatchedEngine[Stream]):
             drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
             prefill: Process that reads long prompts while replies are written (see `prefill_process`). The engine
                 closes it.
+            state_layers: Layers whose outputs the watches of requests read, from 0; not the last one.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -131,7 +133,9 @@ class TorchEngine(BatchedEngine[Stream]):
             limits = StepLimits(max_rows, max_step_tokens)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        self._batch = StreamBatch(model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type)
+        self._batch = StreamBatch(
+            model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type, state_layers=state_layers
+        )
         self._batch.drafter = ahead
         self._tokenizer = tokenizer
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
@@ -165,7 +169,7 @@ class TorchEngine(BatchedEngine[Stream]):
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | KVType | DrafterName | StateStore | None,
+        **options: int | KVType | DrafterName | StateStore | Sequence[int] | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -189,6 +193,11 @@ class TorchEngine(BatchedEngine[Stream]):
             model, tokenizer = loaded.model, tokenizer_from_fields(loaded.tokenizer, path)
         model.to(device)
         return cls(model, tokenizer, owns_model=True, numbers=numbers, rounded=rounded, **options)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """Layers whose outputs the watches of requests read."""
+        return self._batch.state_layers
 
     @property
     def context_window(self) -> int:

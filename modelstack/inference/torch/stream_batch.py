@@ -9,10 +9,13 @@ Letters: R streams whose logits are known, N tokens of a step, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
@@ -57,6 +60,7 @@ class StreamBatch:
         *,
         block_tokens: int = BLOCK_TOKENS,
         kv_type: KVType = "model",
+        state_layers: Sequence[int] = (),
     ) -> None:
         """Create an empty cache; its memory is allocated by the first step.
 
@@ -66,10 +70,11 @@ class StreamBatch:
             limits: Bounds on a step.
             block_tokens: Tokens per block.
             kv_type: Numbers of the cache; see `kv_numbers`.
+            state_layers: Layers whose outputs a step returns, from 0; not the last one.
 
         Raises:
             UnsupportedModelError: A layer's past cannot be kept in blocks.
-            EngineError: There is no such `kv_type`, or it cannot hold the model's heads.
+            EngineError: There is no such `kv_type`, it cannot hold the model's heads, or there is no such layer.
         """
         require_paged(model.config)
         self.model, self.adapters = model, BatchAdapters(model)
@@ -80,6 +85,22 @@ class StreamBatch:
         self._layers = _empty_layers(model, kv_type, self._memory)
         self.drafter: MtpDrafter | None = None
         """Receives the states of all evaluated tokens."""
+        self._outputs: dict[int, Tensor] = {}
+        """Outputs of `state_layers` in the current step, [1, N, D]."""
+        self._hooks: list[RemovableHandle] = []
+        self.state_layers = tuple(state_layers)
+        n_layers = model.config.num_hidden_layers
+        for layer in self.state_layers:
+            if not 0 <= layer < n_layers - 1:
+                raise EngineError(
+                    f"state_layers contains {layer}; this model has readable outputs of the layers 0 to "
+                    f"{n_layers - 2}"
+                )
+            hook = model.model.layers[layer].register_forward_hook(partial(self._keep, layer))
+            self._hooks.append(hook)
+
+    def _keep(self, layer: int, _module: object, _inputs: object, output: Tensor) -> None:
+        self._outputs[layer] = output
 
     def __len__(self) -> int:
         """Return the number of streams."""
@@ -133,6 +154,8 @@ class StreamBatch:
         assert len(self.queue) == 0
         self.queue.fail()
         self._layers = _empty_layers(self.model, self._kv_type, self._memory)
+        for hook in self._hooks:
+            hook.remove()
 
     def step(self) -> Ready[Stream]:
         """Evaluate the next tokens of the streams; nothing if none can run.
@@ -180,7 +203,16 @@ class StreamBatch:
             logits_RV,
             drafts=[row.draft for row, _ in last] if any(row.draft for row in rows) else None,
             n_tokens=layout.positions_1N.shape[1],
+            states_RLD=self._states(places_R),
         )
+
+    def _states(self, places_R: Tensor) -> NDArray[np.float32] | None:
+        """Return the outputs of `state_layers` at some places, [R, L, D]."""
+        if not self.state_layers:
+            return None
+        outputs = [self._outputs[layer][0, places_R] for layer in self.state_layers]
+        self._outputs.clear()
+        return torch.stack(outputs, dim=1).float().cpu().numpy()
 
 
 def token_bytes(model: CausalLM) -> int:

@@ -182,9 +182,16 @@ def _adapter(layer: LoraLinear) -> list[tuple[str, nn.Parameter]]:
 
 def _targets(model: CausalLM, config: LoraConfig) -> dict[str, nn.Linear]:
     """Return the layers to adapt, by name."""
+    blocks = model.model.layers
+    numbers = range(len(blocks)) if config.layers_to_transform is None else config.layers_to_transform
+    if unknown := [number for number in numbers if not 0 <= number < len(blocks)]:
+        raise UserError(
+            f"LoRA layers_to_transform contains {unknown[0]}; the model has blocks 0 to {len(blocks) - 1}"
+        )
     linear = {
-        f"model.layers.{name}": module
-        for name, module in model.model.layers.named_modules()
+        f"model.layers.{number}.{name}": module
+        for number in sorted(set(numbers))
+        for name, module in blocks[number].named_modules()
         if type(module) is nn.Linear  # a subclass may compute something else
         and name.rpartition(".")[2] not in READ_DIRECTLY
     }

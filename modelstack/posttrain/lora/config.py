@@ -35,6 +35,11 @@ class LoraConfig(BaseModel):
     """Share of the adapter's inputs that is dropped in training; the frozen weight sees all inputs."""
     targets: tuple[str, ...] = Field(default=(ALL_LINEAR,), min_length=1)
     """Last parts of layer names (`q_proj`), or `all-linear`."""
+    layers_to_transform: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Numbers of the blocks that get adapters, from 0, by peft's name; None: all.
+
+    Blocks below the first one need no backward pass.
+    """
     lr_ratio_b: float = Field(default=1.0, gt=0)
     """LoRA+: learning rate of B divided by that of A. The paper uses 16; 1 disables it."""
     init_seed: int = Field(default=0, ge=0)

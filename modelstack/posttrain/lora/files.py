@@ -41,6 +41,7 @@ _OURS = {
     "lora_dropout": "dropout",
     "use_dora": "dora",
     "target_modules": "targets",
+    "layers_to_transform": "layers_to_transform",
 }
 _FIXED: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"}
 _IGNORED_KEYS = frozenset(
@@ -111,6 +112,7 @@ def save_adapter(
         "target_modules": sorted({name.rpartition(".")[2] for name in layers})
         if all("." not in target for target in config.targets)
         else sorted(config.targets),
+        "layers_to_transform": None if config.layers_to_transform is None else list(config.layers_to_transform),
     }
     metadata = {"format": "pt"} | ({_BASE_KEY: base_sha256} if base_sha256 else {})
     with replacing_folder(folder) as temporary:
@@ -214,6 +216,8 @@ def _config_of(told: Mapping[str, Any], path: Path) -> LoraConfig:
         )
     targets = told.get("target_modules")
     keys = {ours: told[theirs] for theirs, ours in _OURS.items() if told.get(theirs) is not None}
+    if isinstance(one := keys.get("layers_to_transform"), int):
+        keys["layers_to_transform"] = (one,)
     keys["targets"] = (targets,) if isinstance(targets, str) else targets
     keys["scaling"] = "rslora" if told.get("use_rslora") else "lora"
     try:

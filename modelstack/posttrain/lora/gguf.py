@@ -135,7 +135,13 @@ def read_gguf_adapter(path: str | os.PathLike[str], config: ModelConfig) -> Adap
     targets = sorted({name.split(".")[-3] for name in state})
     alpha = fields.get(ALPHA_KEY)
     # llama.cpp uses the factor 1 if alpha is missing.
-    found = LoraConfig(rank=rank, alpha=float(alpha) if alpha else float(rank), targets=tuple(targets))
+    blocks = tuple(sorted({int(name.removeprefix(PEFT_PREFIX).split(".")[2]) for name in state}))
+    found = LoraConfig(
+        rank=rank,
+        alpha=float(alpha) if alpha else float(rank),
+        targets=tuple(targets),
+        layers_to_transform=None if len(blocks) == config.num_hidden_layers else blocks,
+    )
     sha256 = fields.get(BASE_KEY)
     return Adapter(found, state, sha256 if isinstance(sha256, str) else None)
 

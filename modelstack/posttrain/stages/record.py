@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
-Kind = Literal["base", "sft", "preference", "reasoning", "distilled", "merged", "drafter"]
+Kind = Literal["base", "sft", "preference", "reasoning", "distilled", "merged", "drafter", "guard"]
 SHA256 = r"^[0-9a-f]{64}$"
 VERSION = 1
 

@@ -1,0 +1,130 @@
+"""A guard model over an engine: verdicts on requests and replies.
+
+    with GuardModel(engine) as guard:
+        verdict = guard.judge([GuardTurn("user", "How do I ...")])
+        verdict.probability, verdict.categories
+
+The prompt's policy is a prefix that the engine's cache keeps, so that a verdict costs the evaluation of the
+conversation and one token; categories are decoded only if the verdict is `unsafe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from modelstack.align.guard_model.policy import MLCOMMONS, Policy
+from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, GuardFormat, GuardTurn
+from modelstack.align.guard_model.tokens import PromptTokens
+from modelstack.align.guard_model.verdict_grammar import VerdictGrammar, VerdictTree
+from modelstack.errors import UserError
+from modelstack.inference.engine import Engine, GenerateRequest
+from modelstack.tokenizer.chat_template import chat_encoder
+
+MAX_ANSWER_TOKENS = 24
+"""Room for a verdict and the codes of some categories."""
+WINDOW_CHARACTERS, OVERLAP_CHARACTERS = 1800, 200
+"""Length of the pieces of a long message, and of the text that two neighbours share."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardVerdict:
+    """Verdict on the last message of a conversation."""
+
+    probability: float
+    """P(unsafe), read at the verdict's token under the grammar."""
+    categories: tuple[str, ...]
+    """Violated categories if `unsafe` is the more probable verdict, most often one; otherwise none."""
+
+
+class GuardModel:
+    """A guard: an engine with a guard's weights, a policy, and the format that the weights were trained on."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy = MLCOMMONS,
+        guard_format: GuardFormat = INSTRUCTIONS_FIRST,
+    ) -> None:
+        """Prepare the prompt's tokens.
+
+        Args:
+            engine: Engine with the weights of a guard; it is closed with this object.
+            policy: Categories of unsafe content.
+            guard_format: Prompt that the weights were trained on: `INSTRUCTIONS_FIRST` for ours, `LLAMA_GUARD` for
+                Llama Guard 3 and 4.
+
+        Raises:
+            UserError: The tokenizer cannot tell the two verdicts apart by their first token.
+        """
+        self.policy = policy
+        self._engine = engine
+        self._tokens = PromptTokens(chat_encoder(engine), guard_format)
+        self._tree = VerdictTree(engine.vocabulary, policy, guard_format)
+        self._prefix = self._tokens.prefix(policy)
+
+    def judge(
+        self, turns: Sequence[GuardTurn], *, cancelled: Callable[[], bool] | None = None
+    ) -> GuardVerdict | None:
+        """Return the verdict on the last turn; None if it was cancelled.
+
+        A message that is longer than `WINDOW_CHARACTERS` is judged window by window, with the turns before it; the
+        verdict of the least safe window counts, so no text goes unread.
+
+        Raises:
+            UserError: There is no turn.
+            ContextWindowError: The turns before the last one do not fit the engine's window.
+            EngineError: The engine failed.
+        """
+        if not turns:
+            raise UserError("a guard needs at least one message to judge")
+        *before, last = turns
+        worst: GuardVerdict | None = None
+        for window in windows(last.content):
+            verdict = self._judge([*before, GuardTurn(last.role, window)], cancelled)
+            if verdict is None:
+                return None
+            if worst is None or verdict.probability > worst.probability:
+                worst = verdict
+        return worst
+
+    def _judge(self, turns: Sequence[GuardTurn], cancelled: Callable[[], bool] | None) -> GuardVerdict | None:
+        request = GenerateRequest(
+            prompt_ids=self._tokens.prompt(self.policy, turns),
+            max_tokens=MAX_ANSWER_TOKENS,
+            fixed_tokens=len(self._prefix),
+            conversation="guard",
+            grammar=VerdictGrammar(self._tree),
+        )
+        reply = self._engine.generate(request, cancelled=cancelled)
+        if not reply.choices:
+            return None
+        choice = reply.choices[0]
+        probability = float(choice.probabilities[choice.token_ids == self._tree.unsafe_id].sum())
+        lines = self._engine.vocabulary.decode(reply.ids).strip().split("\n")
+        named = lines[1].split(",") if len(lines) > 1 else []
+        return GuardVerdict(probability, tuple(named))
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        """Return self; leaving the block closes the engine."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+
+def windows(text: str) -> Iterator[str]:
+    """Yield overlapping pieces that cover a text; a short text is one piece."""
+    yield text[:WINDOW_CHARACTERS]
+    step = WINDOW_CHARACTERS - OVERLAP_CHARACTERS
+    for start in range(step, len(text) - OVERLAP_CHARACTERS, step):
+        yield text[start : start + WINDOW_CHARACTERS]

@@ -1,0 +1,1 @@
+"""Training of guard models, on the driver of all post-training."""

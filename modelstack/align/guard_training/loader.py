@@ -1,0 +1,146 @@
+"""Batches of guard rows: conversations after one shared policy.
+
+The policy of a batch is drawn from the seed and the position, so a resumed run draws the same. A row whose
+categories are all left out of the policy has the answer `safe`; so the guard learns to read the policy.
+
+Letters: B rows of a batch, T tokens of a row, P tokens of the policy.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modelstack.align.guard_model.policy import MLCOMMONS, Policy
+from modelstack.align.guard_model.tokens import PromptTokens
+from modelstack.align.guard_training.recipe import PolicyChanges
+from modelstack.align.guard_training.rows import GuardRow
+from modelstack.architecture.losses import IGNORED
+from modelstack.data.batches import Batch
+from modelstack.data.packing import Row
+from modelstack.posttrain.row_loader import PADDING, RowLoader, RowOrder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GuardBatch(Batch):
+    """A batch whose rows all follow the same tokens."""
+
+    policy_P: Tensor | None = None
+    """Tokens of the chat format's opening and of the policy."""
+    first_B: Tensor | None = None
+    """Place in a row of the label that is the verdict."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GuardRows:
+    """Rows with their tokens; `RowData` for the order."""
+
+    rows: tuple[GuardRow, ...]
+    conversations: tuple[list[int], ...]
+    """Tokens of each conversation up to the answer."""
+    lengths: NDArray[np.int64]
+    """Tokens of each conversation with its longest answer."""
+    source_of: NDArray[np.int64]
+    sources: tuple[str, ...]
+    digest: str
+    n_variants: int = 1
+
+    def fingerprint(self) -> str:
+        """Return the hash of the content."""
+        return self.digest
+
+
+class GuardLoader(RowLoader):
+    """`Loader` of guard rows."""
+
+    def __init__(
+        self,
+        data: GuardRows,
+        prompts: PromptTokens,
+        changes: PolicyChanges,
+        config: RowOrder,
+        *,
+        category_weight: float,
+        rows_per_batch: int,
+    ) -> None:
+        """Initialise before the first batch.
+
+        Args:
+            data: The rows.
+            prompts: Encodes policies and answers.
+            changes: Changes of the policy.
+            config: Order of the rows.
+            category_weight: Weight of the tokens after the verdict.
+            rows_per_batch: Rows of a micro-batch, which share a policy.
+
+        Raises:
+            UserError: The shares do not match the sources, or a row is too long.
+        """
+        super().__init__(data, config, rows_per_batch=rows_per_batch)
+        self._data, self._prompts, self._changes = data, prompts, changes
+        self._category_weight = category_weight
+
+    def _batch(self, rows: Sequence[Row], position: int) -> GuardBatch:
+        """Return the tokens of planned rows, all judged by one policy."""
+        chosen = [row[0].document for row in rows]
+        policy = drawn_policy(self._changes, self._config.seed, position)
+        return guard_batch(self._data, chosen, self._prompts, policy, position, self._category_weight)
+
+
+def drawn_policy(changes: PolicyChanges, seed: int, position: int) -> Policy:
+    """Return the policy of a batch."""
+    draw = random.Random(f"{seed} {position}")
+    if draw.random() >= changes.share:
+        return MLCOMMONS
+    codes = list(MLCOMMONS.codes)
+    draw.shuffle(codes)
+    return MLCOMMONS.of(codes[draw.randint(1, changes.max_dropped) :])
+
+
+def guard_batch(
+    data: GuardRows,
+    numbers: Sequence[int],
+    prompts: PromptTokens,
+    policy: Policy,
+    position: int = 0,
+    category_weight: float = 1.0,
+) -> GuardBatch:
+    """Return rows after one policy, padded at their ends; labels are the answers."""
+    parts: list[tuple[list[int], list[int]]] = []
+    for number in numbers:
+        row = data.rows[number]
+        violated = policy.violated(row.categories)
+        is_known = bool(row.categories) or not row.unsafe
+        unsafe = bool(violated) if is_known else row.unsafe
+        parts.append((data.conversations[number], prompts.answer(violated, unsafe=unsafe)))
+    T = max(len(asked) + len(answer) for asked, answer in parts) - 1
+    ids_BT = np.full((len(parts), T), PADDING, np.int64)
+    labels_BT = np.full((len(parts), T), IGNORED, np.int64)
+    weights_BT = np.zeros((len(parts), T), np.float32)
+    first_B = np.zeros(len(parts), np.int64)
+    for b, (asked, answer) in enumerate(parts):
+        ids = np.array([*asked, *answer])
+        start = len(asked) - 1
+        ids_BT[b, : len(ids) - 1] = ids[:-1]
+        labels_BT[b, start : len(ids) - 1] = answer
+        weights_BT[b, start : len(ids) - 1] = category_weight
+        weights_BT[b, start] = 1
+        if not data.rows[numbers[b]].categories and data.rows[numbers[b]].unsafe:
+            weights_BT[b, start + 1 :] = 0  # the second line is unknown
+        first_B[b] = start
+    ids, labels = torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
+    return GuardBatch(
+        ids,
+        labels,
+        torch.zeros_like(ids),
+        position,
+        weights_BT=torch.from_numpy(weights_BT),
+        policy_P=torch.tensor(prompts.prefix(policy)),
+        first_B=torch.from_numpy(first_B),
+    )

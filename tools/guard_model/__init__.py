@@ -1,0 +1,1 @@
+"""Fitting of the shipped guard models and their monitors."""
