@@ -12,6 +12,7 @@ from agentkit.guardrails.guardrail import (
     tool_result_guardrail,
 )
 from agentkit.guardrails.rules import AskWhenUnsure, HiddenCharacters, InjectionWords, TaintRule
+from agentkit.guardrails.safety_guard import GuardPoint, SafetyGuard
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Block",
     "CheckedCall",
     "CheckedResult",
+    "GuardPoint",
     "Guardrail",
     "GuardrailSource",
     "HiddenCharacters",
@@ -28,6 +30,7 @@ __all__ = [
     "RequireApproval",
     "Rewrite",
     "SafetyClassifier",
+    "SafetyGuard",
     "TaintRule",
     "Verdict",
     "input_guardrail",

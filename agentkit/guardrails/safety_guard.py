@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_GUARD = "qwen2.5-coder-0.5b"
 """Base model of the default guard: that of the profile `small`."""
 GuardPoint = Literal["fpr_0.1", "fpr_1", "fpr_5"]
-_PROMPT_TOKENS = 2048
-"""Window of the guard: its policy and a piece of a conversation."""
+_N_CELLS = 2048
+"""Tokens that the guard's cache holds: its policy and a piece of a conversation."""
 
 
 class SafetyGuard:
@@ -139,7 +139,7 @@ class SafetyGuard:
             engine = LlamaCppEngine(
                 local_path(str(self._model)),
                 lora_path=folder / ADAPTER_FILE,
-                context_window=_PROMPT_TOKENS,
+                n_cells=_N_CELLS,
                 max_conversations=2,
                 n_threads=self._threads,
                 n_threads_prefill=self._threads,

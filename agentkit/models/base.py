@@ -176,7 +176,16 @@ class TokensDelta:
     """Reason for this convention."""
 
 
-ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta | TokensDelta
+@dataclass(frozen=True, slots=True)
+class FilterDelta:
+    """A monitor inside the model stopped the reply, which then has the finish reason "content_filter"."""
+
+    what: Literal["request", "reply"]
+    """What was judged unsafe."""
+    reason: str
+
+
+ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta | TokensDelta | FilterDelta
 OnDelta = Callable[[ModelDelta], None]
 
 

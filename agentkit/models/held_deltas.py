@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentkit.models.base import ModelDelta, OnDelta, TokensDelta
+from agentkit.models.base import FilterDelta, ModelDelta, OnDelta, TokensDelta
 
 
 class HeldDeltas:
@@ -21,13 +21,13 @@ class HeldDeltas:
         if self._hold:
             self._held.append(delta)
         elif self._on_delta is not None:
-            self.delivered = self.delivered or not isinstance(delta, TokensDelta)
+            self.delivered = self.delivered or not isinstance(delta, TokensDelta | FilterDelta)
             self._on_delta(delta)
 
     def release(self, *, only_tokens: bool = False) -> None:
         """Pass on the held deltas; for a rejected reply `only_tokens`, which traces record."""
         self._hold = False
         for delta in self._held:
-            if isinstance(delta, TokensDelta) or not only_tokens:
+            if isinstance(delta, TokensDelta | FilterDelta) or not only_tokens:
                 self.push(delta)
         self._held.clear()

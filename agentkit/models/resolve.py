@@ -10,6 +10,7 @@ local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog.entries`
                                     abstain=true, false or words,
                                     convention=auto, ours, or the name of another,
                                     grammar=llguidance, lm-format-enforcer or none (no masking),
+                                    monitor=PROFILE or PATH (probes that stop unsafe requests and replies),
                                     conversations=N (number that keep their cache and run together)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
@@ -44,7 +45,7 @@ _FORMS = (
     "local, local:PROFILE, local:ID, local:PATH.gguf (in this process), openai:NAME (such as openai:gpt-4o), "
     "http://HOST/v1#NAME (an OpenAI-compatible server), test"
 )
-_LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "convention", "conversations")
+_LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "convention", "conversations", "monitor")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
     "lm-format-enforcer": "lm-format-enforcer",
@@ -212,6 +213,10 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
         if re.fullmatch(r"[1-9][0-9]{0,3}", conversations) is None:
             raise UserError(f"conversations={conversations!r} is not understood; use a number from 1 on.")
         arguments["max_conversations"] = int(conversations)
+    if (monitor := options.get("monitor")) is not None:
+        from agentkit.models.local.monitor import Monitor
+
+        arguments["monitor"] = Monitor(monitor)
     return arguments
 
 

@@ -14,6 +14,7 @@ from agentkit.events import (
     LEFT_EARLY,
     AgentEvent,
     CompactionEvent,
+    GuardrailEvent,
     HandoffEvent,
     LimitReachedEvent,
     ModelRequestEvent,
@@ -31,7 +32,7 @@ from agentkit.events import (
     ToolCallDeltaEvent,
 )
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart
-from agentkit.models.base import Model, ModelDelta, TextDelta, ThinkingDelta, TokensDelta
+from agentkit.models.base import FilterDelta, Model, ModelDelta, TextDelta, ThinkingDelta, TokensDelta
 from agentkit.results import RunResultStatus
 from agentkit.run.actions import Planned, ToolOutcomes
 from agentkit.run.instructions import instructed
@@ -136,6 +137,9 @@ class Report:
             self.send(ThinkingDeltaEvent(delta.text))
         elif isinstance(delta, TokensDelta):
             self._tokens = delta
+        elif isinstance(delta, FilterDelta):
+            stage = "input" if delta.what == "request" else "output"
+            self.send(GuardrailEvent(stage, "Monitor", "block", delta.reason, time.perf_counter() - self._asked))
         else:
             self.send(ToolCallDeltaEvent(delta.index, delta.tool_name, delta.arguments))
 

@@ -72,11 +72,12 @@ def guard_rows(folder: Path, seed: int = 0) -> tuple[list[GuardRow], list[GuardR
                 categories=(pair["hazard"],) if side == "unsafe" else (),
                 source="near_boundary",
                 license=OWN,
+                pair=_digest(pair["safe"]),
             )
             sides[held_back].append(row)
     sides[0].extend(_triggers(draw))
     sides[0].extend(_copyright(draw))
-    for row in _replies(folder, draw):
+    for row in reply_rows(folder, draw, N_REPLIES):
         sides[_is_held_back(row.turns[0].content)].append(row)
     index = NearDuplicateIndex(evaluation_items(folder))
     kept = tuple([row for row in rows if not index.repeats(row.turns[-1].content)] for rows in sides)
@@ -131,11 +132,12 @@ def _copyright(draw: random.Random) -> Iterator[GuardRow]:
 _HUMAN_ASSISTANT = re.compile(r"\n\n(Human|Assistant): ")
 
 
-def _replies(folder: Path, draw: random.Random) -> Iterator[GuardRow]:
-    """Yield first replies of the red-teaming set: compliance with a harmful opening is unsafe, a refusal is safe.
+def reply_rows(folder: Path, draw: random.Random, n_most: int) -> Iterator[GuardRow]:
+    """Yield at most `n_most` first replies of the red-teaming set.
 
-    Openings have labels (`hh_labels.json`); the refusal judge tells the two kinds of replies apart. Partial
-    refusals and short replies to harmful openings are left out.
+    Compliance with a harmful opening is unsafe, a refusal is safe. Openings have labels (`hh_labels.json`); the
+    refusal judge tells the two kinds of replies apart. Partial refusals and short replies to harmful openings are
+    left out.
     """
     labels = json.loads((Path(__file__).parents[1] / "classifiers/hh_labels.json").read_text("utf-8"))
     harmful, benign = frozenset(labels["harmful"]), frozenset(labels["benign"])
@@ -170,7 +172,7 @@ def _replies(folder: Path, draw: random.Random) -> Iterator[GuardRow]:
                 )
             )
     unique = list({row.id: row for row in found}.values())
-    yield from draw.sample(unique, min(N_REPLIES, len(unique)))
+    yield from draw.sample(unique, min(n_most, len(unique)))
 
 
 def _own(source: str, text: str, *, unsafe: bool, categories: tuple[str, ...] = ()) -> GuardRow:

@@ -31,6 +31,7 @@ from agentkit.models.base import (
     check_model_requests_allowed,
 )
 from agentkit.models.confidence import Calibration
+from agentkit.models.local.monitor import Monitor, filtered, require_fitting
 from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from agentkit.models.local.refused_tools import RefusedTools
 from agentkit.models.local.shipped import adapter_identity
@@ -38,6 +39,7 @@ from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
     from agentkit.models.local.transcript import Prompt, Transcripts
+    from modelstack.align.monitor.probe import Probe
     from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
     from modelstack.inference.thinking import ThoughtfulReply
     from modelstack.toolcalls.grammar.compiler import GrammarCompiler
@@ -62,6 +64,7 @@ class _Loaded:
     prior: DecisionPrior | None
     calibration: Calibration
     tables: ReplyTables
+    probe: Probe | None
 
 
 class LocalModel(Model):
@@ -83,6 +86,7 @@ class LocalModel(Model):
         thought_marks: tuple[str, str] | None = None,
         after_thought: str | None = None,
         prompt_cache_bytes: int | None = None,
+        monitor: Monitor | None = None,
         **engine_options: Any,
     ) -> None:
         """Describe a model; nothing is loaded yet.
@@ -110,6 +114,8 @@ class LocalModel(Model):
             after_thought: Text between the thought and the reply. None takes the convention's.
             prompt_cache_bytes: Maximum size of the prompt cache, which keeps the fixed part of prompts for later
                 runs. 0 disables it, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
+            monitor: Probes on the model's hidden states that stop unsafe requests and replies. An engine given as
+                `model` must show the layers that they read (`state_layers`).
             engine_options: Passed to `modelstack.inference.llama.engine.LlamaCppEngine`.
 
         Raises:
@@ -134,6 +140,7 @@ class LocalModel(Model):
         self._thought_marks = thought_marks
         self._after_thought = after_thought
         self._prompt_cache_bytes = prompt_cache_bytes
+        self._monitor = monitor
         self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
         self._load_lock = threading.Lock()
         self._books = threading.Lock()
@@ -223,6 +230,7 @@ class LocalModel(Model):
         except ImportError as error:
             raise UserError(f"{self.name!r} needs {error.name}: {install_command('local')}") from error
         prior, calibration = self._read_prior(), self._read_calibration()
+        probe = None if self._monitor is None else self._monitor.read()
         try:
             if isinstance(self._source, str | Path):
                 from agentkit.models.catalog.entries import CATALOG, local_path
@@ -233,15 +241,19 @@ class LocalModel(Model):
                     lora = [] if self._lora is None else [Path(self._lora)]
                     try_in_child([path, *lora], None if states is None else RememberedFacts(states.folder))
                 options: dict[str, Any] = {"states": states, **self._engine_options}
+                if probe is not None:
+                    options["state_layers"] = probe.layers
                 engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)
             else:
                 engine = self._source
         except EngineError as error:
             raise UserError(str(error)) from error
+        if probe is not None:
+            require_fitting(probe, engine)
         manner, compiler = self._manner(engine, prior)
         tables = ReplyTables(engine.vocabulary)
         ReplyBias.of(prior, "", (), tables)  # builds the prior's tables now, so that the first reply does not wait
-        return _Loaded(engine, compiler, manner, Transcripts(manner), prior, calibration, tables)
+        return _Loaded(engine, compiler, manner, Transcripts(manner), prior, calibration, tables, probe)
 
     def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
         """Return how conversations are rendered, and the compiler of the replies' grammars."""
@@ -327,6 +339,7 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local.reply import (
+            ends_with_user,
             has_abstained,
             request_text,
             response_format,
@@ -357,7 +370,13 @@ class LocalModel(Model):
         )
         settings = parameters.settings
         request = self._request(prompt, biases, settings, loaded.manner.end_ids)
+        watch = None
+        if self._monitor is not None and loaded.probe is not None:
+            watch = self._monitor.watch(loaded.probe, judges_request=ends_with_user(messages))
+            request = replace(request, watch=watch)
         thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
+        if watch is not None and watch.stop is not None:
+            return filtered(watch, self.name, len(prompt.ids), tell)
         if thought is not None:
             request = answering(request, thought)
         decode = partial(
@@ -370,6 +389,8 @@ class LocalModel(Model):
             cancelled=cancelled,
         )
         reply = decode(request, wanted, grammar)
+        if watch is not None and watch.stop is not None:
+            return filtered(watch, self.name, len(prompt.ids), tell)
         choices = (
             tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
             if grammar is not None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from agentkit.messages import (
     DecodingStats,
     ModelMessage,
+    ModelRequest,
     ModelResponse,
     ModelResponsePart,
     RetryPromptPart,
@@ -77,6 +78,12 @@ def request_text(messages: Sequence[ModelMessage]) -> str | None:
             case _:
                 continue
     return open_request(turns)
+
+
+def ends_with_user(messages: Sequence[ModelMessage]) -> bool:
+    """Return whether the conversation ends with words of the user, and not with a tool result."""
+    last = messages[-1] if messages else None
+    return isinstance(last, ModelRequest) and any(isinstance(part, UserPromptPart) for part in last.parts)
 
 
 def sampling_params(settings: ModelSettings) -> SamplingParams:

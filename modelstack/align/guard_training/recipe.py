@@ -26,15 +26,15 @@ class PolicyChanges(BaseModel, frozen=True, extra="forbid"):
 
 
 class GuardRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """Recipe of a guard; `rows` counts the conversations of a step, which share a policy in each micro-batch."""
+    """Recipe of a guard; `rows` counts pairs of conversations, and those of a micro-batch share a policy."""
 
     free: ClassVar[frozenset[str]] = TuningRecipe.free
     data: GuardData
     policies: PolicyChanges = PolicyChanges()
     category_weight: float = Field(default=0.3, ge=0)
     """Weight of the tokens after the verdict, which has weight 1: categories and end."""
-    rows: int = Field(default=64, gt=0)
+    rows: int = Field(default=32, gt=0)
     micro_batches: int = Field(default=2, gt=0)
-    optimizer: TuningOptimizer = TuningOptimizer(lr=4e-4)
+    optimizer: TuningOptimizer = TuningOptimizer(lr=2e-4, betas=(0.9, 0.98))
     max_validation: int = Field(default=1000, gt=0)
     """Maximum number of held-back rows of each file for measurements before and after."""

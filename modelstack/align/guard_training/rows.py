@@ -39,6 +39,8 @@ class GuardRow(BaseModel, frozen=True, extra="forbid"):
     """Violated categories of the MLCommons policy; empty for an unsafe row: unknown."""
     source: str
     license: str
+    pair: str | None = None
+    """Name that a harmful row and its harmless twin share; both are always in the same batch."""
     ordinary: bool = False
     """Whether the row is ordinary traffic, on which false alarms are counted."""
 

@@ -16,7 +16,7 @@ from modelstack.align.guard_model.policy import MLCOMMONS
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_model.verdict_grammar import VerdictTree
-from modelstack.align.guard_training.loader import GuardLoader, GuardRows, guard_batch
+from modelstack.align.guard_training.loader import GuardLoader, GuardRows, guard_batch, paired
 from modelstack.align.guard_training.measured import measured
 from modelstack.align.guard_training.passes import GuardPasses, require_shareable, unsafe_logits
 from modelstack.align.guard_training.recipe import GuardRecipe
@@ -26,6 +26,7 @@ from modelstack.errors import UserError
 from modelstack.posttrain.data_files import data_file, drawn, refuse_both_sides
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.recipe import TuningResolved
+from modelstack.posttrain.row_loader import row_order
 from modelstack.posttrain.stages.record import DataFile, DataManifest, Kind, Measurement
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.posttrain.starting_point import load_start
@@ -68,12 +69,18 @@ class GuardTraining(Training[GuardResolved]):
         self._prompts = PromptTokens(self.base.encoder, INSTRUCTIONS_FIRST)
         tree = VerdictTree(self.base.tokenizer.vocabulary, MLCOMMONS, INSTRUCTIONS_FIRST)
         self._verdicts = (tree.safe_id, tree.unsafe_id)
+        n_most = len(self._prompts.prefix(MLCOMMONS)) + recipe.data.row_tokens
+        if n_most > self.base.config.max_position_embeddings:
+            raise UserError(
+                f"a policy and data.row_tokens = {recipe.data.row_tokens} take {n_most} tokens, and the base has "
+                f"a context of {self.base.config.max_position_embeddings}: lower data.row_tokens"
+            )
         self._rows, n_long = tokenised(training, self._prompts, recipe.data.row_tokens)
         chosen = [row for rows in validation.values() for row in self._chosen(rows)]
         self._held_back: GuardRows | None = None
         if chosen:
             self._held_back = tokenised({"validation": chosen}, self._prompts, recipe.data.row_tokens)[0]
-        self.n_rows = len(self._rows.rows)
+        self.n_rows = len(self._rows.units)
         files = [_file(path, "training", rows) for path, rows in training.items()]
         files += [_file(path, "validation", rows) for path, rows in validation.items()]
         self.data = DataManifest(files=tuple(files), n_too_long=n_long)
@@ -95,7 +102,7 @@ class GuardTraining(Training[GuardResolved]):
             self._rows,
             self._prompts,
             recipe.policies,
-            self.row_order(),
+            row_order(recipe.data, rows=recipe.rows, seed=recipe.seed, row_tokens=2 * recipe.data.row_tokens),
             category_weight=recipe.category_weight,
             rows_per_batch=self.rows_per_batch,
         )
@@ -104,8 +111,8 @@ class GuardTraining(Training[GuardResolved]):
     def report(self, n_steps: int, told: Told) -> Report:
         """Measure the guard's verdicts on held-back rows."""
         what = (
-            f"Guard model of {self.trained}: {n_steps:,} steps of {self.resolved.recipe.rows} conversations, from "
-            f"{self.n_rows:,}."
+            f"Guard model of {self.trained}: {n_steps:,} steps of {self.resolved.recipe.rows} pairs of "
+            f"conversations, from {len(self._rows.rows):,}."
         )
         if self._held_back is None:
             return Report(what)
@@ -138,6 +145,7 @@ def tokenised(
     """
     kept: list[GuardRow] = []
     conversations: list[list[int]] = []
+    lengths: list[int] = []
     source_of: list[int] = []
     n_long = 0
     digest = hashlib.sha256()
@@ -145,26 +153,25 @@ def tokenised(
         n_before = len(kept)
         for row in rows:
             ids = prompts.conversation(MLCOMMONS, row.guard_turns)
-            n_answer = len(prompts.answer(row.categories, unsafe=row.unsafe))
-            if len(ids) + n_answer > row_tokens:
+            length = len(ids) + len(prompts.answer(row.categories, unsafe=row.unsafe))
+            if length > row_tokens:
                 n_long += 1
                 continue
             kept.append(row)
             conversations.append(ids)
+            lengths.append(length)
             source_of.append(number)
             digest.update(row.model_dump_json().encode())
         if len(kept) == n_before:
             raise UserError(f"no row of {source} fits {row_tokens} tokens; raise data.row_tokens, or leave it out")
-    lengths = [
-        len(ids) + len(prompts.answer(row.categories, unsafe=row.unsafe))
-        for row, ids in zip(kept, conversations, strict=True)
-    ]
+    units = paired(kept, lengths)
     return (
         GuardRows(
             tuple(kept),
             tuple(conversations),
-            np.array(lengths, np.int64),
-            np.array(source_of, np.int64),
+            tuple(units),
+            np.array([sum(lengths[number] for number in unit) for unit in units], np.int64),
+            np.array([source_of[unit[0]] for unit in units], np.int64),
             tuple(rows_by_source),
             digest.hexdigest(),
         ),
@@ -178,7 +185,7 @@ def score(
 ) -> NDArray[np.float64]:
     """Return log P(unsafe) - log P(safe) of each row under the whole policy."""
     logits = np.empty(len(rows.rows))
-    order = np.argsort(rows.lengths, kind="stable")
+    order = np.argsort([len(ids) for ids in rows.conversations], kind="stable")
     with in_use(model):
         for start in range(0, len(order), SCORED_TOGETHER):
             numbers = order[start : start + SCORED_TOGETHER]

@@ -57,7 +57,7 @@ class Watch:
 
     def __call__(self, states_LD: NDArray[np.float32], written: Sequence[int]) -> bool:
         """Judge the next token; return whether the reply may continue."""
-        if not written:
+        if not written and self.request_log_odds is None:
             self.request_log_odds = self.probe.request.log_odds(states_LD)
             if self.request_log_odds >= self.request_threshold:
                 self.stop = Stop("request", self.request_log_odds, 0)

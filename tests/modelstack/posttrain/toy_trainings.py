@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from modelstack.align.guard_training.recipe import GuardRecipe
+from modelstack.align.guard_training.run import train_guard
 from modelstack.architecture.checkpoint import save_checkpoint
 from modelstack.posttrain.recipe import TuningRecipe
 from modelstack.posttrain.stages.stage import Stage
@@ -87,6 +89,7 @@ def write_world(folder: Path) -> World:
     for side, start, n in (("train", 0, 24), ("validation", 100, 6)):
         write_pairs(folder / "pairs" / f"{side}.jsonl", start, n)
         write_tasks(folder / "tasks" / f"{side}.jsonl", start, n // 3)
+        write_guard_rows(folder / "verdicts" / f"{side}.jsonl", start, n)
     assert METHODS["reward"].run(made, folder / "judge", name="judge", steps=3)
     return made
 
@@ -156,6 +159,21 @@ def _distillation(world: World) -> dict[str, Any]:
     return values
 
 
+def write_guard_rows(path: Path, start: int, n: int) -> None:
+    """Write requests that are unsafe if they are about a colour."""
+    rows: list[dict[str, Any]] = []
+    for i in range(start, start + n):
+        word = WORDS[i % 8]
+        unsafe = {"unsafe": True, "categories": ["S2"]} if i % 8 < 3 else {"unsafe": False, "ordinary": True}
+        turns = [{"role": "user", "content": f"{word} {i}"}]
+        rows.append({"id": str(i), "turns": turns, "source": "toy", "license": "CC0-1.0"} | unsafe)
+    write_lines(path, rows)
+
+
+def _guard(world: World) -> dict[str, Any]:
+    return tables(world.files("verdicts") | {"row_tokens": 96}, base=str(world.base))
+
+
 def _drafter(world: World) -> dict[str, Any]:
     values = tables(
         world.files("examples") | {"row_tokens": 512},
@@ -195,5 +213,6 @@ METHODS = {
     "reinforce": Method("reinforce", PolicyRecipe, reinforce, _policy, killed_at=3),
     "ppo": Method("ppo", PpoRecipe, optimise, _ppo, killed_at=3),
     "distil": Method("distil", DistilRecipe, distil, _distillation, killed_at=5),
+    "guard": Method("guard", GuardRecipe, train_guard, _guard, killed_at=5),
     "drafter": Method("drafter", DrafterRecipe, train_drafter, _drafter, killed_at=5),
 }

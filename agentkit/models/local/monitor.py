@@ -1,0 +1,101 @@
+"""Monitor of a local model's replies: probes on its hidden states, which cost almost nothing.
+
+The request is judged at the end of the prompt, before the first token, and the reply token by token. A stop ends
+the reply as filtered, with an event, and the run with the status "filtered". A monitor belongs to one model with one
+adapter: that of the profile it is named after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from agentkit.errors import UserError
+from agentkit.messages import ModelResponse
+from agentkit.models.base import FilterDelta, ModelDelta
+from agentkit.usage import RequestUsage
+
+if TYPE_CHECKING:
+    from modelstack.align.monitor.probe import Probe
+    from modelstack.align.monitor.watch import Watch
+    from modelstack.inference.engine import Engine
+
+MonitorPoint = Literal["fpr_0.1", "fpr_0.5", "fpr_1", "fpr_5"]
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """A monitor and its operating points, named after the share of ordinary traffic that they stop."""
+
+    probe: str | Path = "small"
+    """Profile whose monitor is in the package, or the path of a file."""
+    requests: MonitorPoint | None = "fpr_0.5"
+    """Operating point for requests; None disables the check."""
+    replies: MonitorPoint | None = "fpr_0.1"
+    """Operating point for replies; None disables the check."""
+
+    def read(self) -> Probe:
+        """Return the probes.
+
+        Raises:
+            UserError: there is no such monitor, it is broken, or it has no such operating point.
+        """
+        from modelstack import errors
+        from modelstack.align.monitor.probe import REPLY, REQUEST, Probe
+        from modelstack.align.monitor.shipped import shipped_monitor
+
+        try:
+            is_file = isinstance(self.probe, Path) or self.probe.endswith(".safetensors")
+            probe = Probe.load(self.probe) if is_file else shipped_monitor(str(self.probe))
+            for what, point in ((REQUEST, self.requests), (REPLY, self.replies)):
+                if point is not None:
+                    probe.threshold(what, point)
+        except errors.UserError as error:
+            raise UserError(str(error)) from error
+        return probe
+
+    def watch(self, probe: Probe, *, judges_request: bool) -> Watch:
+        """Return the watch of one reply.
+
+        Args:
+            probe: What `read` returned.
+            judges_request: Whether the prompt ends with words of the user; after a tool result it does not.
+        """
+        from modelstack.align.monitor.probe import REPLY, REQUEST
+        from modelstack.align.monitor.watch import Watch
+
+        request = self.requests if judges_request else None
+        return Watch(
+            probe,
+            math.inf if request is None else probe.threshold(REQUEST, request),
+            math.inf if self.replies is None else probe.threshold(REPLY, self.replies),
+        )
+
+
+def filtered(
+    watch: Watch, model_name: str, n_prompt: int, tell: Callable[[ModelDelta], None] | None
+) -> ModelResponse:
+    """Return the response of a reply that was stopped, without its text, and report the reason as a delta."""
+    stop = watch.stop
+    assert stop is not None
+    after = "" if stop.what == "request" else f" after {stop.n_tokens} tokens"
+    if tell is not None:
+        tell(FilterDelta(stop.what, f"unsafe {stop.what}{after}: probability {stop.probability:.2f}"))
+    return ModelResponse((), RequestUsage(n_prompt, 0, stop.n_tokens), model_name, "content_filter")
+
+
+def require_fitting(probe: Probe, engine: Engine) -> None:
+    """Check that a monitor belongs to an engine.
+
+    Raises:
+        UserError: it was fitted on another model or adapter, or the engine does not show its layers.
+    """
+    from modelstack import errors
+
+    try:
+        probe.require_fitted_to(engine.fingerprint, getattr(engine, "state_layers", ()))
+    except errors.UserError as error:
+        raise UserError(str(error)) from error

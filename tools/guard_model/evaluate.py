@@ -1,0 +1,247 @@
+"""Measure a guard model, set its operating points, and write its card.
+
+    python -m tools.guard_model.evaluate DATA_DIR --guard runs/guard --out runs/guard-figures
+    python -m tools.guard_model.evaluate DATA_DIR --guard runs/guard --ship modelstack/align/guard_model/weights
+
+Thresholds are set on ordinary requests that are neither in the training nor in the measured sets. Development sets
+were seen while rows were written, held-out pairs were not trained on, and files of `--held-out` (JSON lines with
+`text` and `label`) are measured only. Log-odds are kept in `--out` by text, so that an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from evals.cli import print_tables
+from evals.harness.suite import Table
+from evals.statistics import area_under_roc, wilson
+from modelstack.align.guard_model.guard import GuardModel
+from modelstack.align.guard_model.policy import MLCOMMONS, Policy
+from modelstack.align.guard_model.prompt import GuardTurn
+from modelstack.align.guard_model.shipped import ADAPTER_FILE, POINTS_FILE, OperatingPoints, log_odds
+from modelstack.align.guard_training.measured import threshold_at
+from modelstack.align.guard_training.rows import read_rows
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.posttrain.base_hash import base_sha256
+from modelstack.posttrain.weights_by_name import weights_path
+from modelstack.terminal.progress_bars import Tell, progress_bars
+from tools.classifiers.data_files import read_records
+from tools.classifiers.evaluation.text_sets import TextSet, request_sets
+from tools.classifiers.request_rows import request_rows
+from tools.guard_model.rows import NOT_ORDINARY
+
+POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
+N_ORDINARY, N_OF_SET = 2000, 1000
+N_TOGETHER = 6
+"""Messages that are judged at the same time."""
+KEPT_EVERY, N_OF_POLICIES = 100, 200
+CARD_FILE = "README.md"
+LIMITS = (
+    "## Limits",
+    "",
+    "- English mostly; one pair in seven of the near-boundary rows is in another language.",
+    "- No rows of S4 (child sexual exploitation): such texts are not kept. Use a hash-matching service for it.",
+    "- One layer of several. It reads text, not intent: a patient attacker finds words that it lets through.",
+    "- Replies were trained on the answers of one public set (HH), and are judged less well than requests.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A guard with the log-odds that it gave before."""
+
+    guard: GuardModel
+    kept: dict[str, float]
+    file: Path
+
+    @classmethod
+    def opened(cls, guard: GuardModel, file: Path) -> Judge:
+        """Continue a file of log-odds, if there is one."""
+        return cls(guard, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, file)
+
+    def log_odds(self, name: str, texts: Sequence[str], tell: Tell) -> NDArray[np.float64]:
+        """Return the log-odds of some requests; `name` is that of their set, for the progress."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self.kept]
+        with ThreadPoolExecutor(N_TOGETHER) as pool:
+            for number, (text, found) in enumerate(zip(missing, pool.map(self._judged, missing), strict=True), 1):
+                self.kept[text] = found
+                tell(name, number, len(missing))
+                if number % KEPT_EVERY == 0 or number == len(missing):
+                    with replacing(self.file) as temporary:
+                        temporary.write_text(json.dumps(self.kept, ensure_ascii=False), encoding="utf-8")
+        return np.array([self.kept[text] for text in texts])
+
+    def _judged(self, text: str) -> float:
+        verdict = self.guard.judge([GuardTurn("user", text)])
+        assert verdict is not None  # it is not cancelled
+        return log_odds(verdict.probability)
+
+
+def ordinary_texts(data_dir: Path, trained: frozenset[str], seed: int) -> list[str]:
+    """Return ordinary requests that the guard was not trained on."""
+    rows = [row for row in request_rows(data_dir, seed) if not row.labels and row.source not in NOT_ORDINARY]
+    unseen = [row.text for row in rows if row.text not in trained]
+    return random.Random(seed).sample(unseen, min(N_ORDINARY, len(unseen)))
+
+
+def measured_sets(data_dir: Path, held_out: Sequence[Path], rows: Path, seed: int) -> list[TextSet]:
+    """Return the development sets, the held-out pairs, and the files that are measured only.
+
+    Raises:
+        UserError: A file is missing or broken.
+    """
+    draw = random.Random(seed)
+    sets = [
+        TextSet(each.name, tuple(draw.sample(each.texts, min(N_OF_SET, len(each.texts)))), each.flagged, each.kind)
+        for each in request_sets(data_dir, seed)
+    ]
+    pairs = [row for row in read_rows(rows) if row.source == "near_boundary"]
+    for unsafe, name in ((True, "held-back pairs, harmful twin"), (False, "held-back pairs, safe twin")):
+        texts = tuple(row.turns[-1].content for row in pairs if row.unsafe == unsafe)
+        sets.append(TextSet(name, texts, unsafe, "held out"))
+    for file in held_out:
+        records = list(read_records(file))
+        for flagged, label in ((True, "harmful"), (False, "benign")):
+            texts = tuple(dict.fromkeys(str(r["text"]) for r in records if r["label"] == label))
+            sets.append(TextSet(f"{file.stem}, {label}", texts, flagged, "measured only"))
+    return sets
+
+
+def flag_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]], points: OperatingPoints) -> Table:
+    """Return the share of each set that is flagged at each operating point."""
+    rows: list[tuple[str, ...]] = []
+    for each in sorted(sets, key=lambda each: not each.flagged):
+        found = odds[each.name]
+        shares = [str(wilson(int((found >= points.thresholds[name]).sum()), len(found))) for name in POINTS]
+        rows.append((each.name, each.kind, each.want, str(len(found)), *shares))
+    return Table("Share flagged", ("set", "kind", "want", "n", *POINTS), tuple(rows))
+
+
+def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]]) -> Table:
+    """Return the area under the curve and the best F1 of each pair of sets with both labels."""
+    rows: list[tuple[str, ...]] = []
+    names = {each.name.rpartition(",")[0] for each in sets if "," in each.name}
+    for name in sorted(names):
+        harmful, safe = (
+            np.concatenate([odds[s.name] for s in sets if s.name.startswith(f"{name},") and s.flagged == flagged])
+            for flagged in (True, False)
+        )
+        caught, flagged = (harmful > 0).sum(), (safe > 0).sum()
+        f1 = 2 * caught / (len(harmful) + caught + flagged)
+        shares = (str(wilson(int(n), len(of))) for n, of in ((caught, harmful), (flagged, safe)))
+        area = area_under_roc(harmful.tolist(), safe.tolist())
+        rows.append((name, f"{len(harmful)} + {len(safe)}", f"{area:.3f}", f"{f1:.3f}", *shares))
+    columns = ("set", "n", "AUC", "F1 at even odds", "harmful flagged", "safe flagged")
+    return Table("Both labels, at even odds", columns, tuple(rows))
+
+
+def policy_table(engine: LlamaCppEngine, rows: Path, seed: int, tell: Tell) -> Table:
+    """Return how held-back harmful requests are judged without their category, and without another one."""
+    unsafe = [row for row in read_rows(rows) if row.source == "near_boundary" and row.unsafe]
+    draw = random.Random(seed)
+    chosen = draw.sample(unsafe, min(N_OF_POLICIES, len(unsafe)))
+    flagged = {"whole policy": 0, "without its category": 0, "without another category": 0}
+    guards: dict[Policy, GuardModel] = {}
+    for number, row in enumerate(chosen, 1):
+        own = row.categories[0]
+        other = draw.choice([code for code in MLCOMMONS.codes if code != own])
+        policies = (MLCOMMONS, MLCOMMONS.without(own), MLCOMMONS.without(other))
+        for name, policy in zip(flagged, policies, strict=True):
+            guard = guards.setdefault(policy, GuardModel(engine, policy))
+            verdict = guard.judge(row.guard_turns)
+            assert verdict is not None
+            flagged[name] += verdict.probability > 0.5
+        tell("policies", number, len(chosen))
+    shares = tuple((name, str(wilson(n, len(chosen)))) for name, n in flagged.items())
+    return Table("Harmful requests flagged at even odds, by policy", ("policy", "flagged"), shares)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; with --ship also write a folder of the package; return 0, or 2 with a message."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--guard", type=Path, required=True, help="stage of `modelstack guard`")
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
+    parser.add_argument("--rows", type=Path, default=Path("guard-rows"), help="folder of tools.guard_model.rows")
+    parser.add_argument("--held-out", type=Path, action="append", default=[], help="file that is measured only")
+    parser.add_argument("--out", type=Path, default=Path("eval-logs/guard"))
+    parser.add_argument("--ship", type=Path, help="folder of the package's guards")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with _engine(options) as engine, progress_bars(Console(stderr=True)) as tell:
+            judge = Judge.opened(GuardModel(engine), options.out / "log_odds.json")
+            trained = frozenset(row.turns[-1].content for row in read_rows(options.rows / "training.jsonl"))
+            ordinary = judge.log_odds("ordinary", ordinary_texts(options.data_dir, trained, options.seed), tell)
+            points = OperatingPoints(
+                base_sha256=base_sha256(weights_path(options.model)),
+                thresholds={name: threshold_at(ordinary, share) for name, share in POINTS.items()},
+                n_ordinary=len(ordinary),
+            )
+            held_back = options.rows / "validation.jsonl"
+            sets = measured_sets(options.data_dir, options.held_out, held_back, options.seed)
+            odds = {each.name: judge.log_odds(each.name, each.texts, tell) for each in sets}
+            tables = [
+                flag_table(sets, odds, points),
+                pair_table(sets, odds),
+                policy_table(engine, held_back, options.seed, tell),
+            ]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for table in tables:
+        print_tables(table)
+    (options.out / "results.json").write_text(json.dumps([asdict(table) for table in tables], indent=1), "utf-8")
+    if options.ship is not None:
+        folder = options.ship / options.model
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(options.guard / ADAPTER_FILE, folder / ADAPTER_FILE)
+        (folder / POINTS_FILE).write_text(points.model_dump_json(indent=1) + "\n", "utf-8")
+        (folder / CARD_FILE).write_text(card(options.guard, points, tables), "utf-8")
+        print(folder)
+    return 0
+
+
+def _engine(options: argparse.Namespace) -> LlamaCppEngine:
+    return LlamaCppEngine(
+        weights_path(options.model),
+        lora_path=options.guard / ADAPTER_FILE,
+        context_window=2048,
+        n_cells=4096,
+        max_conversations=N_TOGETHER + 1,
+        n_threads=options.threads,
+        n_threads_prefill=options.threads,
+    )
+
+
+def card(stage: Path, points: OperatingPoints, tables: Sequence[Table]) -> str:
+    """Return the card of a guard: the stage's own, its operating points, and the tables."""
+    lines = [(stage / CARD_FILE).read_text(encoding="utf-8").rstrip(), "", "## Operating points", ""]
+    lines.append(f"Least flagged log-odds of `unsafe`, set on {points.n_ordinary:,} ordinary requests:")
+    lines += ["", *(f"- {name}: {value:.2f}" for name, value in points.thresholds.items())]
+    for table in tables:
+        lines += ["", f"## {table.title}", "", "| " + " | ".join(table.columns) + " |"]
+        lines += ["| " + " | ".join("---" for _ in table.columns) + " |"]
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+    lines += ["", *LIMITS, ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
