@@ -72,6 +72,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--conversations", "2", "--shared", "128", "--turns", "2"),
         takes_model=True,
     ),
+    "monitor": Benchmark(
+        "evals.speed.monitor",
+        "cost of a monitor on hidden states, for a token and for a request",
+        quick=("--model", "smollm2-135m", "--layers", "12", "--tokens", "4", "--repeats", "2"),
+    ),
     "model_memory": Benchmark(
         "evals.speed.model_memory",
         "memory of a process that has loaded a model of the catalog and answered",

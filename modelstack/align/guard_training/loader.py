@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,19 @@ class GuardBatch(Batch):
     """Tokens of the chat format's opening and of the policy."""
     first_B: Tensor | None = None
     """Place in a row of the label that is the verdict."""
+    unsafe_B: Tensor | None = None
+    """Whether the answer of a row is `unsafe`, bool."""
+    unit_B: Tensor | None = None
+    """Number of a row's pair in the batch."""
+
+    def to(self, device: torch.device) -> GuardBatch:
+        """Return the batch on `device`."""
+        if self.ids_BT.device == device:
+            return self
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(
+            self, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,9 +138,9 @@ class GuardLoader(RowLoader):
 
     def _batch(self, rows: Sequence[Row], position: int) -> GuardBatch:
         """Return the tokens of planned rows, all judged by one policy."""
-        chosen = [number for row in rows for number in self._data.units[row[0].document]]
+        units = [self._data.units[row[0].document] for row in rows]
         policy = drawn_policy(self._changes, self._config.seed, position)
-        return guard_batch(self._data, chosen, self._prompts, policy, position, self._category_weight)
+        return guard_batch(self._data, units, self._prompts, policy, position, self._category_weight)
 
 
 def drawn_policy(changes: PolicyChanges, seed: int, position: int) -> Policy:
@@ -142,19 +155,22 @@ def drawn_policy(changes: PolicyChanges, seed: int, position: int) -> Policy:
 
 def guard_batch(
     data: GuardRows,
-    numbers: Sequence[int],
+    units: Sequence[Sequence[int]],
     prompts: PromptTokens,
     policy: Policy,
     position: int = 0,
     category_weight: float = 1.0,
 ) -> GuardBatch:
-    """Return rows after one policy, padded at their ends; labels are the answers."""
+    """Return the rows of some units after one policy, padded at their ends; labels are the answers."""
     parts: list[tuple[list[int], list[int]]] = []
+    numbers = [number for unit in units for number in unit]
+    is_unsafe: list[bool] = []
     for number in numbers:
         row = data.rows[number]
         violated = policy.violated(row.categories)
         is_known = bool(row.categories) or not row.unsafe
         unsafe = bool(violated) if is_known else row.unsafe
+        is_unsafe.append(unsafe)
         parts.append((data.conversations[number], prompts.answer(violated, unsafe=unsafe)))
     T = max(len(asked) + len(answer) for asked, answer in parts) - 1
     ids_BT = np.full((len(parts), T), PADDING, np.int64)
@@ -180,4 +196,6 @@ def guard_batch(
         weights_BT=torch.from_numpy(weights_BT),
         policy_P=torch.tensor(prompts.prefix(policy)),
         first_B=torch.from_numpy(first_B),
+        unsafe_B=torch.tensor(is_unsafe),
+        unit_B=torch.tensor([unit for unit, several in enumerate(units) for _ in several]),
     )

@@ -31,10 +31,17 @@ class GuardRecipe(TuningRecipe, frozen=True, extra="forbid"):
     free: ClassVar[frozenset[str]] = TuningRecipe.free
     data: GuardData
     policies: PolicyChanges = PolicyChanges()
+    verdict_weight: float = Field(default=0.3, ge=0)
+    """Weight of the cross-entropy of the verdict's token."""
+    pair_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss of pairs, -log sigmoid of the difference of their log-odds of `unsafe`.
+
+    It is blind to what all rows of a batch have in common, which the verdict's own loss moves back and forth.
+    """
     category_weight: float = Field(default=0.3, ge=0)
-    """Weight of the tokens after the verdict, which has weight 1: categories and end."""
+    """Weight of the tokens after the verdict: categories and end."""
     rows: int = Field(default=32, gt=0)
     micro_batches: int = Field(default=2, gt=0)
-    optimizer: TuningOptimizer = TuningOptimizer(lr=2e-4, betas=(0.9, 0.98))
+    optimizer: TuningOptimizer = TuningOptimizer(lr=5e-4, betas=(0.9, 0.98))
     max_validation: int = Field(default=1000, gt=0)
     """Maximum number of held-back rows of each file for measurements before and after."""

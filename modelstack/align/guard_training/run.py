@@ -106,7 +106,8 @@ class GuardTraining(Training[GuardResolved]):
             category_weight=recipe.category_weight,
             rows_per_batch=self.rows_per_batch,
         )
-        return loader, GuardPasses(self.base.model, self._verdicts)
+        passes = GuardPasses(self.base.model, self._verdicts, recipe.verdict_weight, recipe.pair_weight)
+        return loader, passes
 
     def report(self, n_steps: int, told: Told) -> Report:
         """Measure the guard's verdicts on held-back rows."""
@@ -189,6 +190,6 @@ def score(
     with in_use(model):
         for start in range(0, len(order), SCORED_TOGETHER):
             numbers = order[start : start + SCORED_TOGETHER]
-            batch = guard_batch(rows, numbers.tolist(), prompts, MLCOMMONS)
-            logits[numbers] = unsafe_logits(model, batch, verdicts).double().numpy()
+            batch = guard_batch(rows, [numbers.tolist()], prompts, MLCOMMONS)
+            logits[numbers] = unsafe_logits(model, batch, verdicts).double().cpu().numpy()
     return logits

@@ -10,11 +10,14 @@ import pytest
 
 from agentkit import Agent, LocalModel, ModelSettings, UserError
 from agentkit.events import AgentEvent, GuardrailEvent, TextDeltaEvent
+from agentkit.messages import ToolReturnPart
 from agentkit.models.local.monitor import Monitor
 from agentkit.models.resolve import resolve_model
 from agentkit.results import RunResult
+from agentkit.testing import call
 from modelstack.align.monitor.probe import REPLY, REQUEST, Direction, Probe
 from modelstack.inference.llama.engine import LlamaCppEngine
+from tests.agentkit.arrangements import by_turns
 
 pytestmark = pytest.mark.anyio
 NEVER, ALWAYS = 1e9, -1e9
@@ -106,3 +109,23 @@ async def test_a_monitor_of_another_model_is_refused(
 def test_a_monitor_is_an_option_of_a_models_name(tiny_gguf: Path) -> None:
     model = resolve_model(f"local:{tiny_gguf}?monitor=tiny-monitor.safetensors")
     assert isinstance(model, LocalModel) and model._monitor == Monitor("tiny-monitor.safetensors")
+
+
+async def test_a_monitored_model_filters_after_a_hand_off(made: type[LocalModel]) -> None:
+    worker = Agent(made(reply=ALWAYS), name="worker", settings=ModelSettings(max_tokens=24))  # type: ignore[call-arg]
+    front = Agent(by_turns(call("transfer_to_worker", task="Do it.")), handoffs=[worker], name="front")
+    assert (await front.run("Hello")).status == "filtered"
+
+
+async def test_a_monitored_model_behind_a_tool_gives_its_caller_an_error_without_the_text(
+    made: type[LocalModel],
+) -> None:
+    inner = agent_of(made(reply=ALWAYS)).as_tool("Works.", name="inner")  # type: ignore[call-arg]
+    outer = Agent(by_turns(call("inner", task="Do it."), "done"), tools=[inner])
+    result = await outer.run("Hello")
+    (returned,) = [
+        part for message in result.messages for part in message.parts if part.part_kind == "tool-return"
+    ]
+    assert result.output == "done"
+    assert isinstance(returned, ToolReturnPart) and returned.is_error
+    assert returned.content == "A filter of the agent's model withheld the answer."

@@ -17,7 +17,7 @@ from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_training.loader import drawn_policy, guard_batch, paired
 from modelstack.align.guard_training.measured import threshold_at
-from modelstack.align.guard_training.passes import GuardPasses
+from modelstack.align.guard_training.passes import GuardPasses, pair_leads
 from modelstack.align.guard_training.recipe import GuardRecipe, PolicyChanges
 from modelstack.align.guard_training.rows import GuardRow, Turn, read_rows
 from modelstack.align.guard_training.run import tokenised, train_guard
@@ -73,9 +73,9 @@ def test_a_shared_policy_gives_the_loss_and_gradients_of_whole_rows(base: Base) 
         row("b", "S1", role="assistant"),
     ]
     rows, _ = tokenised({"toy": several}, prompts, 96)
-    batch = guard_batch(rows, [0, 1, 2], prompts, MLCOMMONS, category_weight=0.3)
+    batch = guard_batch(rows, [[0, 1, 2]], prompts, MLCOMMONS, category_weight=0.3)
     verdicts = tuple(prompts.answer((), unsafe=unsafe)[0] for unsafe in (False, True))
-    shared = GuardPasses(base.model, verdicts).backward([batch], 1)["guard"]  # type: ignore[arg-type]
+    shared = sum(GuardPasses(base.model, verdicts).backward([batch], 1).values())  # type: ignore[arg-type]
     of_shared = gradients(base)
 
     assert batch.policy_P is not None and batch.weights_BT is not None
@@ -99,7 +99,7 @@ def test_a_category_outside_the_policy_is_allowed(base: Base) -> None:
     rows, _ = tokenised({"toy": [row("x", "S2", "S8"), row("y"), row("z", unsafe=False)]}, prompts, 96)
 
     def answers(policy: Any) -> list[str]:
-        batch = guard_batch(rows, [0, 1, 2], prompts, policy)
+        batch = guard_batch(rows, [[0, 1, 2]], prompts, policy)
         vocabulary = base.tokenizer.vocabulary
         ends = set(vocabulary.end_ids)
         found: list[str] = []
@@ -229,3 +229,11 @@ def test_a_threshold_flags_at_most_its_share() -> None:
     threshold = threshold_at(logits, 0.01)
     assert (logits >= threshold).sum() == 10
     assert threshold_at(np.zeros(100), 0.01) > 0
+
+
+def test_the_loss_of_pairs_is_blind_to_what_rows_have_in_common() -> None:
+    unit = torch.tensor([0, 0, 1, 1, 2, 3, 3])
+    unsafe = torch.tensor([True, False, False, True, True, False, False])
+    odds = torch.tensor([1.0, 3.0, -2.0, 0.5, 9.0, 1.0, 2.0])
+    for shift in (0.0, 7.0):
+        torch.testing.assert_close(pair_leads(odds + shift, unsafe, unit), torch.tensor([-2.0, 2.5]))
