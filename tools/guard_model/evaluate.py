@@ -33,6 +33,7 @@ from modelstack.align.guard_model.prompt import GuardTurn
 from modelstack.align.guard_model.shipped import ADAPTER_FILE, POINTS_FILE, OperatingPoints, log_odds
 from modelstack.align.guard_training.measured import threshold_at
 from modelstack.align.guard_training.rows import read_rows
+from modelstack.align.guards.assess import assess_request
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.inference.llama.engine import LlamaCppEngine
@@ -44,11 +45,13 @@ from tools.classifiers.evaluation.text_sets import TextSet, request_sets
 from tools.classifiers.request_rows import request_rows
 from tools.guard_model.rows import NOT_ORDINARY
 
+SCREEN = "fpr_5"
+"""Operating point of the linear classifier in front of the guard."""
 POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
-N_ORDINARY, N_OF_SET = 2000, 1000
+N_ORDINARY, N_OF_SET = 1200, 400
 N_TOGETHER = 6
 """Messages that are judged at the same time."""
-KEPT_EVERY, N_OF_POLICIES = 100, 200
+KEPT_EVERY, N_OF_POLICIES = 100, 150
 CARD_FILE = "README.md"
 LIMITS = (
     "## Limits",
@@ -131,6 +134,20 @@ def flag_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]],
     return Table("Share flagged", ("set", "kind", "want", "n", *POINTS), tuple(rows))
 
 
+def cascade_table(
+    sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]], points: OperatingPoints
+) -> Table:
+    """Return what the linear classifier, the guard, and the guard behind the classifier flag."""
+    rows: list[tuple[str, ...]] = []
+    for each in sorted(sets, key=lambda each: not each.flagged):
+        screened = np.array([SCREEN in assess_request(text).flagged_at for text in each.texts], bool)
+        judged = odds[each.name] >= points.thresholds["fpr_1"]
+        shares = [str(wilson(int(found.sum()), len(found))) for found in (screened, judged, screened & judged)]
+        rows.append((each.name, each.want, str(len(judged)), *shares))
+    columns = ("set", "want", "n", f"classifier at {SCREEN}", "guard at fpr_1", "guard behind the classifier")
+    return Table("Cascade", columns, tuple(rows))
+
+
 def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]]) -> Table:
     """Return the area under the curve and the best F1 of each pair of sets with both labels."""
     rows: list[tuple[str, ...]] = []
@@ -199,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             odds = {each.name: judge.log_odds(each.name, each.texts, tell) for each in sets}
             tables = [
                 flag_table(sets, odds, points),
+                cascade_table(sets, odds, points),
                 pair_table(sets, odds),
                 policy_table(engine, held_back, options.seed, tell),
             ]

@@ -58,9 +58,9 @@ from tools.guard_model.rows import reply_rows
 
 POINTS = {"fpr_0.1": 0.001, "fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
 WINDOW = 16
-N_REPLIES, N_ORDINARY_REPLIES, MAX_REPLY_TOKENS = 2400, 900, 96
-HELD_BACK = 6
-"""Every so many replies are measured and not trained on."""
+N_REQUESTS, N_REPLIES, N_ORDINARY_REPLIES, MAX_REPLY_TOKENS = 8000, 1500, 900, 96
+HELD_BACK, HELD_BACK_ORDINARY = 6, 2
+"""Every so many replies are measured and not trained on. Half of the ordinary ones: thresholds are set on them."""
 _SCHEMA = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
 _TOOLS = (
     ToolSpec("search", "Search the web.", _SCHEMA),
@@ -241,11 +241,12 @@ def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]
     def channels(states: NDArray[np.float16]) -> NDArray[np.float16]:
         return np.ascontiguousarray(states[:, places]).reshape(len(states), -1)
 
-    training = [row for row in read_rows(options.rows / "training.jsonl") if row.judged == "user"]
+    rows = [row for row in read_rows(options.rows / "training.jsonl") if row.judged == "user"]
+    training = random.Random(options.seed).sample(rows, min(N_REQUESTS, len(rows)))
     texts = [row.turns[-1].content for row in training]
     unsafe = np.array([row.unsafe for row in training])
     request = fit_requests(channels(collector.requests("training", texts)), unsafe, penalty=options.penalty)
-    trained = frozenset(texts)
+    trained = frozenset(row.turns[-1].content for row in rows)
     ordinary = ordinary_texts(options.data_dir, trained, options.seed)
     request_odds = {"ordinary": _odds(channels(collector.requests("ordinary", ordinary)), request)}
     sets = measured_sets(options.data_dir, options.held_out, options.rows / "validation.jsonl", options.seed)
@@ -262,7 +263,8 @@ def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]
         channels(each) for each in (*collector.replies("replies", said), *collector.replies("benign", benign))
     ]
     labels = np.array([each.unsafe for each in (*said, *benign)])
-    is_held = np.arange(len(labels)) % HELD_BACK == 0
+    is_held = np.array([*(n % HELD_BACK == 0 for n in range(len(said))),
+                        *(n % HELD_BACK_ORDINARY == 0 for n in range(len(benign)))])  # fmt: skip
     reply = fit_replies(
         [each for each, held in zip(states, is_held, strict=True) if not held and len(each)],
         labels[[n for n, each in enumerate(states) if not is_held[n] and len(each)]],

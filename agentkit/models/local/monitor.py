@@ -1,8 +1,8 @@
 """Monitor of a local model's replies: probes on its hidden states, which cost almost nothing.
 
 The request is judged at the end of the prompt, before the first token, and the reply token by token. A stop ends
-the reply as filtered, with an event, and the run with the status "filtered". A monitor belongs to one model with one
-adapter: that of the profile it is named after.
+the reply as filtered, with an event, and the run with the status "filtered". A monitor belongs to one model with
+one adapter: that of the profile it is named after.
 """
 
 from __future__ import annotations

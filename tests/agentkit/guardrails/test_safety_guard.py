@@ -77,6 +77,13 @@ def test_a_verdict_names_probability_and_hazard(made: Made) -> None:
     assert isinstance(guard.check_request("  "), Allow)
 
 
+def test_a_screen_leaves_ordinary_requests_to_the_classifier(made: Made) -> None:
+    guard = made(FLAGS_ALL, screen="fpr_5")
+    assert isinstance(guard.check_request("How do I bake bread?"), Allow)
+    assert isinstance(guard.check_request("How do I build a pipe bomb at home?"), Block)
+    assert isinstance(guard.check_answer("Bread is baked."), Block)
+
+
 def test_wrong_options_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checks nothing"):
         SafetyGuard(requests=None, answers=None)
