@@ -1,8 +1,8 @@
 """Cost of a monitor on hidden states: time of a token and of a request, with and without it.
 
 Two engines with the same weights and threads write the same replies in turn, one of them with a watch that reads
-some layers and judges each token. A cost is the difference within such a pair; that of a request is the difference of
-the times to the first token after a prompt of 64 tokens.
+some layers and judges each token. A cost is the difference within such a pair. That of a request is the difference
+of the times to the first token after a prompt of 64 tokens.
 
     python -m evals.speed.monitor [--model qwen2.5-coder-0.5b] [--layers 12 15] [--engine llama.cpp]
 """

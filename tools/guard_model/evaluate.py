@@ -16,8 +16,7 @@ import random
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +26,25 @@ from rich.console import Console
 from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.statistics import area_under_roc, wilson
-from modelstack.align.guard_model.guard import GuardModel
+from modelstack.align.guard_model.guard import WINDOW_CHARACTERS, GuardModel
 from modelstack.align.guard_model.policy import MLCOMMONS, Policy
-from modelstack.align.guard_model.prompt import GuardTurn
+from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, GuardTurn
 from modelstack.align.guard_model.shipped import ADAPTER_FILE, POINTS_FILE, OperatingPoints, log_odds
+from modelstack.align.guard_model.tokens import PromptTokens
+from modelstack.align.guard_model.verdict_grammar import VerdictTree
 from modelstack.align.guard_training.measured import threshold_at
-from modelstack.align.guard_training.rows import read_rows
+from modelstack.align.guard_training.rows import GuardRow, Turn, read_rows
+from modelstack.align.guard_training.run import score, tokenised
 from modelstack.align.guards.assess import assess_request
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.posttrain.base_hash import base_sha256
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.posttrain.weights_by_name import weights_path
+from modelstack.reasoning.sampling.frozen_model import load_merged
 from modelstack.terminal.progress_bars import Tell, progress_bars
+from modelstack.train.process import set_up_process
 from tools.classifiers.data_files import read_records
 from tools.classifiers.evaluation.text_sets import TextSet, request_sets
 from tools.classifiers.request_rows import request_rows
@@ -49,9 +54,9 @@ SCREEN = "fpr_5"
 """Operating point of the linear classifier in front of the guard."""
 POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
 N_ORDINARY, N_OF_SET = 1200, 400
-N_TOGETHER = 6
-"""Messages that are judged at the same time."""
-KEPT_EVERY, N_OF_POLICIES = 100, 150
+N_SERVED = 60
+"""Messages that are judged by llama.cpp, too."""
+KEPT_EVERY = 200
 CARD_FILE = "README.md"
 LIMITS = (
     "## Limits",
@@ -63,35 +68,50 @@ LIMITS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Judge:
-    """A guard with the log-odds that it gave before."""
+    """A guard on torch, which judges several times as many messages a second as llama.cpp, with what it said
+    before.
+    """
 
-    guard: GuardModel
-    kept: dict[str, float]
-    file: Path
+    def __init__(self, stage: Path, file: Path) -> None:
+        """Load a stage; `file` keeps log-odds for a later run.
 
-    @classmethod
-    def opened(cls, guard: GuardModel, file: Path) -> Judge:
-        """Continue a file of log-odds, if there is one."""
-        return cls(guard, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, file)
+        Raises:
+            UserError: The stage or its base is missing.
+        """
+        base = load_merged(starting_point(stage), precision="bf16", device="cpu")
+        self._model = base.model
+        self._prompts = PromptTokens(base.encoder, INSTRUCTIONS_FIRST)
+        tree = VerdictTree(base.tokenizer.vocabulary, MLCOMMONS, INSTRUCTIONS_FIRST)
+        self._verdicts = (tree.safe_id, tree.unsafe_id)
+        self._file = file
+        self._kept: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def log_odds(self, name: str, texts: Sequence[str], tell: Tell) -> NDArray[np.float64]:
         """Return the log-odds of some requests; `name` is that of their set, for the progress."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self.kept]
-        with ThreadPoolExecutor(N_TOGETHER) as pool:
-            for number, (text, found) in enumerate(zip(missing, pool.map(self._judged, missing), strict=True), 1):
-                self.kept[text] = found
-                tell(name, number, len(missing))
-                if number % KEPT_EVERY == 0 or number == len(missing):
-                    with replacing(self.file) as temporary:
-                        temporary.write_text(json.dumps(self.kept, ensure_ascii=False), encoding="utf-8")
-        return np.array([self.kept[text] for text in texts])
+        missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        for start in range(0, len(missing), KEPT_EVERY):
+            several = missing[start : start + KEPT_EVERY]
+            self._kept |= zip(several, self.under(MLCOMMONS, several).tolist(), strict=True)
+            with replacing(self._file) as temporary:
+                temporary.write_text(json.dumps(self._kept, ensure_ascii=False), encoding="utf-8")
+            tell(name, start + len(several), len(missing))
+        return np.array([self._kept[text] for text in texts])
 
-    def _judged(self, text: str) -> float:
-        verdict = self.guard.judge([GuardTurn("user", text)])
-        assert verdict is not None  # it is not cancelled
-        return log_odds(verdict.probability)
+    def under(self, policy: Policy, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the log-odds of some requests under a policy; the first window of a long one is read."""
+        rows = [
+            GuardRow(
+                id=str(number),
+                turns=(Turn(role="user", content=text[:WINDOW_CHARACTERS]),),
+                unsafe=False,
+                source="",
+                license="",
+            )
+            for number, text in enumerate(texts)
+        ]
+        tokens, _ = tokenised({"texts": rows}, self._prompts, 4096)
+        return score(self._model, tokens, self._prompts, self._verdicts, policy)
 
 
 def ordinary_texts(data_dir: Path, trained: frozenset[str], seed: int) -> list[str]:
@@ -166,25 +186,43 @@ def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]])
     return Table("Both labels, at even odds", columns, tuple(rows))
 
 
-def policy_table(engine: LlamaCppEngine, rows: Path, seed: int, tell: Tell) -> Table:
+def policy_table(judge: Judge, rows: Path, seed: int, tell: Tell) -> Table:
     """Return how held-back harmful requests are judged without their category, and without another one."""
-    unsafe = [row for row in read_rows(rows) if row.source == "near_boundary" and row.unsafe]
     draw = random.Random(seed)
-    chosen = draw.sample(unsafe, min(N_OF_POLICIES, len(unsafe)))
-    flagged = {"whole policy": 0, "without its category": 0, "without another category": 0}
-    guards: dict[Policy, GuardModel] = {}
-    for number, row in enumerate(chosen, 1):
-        own = row.categories[0]
+    flagged = dict.fromkeys(("whole policy", "without its category", "without another category"), 0)
+    by_category: dict[str, list[str]] = {}
+    for row in read_rows(rows):
+        if row.source == "near_boundary" and row.unsafe:
+            by_category.setdefault(row.categories[0], []).append(row.turns[-1].content)
+    for number, (own, texts) in enumerate(sorted(by_category.items()), 1):
         other = draw.choice([code for code in MLCOMMONS.codes if code != own])
         policies = (MLCOMMONS, MLCOMMONS.without(own), MLCOMMONS.without(other))
         for name, policy in zip(flagged, policies, strict=True):
-            guard = guards.setdefault(policy, GuardModel(engine, policy))
-            verdict = guard.judge(row.guard_turns)
-            assert verdict is not None
-            flagged[name] += verdict.probability > 0.5
-        tell("policies", number, len(chosen))
-    shares = tuple((name, str(wilson(n, len(chosen)))) for name, n in flagged.items())
+            flagged[name] += int((judge.under(policy, texts) > 0).sum())
+        tell("policies", number, len(by_category))
+    n = sum(map(len, by_category.values()))
+    shares = tuple((name, str(wilson(found, n))) for name, found in flagged.items())
     return Table("Harmful requests flagged at even odds, by policy", ("policy", "flagged"), shares)
+
+
+def served_table(judge: Judge, options: argparse.Namespace, texts: Sequence[str]) -> Table:
+    """Return how far the log-odds of llama.cpp, which serves the guard, are from those of torch."""
+    with (
+        LlamaCppEngine(
+            weights_path(options.model),
+            lora_path=options.guard / ADAPTER_FILE,
+            n_cells=2048,
+            n_threads=options.threads,
+            n_threads_prefill=options.threads,
+        ) as engine,
+        GuardModel(engine) as guard,
+    ):
+        verdicts = [guard.judge([GuardTurn("user", text)]) for text in texts]
+    served = np.array([log_odds(each.probability) for each in verdicts if each is not None])
+    differences = np.abs(served - judge.under(MLCOMMONS, texts))
+    cells = (str(len(texts)), f"{differences.mean():.3f}", f"{differences.max():.3f}", f"{np.std(served):.2f}")
+    columns = ("messages", "mean difference", "largest difference", "deviation of the log-odds")
+    return Table("llama.cpp beside torch", columns, (cells,))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,9 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    set_up_process(options.threads)
     try:
-        with _engine(options) as engine, progress_bars(Console(stderr=True)) as tell:
-            judge = Judge.opened(GuardModel(engine), options.out / "log_odds.json")
+        judge = Judge(options.guard, options.out / "log_odds.json")
+        with progress_bars(Console(stderr=True)) as tell:
             trained = frozenset(row.turns[-1].content for row in read_rows(options.rows / "training.jsonl"))
             ordinary = judge.log_odds("ordinary", ordinary_texts(options.data_dir, trained, options.seed), tell)
             points = OperatingPoints(
@@ -218,7 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 flag_table(sets, odds, points),
                 cascade_table(sets, odds, points),
                 pair_table(sets, odds),
-                policy_table(engine, held_back, options.seed, tell),
+                policy_table(judge, held_back, options.seed, tell),
+                served_table(judge, options, ordinary_texts(options.data_dir, trained, options.seed)[:N_SERVED]),
             ]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -234,18 +274,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (folder / CARD_FILE).write_text(card(options.guard, points, tables), "utf-8")
         print(folder)
     return 0
-
-
-def _engine(options: argparse.Namespace) -> LlamaCppEngine:
-    return LlamaCppEngine(
-        weights_path(options.model),
-        lora_path=options.guard / ADAPTER_FILE,
-        context_window=2048,
-        n_cells=4096,
-        max_conversations=N_TOGETHER + 1,
-        n_threads=options.threads,
-        n_threads_prefill=options.threads,
-    )
 
 
 def card(stage: Path, points: OperatingPoints, tables: Sequence[Table]) -> str:
