@@ -14,6 +14,9 @@ from modelstack.commands.help import explained
 from modelstack.commands.recipe_arguments import Arguments, Keys, Out, run_recipe
 from modelstack.errors import UserError
 
+N_CELLS = 2048
+"""Tokens that the guard's cache holds: its policy and a piece of a conversation."""
+
 
 @explained(
     reads="a model (`base`), and conversations with verdicts (`data.training`)",
@@ -58,6 +61,7 @@ def judge(
     from modelstack.align.guard_model.policy import MLCOMMONS
     from modelstack.align.guard_model.prompt import GuardTurn
     from modelstack.align.guard_model.shipped import ADAPTER_FILE, shipped_guard
+    from modelstack.inference.engine import EngineError
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.posttrain.weights_by_name import weights_path
 
@@ -69,19 +73,22 @@ def judge(
         policy = policy.extended(code.strip(), description.strip())
     folder = guard or shipped_guard(model)
     before = [GuardTurn("user", reply_to)] if reply_to is not None else []
-    engine = LlamaCppEngine(
-        weights_path(model),
-        lora_path=folder / ADAPTER_FILE,
-        context_window=2048,
-        n_threads=threads,
-        n_threads_prefill=threads,
-    )
-    with GuardModel(engine, policy) as judging:
-        for text in messages or _lines():
-            verdict = judging.judge([*before, GuardTurn("assistant" if before else "user", text)])
-            assert verdict is not None  # it is not cancelled
-            told = {"unsafe": round(verdict.probability, 4), "categories": verdict.categories, "message": text}
-            typer.echo(json.dumps(told, ensure_ascii=False))
+    try:
+        engine = LlamaCppEngine(
+            weights_path(model),
+            lora_path=folder / ADAPTER_FILE,
+            n_cells=N_CELLS,
+            n_threads=threads,
+            n_threads_prefill=threads,
+        )
+        with GuardModel(engine, policy) as judging:
+            for text in messages or _lines():
+                verdict = judging.judge([*before, GuardTurn("assistant" if before else "user", text)])
+                assert verdict is not None  # it is not cancelled
+                told = {"unsafe": round(verdict.probability, 4), "categories": verdict.categories, "message": text}
+                typer.echo(json.dumps(told, ensure_ascii=False))
+    except EngineError as error:
+        raise UserError(str(error)) from error
 
 
 def _lines() -> Iterator[str]:

@@ -147,6 +147,9 @@ CHAINS: Mapping[str, str] = {
         sft tools-medium-5 {SFT}
         sft tools-medium-6 {SFT}
     """,
+    "guard": f"""
+        guard mlcommons base=base.gguf {SMALL} steps=1 data.row_tokens=128 lora.layers_to_transform='[1]'
+    """,
     "preferences": f"""
         prefer dpo base=runs/tools {SMALL} data.row_tokens=256
         reward bradley-terry base=base.gguf {SMALL} data.row_tokens=256
@@ -185,6 +188,7 @@ AFTER = {
     "tools alone": ("tiny adapter",),
     "small adapter": ("base",),
     "medium adapter": ("small adapter",),
+    "guard": ("base",),
     "preferences": ("tiny adapter",),
     "reasoning": ("tiny adapter",),
     "effects": ("tiny adapter",),
@@ -247,6 +251,11 @@ def write_raw_files() -> None:
     for name, n in (("train", 6), ("validation", 2)):
         pairs = [{"prompt": f"{name} {i}", "chosen": f"Yes, {i}.", "rejected": "No no no."} for i in range(n)]
         write_lines(f"preferences/{name}.jsonl", pairs)
+    for name, n in (("training", 6), ("validation", 2)):
+        about = {"source": "toy", "license": "CC0-1.0"}
+        turns = [[{"role": "user", "content": f"{name} {i}"}] for i in range(n)]
+        rows = [{"id": f"{name}{i}", "turns": turns[i], "unsafe": i % 2 == 0} | about for i in range(n)]
+        write_lines(f"guard-rows/{name}.jsonl", rows)
     write_lines("prompts/train.jsonl", [{"id": str(i), "prompt": f"ask {i}", "gold": None} for i in range(4)])
     write_public_sets()
 

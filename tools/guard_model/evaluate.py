@@ -47,7 +47,7 @@ from modelstack.terminal.progress_bars import Tell, progress_bars
 from modelstack.train.process import set_up_process
 from tools.classifiers.data_files import read_records
 from tools.classifiers.evaluation.text_sets import TextSet, request_sets
-from tools.classifiers.request_rows import request_rows
+from tools.classifiers.request_rows import MADE_BY_RULE, request_rows
 from tools.guard_model.rows import NOT_ORDINARY
 
 SCREEN = "fpr_5"
@@ -56,8 +56,8 @@ POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
 N_ORDINARY, N_OF_SET = 1200, 400
 N_SERVED = 60
 """Messages that are judged by llama.cpp, too."""
-KEPT_EVERY = 200
-CARD_FILE = "README.md"
+KEPT_EVERY, N_OF_CATEGORY = 200, 15
+CARD_FILE, STAGE_FILE, CURVES_FILE = "README.md", "stage.json", "curves.png"
 LIMITS = (
     "## Limits",
     "",
@@ -69,9 +69,7 @@ LIMITS = (
 
 
 class Judge:
-    """A guard on torch, which judges several times as many messages a second as llama.cpp, with what it said
-    before.
-    """
+    """A guard on torch, which judges more messages a second than llama.cpp; keeps what it said in a file."""
 
     def __init__(self, stage: Path, file: Path) -> None:
         """Load a stage; `file` keeps log-odds for a later run.
@@ -115,8 +113,9 @@ class Judge:
 
 
 def ordinary_texts(data_dir: Path, trained: frozenset[str], seed: int) -> list[str]:
-    """Return ordinary requests that the guard was not trained on."""
-    rows = [row for row in request_rows(data_dir, seed) if not row.labels and row.source not in NOT_ORDINARY]
+    """Return requests of people that the guard was not trained on; those made by rule set no thresholds."""
+    left_out = NOT_ORDINARY | MADE_BY_RULE
+    rows = [row for row in request_rows(data_dir, seed) if not row.labels and row.source not in left_out]
     unseen = [row.text for row in rows if row.text not in trained]
     return random.Random(seed).sample(unseen, min(N_ORDINARY, len(unseen)))
 
@@ -169,19 +168,20 @@ def cascade_table(
 
 
 def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]]) -> Table:
-    """Return the area under the curve and the best F1 of each pair of sets with both labels."""
+    """Return the area under the curve, and F1 at even odds, of sets with both labels ("NAME, ...")."""
     rows: list[tuple[str, ...]] = []
-    names = {each.name.rpartition(",")[0] for each in sets if "," in each.name}
-    for name in sorted(names):
-        harmful, safe = (
-            np.concatenate([odds[s.name] for s in sets if s.name.startswith(f"{name},") and s.flagged == flagged])
-            for flagged in (True, False)
-        )
-        caught, flagged = (harmful > 0).sum(), (safe > 0).sum()
-        f1 = 2 * caught / (len(harmful) + caught + flagged)
-        shares = (str(wilson(int(n), len(of))) for n, of in ((caught, harmful), (flagged, safe)))
-        area = area_under_roc(harmful.tolist(), safe.tolist())
-        rows.append((name, f"{len(harmful)} + {len(safe)}", f"{area:.3f}", f"{f1:.3f}", *shares))
+    by_name: dict[str, dict[bool, list[float]]] = {}
+    for each in sets:
+        found = by_name.setdefault(each.name.rpartition(",")[0], {True: [], False: []})
+        found[each.flagged] += odds[each.name].tolist()
+    for name, found in sorted(by_name.items()):
+        harmful, safe = found[True], found[False]
+        if name and harmful and safe:
+            caught, flagged = (sum(each > 0 for each in several) for several in (harmful, safe))
+            f1 = 2 * caught / (len(harmful) + caught + flagged)
+            shares = (str(wilson(n, len(of))) for n, of in ((caught, harmful), (flagged, safe)))
+            area = area_under_roc(harmful, safe)
+            rows.append((name, f"{len(harmful)} + {len(safe)}", f"{area:.3f}", f"{f1:.3f}", *shares))
     columns = ("set", "n", "AUC", "F1 at even odds", "harmful flagged", "safe flagged")
     return Table("Both labels, at even odds", columns, tuple(rows))
 
@@ -194,6 +194,7 @@ def policy_table(judge: Judge, rows: Path, seed: int, tell: Tell) -> Table:
     for row in read_rows(rows):
         if row.source == "near_boundary" and row.unsafe:
             by_category.setdefault(row.categories[0], []).append(row.turns[-1].content)
+    by_category = {own: texts[:N_OF_CATEGORY] for own, texts in by_category.items()}
     for number, (own, texts) in enumerate(sorted(by_category.items()), 1):
         other = draw.choice([code for code in MLCOMMONS.codes if code != own])
         policies = (MLCOMMONS, MLCOMMONS.without(own), MLCOMMONS.without(other))
@@ -269,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ship is not None:
         folder = options.ship / options.model
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(options.guard / ADAPTER_FILE, folder / ADAPTER_FILE)
+        for name in (ADAPTER_FILE, STAGE_FILE, CURVES_FILE):
+            shutil.copyfile(options.guard / name, folder / name)
         (folder / POINTS_FILE).write_text(points.model_dump_json(indent=1) + "\n", "utf-8")
         (folder / CARD_FILE).write_text(card(options.guard, points, tables), "utf-8")
         print(folder)
