@@ -181,7 +181,7 @@ class FilterDelta:
     """A monitor inside the model stopped the reply, which then has the finish reason "content_filter"."""
 
     what: Literal["request", "reply"]
-    """What was judged unsafe."""
+    """Text that was judged unsafe."""
     reason: str
 
 

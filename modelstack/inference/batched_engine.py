@@ -168,9 +168,9 @@ class BatchedEngine(ABC, Generic[StreamT]):
         self.close()
 
     @property
-    @abstractmethod
     def state_layers(self) -> tuple[int, ...]:
-        """Layers whose outputs the watches of requests read, from 0; the last layer is not among them."""
+        """Layers whose outputs the watches of requests read, from 0, without the last one; none by default."""
+        return ()
 
     @property
     @abstractmethod

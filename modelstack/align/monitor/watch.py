@@ -27,7 +27,7 @@ class Stop:
     """Decision to stop a reply."""
 
     what: Literal["request", "reply"]
-    """What was judged unsafe."""
+    """Text that was judged unsafe."""
     log_odds: float
     n_tokens: int
     """Number of tokens of the reply that were written."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +23,29 @@ from modelstack.inference.engine import EngineError
 from modelstack.inference.llama.batch import SequencePart
 from modelstack.inference.llama.library import ggml, library
 
-if TYPE_CHECKING:
-    from modelstack.inference.llama.model import LlamaWeights
-
 
 class LayerStates:
     """Reader of the outputs of some layers in each evaluation of a context."""
 
-    def __init__(self, layers: Sequence[int], weights: LlamaWeights) -> None:
+    def __init__(self, layers: Sequence[int], n_layers: int, width: int) -> None:
         """Prepare the callback.
+
+        Args:
+            layers: Layers that are read.
+            n_layers: Number of layers of the model.
+            width: D.
 
         Raises:
             EngineError: the model has no such layer, or the layer is the last one, of which only the tokens with
                 logits are computed.
         """
         for layer in layers:
-            if not 0 <= layer < weights.n_layers - 1:
+            if not 0 <= layer < n_layers - 1:
                 raise EngineError(
                     f"state_layers contains {layer}; this model has readable outputs of the layers 0 to "
-                    f"{weights.n_layers - 2}"
+                    f"{n_layers - 2}"
                 )
-        self._width: int = weights.state_width
+        self._width = width
         self._name_of = ggml("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p)
         self._n_bytes = ggml("ggml_nbytes", ctypes.c_size_t, ctypes.c_void_p)
         self._get = ggml(
@@ -56,7 +58,7 @@ class LayerStates:
         self._rows = np.empty(0, np.intp)
         self._found: list[NDArray[np.float32] | None] = [None] * len(layers)
         self.callback: Any = library().ggml_backend_sched_eval_callback(self._called)
-        """What ggml calls; it must outlive the context."""
+        """Function for ggml; it must outlive the context."""
 
     def expect(self, parts: Sequence[SequencePart]) -> None:
         """Prepare for the evaluation of some parts."""

@@ -180,7 +180,9 @@ class LlamaContext:
         self.n_batch = n_batch
         self._threads = (1, 1)
         self._width: int = weights.width
-        self._layer_states = LayerStates(state_layers, weights) if state_layers else None
+        self._layer_states = None
+        if state_layers:
+            self._layer_states = LayerStates(state_layers, weights.n_layers, weights.state_width)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)

@@ -108,3 +108,7 @@ def test_help_is_plain_text(golden: Golden, words: tuple[str, ...]) -> None:
 
 def test_a_model_without_a_key_is_not_served_to_other_machines(golden: Golden) -> None:
     golden.check("serve", "serve model.gguf --host 0.0.0.0")
+
+
+def test_a_policy_without_a_category_that_it_never_had_is_refused(golden: Golden) -> None:
+    golden.check("judge", "judge Hello --without S99")

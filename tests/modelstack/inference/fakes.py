@@ -98,6 +98,9 @@ class FakeContext:
         assert not self._held.get(target)
         self._held[target] = self._held[source][:n_positions]
 
+    def layer_states(self) -> None:
+        """Return no states."""
+
     def extent(self, sequence: int) -> tuple[int, int]:
         n = len(self._held.get(sequence, []))
         return (0, n - 1) if n else (-1, -1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from modelstack.align.guard_model.policy import MLCOMMONS
+from modelstack.align.guard_model.policy import MLCOMMONS, Policy
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_training.loader import drawn_policy, guard_batch, paired
@@ -98,7 +98,7 @@ def test_a_category_outside_the_policy_is_allowed(base: Base) -> None:
     prompts = PromptTokens(base.encoder, INSTRUCTIONS_FIRST)
     rows, _ = tokenised({"toy": [row("x", "S2", "S8"), row("y"), row("z", unsafe=False)]}, prompts, 96)
 
-    def answers(policy: Any) -> list[str]:
+    def answers(policy: Policy) -> list[str]:
         batch = guard_batch(rows, [[0, 1, 2]], prompts, policy)
         vocabulary = base.tokenizer.vocabulary
         ends = set(vocabulary.end_ids)
@@ -212,7 +212,7 @@ def test_rows_on_both_sides_are_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="named twice"):
         checked_recipe(GuardRecipe, METHODS["guard"].values(world, data=data))
     copy = tmp_path / "copy.jsonl"
-    copy.write_bytes(Path(data["training"][0]).read_bytes())
+    copy.write_bytes((world.folder / "verdicts" / "train.jsonl").read_bytes())
     values = METHODS["guard"].values(world, data=data | {"validation": [str(copy)]})
     with pytest.raises(UserError, match="either trained on or measured on"):
         train_guard(checked_recipe(GuardRecipe, values), tmp_path / "run", Console(quiet=True))

@@ -14,15 +14,15 @@ from modelstack.align.monitor.shipped import shipped_monitor, shipped_monitors
 from modelstack.align.monitor.watch import MIN_TOKENS, Watch
 from modelstack.errors import UserError
 
-ONES = np.ones((2, 3), np.float32)
+SIXTH = np.full((2, 3), 1 / 6, np.float32)
 
 
 @pytest.fixture
 def probe() -> Probe:
     return Probe(
         (4, 7),
-        Direction(ONES / 6, -1.0),
-        Direction(ONES / 6, 0.0),
+        Direction(SIXTH, -1.0),
+        Direction(SIXTH, 0.0),
         window=3,
         thresholds={REQUEST: {"fpr_1": 2.0}, REPLY: {"fpr_1": 3.0}},
         fingerprints=("a" * 64,),

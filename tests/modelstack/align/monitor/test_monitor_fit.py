@@ -66,7 +66,11 @@ def test_states_equal_those_of_whole_prompts(tiny_gguf: Path) -> None:
     prefix, rows = [5, 6, 7, 8], [[9, 10, 11], [12], [13, 14, 15, 16, 17, 18]]
     found = dict(layer_states(model, prefix, rows, [0]))
     seen: list[torch.Tensor] = []
-    hook = model.model.layers[0].register_forward_hook(lambda _m, _i, output: seen.append(output))
+
+    def keep(_module: object, _inputs: object, output: torch.Tensor) -> None:
+        seen.append(output)
+
+    hook = model.model.layers[0].register_forward_hook(keep)
     for number, row in enumerate(rows):
         with torch.no_grad():
             model(torch.tensor([[*prefix, *row]]))
