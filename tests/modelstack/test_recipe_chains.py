@@ -148,7 +148,7 @@ CHAINS: Mapping[str, str] = {
         sft tools-medium-6 {SFT}
     """,
     "guard": f"""
-        guard mlcommons base=base.gguf {SMALL} steps=1 data.row_tokens=128 lora.layers_to_transform='[1]'
+        guard mlcommons base=base.gguf {SMALL} epochs=0.3 data.row_tokens=128 lora.layers_to_transform='[1]'
     """,
     "preferences": f"""
         prefer dpo base=runs/tools {SMALL} data.row_tokens=256
