@@ -57,7 +57,13 @@ class LayerStates:
         self._n_tokens = 0
         self._rows = np.empty(0, np.intp)
         self._found: list[NDArray[np.float32] | None] = [None] * len(layers)
-        self.callback: Any = library().ggml_backend_sched_eval_callback(self._called)
+        addresses = self._addresses
+
+        def called(tensor: int, asks: bool, _user_data: object) -> bool:
+            # Asked for each of a thousand tensors of a token: a closure is faster than a method.
+            return tensor in addresses if asks and not self._reads_names else self._named(tensor, asks)
+
+        self.callback: Any = library().ggml_backend_sched_eval_callback(called)
         """Function for ggml; it must outlive the context."""
 
     def expect(self, parts: Sequence[SequencePart]) -> None:
@@ -95,10 +101,8 @@ class LayerStates:
             raise EngineError("llama.cpp computes no separate output of the state_layers in this architecture")
         return np.stack([each[self._rows] for each in found], axis=1)
 
-    def _called(self, tensor: int, asks: bool, _user_data: object) -> bool:
+    def _named(self, tensor: int, asks: bool) -> bool:
         if asks:
-            if not self._reads_names:
-                return tensor in self._addresses
             is_wanted = self._name_of(tensor) in self._places
             if is_wanted:
                 self._addresses.add(tensor)
