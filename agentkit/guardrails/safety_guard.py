@@ -128,6 +128,7 @@ class SafetyGuard:
     def _load(self) -> tuple[GuardModel, OperatingPoints]:
         try:
             from agentkit.models.catalog.entries import local_path
+            from agentkit.models.catalog.store import file_sha256
             from agentkit.models.local.prompt_cache import prompt_cache
             from modelstack import errors
             from modelstack.align.guard_model.guard import GuardModel
@@ -139,9 +140,11 @@ class SafetyGuard:
             raise UserError(f"SafetyGuard needs {error.name}: {install_command('local')}.") from error
         try:
             folder = self._folder or shipped_guard(str(self._model))
-            points = read_points(folder)
+            points, base = read_points(folder), local_path(str(self._model))
+            if file_sha256(base) != points.base_sha256:
+                raise UserError(f"the guard in {folder} was trained on another base than {base}: name that model")
             engine = LlamaCppEngine(
-                local_path(str(self._model)),
+                base,
                 lora_path=folder / ADAPTER_FILE,
                 n_cells=_N_CELLS,
                 max_conversations=2,

@@ -15,6 +15,7 @@ from agentkit import Agent, Allow, Block, UserError
 from agentkit.events import GuardrailEvent
 from agentkit.guardrails import SafetyGuard
 from agentkit.guardrails.guardrail import Mode
+from agentkit.models.catalog.store import file_sha256
 from agentkit.testing import ScriptedModel
 from modelstack.align.guard_model.policy import MLCOMMONS
 from modelstack.align.guard_model.shipped import OperatingPoints
@@ -32,7 +33,8 @@ def made(tiny_gguf: Path, tiny_lora_gguf: Path, tmp_path: Path) -> Iterator[Made
         folder = tmp_path / "guard"
         folder.mkdir(exist_ok=True)
         shutil.copyfile(tiny_lora_gguf, folder / "adapter.gguf")
-        points = OperatingPoints(base_sha256="0" * 64, thresholds={"fpr_1": threshold}, n_ordinary=1)
+        base = file_sha256(tiny_gguf)
+        points = OperatingPoints(base_sha256=base, thresholds={"fpr_1": threshold}, n_ordinary=1)
         (folder / "points.json").write_text(points.model_dump_json())
         policy = MLCOMMONS.of(["S1", "S2"])
         guards.append(SafetyGuard(tiny_gguf, folder=folder, policy=policy, threads=1, **options))
@@ -82,6 +84,14 @@ def test_a_screen_leaves_ordinary_requests_to_the_classifier(made: Made) -> None
     assert isinstance(guard.check_request("How do I bake bread?"), Allow)
     assert isinstance(guard.check_request("How do I build a pipe bomb at home?"), Block)
     assert isinstance(guard.check_answer("Bread is baked."), Block)
+
+
+def test_a_guard_of_another_base_is_refused(made: Made, tmp_path: Path) -> None:
+    guard = made(FLAGS_ALL)
+    points = OperatingPoints(base_sha256="0" * 64, thresholds={"fpr_1": 0.0}, n_ordinary=1)
+    (tmp_path / "guard" / "points.json").write_text(points.model_dump_json())
+    with pytest.raises(UserError, match="trained on another base"):
+        guard.check_request("Hello")
 
 
 def test_wrong_options_are_refused(made: Made, tmp_path: Path) -> None:
