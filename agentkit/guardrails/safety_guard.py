@@ -127,7 +127,7 @@ class SafetyGuard:
 
     def _load(self) -> tuple[GuardModel, OperatingPoints]:
         try:
-            from agentkit.models.catalog.entries import local_path
+            from agentkit.models.catalog.entries import CATALOG, local_path
             from agentkit.models.catalog.store import file_sha256
             from agentkit.models.local.prompt_cache import prompt_cache
             from modelstack import errors
@@ -141,7 +141,8 @@ class SafetyGuard:
         try:
             folder = self._folder or shipped_guard(str(self._model))
             points, base = read_points(folder), local_path(str(self._model))
-            if file_sha256(base) != points.base_sha256:
+            entry = CATALOG.get(str(self._model))  # its file was verified when it was fetched
+            if (file_sha256(base) if entry is None else entry.sha256) != points.base_sha256:
                 raise UserError(f"the guard in {folder} was trained on another base than {base}: name that model")
             engine = LlamaCppEngine(
                 base,

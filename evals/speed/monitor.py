@@ -14,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from agentkit.models.catalog.entries import local_path
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from modelstack.align.monitor.probe import REPLY, REQUEST, Direction, Probe
 from modelstack.align.monitor.watch import Watch
-from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama.engine import LlamaCppEngine
+
+if TYPE_CHECKING:
+    from modelstack.inference.torch.engine import TorchEngine
 
 MAX_DECODE, MAX_REQUEST_MS = 0.02, 1.0
 """Bounds: share of the time of a token, and milliseconds of a request."""
@@ -34,7 +36,7 @@ TOKENS = range(20, 250)
 PLAIN, WATCHED = "without", "with the monitor"
 
 
-def loaded(engine: str, model: str, threads: int, layers: Sequence[int]) -> BatchedEngine[Any]:
+def loaded(engine: str, model: str, threads: int, layers: Sequence[int]) -> LlamaCppEngine | TorchEngine:
     """Return an engine that shows some layers."""
     path = local_path(model)
     if engine == "torch":
@@ -47,10 +49,10 @@ def loaded(engine: str, model: str, threads: int, layers: Sequence[int]) -> Batc
 
 
 def timed(
-    engine: BatchedEngine[Any], prompt: list[int], n_tokens: int, watch: Watch | None
+    engine: LlamaCppEngine | TorchEngine, prompt: list[int], n_tokens: int, watch: Watch | None
 ) -> tuple[float, float]:
     """Return seconds of a prompt, and seconds of a token after it."""
-    engine.forget("bench")  # type: ignore[attr-defined]
+    engine.forget("bench")
     request = GenerateRequest(prompt, n_tokens, conversation="bench", end_ids=frozenset(), watch=watch)
     started = time.perf_counter()
     reply = engine.generate(request)
@@ -73,7 +75,7 @@ def measure(options: argparse.Namespace) -> BenchmarkResult:
     }
     draw = random.Random(0)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
-    width = engines[PLAIN].embedding_width  # type: ignore[attr-defined]
+    width = engines[PLAIN].embedding_width
     probe = probe_of(options.layers, width)
     for repeat in range(options.repeats + 1):
         prompt = draw.choices(TOKENS, k=N_PROMPT)

@@ -17,7 +17,7 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -113,7 +113,9 @@ class Collector:
         )
         return np.split(flat, np.load(lengths_file).cumsum()[:-1])
 
-    def _kept(self, name: str, texts: Sequence[str], make) -> NDArray[np.float16]:  # type: ignore[no-untyped-def]
+    def _kept(
+        self, name: str, texts: Sequence[str], make: Callable[[], NDArray[np.float16]]
+    ) -> NDArray[np.float16]:
         file, key_file = self._work / f"{name}.npy", self._work / f"{name}.key"
         key = hashlib.sha256(json.dumps([*texts, self._layers]).encode()).hexdigest()
         if not (key_file.exists() and key_file.read_text() == key):

@@ -1,4 +1,4 @@
-"""Monitor of a local model's replies: probes on its hidden states, which cost almost nothing.
+"""Monitor of a local model's replies: probes on its hidden states, which cost a few percent of a token.
 
 The request is judged at the end of the prompt, before the first token, and the reply token by token. A stop ends
 the reply as filtered, with an event, and the run with the status "filtered". A monitor belongs to one model with

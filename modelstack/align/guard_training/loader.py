@@ -184,7 +184,8 @@ def guard_batch(
         labels_BT[b, start : len(ids) - 1] = answer
         weights_BT[b, start : len(ids) - 1] = category_weight
         weights_BT[b, start] = 1
-        if not data.rows[numbers[b]].categories and data.rows[numbers[b]].unsafe:
+        row = data.rows[numbers[b]]
+        if row.unsafe and not row.categories:
             weights_BT[b, start + 1 :] = 0  # the second line is unknown
         first_B[b] = start
     ids, labels = torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)

@@ -18,7 +18,7 @@ from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_model.verdict_grammar import VerdictTree
 from modelstack.align.guard_training.loader import GuardLoader, GuardRows, guard_batch, paired
 from modelstack.align.guard_training.measured import measured
-from modelstack.align.guard_training.passes import GuardPasses, require_shareable, unsafe_logits
+from modelstack.align.guard_training.passes import GuardPasses, unsafe_logits
 from modelstack.align.guard_training.recipe import GuardRecipe
 from modelstack.align.guard_training.rows import GuardRow, read_rows
 from modelstack.architecture.decoder import CausalLM
@@ -27,6 +27,7 @@ from modelstack.posttrain.data_files import data_file, drawn, refuse_both_sides
 from modelstack.posttrain.driver import run_training
 from modelstack.posttrain.recipe import TuningResolved
 from modelstack.posttrain.row_loader import row_order
+from modelstack.posttrain.shared_prefix import require_shareable
 from modelstack.posttrain.stages.record import DataFile, DataManifest, Kind, Measurement
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.posttrain.starting_point import load_start

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -53,7 +53,7 @@ class Watch:
     """Largest smoothed log-odds so far."""
     stop: Stop | None = None
     _mean: float = 0.0
-    _n_tokens: int = field(default=0)
+    _n_tokens: int = 0
 
     def __call__(self, states_LD: NDArray[np.float32], written: Sequence[int]) -> bool:
         """Judge the next token; return whether the reply may continue."""

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from modelstack.align.guard_training.passes import SharedPrefix
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.decoder import CausalLM
 from modelstack.posttrain.row_loader import PADDING
+from modelstack.posttrain.shared_prefix import SharedPrefix, require_shareable
 
 BATCH_TOKENS = 4096
 
@@ -39,7 +39,11 @@ def layer_states(
         prefix_P: Tokens before all rows, at least one.
         rows: Tokens of each row.
         layers: Layers that are read, from 0.
+
+    Raises:
+        UserError: The model cannot continue a shared prefix.
     """
+    require_shareable(model)
     with _outputs(model, layers) as outputs:
         cache = Cache([SharedPrefix() for _ in model.model.layers])
         _forward(model, torch.tensor([list(prefix_P)]), cache)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tests.agentkit.arrangements import by_turns
 
 pytestmark = pytest.mark.anyio
 NEVER, ALWAYS = 1e9, -1e9
+Made = Callable[..., LocalModel]
 
 
 @pytest.fixture
@@ -30,21 +32,21 @@ def fingerprint(tiny_gguf: Path) -> str:
 
 
 @pytest.fixture
-def made(tiny_gguf: Path, tmp_path: Path, fingerprint: str) -> Iterator[type[LocalModel]]:
+def made(tiny_gguf: Path, tmp_path: Path, fingerprint: str) -> Iterator[Made]:
     """Return a function that makes a model with a monitor of certain thresholds."""
     models: list[LocalModel] = []
 
-    def make(request: float = NEVER, reply: float = NEVER, **changes: object) -> LocalModel:
+    def make(request: float = NEVER, reply: float = NEVER, **changes: Any) -> LocalModel:
         nothing = Direction(np.zeros((1, 64), np.float32), 0.0)
         points = {REQUEST: {"fpr_0.5": request}, REPLY: {"fpr_0.1": reply}}
         probe = Probe((0,), nothing, nothing, 16, points, (fingerprint,))
         probe.save(tmp_path / "monitor.safetensors")
         monitor = Monitor(tmp_path / "monitor.safetensors")
-        options = {"n_threads": 1, "n_threads_prefill": 1} | changes
-        models.append(LocalModel(tiny_gguf, monitor=monitor, **options))  # type: ignore[arg-type]
+        options: dict[str, Any] = {"n_threads": 1, "n_threads_prefill": 1} | changes
+        models.append(LocalModel(tiny_gguf, monitor=monitor, **options))
         return models[-1]
 
-    yield make  # type: ignore[misc]
+    yield make
     for model in models:
         model.close()
 
@@ -59,7 +61,7 @@ async def events_of(agent: Agent[None, str]) -> tuple[list[AgentEvent], RunResul
         return events, await stream.finish()
 
 
-async def test_a_monitor_that_finds_nothing_changes_nothing(made: type[LocalModel], tiny_gguf: Path) -> None:
+async def test_a_monitor_that_finds_nothing_changes_nothing(made: Made, tiny_gguf: Path) -> None:
     plain = LocalModel(tiny_gguf, n_threads=1, n_threads_prefill=1)
     expected = await agent_of(plain).run("The quick brown fox")
     plain.close()
@@ -68,8 +70,8 @@ async def test_a_monitor_that_finds_nothing_changes_nothing(made: type[LocalMode
 
 
 @pytest.mark.parametrize("what", ["request", "reply"])
-async def test_a_stop_filters_the_run_with_an_event_and_without_text(made: type[LocalModel], what: str) -> None:
-    model = made(request=ALWAYS) if what == "request" else made(reply=ALWAYS)  # type: ignore[call-arg]
+async def test_a_stop_filters_the_run_with_an_event_and_without_text(made: Made, what: str) -> None:
+    model = made(request=ALWAYS) if what == "request" else made(reply=ALWAYS)
     events, result = await events_of(agent_of(model))
     assert result.status == "filtered" and result.output_or_none is None
     told = [event for event in events if isinstance(event, GuardrailEvent)]
@@ -83,25 +85,23 @@ async def test_a_stop_filters_the_run_with_an_event_and_without_text(made: type[
     assert all(not getattr(part, "content", "") for part in last.parts)
 
 
-async def test_a_conversation_continues_after_a_stop_without_the_stopped_text(made: type[LocalModel]) -> None:
-    model = made(reply=ALWAYS)  # type: ignore[call-arg]
+async def test_a_conversation_continues_after_a_stop_without_the_stopped_text(made: Made) -> None:
+    model = made(reply=ALWAYS)
     agent = agent_of(model)
     first = await agent.run("The lazy dog")
     again = await agent.run("The lazy dog", message_history=first.messages)
     assert first.status == again.status == "filtered"
 
 
-async def test_checks_are_disabled_one_by_one(made: type[LocalModel], tmp_path: Path) -> None:
-    model = made(request=ALWAYS, reply=ALWAYS)  # type: ignore[call-arg]
+async def test_checks_are_disabled_one_by_one(made: Made, tmp_path: Path) -> None:
+    model = made(request=ALWAYS, reply=ALWAYS)
     model._monitor = Monitor(tmp_path / "monitor.safetensors", requests=None, replies=None)
     assert (await agent_of(model).run("The quick brown fox")).status != "filtered"
 
 
-async def test_a_monitor_of_another_model_is_refused(
-    made: type[LocalModel], tmp_path: Path, tiny_lora_gguf: Path
-) -> None:
+async def test_a_monitor_of_another_model_is_refused(made: Made, tmp_path: Path, tiny_lora_gguf: Path) -> None:
     with pytest.raises(UserError, match="another model or adapter"):
-        await agent_of(made(lora=tiny_lora_gguf)).run("Hello")  # type: ignore[call-arg]
+        await agent_of(made(lora=tiny_lora_gguf)).run("Hello")
     with pytest.raises(UserError, match="no monitor for 'giant'"):
         await agent_of(LocalModel(tmp_path / "x.gguf", monitor=Monitor("giant"))).run("Hello")
 
@@ -111,16 +111,16 @@ def test_a_monitor_is_an_option_of_a_models_name(tiny_gguf: Path) -> None:
     assert isinstance(model, LocalModel) and model._monitor == Monitor("tiny-monitor.safetensors")
 
 
-async def test_a_monitored_model_filters_after_a_hand_off(made: type[LocalModel]) -> None:
-    worker = Agent(made(reply=ALWAYS), name="worker", settings=ModelSettings(max_tokens=24))  # type: ignore[call-arg]
+async def test_a_monitored_model_filters_after_a_hand_off(made: Made) -> None:
+    worker = Agent(made(reply=ALWAYS), name="worker", settings=ModelSettings(max_tokens=24))
     front = Agent(by_turns(call("transfer_to_worker", task="Do it.")), handoffs=[worker], name="front")
     assert (await front.run("Hello")).status == "filtered"
 
 
 async def test_a_monitored_model_behind_a_tool_gives_its_caller_an_error_without_the_text(
-    made: type[LocalModel],
+    made: Made,
 ) -> None:
-    inner = agent_of(made(reply=ALWAYS)).as_tool("Works.", name="inner")  # type: ignore[call-arg]
+    inner = agent_of(made(reply=ALWAYS)).as_tool("Works.", name="inner")
     outer = Agent(by_turns(call("inner", task="Do it."), "done"), tools=[inner])
     result = await outer.run("Hello")
     (returned,) = [

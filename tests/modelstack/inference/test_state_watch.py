@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 pytest.importorskip("torch", reason="needs torch (extra `train`)")
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
 
-from modelstack.inference.batched_engine import BatchedEngine
 from modelstack.inference.engine import EngineError, GenerateRequest, SamplingParams
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.torch.engine import TorchEngine
 
 LAYERS = (0,)
-Made = Callable[..., BatchedEngine[Any]]
+AnyEngine = LlamaCppEngine | TorchEngine
+Made = Callable[..., AnyEngine]
 
 
 class Recorded:
@@ -38,9 +38,9 @@ class Recorded:
 
 @pytest.fixture(params=["llama.cpp", "torch"])
 def made(request: pytest.FixtureRequest, tiny_gguf: Path) -> Iterator[Made]:
-    engines: list[BatchedEngine[Any]] = []
+    engines: list[AnyEngine] = []
 
-    def make(**options: Any) -> BatchedEngine[Any]:
+    def make(**options: Any) -> AnyEngine:
         options = {"state_layers": LAYERS, "context_window": 256} | options
         if request.param == "torch":
             engines.append(TorchEngine.load(tiny_gguf, **options))
@@ -53,7 +53,7 @@ def made(request: pytest.FixtureRequest, tiny_gguf: Path) -> Iterator[Made]:
         engine.close()
 
 
-def ask(engine: BatchedEngine[Any], text: str, watch: Recorded | None, **changes: Any) -> GenerateRequest:
+def ask(engine: AnyEngine, text: str, watch: Recorded | None, **changes: Any) -> GenerateRequest:
     ids = engine.vocabulary.encode(text)
     return GenerateRequest(ids, 12, watch=watch, conversation=text, end_ids=frozenset(), **changes)
 
@@ -119,7 +119,7 @@ def test_a_watch_stops_its_own_reply_alone(made: Made) -> None:
         engine.step()
     assert stopped.result().finish_reason == "content_filter" and len(stopped.result().ids) == 3
     assert other.result().finish_reason == "length" and len(other.result().ids) == 12
-    engine.check_integrity()  # type: ignore[attr-defined]
+    engine.check_integrity()
 
 
 def test_a_watch_can_refuse_before_the_first_token(made: Made) -> None:

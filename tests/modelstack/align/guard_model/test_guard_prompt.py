@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from modelstack.align.guard_model.policy import MLCOMMONS, Category, Policy
@@ -80,6 +82,6 @@ def test_categories_are_left_out_and_added() -> None:
         (lambda: Category("S15", "x" * 301), "at most 300"),
     ],
 )
-def test_a_wrong_policy_is_refused(make: object, fault: str) -> None:
+def test_a_wrong_policy_is_refused(make: Callable[[], object], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        make()  # type: ignore[operator]
+        make()

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from modelstack.align.guard_model.policy import MLCOMMONS, Policy
-from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST
+from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, Judged
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_training.loader import drawn_policy, guard_batch, paired
 from modelstack.align.guard_training.measured import threshold_at
@@ -54,8 +54,8 @@ def base(world: World) -> Base:
     return found
 
 
-def row(text: str, *categories: str, unsafe: bool = True, role: str = "user") -> GuardRow:
-    turns = (Turn(role=role, content=text),)  # type: ignore[arg-type]
+def row(text: str, *categories: str, unsafe: bool = True, role: Judged = "user") -> GuardRow:
+    turns = (Turn(role=role, content=text),)
     return GuardRow(id=text, turns=turns, unsafe=unsafe, categories=categories, source="toy", license="CC0-1.0")
 
 
@@ -74,8 +74,8 @@ def test_a_shared_policy_gives_the_loss_and_gradients_of_whole_rows(base: Base) 
     ]
     rows, _ = tokenised({"toy": several}, prompts, 96)
     batch = guard_batch(rows, [[0, 1, 2]], prompts, MLCOMMONS, category_weight=0.3)
-    verdicts = tuple(prompts.answer((), unsafe=unsafe)[0] for unsafe in (False, True))
-    shared = sum(GuardPasses(base.model, verdicts).backward([batch], 1).values())  # type: ignore[arg-type]
+    verdicts = (prompts.answer((), unsafe=False)[0], prompts.answer((), unsafe=True)[0])
+    shared = sum(GuardPasses(base.model, verdicts).backward([batch], 1).values())
     of_shared = gradients(base)
 
     assert batch.policy_P is not None and batch.weights_BT is not None
@@ -100,10 +100,11 @@ def test_a_category_outside_the_policy_is_allowed(base: Base) -> None:
 
     def answers(policy: Policy) -> list[str]:
         batch = guard_batch(rows, [[0, 1, 2]], prompts, policy)
+        assert batch.weights_BT is not None
         vocabulary = base.tokenizer.vocabulary
         ends = set(vocabulary.end_ids)
         found: list[str] = []
-        for labels, weights in zip(batch.labels_BT.tolist(), batch.weights_BT.tolist(), strict=True):  # type: ignore[union-attr]
+        for labels, weights in zip(batch.labels_BT.tolist(), batch.weights_BT.tolist(), strict=True):
             ids = [
                 i for i, weight in zip(labels, weights, strict=True) if weight and i != IGNORED and i not in ends
             ]
