@@ -257,7 +257,8 @@ async def test_closing_ends_a_servers_own_children(
             (tool,) = await toolset.list_tools(context)
             session = int((await tool.call({"code": code}, context)).content)
             assert session != os.getsid(0)
-            assert len(session_members(session)) == 2
+            while len(session_members(session)) != 2:  # a forking parent takes a moment to be gone
+                await anyio.sleep(0.01)
     assert session_members(session) == []
 
 
