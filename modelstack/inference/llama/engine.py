@@ -35,6 +35,7 @@ from modelstack.inference.scoring import TokenScores, log_probability, scoring_b
 from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 from modelstack.inference.state_store import StateStore
+from modelstack.inference.steering import Steering
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default: KV cells are allocated at load, so larger windows must be requested."""
@@ -61,6 +62,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         states: StateStore | None = None,
         drafter: DrafterName | None = None,
         state_layers: Sequence[int] = (),
+        steering: Steering | None = None,
     ) -> None:
         """Load a model, and measure thread counts that are not given.
 
@@ -82,6 +84,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
                 None keeps nothing.
             drafter: Source of draft tokens; None: each step yields one token of a reply (see `speculation`).
             state_layers: Layers whose outputs the watches of requests read, from 0; not the last one.
+            steering: Vectors that are added to the outputs of layers.
 
         Raises:
             EngineError: llama-cpp-python or a file is missing or damaged, or an argument is invalid.
@@ -90,7 +93,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         _require_positive(context_window=context_window, n_cells=n_cells, n_threads_prefill=n_threads_prefill)
         self._files = [Path(path)] + ([Path(lora_path)] if lora_path is not None else [])
         facts = RememberedFacts(states.folder) if states is not None else None
-        self._model_fingerprint = ModelFingerprint(self._files, lora_scale, facts)
+        self._model_fingerprint = ModelFingerprint(self._files, lora_scale, facts, steering)
         self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
         try:
             vocabulary, self._encoder = load_vocabulary(self._weights)
@@ -109,6 +112,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
                 kv_type=kv_type,
                 flash_attention=flash_attention,
                 state_layers=state_layers,
+                steering=steering,
             )
         except EngineError:
             self._weights.free()

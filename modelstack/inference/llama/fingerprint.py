@@ -1,4 +1,4 @@
-"""The hash that identifies a model: content of its files and scale of its adapter, computed once per machine."""
+"""The hash that identifies a model: content of its files, scale of its adapter, steering; once per machine."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ from pathlib import Path
 
 from modelstack.files import sha256_of
 from modelstack.inference.remembered import RememberedFacts
+from modelstack.inference.steering import Steering
 
 
 class ModelFingerprint:
-    """SHA-256 over weights, adapter and scale. Thread-safe; it is computed once."""
+    """SHA-256 over weights, adapter, scale and steering. Thread-safe; it is computed once."""
 
-    def __init__(self, files: Sequence[Path], lora_scale: float, facts: RememberedFacts | None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        lora_scale: float,
+        facts: RememberedFacts | None,
+        steering: Steering | None = None,
+    ) -> None:
         """Set the files; `facts` keep hashes between processes.
 
         Args:
             files: The file of the weights, then that of the adapter if there is one.
             lora_scale: Scale of the adapter.
             facts: Known hashes; None: files are hashed in every process.
+            steering: Vectors that are added to the outputs of layers.
         """
         self._files = files
         self._lora_scale = lora_scale
         self._facts = facts
+        self._steering = steering
         self._computing = threading.Lock()
         self._value: str | None = None
 
@@ -64,4 +73,6 @@ class ModelFingerprint:
         digest = hashlib.sha256(b"".join(map(bytes.fromhex, hashes)))
         if len(self._files) > 1:
             digest.update(repr(self._lora_scale).encode())
+        if self._steering is not None:
+            digest.update(self._steering.fingerprint.encode())
         return digest.hexdigest()

@@ -22,6 +22,7 @@ from modelstack.inference.llama.batch import DECODE_OK, MAX_REPLY_BATCH, Sequenc
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
 from modelstack.inference.llama.layer_states import LayerStates
 from modelstack.inference.llama.library import library, take_errors
+from modelstack.inference.steering import Steering
 
 KVType = Literal["f32", "f16", "q8_0"]
 GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
@@ -167,13 +168,14 @@ class LlamaContext:
         flash_attention: bool | None = None,
         has_states: bool = False,
         state_layers: Sequence[int] = (),
+        steering: Steering | None = None,
     ) -> None:
         """Allocate `n_cells` KV entries shared by `n_sequences` sequences.
 
         `has_states` is for `states`, and `state_layers` for `layer_states`.
 
         Raises:
-            EngineError: there is not enough memory, or the adapter does not fit the model.
+            EngineError: there is not enough memory, or adapter or steering do not fit the model.
         """
         self._lib = library()
         self._n_vocab = weights.n_vocab
@@ -181,6 +183,8 @@ class LlamaContext:
         self._threads = (1, 1)
         self._width: int = weights.width
         self._layer_states = None
+        if steering is not None:
+            steering.require_fitting(weights.n_layers, weights.state_width)
         if state_layers:
             self._layer_states = LayerStates(state_layers, weights.n_layers, weights.state_width)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
@@ -192,12 +196,14 @@ class LlamaContext:
         self._logits_address = _address_returned_by(
             self._lib, "llama_get_logits_ith", ctypes.c_void_p, ctypes.c_int32
         )
-        if weights.adapter:
-            try:
+        try:
+            if weights.adapter:
                 self.put_on(weights.adapter, weights.lora_scale)
-            except EngineError:
-                self.free()
-                raise
+            if steering is not None:
+                self._steer(steering, weights.n_layers)
+        except EngineError:
+            self.free()
+            raise
 
     def _create(
         self,
@@ -270,6 +276,13 @@ class LlamaContext:
         adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(adapter)
         if self._lib.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)) != 0:
             raise EngineError(f"llama.cpp refuses the adapter: {take_errors() or 'no reason given'}")
+
+    def _steer(self, steering: Steering, n_layers: int) -> None:
+        rows = steering.rows(n_layers)
+        address = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        first, last = min(steering.vectors), max(steering.vectors)
+        if self._lib.llama_set_adapter_cvec(self._context, address, rows.size, rows.shape[1], first, last) != 0:
+            raise EngineError(f"llama.cpp refuses the steering vectors: {take_errors() or 'no reason given'}")
 
     def set_threads(self, decode: int, prefill: int) -> None:
         """Set the number of threads for a reply's tokens (`decode`) and for a prompt's (`prefill`)."""

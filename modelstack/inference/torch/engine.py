@@ -29,6 +29,7 @@ from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.scheduler import StepLimits
 from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 from modelstack.inference.state_store import StateStore
+from modelstack.inference.steering import Steering
 from modelstack.inference.streams import Stream
 from modelstack.inference.torch.batch_adapters import LowRank
 from modelstack.inference.torch.embedding import embed
@@ -79,6 +80,7 @@ class TorchEngine(BatchedEngine[Stream]):
         drafter: DrafterName | None = None,
         prefill: PrefillProcess | None = None,
         state_layers: Sequence[int] = (),
+        steering: Steering | None = None,
     ) -> None:
         """Serve a model, which is put into evaluation mode and must not be trained meanwhile.
 
@@ -105,6 +107,7 @@ class TorchEngine(BatchedEngine[Stream]):
             prefill: Process that reads long prompts while replies are written (see `prefill_process`). The engine
                 closes it.
             state_layers: Layers whose outputs the watches of requests read, from 0; not the last one.
+            steering: Vectors that are added to the outputs of layers.
 
         Raises:
             UnsupportedModelError: A layer keeps another past than a key and a value per token.
@@ -134,17 +137,25 @@ class TorchEngine(BatchedEngine[Stream]):
         except ValueError as error:
             raise EngineError(str(error)) from error
         self._batch = StreamBatch(
-            model.eval(), n_cached, limits, block_tokens=block_tokens, kv_type=kv_type, state_layers=state_layers
+            model.eval(),
+            n_cached,
+            limits,
+            block_tokens=block_tokens,
+            kv_type=kv_type,
+            state_layers=state_layers,
+            steering=steering,
         )
         self._batch.drafter = ahead
         self._tokenizer = tokenizer
         self._conversations: OrderedDict[str, Stream] = OrderedDict()
         self._fingerprint: str | None = None
-        self._kv_suffix = "" if kv_type == "model" else f"-kv-{kv_type}"
+        self._suffix = "" if kv_type == "model" else f"-kv-{kv_type}"
+        if steering is not None:
+            self._suffix += f"-steered-{steering.fingerprint}"
         self._owns_model = owns_model
         if owns_model and can_pack(model):
             suffix = "" if numbers == "float" else f"-{numbers}"
-            self._fingerprint = weights_fingerprint(model) + suffix + self._kv_suffix
+            self._fingerprint = weights_fingerprint(model) + suffix + self._suffix
             pack_linear_layers(model, numbers, rounded)
         elif numbers != "float":
             raise EngineError(
@@ -169,7 +180,7 @@ class TorchEngine(BatchedEngine[Stream]):
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         numbers: Numbers | None = None,
-        **options: int | KVType | DrafterName | StateStore | Sequence[int] | None,
+        **options: int | KVType | DrafterName | StateStore | Sequence[int] | Steering | None,
     ) -> TorchEngine:
         """Load a checkpoint folder or a GGUF file with its tokenizer.
 
@@ -211,12 +222,12 @@ class TorchEngine(BatchedEngine[Stream]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over config and weights, with the numbers of products and cache unless they are the model's.
+        """SHA-256 over config and weights, with the steering, and with numbers of products and cache if changed.
 
         Computed at the first access, or before the weights are packed.
         """
         if self._fingerprint is None:
-            self._fingerprint = weights_fingerprint(self._batch.model) + self._kv_suffix
+            self._fingerprint = weights_fingerprint(self._batch.model) + self._suffix
         return self._fingerprint
 
     @property

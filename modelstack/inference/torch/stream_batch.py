@@ -24,6 +24,7 @@ from modelstack.inference.blocks import BLOCK_TOKENS, BlockPool
 from modelstack.inference.engine import EngineError
 from modelstack.inference.evaluation import Ready
 from modelstack.inference.scheduler import StepLimits
+from modelstack.inference.steering import Steering
 from modelstack.inference.streams import StepRow, Stream, StreamQueue
 from modelstack.inference.torch.batch_adapters import BatchAdapters
 from modelstack.inference.torch.kv_numbers import KVType, latent_numbers, layer_numbers
@@ -61,6 +62,7 @@ class StreamBatch:
         block_tokens: int = BLOCK_TOKENS,
         kv_type: KVType = "model",
         state_layers: Sequence[int] = (),
+        steering: Steering | None = None,
     ) -> None:
         """Create an empty cache; its memory is allocated by the first step.
 
@@ -71,10 +73,12 @@ class StreamBatch:
             block_tokens: Tokens per block.
             kv_type: Numbers of the cache; see `kv_numbers`.
             state_layers: Layers whose outputs a step returns, from 0; not the last one.
+            steering: Vectors that are added to the outputs of layers.
 
         Raises:
             UnsupportedModelError: A layer's past cannot be kept in blocks.
-            EngineError: There is no such `kv_type`, it cannot hold the model's heads, or there is no such layer.
+            EngineError: There is no such `kv_type`, it cannot hold the model's heads, there is no such layer, or
+                the steering does not fit the model.
         """
         require_paged(model.config)
         self.model, self.adapters = model, BatchAdapters(model)
@@ -90,6 +94,12 @@ class StreamBatch:
         self._hooks: list[RemovableHandle] = []
         self.state_layers = tuple(state_layers)
         n_layers = model.config.num_hidden_layers
+        if steering is not None:
+            steering.require_fitting(n_layers, model.config.hidden_size)
+            for layer, vector in steering.vectors.items():
+                added_D = torch.from_numpy(vector).to(model.lm_head.weight)
+                hook = model.model.layers[layer].register_forward_hook(partial(_add, added_D))
+                self._hooks.append(hook)
         for layer in self.state_layers:
             if not 0 <= layer < n_layers - 1:
                 raise EngineError(
@@ -265,3 +275,7 @@ def _empty_layers(model: CausalLM, kv_type: KVType, memory: StepMemory) -> list[
         else PagedCache(memory, layer_numbers(model, kv_type), config.num_key_value_heads)
         for kind in config.layer_types
     ]
+
+
+def _add(added_D: Tensor, _module: object, _inputs: object, output: Tensor) -> Tensor:
+    return output + added_D
