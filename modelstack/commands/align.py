@@ -1,4 +1,4 @@
-"""Step 12: guards."""
+"""Step 12: guards, and the direction of refusal."""
 
 from __future__ import annotations
 
@@ -95,3 +95,81 @@ def _lines() -> Iterator[str]:
     for line in sys.stdin:
         if text := line.strip():
             yield text
+
+
+@explained(
+    reads="a model or a stage, and conversations with verdicts, as `modelstack guard` takes them",
+    writes="a file with the direction (--out); prints its figures, and refusals at several strengths",
+    example="modelstack direction qwen2.5-coder-0.5b --rows guard-rows/training.jsonl --out refusal.safetensors",
+    then="RefusalDirection.load(FILE).steering(0.5), the `steering` of an engine",
+)
+def direction(
+    model: Annotated[str, typer.Argument(help="A model by name, a GGUF file, a checkpoint or a stage.")],
+    rows: Annotated[Path, typer.Option("--rows", help="Conversations with verdicts; requests are used.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, .safetensors.")],
+    n: Annotated[int, typer.Option("--n", min=64, help="Requests of each kind for the direction.")] = 160,
+    replies: Annotated[int, typer.Option(min=0, help="Further requests of each kind that are answered.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of requests.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads.")] = None,
+) -> None:
+    """Find the direction of refusal in a model's states; show what it does when added or projected out."""
+    import random
+
+    from rich.console import Console
+
+    from modelstack.align.guard_training.rows import read_rows
+    from modelstack.align.refusal_direction.find import find_direction
+    from modelstack.align.refusal_direction.replies import refused_by_strength
+    from modelstack.posttrain.starting_point import starting_point
+    from modelstack.reasoning.sampling.frozen_model import load_merged
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import Column, Table, print_tables, print_wrapped
+    from modelstack.train.process import set_up_process
+
+    set_up_process(threads)
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for row in read_rows(rows):
+        if row.judged == "user":
+            texts[row.unsafe].append(row.turns[-1].content)
+    for several in texts.values():
+        random.Random(seed).shuffle(several)
+    start = starting_point(model)
+    base = load_merged(start, precision="bf16", device="cpu")
+    console = Console()
+    with progress_bars(console) as told:
+        found = find_direction(
+            base.model,
+            base.encoder,
+            texts[True][:n],
+            texts[False][:n],
+            weights_sha256=start.parent.sha256,
+            told=lambda done, total: told("layers", done, total),
+        )
+        answered = [several[n : n + replies] for several in texts.values()]
+        states = (
+            refused_by_strength(
+                base.model, base.encoder, found, *answered, told=lambda done, total: told("states", done, total)
+            )
+            if all(answered)
+            else []
+        )
+    found.save(out)
+    names = ("layer", "size", "separation", "added", "ablated", "kl")
+    tables = [
+        Table(
+            tuple(Column(name, show="{:.3g}".format) for name in names),
+            [tuple(each[name] for name in names) for each in found.card["layers"]],
+            title="Candidates: change of the log-odds of a refusal when added, and when projected out",
+        )
+    ]
+    if states:
+        n_harmful, n_harmless = map(len, answered)
+        tables.append(
+            Table(
+                (Column("model"), *(Column(name, show="{:.3f}".format) for name in ("harmful", "harmless"))),
+                [(each.state, each.n_harmful / n_harmful, each.n_harmless / n_harmless) for each in states],
+                title=f"Refused, of {n_harmful} harmful and {n_harmless} harmless requests",
+            )
+        )
+    print_tables(console, *tables)
+    print_wrapped(console, f"{out}: layer {found.layer}, size {found.size:.2f}", indent="  ")

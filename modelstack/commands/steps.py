@@ -94,7 +94,11 @@ STEPS = (
         },
     ),
     Step("toolcalls", "grammar and prior of tool calls", {"fit-prior": toolcalls.fit_prior}),
-    Step("align", "guards of requests and replies", {"guard": align.guard, "judge": align.judge}),
+    Step(
+        "align",
+        "guards of requests and replies, refusals",
+        {"guard": align.guard, "judge": align.judge, "direction": align.direction},
+    ),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}
 """Commands that belong to no step."""

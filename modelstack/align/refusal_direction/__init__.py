@@ -1,0 +1,1 @@
+"""The direction of refusal in a model's hidden states: found, measured, and used as a knob."""

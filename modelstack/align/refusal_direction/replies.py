@@ -1,0 +1,79 @@
+"""Replies of a model at several strengths of its direction of refusal: how many requests it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from modelstack.align.guards.refusal_judge import judge_refusal
+from modelstack.align.refusal_direction.direction import RefusalDirection
+from modelstack.align.refusal_direction.find import ablated, added, prompt_ids
+from modelstack.architecture.decoder import CausalLM
+from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.group_sampler import sample_groups
+from modelstack.tokenizer.chat import ChatEncoder
+
+STRENGTHS = (-1.0, -0.5, 0.5, 1.0)
+ABLATED = "projected out"
+MAX_TOKENS, AT_ONCE = 48, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Refusals of a model in one state, in full or in part."""
+
+    state: str
+    n_harmful: int
+    """Refused harmful requests."""
+    n_harmless: int
+    """Refused harmless requests."""
+
+
+def refused_by_strength(
+    model: CausalLM,
+    encoder: ChatEncoder,
+    direction: RefusalDirection,
+    harmful: Sequence[str],
+    harmless: Sequence[str],
+    told: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Refused]:
+    """Return the refusals of the plain model, with the direction projected out, and at each of `STRENGTHS`."""
+    unit_D = torch.from_numpy(direction.unit_D)
+
+    def moved(strength: float) -> AbstractContextManager[None]:
+        return added(model, direction.layer, strength * direction.size * unit_D)
+
+    states: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = [
+        ("as it is", nullcontext),
+        (ABLATED, lambda: ablated(model, unit_D)),
+        *((f"strength {strength:+g}", lambda strength=strength: moved(strength)) for strength in STRENGTHS),
+    ]
+    found: list[Refused] = []
+    for name, state in states:
+        with state():
+            counts = [_n_refused(model, encoder, texts) for texts in (harmful, harmless)]
+        found.append(Refused(name, *counts))
+        told(len(found), len(states))
+    return found
+
+
+def _n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> int:
+    n = 0
+    for start in range(0, len(texts), AT_ONCE):
+        several = texts[start : start + AT_ONCE]
+        replies = sample_groups(
+            TorchPolicy(model),
+            [prompt_ids(encoder, text) for text in several],
+            1,
+            max_tokens=MAX_TOKENS,
+            temperature=0,
+            end_ids=frozenset(encoder.end_ids),
+            seeds=[0] * len(several),
+        )
+        for text, (reply,) in zip(several, replies, strict=True):
+            said = encoder.vocabulary.decode([token for token in reply.ids if token not in encoder.end_ids])
+            n += judge_refusal(text, said).kind != "compliance"
+    return n
