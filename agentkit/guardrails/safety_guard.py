@@ -1,6 +1,7 @@
 """Guardrail with a guard model: a small language model judges requests and answers by a policy.
 
-`SafetyClassifier` knows words, a guard model what is asked: killing a process is not killing a person. With
+`SafetyClassifier` knows words, a guard model what is asked: killing a process is not killing a person. Requests
+are judged by both together where the guard has thresholds for it (`OperatingPoints.with_classifier`). With
 `mode="parallel"` it runs beside the first request to the model, which costs no waiting unless it blocks. The
 policy is text in the guard's prompt: categories can be left out or added.
 """
@@ -81,7 +82,7 @@ class SafetyGuard:
             return await run_sync(self.check_request, text)
 
         async def check_output(text: str, context: RunContext[Any]) -> Verdict:
-            return await run_sync(partial(self.check_answer, text, request=_last_request(context)))
+            return await run_sync(partial(self.check_answer, text, request=_request(context)))
 
         checks: list[Guardrail] = []
         if self._points["user"] is not None:
@@ -166,7 +167,8 @@ class SafetyGuard:
         point = self._points[role]
         if point is None or not text.strip():
             return Allow()
-        if role == "user" and self._screen is not None and self._screen not in assess_request(text).flagged_at:
+        classified = assess_request(text) if role == "user" else None
+        if classified is not None and self._screen is not None and self._screen not in classified.flagged_at:
             return Allow()
         guard = self.load()
         assert self._loaded is not None
@@ -175,7 +177,8 @@ class SafetyGuard:
         except EngineError as error:
             raise UserError(f"the guard model failed: {error}") from error
         assert verdict is not None  # it is not cancelled
-        if point not in self._loaded[1].flagged_at(verdict.probability):
+        score = None if classified is None else classified.probability
+        if point not in self._loaded[1].flagged_at(verdict.probability, score):
             return Allow()
         hazard = verdict.categories[0] if verdict.categories else None
         what = "request" if role == "user" else "answer"
@@ -186,11 +189,15 @@ class SafetyGuard:
         )
 
 
-def _last_request(context: RunContext[Any]) -> str | None:
-    """Return the last message of the user in a run."""
-    from agentkit.messages import UserPromptPart
+def _request(context: RunContext[Any]) -> str | None:
+    """Return the messages of the user in a run, with the notes of its plan between them."""
+    from agentkit.messages import ModelResponse, UserPromptPart
 
-    prompts = [
-        part.content for message in context.messages for part in message.parts if isinstance(part, UserPromptPart)
-    ]
-    return prompts[-1] if prompts else None
+    said, n_responses = list[str](), context.step
+    for message in reversed(context.messages):
+        if isinstance(message, ModelResponse):
+            if not n_responses:  # the message is of an earlier run
+                break
+            n_responses -= 1
+        said += [part.content for part in message.parts if isinstance(part, UserPromptPart)]
+    return "\n".join(reversed(said)) or None

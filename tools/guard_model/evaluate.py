@@ -6,6 +6,8 @@
 Thresholds are set on ordinary requests that are neither in the training nor in the measured sets. Development sets
 were seen while rows were written, held-out pairs were not trained on, and files of `--held-out` (JSON lines with
 `text` and `label`) are measured only. Log-odds are kept in `--out` by text, so that an interrupted run continues.
+Requests are also judged by the sum with the linear classifier, and by the monitor if `--monitor` names the file of
+log-odds that `tools.guard_model.monitor` wrote.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import random
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +32,13 @@ from evals.statistics import area_under_roc, wilson
 from modelstack.align.guard_model.guard import WINDOW_CHARACTERS, GuardModel
 from modelstack.align.guard_model.policy import MLCOMMONS, Policy
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, GuardTurn
-from modelstack.align.guard_model.shipped import ADAPTER_FILE, POINTS_FILE, OperatingPoints, log_odds
+from modelstack.align.guard_model.shipped import (
+    ADAPTER_FILE,
+    POINTS_FILE,
+    OperatingPoints,
+    WithClassifier,
+    log_odds,
+)
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_model.verdict_grammar import VerdictTree
 from modelstack.align.guard_training.measured import threshold_at
@@ -52,6 +61,8 @@ from tools.guard_model.rows import NOT_ORDINARY
 
 SCREEN = "fpr_5"
 """Operating point of the linear classifier in front of the guard."""
+CLASSIFIER_WEIGHT = 0.5
+"""Weight of the linear classifier in the sum; .25, .5 and 1 were compared on the development sets."""
 POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
 N_ORDINARY, N_OF_SET = 1200, 400
 N_SERVED = 60
@@ -143,31 +154,54 @@ def measured_sets(data_dir: Path, held_out: Sequence[Path], rows: Path, seed: in
     return sets
 
 
-def flag_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]], points: OperatingPoints) -> Table:
+def flag_table(
+    title: str, sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]], thresholds: Mapping[str, float]
+) -> Table:
     """Return the share of each set that is flagged at each operating point."""
     rows: list[tuple[str, ...]] = []
     for each in sorted(sets, key=lambda each: not each.flagged):
         found = odds[each.name]
-        shares = [str(wilson(int((found >= points.thresholds[name]).sum()), len(found))) for name in POINTS]
+        shares = [str(wilson(int((found >= thresholds[name]).sum()), len(found))) for name in POINTS]
         rows.append((each.name, each.kind, each.want, str(len(found)), *shares))
-    return Table("Share flagged", ("set", "kind", "want", "n", *POINTS), tuple(rows))
+    return Table(title, ("set", "kind", "want", "n", *POINTS), tuple(rows))
+
+
+def classifier_odds(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the log-odds of the linear classifier."""
+    return np.array([log_odds(assess_request(text).probability) for text in texts])
 
 
 def cascade_table(
-    sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]], points: OperatingPoints
+    sets: Sequence[TextSet],
+    odds: Mapping[str, NDArray[np.float64]],
+    points: OperatingPoints,
+    monitor: Mapping[str, float] | None,
+    ordinary: Sequence[str],
 ) -> Table:
-    """Return what the linear classifier, the guard, and the guard behind the classifier flag."""
+    """Return what each stage flags alone, the sum of classifier and guard, and the sum behind the classifier.
+
+    `monitor` holds its log-odds by text; its threshold is set on the same ordinary texts.
+    """
+    assert points.with_classifier is not None
+    least = points.with_classifier.thresholds
     rows: list[tuple[str, ...]] = []
     for each in sorted(sets, key=lambda each: not each.flagged):
         screened = np.array([SCREEN in assess_request(text).flagged_at for text in each.texts], bool)
         judged = odds[each.name] >= points.thresholds["fpr_1"]
-        shares = [str(wilson(int(found.sum()), len(found))) for found in (screened, judged, screened & judged)]
+        summed = odds[each.name] + CLASSIFIER_WEIGHT * classifier_odds(each.texts) >= least["fpr_1"]
+        found = [screened, judged, summed, screened & summed]
+        if monitor is not None:
+            at_1 = threshold_at(np.array([monitor[text] for text in ordinary]), POINTS["fpr_1"])
+            found.insert(1, np.array([monitor[text] >= at_1 for text in each.texts], bool))
+        shares = [str(wilson(int(several.sum()), len(several))) for several in found]
         rows.append((each.name, each.want, str(len(judged)), *shares))
-    columns = ("set", "want", "n", f"classifier at {SCREEN}", "guard at fpr_1", "guard behind the classifier")
-    return Table("Cascade", columns, tuple(rows))
+    stages = [f"classifier at {SCREEN}", "guard", "classifier + guard", "sum behind the classifier"]
+    if monitor is not None:
+        stages.insert(1, "monitor")
+    return Table("Cascade, at fpr_1", ("set", "want", "n", *stages), tuple(rows))
 
 
-def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]]) -> Table:
+def pair_table(title: str, sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]]) -> Table:
     """Return the area under the curve, and F1 at even odds, of sets with both labels ("NAME, ...")."""
     rows: list[tuple[str, ...]] = []
     by_name: dict[str, dict[bool, list[float]]] = {}
@@ -183,11 +217,14 @@ def pair_table(sets: Sequence[TextSet], odds: Mapping[str, NDArray[np.float64]])
             area = area_under_roc(harmful, safe)
             rows.append((name, f"{len(harmful)} + {len(safe)}", f"{area:.3f}", f"{f1:.3f}", *shares))
     columns = ("set", "n", "AUC", "F1 at even odds", "harmful flagged", "safe flagged")
-    return Table("Both labels, at even odds", columns, tuple(rows))
+    return Table(title, columns, tuple(rows))
 
 
-def policy_table(judge: Judge, rows: Path, seed: int, tell: Tell) -> Table:
-    """Return how held-back harmful requests are judged without their category, and without another one."""
+def policy_table(engine: LlamaCppEngine, rows: Path, seed: int, tell: Tell) -> Table:
+    """Return how held-back harmful requests are judged without their category, and without another one.
+
+    The engine is that which serves the guard: the share of allowed categories is computed there.
+    """
     draw = random.Random(seed)
     flagged = dict.fromkeys(("whole policy", "without its category", "without another category"), 0)
     by_category: dict[str, list[str]] = {}
@@ -199,31 +236,36 @@ def policy_table(judge: Judge, rows: Path, seed: int, tell: Tell) -> Table:
         other = draw.choice([code for code in MLCOMMONS.codes if code != own])
         policies = (MLCOMMONS, MLCOMMONS.without(own), MLCOMMONS.without(other))
         for name, policy in zip(flagged, policies, strict=True):
-            flagged[name] += int((judge.under(policy, texts) > 0).sum())
+            guard = GuardModel(engine, policy)
+            verdicts = [guard.judge([GuardTurn("user", text)]) for text in texts]
+            flagged[name] += sum(verdict is not None and verdict.probability > 0.5 for verdict in verdicts)
         tell("policies", number, len(by_category))
     n = sum(map(len, by_category.values()))
     shares = tuple((name, str(wilson(found, n))) for name, found in flagged.items())
     return Table("Harmful requests flagged at even odds, by policy", ("policy", "flagged"), shares)
 
 
-def served_table(judge: Judge, options: argparse.Namespace, texts: Sequence[str]) -> Table:
-    """Return how far the log-odds of llama.cpp, which serves the guard, are from those of torch."""
-    with (
-        LlamaCppEngine(
-            weights_path(options.model),
-            lora_path=options.guard / ADAPTER_FILE,
-            n_cells=2048,
-            n_threads=options.threads,
-            n_threads_prefill=options.threads,
-        ) as engine,
-        GuardModel(engine) as guard,
-    ):
-        verdicts = [guard.judge([GuardTurn("user", text)]) for text in texts]
+def served_tables(judge: Judge, engine: LlamaCppEngine, texts: Sequence[str]) -> list[Table]:
+    """Return how far the log-odds of llama.cpp are from those of torch, and what a request costs each stage."""
+    guard = GuardModel(engine)
+    guard.judge([GuardTurn("user", texts[0])])  # the policy is in the cache now
+    started = time.perf_counter()
+    verdicts = [guard.judge([GuardTurn("user", text)]) for text in texts]
+    guarded = time.perf_counter()
+    classifier_odds(texts)
+    classified = time.perf_counter()
     served = np.array([log_odds(each.probability) for each in verdicts if each is not None])
     differences = np.abs(served - judge.under(MLCOMMONS, texts))
     cells = (str(len(texts)), f"{differences.mean():.3f}", f"{differences.max():.3f}", f"{np.std(served):.2f}")
     columns = ("messages", "mean difference", "largest difference", "deviation of the log-odds")
-    return Table("llama.cpp beside torch", columns, (cells,))
+    costs = [
+        (name, f"{1000 * (end - start) / len(texts):.1f}")
+        for name, start, end in (("classifier", guarded, classified), ("guard", started, guarded))
+    ]
+    return [
+        Table("llama.cpp beside torch", columns, (cells,)),
+        Table("Cost of a request", ("stage", "milliseconds, mean"), tuple(costs)),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--rows", type=Path, default=Path("guard-rows"), help="folder of tools.guard_model.rows")
     parser.add_argument("--held-out", type=Path, action="append", default=[], help="file that is measured only")
+    parser.add_argument("--monitor", type=Path, help="log-odds of tools.guard_model.monitor, by text")
     parser.add_argument("--out", type=Path, default=Path("eval-logs/guard"))
     parser.add_argument("--ship", type=Path, help="folder of the package's guards")
     parser.add_argument("--threads", type=int)
@@ -245,22 +288,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judge = Judge(options.guard, options.out / "log_odds.json")
         with progress_bars(Console(stderr=True)) as tell:
             trained = frozenset(row.turns[-1].content for row in read_rows(options.rows / "training.jsonl"))
-            ordinary = judge.log_odds("ordinary", ordinary_texts(options.data_dir, trained, options.seed), tell)
+            texts = ordinary_texts(options.data_dir, trained, options.seed)
+            ordinary = judge.log_odds("ordinary", texts, tell)
+            summed = ordinary + CLASSIFIER_WEIGHT * classifier_odds(texts)
             points = OperatingPoints(
                 base_sha256=base_sha256(weights_path(options.model)),
                 thresholds={name: threshold_at(ordinary, share) for name, share in POINTS.items()},
                 n_ordinary=len(ordinary),
+                with_classifier=WithClassifier(
+                    weight=CLASSIFIER_WEIGHT,
+                    thresholds={name: threshold_at(summed, share) for name, share in POINTS.items()},
+                ),
             )
             held_back = options.rows / "validation.jsonl"
             sets = measured_sets(options.data_dir, options.held_out, held_back, options.seed)
             odds = {each.name: judge.log_odds(each.name, each.texts, tell) for each in sets}
-            tables = [
-                flag_table(sets, odds, points),
-                cascade_table(sets, odds, points),
-                pair_table(sets, odds),
-                policy_table(judge, held_back, options.seed, tell),
-                served_table(judge, options, ordinary_texts(options.data_dir, trained, options.seed)[:N_SERVED]),
-            ]
+            with_classifier = {
+                each.name: odds[each.name] + CLASSIFIER_WEIGHT * classifier_odds(each.texts) for each in sets
+            }
+            assert points.with_classifier is not None
+            monitor = None if options.monitor is None else json.loads(options.monitor.read_text("utf-8"))
+            with LlamaCppEngine(
+                weights_path(options.model),
+                lora_path=options.guard / ADAPTER_FILE,
+                n_cells=2048,
+                n_threads=options.threads,
+                n_threads_prefill=options.threads,
+            ) as engine:
+                tables = [
+                    flag_table("Share flagged by the guard", sets, odds, points.thresholds),
+                    flag_table(
+                        "Share flagged with the classifier",
+                        sets,
+                        with_classifier,
+                        points.with_classifier.thresholds,
+                    ),
+                    cascade_table(sets, odds, points, monitor, texts),
+                    pair_table("Both labels, guard, at even odds", sets, odds),
+                    pair_table("Both labels, with the classifier, at even odds", sets, with_classifier),
+                    policy_table(engine, held_back, options.seed, tell),
+                    *served_tables(judge, engine, texts[:N_SERVED]),
+                ]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

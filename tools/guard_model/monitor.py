@@ -36,6 +36,7 @@ from modelstack.align.guard_training.measured import threshold_at
 from modelstack.align.guard_training.rows import read_rows
 from modelstack.align.monitor.probe import REPLY, REQUEST, Direction, Probe
 from modelstack.align.monitor.shipped import MONITOR_FILES
+from modelstack.align.monitor.watch import MIN_TOKENS
 from modelstack.align.monitor_training.fit import fit_replies, fit_requests, smoothed
 from modelstack.align.monitor_training.states import layer_states
 from modelstack.architecture.decoder import CausalLM
@@ -56,8 +57,12 @@ from tools.classifiers.request_rows import passages
 from tools.guard_model.evaluate import measured_sets, ordinary_texts
 from tools.guard_model.rows import reply_rows
 
+ODDS_FILE = "request_log_odds.json"
+"""File of the log-odds of all measured requests by text."""
 POINTS = {"fpr_0.1": 0.001, "fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
 WINDOW = 16
+FIRST_JUDGED = MIN_TOKENS - 1
+"""Place of the first token that may stop a reply."""
 N_REQUESTS, N_REPLIES, N_ORDINARY_REPLIES, MAX_REPLY_TOKENS = 8000, 1500, 900, 96
 HELD_BACK, HELD_BACK_ORDINARY = 6, 2
 """Every so many replies are measured and not trained on. Half of the ordinary ones: thresholds are set on them."""
@@ -256,6 +261,11 @@ def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]
         name = each.name.replace(" ", "-").replace(",", "")
         request_odds[each.name] = _odds(channels(collector.requests(name, each.texts)), request)
 
+    by_text = dict(zip(ordinary, request_odds["ordinary"].tolist(), strict=True))
+    for each in sets:
+        by_text |= zip(each.texts, request_odds[each.name].tolist(), strict=True)
+    (options.work / ODDS_FILE).write_text(json.dumps(by_text, ensure_ascii=False), "utf-8")
+
     said = [
         Said(row.turns[0].content, row.turns[1].content, row.unsafe)
         for row in reply_rows(options.data_dir, random.Random(options.seed), N_REPLIES)
@@ -273,9 +283,8 @@ def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]
         window=WINDOW,
         penalty=options.penalty,
     )
-    largest = np.array(
-        [smoothed(_odds(each, reply), WINDOW)[3:].max(initial=-50.0) if len(each) else -50.0 for each in states]
-    )
+    means = [smoothed(_odds(each, reply), WINDOW)[FIRST_JUDGED:] if len(each) else np.empty(0) for each in states]
+    largest = np.array([each.max(initial=-50.0) for each in means])
     kinds = np.array([True] * len(said) + [False] * len(benign))
     reply_odds = {
         "harmful replies": largest[is_held & labels],
@@ -302,9 +311,24 @@ def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]
         _flag_table("Requests flagged by the monitor", request_odds, thresholds[REQUEST], wanted),
         _flag_table("Replies stopped by the monitor", reply_odds, thresholds[REPLY], {"harmful replies": "flag"}),
     ]
+    harmful = [each for each, is_harmful in zip(means, is_held & labels, strict=True) if is_harmful]
+    tables.append(_onset_table(harmful, thresholds[REPLY]))
     for table in tables:
         (options.work / f"{table.title}.json").write_text(json.dumps(asdict(table), indent=1), "utf-8")
     return probe, tables
+
+
+def _onset_table(means: Sequence[NDArray[np.float64]], thresholds: Mapping[str, float]) -> Table:
+    """Return after how many tokens harmful replies, which comply from their first token, are stopped."""
+    rows: list[tuple[str, ...]] = []
+    for point in POINTS:
+        over = [each >= thresholds[point] for each in means]
+        tokens = [int(each.argmax()) + FIRST_JUDGED + 1 if each.any() else MAX_REPLY_TOKENS + 1 for each in over]
+        soon = sum(n <= WINDOW for n in tokens)
+        median = int(np.median(tokens))
+        shown = str(median) if median <= MAX_REPLY_TOKENS else f"over {MAX_REPLY_TOKENS}"
+        rows.append((point, str(len(tokens)), shown, str(wilson(soon, len(tokens)))))
+    return Table("Tokens until a harmful reply stops", ("point", "n", "median", f"within {WINDOW}"), tuple(rows))
 
 
 def _odds(states_NC: NDArray[np.float16], direction: tuple[NDArray[np.float32], float]) -> NDArray[np.float64]:

@@ -33,8 +33,8 @@ from tools.classifiers.request_rows import HARM, request_rows
 
 PAIRS = Path(__file__).with_name("near_boundary.jsonl.zst")
 N_MOST: dict[str, int] = {
-    "contrast_safe": 500, "contrast_unsafe": 450, "hh_harmful": 650, "advbench": 350, "harmfulqa": 250,
-    "davidson_hate": 100, "ordinary": 400, "metatool": 450, "textbook_questions": 280, "tldr": 280,
+    "contrast_safe": 500, "contrast_unsafe": 450, "hh_harmful": 1200, "advbench": 477, "harmfulqa": 600,
+    "davidson_hate": 100, "ordinary": 1400, "metatool": 450, "textbook_questions": 280, "tldr": 280,
     "seal-tools": 180, "nlu-eval": 150, "gsm8k": 100, "textbooks": 80, "davidson_neither": 80, "snips": 90,
     "bias_templates": 50, "taskmaster": 120, "mbpp": 90, "toolrl-sft": 80, "stories": 40,
 }  # fmt: skip

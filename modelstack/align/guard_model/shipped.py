@@ -1,7 +1,8 @@
 """Guards in the package: an adapter for a base of the catalog, its operating points, its card.
 
 A folder `weights/ID` holds `adapter.gguf`, `points.json` and `README.md`, the card. Thresholds are log-odds, set
-on ordinary traffic that the guard was not trained on.
+on ordinary traffic that the guard was not trained on. Requests may be judged by the sum with the linear
+classifier, whose errors are others: at the same rate of false alarms the sum finds more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ ADAPTER_FILE, POINTS_FILE = "adapter.gguf", "points.json"
 _FOLDER = Path(__file__).parent / "weights"
 
 
+class WithClassifier(BaseModel, frozen=True, extra="forbid"):
+    """Thresholds for requests on the log-odds of the guard plus weighted ones of the linear classifier."""
+
+    weight: FiniteFloat = Field(gt=0)
+    """Weight of the classifier's log-odds."""
+    thresholds: dict[str, FiniteFloat]
+    """Least flagged sum by name."""
+
+
 class OperatingPoints(BaseModel, frozen=True, extra="forbid"):
     """Thresholds of a guard on the log-odds of `unsafe`, by the rate of false alarms on ordinary traffic."""
 
@@ -26,11 +36,21 @@ class OperatingPoints(BaseModel, frozen=True, extra="forbid"):
     """Least flagged log-odds by name: "fpr_0.1" flags 0.1 % of ordinary messages."""
     n_ordinary: int = Field(ge=1)
     """Number of ordinary messages that the thresholds were set on."""
+    with_classifier: WithClassifier | None = None
+    """Sum with the linear classifier, for requests; None: they are judged by the guard alone."""
 
-    def flagged_at(self, probability: float) -> tuple[str, ...]:
-        """Return the operating points that flag a verdict, strictest first."""
-        odds = log_odds(probability)
-        ordered = sorted(self.thresholds.items(), key=lambda item: -item[1])
+    def flagged_at(self, probability: float, classifier: float | None = None) -> tuple[str, ...]:
+        """Return the operating points that flag a verdict, strictest first.
+
+        Args:
+            probability: The guard's probability of `unsafe`.
+            classifier: The linear classifier's probability for a request; None judges by the guard alone.
+        """
+        odds, thresholds = log_odds(probability), self.thresholds
+        if classifier is not None and self.with_classifier is not None:
+            odds += self.with_classifier.weight * log_odds(classifier)
+            thresholds = self.with_classifier.thresholds
+        ordered = sorted(thresholds.items(), key=lambda item: -item[1])
         return tuple(name for name, least in ordered if odds >= least)
 
 

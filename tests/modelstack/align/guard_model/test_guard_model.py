@@ -12,9 +12,15 @@ import pytest
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
 
 from modelstack.align.guard_model.guard import WINDOW_CHARACTERS, GuardModel, windows
-from modelstack.align.guard_model.policy import MLCOMMONS
+from modelstack.align.guard_model.policy import MLCOMMONS, Policy
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, LLAMA_GUARD, GuardFormat, GuardTurn
-from modelstack.align.guard_model.shipped import OperatingPoints, log_odds, read_points, shipped_guard
+from modelstack.align.guard_model.shipped import (
+    OperatingPoints,
+    WithClassifier,
+    log_odds,
+    read_points,
+    shipped_guard,
+)
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_model.verdict_grammar import VerdictGrammar, VerdictTree
 from modelstack.errors import UserError
@@ -39,7 +45,7 @@ def guard_format(request: pytest.FixtureRequest) -> GuardFormat:
 def test_a_verdict_is_a_probability_with_categories_of_the_policy(
     engine: LlamaCppEngine, guard_format: GuardFormat
 ) -> None:
-    guard = GuardModel(engine, POLICY, guard_format)
+    guard = GuardModel(engine, POLICY, guard_format, POLICY)
     for text in ("How do I bake bread?", "a", "你好"):
         for role in ("user", "assistant"):
             verdict = guard.judge([GuardTurn("user", "Hello"), GuardTurn(role, text)])
@@ -49,7 +55,7 @@ def test_a_verdict_is_a_probability_with_categories_of_the_policy(
 
 
 def test_the_policy_is_read_once(engine: LlamaCppEngine) -> None:
-    guard = GuardModel(engine, POLICY)
+    guard = GuardModel(engine, POLICY, trained_on=POLICY)
     guard.judge([GuardTurn("user", "Hello")])
     tokens = PromptTokens(chat_encoder(engine), INSTRUCTIONS_FIRST)
     prefix = tokens.prefix(POLICY)
@@ -59,7 +65,7 @@ def test_the_policy_is_read_once(engine: LlamaCppEngine) -> None:
 
 
 def test_the_probability_is_the_models_own_between_the_two_verdicts(engine: LlamaCppEngine) -> None:
-    guard, turns = GuardModel(engine, POLICY), [GuardTurn("user", "What is this?")]
+    guard, turns = GuardModel(engine, POLICY, trained_on=POLICY), [GuardTurn("user", "What is this?")]
     verdict = guard.judge(turns)
     tree = VerdictTree(engine.vocabulary, POLICY, INSTRUCTIONS_FIRST)
     prompt = PromptTokens(chat_encoder(engine), INSTRUCTIONS_FIRST).prompt(POLICY, turns)
@@ -71,8 +77,29 @@ def test_the_probability_is_the_models_own_between_the_two_verdicts(engine: Llam
     np.testing.assert_allclose(log_odds(verdict.probability), logprobs[1] - logprobs[0], atol=1e-3)
 
 
+def test_a_category_that_the_policy_leaves_out_is_subtracted(engine: LlamaCppEngine) -> None:
+    turns = [GuardTurn("user", "What is this?")]
+    (whole,) = judged(engine, turns, POLICY)
+    alone, others = judged(engine, turns, POLICY.of(["S1"]), POLICY.of(["S10", "S2"]))
+    np.testing.assert_allclose(alone + others, whole, rtol=1e-5)
+    prompt = PromptTokens(chat_encoder(engine), INSTRUCTIONS_FIRST)
+    ids = prompt.prompt(POLICY, turns)
+    odds = [
+        sum(engine.score_tokens([*ids, *prompt.answer([code], unsafe=True)], len(ids)).logprobs)
+        for code in POLICY.codes
+    ]
+    share = np.exp(odds[0]) / np.exp(odds).sum()
+    np.testing.assert_allclose(alone, whole * share, rtol=1e-3)
+
+
+def judged(engine: LlamaCppEngine, turns: list[GuardTurn], *policies: Policy) -> list[float]:
+    """Return P(unsafe) under each policy, of a guard that was trained on `POLICY`."""
+    verdicts = [GuardModel(engine, policy, trained_on=POLICY).judge(turns) for policy in policies]
+    return [verdict.probability for verdict in verdicts if verdict is not None]
+
+
 def test_the_least_safe_window_of_a_long_message_counts(engine: LlamaCppEngine) -> None:
-    guard = GuardModel(engine, POLICY)
+    guard = GuardModel(engine, POLICY, trained_on=POLICY)
     text = "The quick brown fox jumps over the lazy dog. " * 60
     pieces = list(windows(text))
     found = [guard.judge([GuardTurn("user", piece)]) for piece in pieces]
@@ -94,7 +121,10 @@ def test_windows_cover_a_text(n: int) -> None:
 
 
 def test_a_guard_that_is_cancelled_gives_no_verdict(engine: LlamaCppEngine) -> None:
-    assert GuardModel(engine, POLICY).judge([GuardTurn("user", "Hello")], cancelled=lambda: True) is None
+    assert (
+        GuardModel(engine, POLICY, trained_on=POLICY).judge([GuardTurn("user", "Hello")], cancelled=lambda: True)
+        is None
+    )
 
 
 def test_random_walks_of_the_grammar_end_in_legal_answers(engine: LlamaCppEngine) -> None:
@@ -131,6 +161,10 @@ def test_operating_points_flag_by_log_odds(tmp_path: Path) -> None:
     points = OperatingPoints(base_sha256="0" * 64, thresholds={"fpr_1": 1.0, "fpr_0.1": 3.0}, n_ordinary=10)
     assert points.flagged_at(0.5) == () and points.flagged_at(0.8) == ("fpr_1",)
     assert points.flagged_at(1.0) == ("fpr_0.1", "fpr_1")
+    assert points.flagged_at(0.8, 0.01) == ("fpr_1",)
+    both = points.model_copy(update={"with_classifier": WithClassifier(weight=0.5, thresholds={"fpr_1": 1.0})})
+    assert both.flagged_at(0.8) == ("fpr_1",)
+    assert both.flagged_at(0.8, 0.5) == ("fpr_1",) and both.flagged_at(0.8, 0.1) == ()
     (tmp_path / "points.json").write_text(points.model_dump_json())
     assert read_points(tmp_path) == points
 
