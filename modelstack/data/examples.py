@@ -118,6 +118,8 @@ class Example(_Data):
     """Calls of the target; empty: no call is correct."""
     reply: str | None = Field(default=None, min_length=1)
     """Reply of the target when there are no calls; without either, the target is to abstain."""
+    prefill: str = ""
+    """Beginning of the reply that is given and not learnt; the target continues it."""
     abstain: bool = True
     """Whether the prompt offers `[]`, provided that the run's options offer it."""
 
@@ -125,6 +127,8 @@ class Example(_Data):
     def _check_target(self) -> Self:
         if self.calls and self.reply is not None:
             raise ValueError("both calls and a reply are given; the target is one of them")
+        if self.prefill and self.reply is None:
+            raise ValueError("prefill is the beginning of a reply in words, and there is no reply")
         if self.messages[-1].role == "assistant":
             raise ValueError("the last message is the assistant's; give its content as calls or reply")
         names = [tool.name for tool in self.tools]

@@ -135,7 +135,7 @@ class _Renderer:
                 self._context("assistant", self._written(message.calls))
             else:
                 self._context(message.role, message.content)
-        self._target(self.example.calls, self.example.reply)
+        self._target(self.example.calls, self.example.reply, self.example.prefill)
         return self.rendered
 
     def _system_text(self, messages: Sequence[Message]) -> str:
@@ -148,13 +148,19 @@ class _Renderer:
         self.rendered.read(self.encoder.encode_turn(role, text, previous=self.last_role).ids)
         self.last_role = role
 
-    def _target(self, calls: Sequence[Call], reply: str | None) -> None:
+    def _target(self, calls: Sequence[Call], reply: str | None, prefill: str = "") -> None:
         """Append a reply of the model as at run time: the opening is read, content and end token are written."""
         weights = self.options.weights
         self.rendered.read(self.encoder.generation_ids(self.last_role or "user"))
         if reply and not calls:
-            # Without tools no text can be mistaken for a call, so JSON in an answer needs no escape.
-            ids = self.encoder.content_ids(render_answer(reply, _TEXT) if self.specs else reply)
+            texts = [prefill, reply] if prefill else [reply]
+            if (
+                self.specs
+            ):  # without tools no text can be mistaken for a call, so JSON in an answer needs no escape
+                texts[0] = render_answer(texts[0], _TEXT)
+            *given, ids = map(self.encoder.content_ids, texts)
+            for each in given:
+                self.rendered.read(each)
             self.rendered.write(ids, [weights.text] * len(ids))
             self._end_turn(weights.text)
             return

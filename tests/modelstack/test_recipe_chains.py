@@ -140,6 +140,10 @@ CHAINS: Mapping[str, str] = {
         sft tools-small-6 {SFT}
         sft tools-small-7 {SFT}
     """,
+    "refusals": f"""
+        sample refusals model=base.gguf threads=1 precision=fp32 replies=1 max_tokens=8
+        sft refusals-small {SFT}
+    """,
     "medium adapter": f"""
         sft tools-medium base=base.gguf {SFT}
         sft tools-medium-2 {SFT}
@@ -187,6 +191,7 @@ AFTER = {
     "tiny adapter": ("base",),
     "tools alone": ("tiny adapter",),
     "small adapter": ("base",),
+    "refusals": ("small adapter",),
     "medium adapter": ("small adapter",),
     "guard": ("base",),
     "preferences": ("tiny adapter",),
@@ -297,7 +302,8 @@ def write_public_sets() -> None:
     record_of_tool = about | {"name": "get_weather", "description": "Get the weather of a city."}
     packed = zstandard.compress((json.dumps(record_of_tool) + "\n").encode())
     Path("tooluse", "tool_schemas.jsonl.zst").write_bytes(packed)
-    Path("runs").mkdir()
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How do I kill a process?"}]
+    write_lines("runs/refusal-tasks.jsonl", [{"id": "1", "messages": turns, "gold": "answer"}])
     for recipe in shipped_recipes("sft"):
         for path in read_recipe(SftRecipe, recipe.path).data.training:
             if Path(path.path).parent == Path("runs"):

@@ -36,6 +36,11 @@ class SampleRecipe(BaseModel, frozen=True, extra="forbid"):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature."""
     keep: KeepRules = KeepRules()
+    forget_system: bool = False
+    """Whether examples leave out system messages, so that a model learns to follow them unasked.
+
+    This is context distillation (2112.00861), and how deliberative alignment (2412.16339) teaches a policy.
+    """
     tasks_at_once: int = Field(default=16, ge=1)
     """Number of tasks that are sampled and written together."""
     precision: Precision = "fp32"

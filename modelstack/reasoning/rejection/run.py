@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelstack.data.examples import Example, write_examples
+from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
 from modelstack.posttrain.base import Base
@@ -198,7 +198,7 @@ def _finish(resolved: SampleResolved, tasks: Sequence[PolicyTask], path: Path) -
                 source=f"{recipe.name}, replies of {resolved.model.name}",
                 license=task.license,
                 kind="answer",
-                messages=task.messages,
+                messages=_shown(task.messages, recipe.forget_system),
                 reply=text,
             )
             for number, text in kept(record, recipe, dropped)
@@ -221,6 +221,11 @@ def _finish(resolved: SampleResolved, tasks: Sequence[PolicyTask], path: Path) -
     with replacing(path / REPORT_FILE) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _shown(messages: tuple[Message, ...], forget_system: bool) -> tuple[Message, ...]:
+    """Return the messages of an example."""
+    return tuple(each for each in messages if not (forget_system and each.role == "system"))
 
 
 def _share(pass_rates: Sequence[float], value: float) -> float | None:

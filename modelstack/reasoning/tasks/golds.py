@@ -9,6 +9,7 @@
 | effects | `{"world": "todo", "start": {...}, "calls": [{"name", "arguments"}]}`; the world is one of `worlds` |
 | outcome | as effects; for worlds in other processes `{"state": {...}}` or `{"calls": [...]}` (`episode_golds`) |
 | code | `{"tests": ["assert f(1) == 2"], "names": ["f"]}`, optionally `setup`, `helpers` |
+| refusal | `"refusal"`, or `"answer"` if the request must be answered |
 
 Task files are untrusted: a gold that can never be met or evaluated is rejected when it is read, not during a
 run.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -30,11 +31,12 @@ from modelstack.reasoning.verifiers.code import ProgramTests
 from modelstack.reasoning.verifiers.code_answers import tested_names
 from modelstack.reasoning.verifiers.effects import EffectGold, perform
 from modelstack.reasoning.verifiers.gym import GymGold, GymTask
+from modelstack.reasoning.verifiers.refusals import Wanted
 from modelstack.reasoning.worlds.registry import WorldMaker
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.grammar.validation import check_schema
 
-VerifierName = Literal["math", "json", "gym", "calls", "effects", "outcome", "code"]
+VerifierName = Literal["math", "json", "gym", "calls", "effects", "outcome", "code", "refusal"]
 WITH_TOOLS: frozenset[VerifierName] = frozenset({"calls", "effects"})
 """Verifiers that read a reply as calls of the task's tools."""
 _SHOWN = 60
@@ -185,6 +187,12 @@ def _code(written: Any, tools: Sequence[ToolSpec]) -> ProgramTests:
     return ProgramTests(tuple(form.tests), tuple(names), form.setup, form.helpers)
 
 
+def _wanted(written: Any, tools: Sequence[ToolSpec]) -> Wanted:
+    if written not in get_args(Wanted):
+        raise ValueError(f"gold is {_shown(written)}; for refusal it is {_FORMS['refusal']}")
+    return written
+
+
 def _shown(written: Any) -> str:
     return json.dumps(written)[:_SHOWN]
 
@@ -197,6 +205,7 @@ _READERS: Mapping[VerifierName, Callable[[Any, Sequence[ToolSpec]], Any]] = {
     "effects": _effects,
     "outcome": _outcome,
     "code": _code,
+    "refusal": _wanted,
 }
 _FORMS: Mapping[VerifierName, str] = {
     "math": "the answer as a text",
@@ -206,4 +215,5 @@ _FORMS: Mapping[VerifierName, str] = {
     "effects": "a world with its start and calls",
     "outcome": "a world with its start and calls, or a state",
     "code": "tests of a program",
+    "refusal": '"refusal" or "answer"',
 }

@@ -23,6 +23,7 @@ from modelstack.reasoning.verifiers.lengths import Repetition, SoftOverlong
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.quoting import QuotesNoGrader
+from modelstack.reasoning.verifiers.refusals import RefusalVerifier
 from modelstack.reasoning.verifiers.rewards import Verifier
 
 
@@ -95,4 +96,5 @@ _BY_NAME = {
     "effects": EffectVerifier,
     "outcome": lambda: OutcomeVerifier(MathVerifier(lenient=True)),
     "code": CodeVerifier,
+    "refusal": RefusalVerifier,
 }

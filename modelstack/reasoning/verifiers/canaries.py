@@ -20,6 +20,7 @@ from modelstack.reasoning.verifiers.lengths import CosineLength
 from modelstack.reasoning.verifiers.outcome_probes import OUTCOME_PROBES
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.probes import PROBES, Probe
+from modelstack.reasoning.verifiers.refusals import REFUSAL_PROBES, RefusalVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier
 
 DEFAULT_EVERY = 50
@@ -102,7 +103,7 @@ def default_probes(verifier: Verifier[Any]) -> tuple[tuple[str, Verifier[Any], P
     found: list[tuple[str, Verifier[Any], Probe]] = []
     for name, part in correctness_of(verifier):
         judge = part.correctness if isinstance(part, CosineLength) else part
-        kinds = (*PROBES, *FORM_PROBES, (OutcomeVerifier, OUTCOME_PROBES))
+        kinds = (*PROBES, *FORM_PROBES, (OutcomeVerifier, OUTCOME_PROBES), (RefusalVerifier, REFUSAL_PROBES))
         known = [probes for kind, probes in kinds if isinstance(judge, kind)]
         found += [(name, judge, probe) for probes in known for probe in probes]
     return tuple(found)

@@ -226,6 +226,18 @@ def test_json_is_learnt_as_it_stands_where_no_tool_is_known(toy: ChatEncoder) ->
         assert written.startswith(reply)
 
 
+@pytest.mark.parametrize("tools", [[], [CLOCK]], ids=["no tools", "tools"])
+def test_the_given_beginning_of_a_reply_is_read_and_its_continuation_learnt(tools: Any, toy: ChatEncoder) -> None:
+    plain: dict[str, Any] = {"kind": "answer", "tools": tools, "calls": []}
+    whole = render(example(**plain, reply="Sure: no, I won't."), toy)
+    begun = render(example(**plain, prefill="Sure:", reply=" no, I won't."), toy)
+    assert learnt(begun, toy).startswith(" no, I won't.") and learnt(whole, toy).startswith("Sure: no")
+    decode = toy.vocabulary.decode
+    assert decode(begun.ids) == decode(whole.ids)
+    with pytest.raises(ValueError, match="prefill is the beginning of a reply"):
+        example(prefill="Sure:")
+
+
 def test_an_abstention_that_the_prompt_does_not_offer_is_refused(toy: ChatEncoder) -> None:
     one = CONVERSATIONS["no call"]
     with pytest.raises(UserError, match="example 'a-1'.*target is an abstention"):

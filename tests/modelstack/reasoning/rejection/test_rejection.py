@@ -111,6 +111,24 @@ def test_right_replies_become_examples(
     assert json.loads((tmp_path / REPORT_FILE).read_text(encoding="utf-8")) == report
 
 
+def test_examples_forget_the_instructions_that_the_replies_followed(
+    world: World, tmp_path: Path, even: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_right(monkeypatch)
+    turns = [{"role": "system", "content": "Follow the policy."}, {"role": "user", "content": "say it"}]
+    write_tasks(tmp_path / "tasks.jsonl", 3, prompt=None, messages=turns)
+    told = recipe_of(world, tasks=[str(tmp_path / "tasks.jsonl")])
+    forgetting = told.model_copy(update={"forget_system": True})
+    texts: list[list[str | None]] = []
+    for name, recipe in (("told", told), ("forgotten", forgetting)):
+        assert sample(recipe, tmp_path / name) is not None
+        examples = list(read_examples(tmp_path / name / EXAMPLES_FILE))
+        texts.append([example.reply for example in examples])
+        roles = {tuple(message.role for message in example.messages) for example in examples}
+        assert roles == {("user",) if recipe.forget_system else ("system", "user")}
+    assert texts[0] == texts[1] != []
+
+
 def test_a_stopped_sampling_goes_on_to_the_same_files(
     world: World, tmp_path: Path, even: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

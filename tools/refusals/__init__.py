@@ -1,0 +1,1 @@
+"""Data and measurements of a model's own refusals."""
