@@ -100,10 +100,17 @@ class Collector:
     """Collects states of the served model, and keeps them in files."""
 
     def __init__(
-        self, model: CausalLM, encoder: ChatEncoder, layers: Sequence[int], work: Path, tell: Tell
+        self,
+        model: CausalLM,
+        encoder: ChatEncoder,
+        fingerprint: str,
+        layers: Sequence[int],
+        work: Path,
+        tell: Tell,
     ) -> None:
         """Prepare; `work` keeps the states."""
         self._model, self._encoder, self._layers, self._work, self._tell = model, encoder, layers, work, tell
+        self._fingerprint = fingerprint
         self._prefixes = [self._prefix(context) for context in CONTEXTS]
 
     def requests(self, name: str, texts: Sequence[str]) -> NDArray[np.float16]:
@@ -122,7 +129,7 @@ class Collector:
         self, name: str, texts: Sequence[str], make: Callable[[], NDArray[np.float16]]
     ) -> NDArray[np.float16]:
         file, key_file = self._work / f"{name}.npy", self._work / f"{name}.key"
-        key = hashlib.sha256(json.dumps([*texts, self._layers]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([*texts, self._layers, self._fingerprint]).encode()).hexdigest()
         if not (key_file.exists() and key_file.read_text() == key):
             np.save(file, make())
             key_file.write_text(key)
@@ -173,14 +180,18 @@ def _context_of(text: str) -> int:
     return hashlib.sha256(f"context {text}".encode()).digest()[0] % len(CONTEXTS)
 
 
-def served(name: str) -> tuple[CausalLM, ChatEncoder, str]:
-    """Return a profile's model with its shipped adapter merged, its encoder, and the engine's fingerprint.
+def served(name: str, stage: Path | None) -> tuple[CausalLM, ChatEncoder, str]:
+    """Return a profile's model with an adapter merged, its encoder, and the engine's fingerprint.
+
+    Args:
+        name: A profile, or an id of the catalog.
+        stage: Stage with the adapter; None: the shipped one, if there is one.
 
     Raises:
         UserError: The model is missing.
     """
     model_id = PROFILES.get(name, name)
-    path, folder = weights_path(model_id), shipped_folder(model_id)
+    path, folder = weights_path(model_id), stage or shipped_folder(model_id)
     lora = None if folder is None else folder / ADAPTER_FILE
     base = load_base(path, dtype=torch.bfloat16)
     model = base.model
@@ -212,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\\n")[0])
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--model", default="small", help="profile or catalog id")
+    parser.add_argument("--stage", type=Path, help="stage with another adapter than the shipped one")
     parser.add_argument("--layers", type=int, nargs="+", default=[9, 12, 15, 18])
     parser.add_argument("--use", type=int, nargs="+", help="layers of the probe among those collected; all")
     parser.add_argument("--penalty", type=float, default=0.01)
@@ -240,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fitted(options: argparse.Namespace, tell: Tell) -> tuple[Probe, list[Table]]:
     """Return the fitted monitor and its tables."""
-    model, encoder, fingerprint = served(options.model)
-    collector = Collector(model, encoder, options.layers, options.work, tell)
+    model, encoder, fingerprint = served(options.model, options.stage)
+    collector = Collector(model, encoder, fingerprint, options.layers, options.work, tell)
     used = options.use or options.layers
     places = [options.layers.index(layer) for layer in used]
 
