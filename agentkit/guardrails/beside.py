@@ -19,7 +19,8 @@ async def ask_beside(
 ) -> ModelResponse | Literal["input", "output"]:
     """Return the response after every check has decided, or the kind of text that was blocked.
 
-    A block stops the model at once. A delta is passed on only after `check_text` has seen its text.
+    A block stops the model at once, and no delta is passed on after it. Before it, a delta is passed on after
+    `check_text` has seen its text.
 
     Raises:
         Exception: the error of the model or of a check.
@@ -28,12 +29,13 @@ async def ask_beside(
 
     response: ModelResponse | None = None
     watch = _Watch(check_text, on_delta)
+    hears = on_delta is not None or check_text is not None
     async with anyio.create_task_group() as tasks:
         watch.stop = tasks.cancel_scope.cancel
         if check_input is not None:
             tasks.start_soon(watch.hold, check_input)
         try:
-            response = await ask(on_delta=watch.hear if check_text is not None else on_delta)
+            response = await ask(on_delta=watch.hear if hears else None)
         except Exception as error:
             watch.fail(error)
     if watch.error is not None:

@@ -183,7 +183,8 @@ class SlidingWindow(Compaction):
 class Summary(Compaction):
     """Summarises the middle, with the run's model or another one; each summary includes the previous summary.
 
-    If the run's limits allow only the last answer, the middle is omitted, like `SlidingWindow` does.
+    If the run's limits allow only the last answer, or a filter of the model withholds the summary, the middle is
+    omitted, like `SlidingWindow` does.
     """
 
     model: Model | None = None
@@ -208,6 +209,8 @@ class Summary(Compaction):
         try:
             response = await ask((request,), settings, self.model)
         except NoRequestLeft:
+            response = None
+        if response is None or response.finish_reason == "content_filter":
             return f"{earlier}{len(left_out)} earlier messages of this conversation are left out."
         return f"Summary of the earlier conversation: {response.text.strip()}"
 

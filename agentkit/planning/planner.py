@@ -149,7 +149,10 @@ class PlanTemplate(Planner):
 
 
 class ModelPlanner(Planner):
-    """Asks the run's model for the plan, in a form that a grammar enforces."""
+    """Asks the run's model for the plan, in a form that a grammar enforces.
+
+    If a filter of the model withholds the plan, there are no steps: the filter judges the run's own replies, too.
+    """
 
     def __init__(self, *, max_steps: int = 8, max_revisions: int = 2) -> None:
         """Set the bounds of a plan.
@@ -201,6 +204,8 @@ class ModelPlanner(Planner):
         messages: list[ModelMessage] = [ModelRequest((SystemPromptPart(instructions), UserPromptPart(prompt)))]
         for _ in range(_MAX_TRIES):
             response = await situation.ask(messages, schema)
+            if response.finish_reason == "content_filter":
+                return []
             try:
                 return _read(response.text, names)
             except ModelRetry as signal:

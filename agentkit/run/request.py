@@ -110,12 +110,9 @@ async def guarded(
         return await ask(on_delta=on_delta)
     from agentkit.guardrails.beside import ask_beside
 
-    prompt = "\n".join(
-        part.content
-        for message in state.messages[state.n_history :]
-        for part in message.parts
-        if isinstance(part, UserPromptPart)
-    )
+    # Later messages of the first step are notes of a plan, and interruptions, which were checked already.
+    request = state.messages[state.n_history]
+    prompt = "\n".join(part.content for part in request.parts if isinstance(part, UserPromptPart))
     response = await ask_beside(
         ask,
         check_input=partial(checks.input_beside, prompt, context) if beside else None,

@@ -216,7 +216,8 @@ class BatchedEngine(ABC, Generic[StreamT]):
 
         reply = self._replies.make(request, max_tokens, on_tokens, stop)
         submission = PendingReply[StreamT](request, reply)
-        if reply.advance():
+        # A watch reads the end of the prompt before anything is written, even if the first tokens are forced.
+        if request.watch is not None or reply.advance():
             stream = submission.stream = self._enter(submission, max_tokens)
             self._pending[stream] = submission
         return submission
@@ -272,8 +273,11 @@ class BatchedEngine(ABC, Generic[StreamT]):
             if watch is not None and states_RLD is not None and not watch(states_RLD[row], written):
                 reply.finish("content_filter")
                 return False
-            reply.take(logits_RV[row])
-            goes_on = reply.advance()
+            is_opening = watch is not None and not written
+            goes_on = not is_opening or reply.advance()
+            if goes_on and not (is_opening and written):
+                reply.take(logits_RV[row])
+                goes_on = reply.advance()
             n = len(written) - first
             if not goes_on or n > len(draft) or written[first:] != draft[:n]:
                 break

@@ -403,6 +403,8 @@ class LocalModel(Model):
             with self._books:
                 grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             reply = decode(replace(request, choice_bias=None), wanted, grammar)
+            if watch is not None and watch.stop is not None:
+                return filtered(watch, self.name, len(prompt.ids), tell)
             reply.generation.stats = deciding.then(reply.generation.stats)
         vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
         is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)

@@ -16,6 +16,7 @@ pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)"
 from modelstack.inference.engine import EngineError, GenerateRequest, SamplingParams
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.torch.engine import TorchEngine
+from tests.modelstack.inference.fakes import ScriptedGrammar
 
 LAYERS = (0,)
 AnyEngine = LlamaCppEngine | TorchEngine
@@ -126,6 +127,22 @@ def test_a_watch_can_refuse_before_the_first_token(made: Made) -> None:
     engine = made()
     reply = engine.generate(ask(engine, "a b c", Recorded(n_most=0)))
     assert reply.finish_reason == "content_filter" and reply.ids == []
+
+
+def test_a_forced_opening_is_written_after_the_watch_has_read_the_prompt(made: Made) -> None:
+    engine = made()
+    steps = [[5], [6], range(3, 40), [7], range(3, 40)]
+
+    def grammar() -> Any:
+        return ScriptedGrammar([list(step) for step in steps], n_vocab=len(engine.vocabulary))
+
+    plain = engine.generate(ask(engine, "a b c", None, grammar=grammar()))
+    watch, refusing = Recorded(), Recorded(n_most=0)
+    watched = engine.generate(ask(engine, "a b c", watch, grammar=grammar()))
+    assert (watched.ids, watched.forced) == (plain.ids, plain.forced)
+    assert watch.written[:2] == [[], plain.ids[:2]]
+    stopped = engine.generate(ask(engine, "a b c", refusing, grammar=grammar()))
+    assert stopped.finish_reason == "content_filter" and stopped.ids == [] and len(refusing.states) == 1
 
 
 def test_an_engine_without_state_layers_refuses_a_watch(made: Made) -> None:
