@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,6 +95,10 @@ def serve(
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, help="Of requests that name none; 0: most probable token.")
     ] = 0.0,
+    monitor: Annotated[
+        str | None,
+        typer.Option("--monitor", help="Probes that stop unsafe requests and replies: a name (small), or a file."),
+    ] = None,
     window: Annotated[
         int | None, typer.Option("--context", min=16, help="Tokens of a conversation; else at most 8,192.")
     ] = None,
@@ -129,6 +134,8 @@ def serve(
 
     If the environment has MODELSTACK_API_KEY, clients must send it.
     """
+    from modelstack.align.monitor.shipped import named_probe
+    from modelstack.align.monitor.watch import new_watch
     from modelstack.inference.engine import EngineError
     from modelstack.inference.server.app import ServerApp
     from modelstack.inference.server.replying import Limits
@@ -165,11 +172,22 @@ def serve(
         require_fitted_to(fitted, lora, prior)
     adapters = [_named(each) for each in adapter or ()]
     try:
-        options = _EngineOptions(window, running, threads, Drafter.parse(drafter), precision, prefill)
+        probe = None if monitor is None else named_probe(monitor)
+        options = _EngineOptions(
+            window,
+            running,
+            threads,
+            Drafter.parse(drafter),
+            precision,
+            prefill,
+            () if probe is None else probe.layers,
+        )
         loaded, path = _load(source, engine, lora, adapters, options)
     except EngineError as error:
         raise UserError(str(error)) from error
     try:
+        if probe is not None:
+            probe.require_fitted_to(loaded.fingerprint, probe.layers)
         model = ServedModel(
             loaded,
             name or Path(source).name.removesuffix(".gguf"),
@@ -177,6 +195,7 @@ def serve(
             convention=convention,
             has_adapter=lora is not None,
             prior=fitted,
+            new_watch=None if probe is None else partial(new_watch, probe),
         )
         app = ServerApp(model, key=key, limits=limits, temperature=temperature).asgi()
         models = ", ".join((model.name, *model.adapters))
@@ -330,6 +349,8 @@ class _EngineOptions:
     drafter: Drafter
     precision: Numbers | None
     has_prefill_process: bool
+    state_layers: tuple[int, ...]
+    """Layers that the monitor reads."""
 
 
 def _load(
@@ -364,6 +385,7 @@ def _load(
                 n_threads=options.threads,
                 n_threads_prefill=options.threads,
                 drafter=options.drafter.name,
+                state_layers=options.state_layers,
             ),
             path,
         )
@@ -389,6 +411,7 @@ def _torch_engine(path: Path, adapters: Sequence[tuple[str, Path]], options: _En
         max_rows=options.max_running,
         drafter=options.drafter.name,
         prefill=prefill,
+        state_layers=options.state_layers,
     )
     for name, stage in adapters:
         engine.add_adapter(name, engine_changes(read_adapter(stage / ADAPTER)))

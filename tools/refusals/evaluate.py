@@ -26,8 +26,8 @@ from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.statistics import wilson
 from modelstack.align.guards.refusal_judge import judge_refusal
-from modelstack.align.monitor.probe import REPLY, REQUEST, Probe
-from modelstack.align.monitor.watch import Watch
+from modelstack.align.monitor.probe import Probe
+from modelstack.align.monitor.watch import watch_at
 from modelstack.align.monitor_training.states import layer_states
 from modelstack.errors import UserError
 from modelstack.files import replacing
@@ -134,7 +134,7 @@ class Replies:
         rows = [[*prompt, *reply][1:] for prompt, reply in zip(prompts, replies, strict=True)]
         found = [False] * len(rows)
         for number, states_TLD in layer_states(self._model, prompts[0][:1], rows, probe.layers):
-            watch = Watch(probe, probe.threshold(REQUEST, REQUEST_POINT), probe.threshold(REPLY, REPLY_POINT))
+            watch = watch_at(probe, REQUEST_POINT, REPLY_POINT)
             states = states_TLD[len(prompts[number]) - 2 :].astype(np.float32)
             found[number] = not all(watch(each, replies[number][:n]) for n, each in enumerate(states))
         return found

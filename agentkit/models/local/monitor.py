@@ -7,7 +7,6 @@ one adapter: that of the profile it is named after.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +44,10 @@ class Monitor:
         """
         from modelstack import errors
         from modelstack.align.monitor.probe import REPLY, REQUEST, Probe
-        from modelstack.align.monitor.shipped import shipped_monitor
+        from modelstack.align.monitor.shipped import named_probe
 
         try:
-            is_file = isinstance(self.probe, Path) or self.probe.endswith(".safetensors")
-            probe = Probe.load(self.probe) if is_file else shipped_monitor(str(self.probe))
+            probe = Probe.load(self.probe) if isinstance(self.probe, Path) else named_probe(self.probe)
             for what, point in ((REQUEST, self.requests), (REPLY, self.replies)):
                 if point is not None:
                     probe.threshold(what, point)
@@ -64,15 +62,9 @@ class Monitor:
             probe: What `read` returned.
             judges_request: Whether the prompt ends with words of the user; after a tool result it does not.
         """
-        from modelstack.align.monitor.probe import REPLY, REQUEST
-        from modelstack.align.monitor.watch import Watch
+        from modelstack.align.monitor.watch import watch_at
 
-        request = self.requests if judges_request else None
-        return Watch(
-            probe,
-            math.inf if request is None else probe.threshold(REQUEST, request),
-            math.inf if self.replies is None else probe.threshold(REPLY, self.replies),
-        )
+        return watch_at(probe, self.requests if judges_request else None, self.replies)
 
 
 def filtered(

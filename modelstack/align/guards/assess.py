@@ -77,6 +77,16 @@ def assess_request(text: str) -> Assessment:
     return _with_hazard(assessment, named)
 
 
+def hazard_probabilities(text: str) -> dict[str, float]:
+    """Return the probability of each hazard, given that a request is harmful.
+
+    Raises:
+        ClassifierFileError: the weights are missing or broken.
+    """
+    _, reading = _assess(text, "request-harm")
+    return load_classifier("request-hazard").probabilities(reading)
+
+
 def assess_jailbreak(text: str) -> Assessment:
     """Judge whether a message tries to unlock the model: personas without rules, suffixes found by search.
 

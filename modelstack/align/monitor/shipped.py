@@ -15,6 +15,15 @@ def shipped_monitors() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in MONITOR_FILES.glob("*.safetensors")))
 
 
+def named_probe(name: str) -> Probe:
+    """Return a monitor by the name of a profile, or by the path of its file.
+
+    Raises:
+        UserError: There is none, or its file is broken.
+    """
+    return Probe.load(name) if name.endswith(".safetensors") else shipped_monitor(name)
+
+
 def shipped_monitor(profile: str) -> Probe:
     """Return the monitor of a profile of the embedded model.
 

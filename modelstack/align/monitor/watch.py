@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.monitor.probe import Probe
+from modelstack.align.monitor.probe import REPLY, REQUEST, Probe
 
 MIN_TOKENS = 4
 """Number of tokens of a reply before it can be stopped: fewer are mostly a greeting or a refusal's beginning."""
@@ -75,3 +75,25 @@ class Watch:
         self._n_tokens += 1
         self._mean += rate * (log_odds - self._mean)
         return self._mean / (1 - (1 - rate) ** self._n_tokens)
+
+
+DEFAULT_REQUEST_POINT, DEFAULT_REPLY_POINT = "fpr_0.5", "fpr_0.1"
+"""Operating points of a server's monitor, as of `agentkit.models.local.monitor`."""
+
+
+def new_watch(probe: Probe, judges_request: bool) -> Watch:
+    """Return a watch at the default points; a prompt whose last words are not the user's is not judged."""
+    return watch_at(probe, DEFAULT_REQUEST_POINT if judges_request else None, DEFAULT_REPLY_POINT)
+
+
+def watch_at(probe: Probe, request_point: str | None, reply_point: str | None) -> Watch:
+    """Return the watch of one reply; None in place of an operating point disables a check.
+
+    Raises:
+        UserError: The probe has no such operating point.
+    """
+    return Watch(
+        probe,
+        math.inf if request_point is None else probe.threshold(REQUEST, request_point),
+        math.inf if reply_point is None else probe.threshold(REPLY, reply_point),
+    )

@@ -292,7 +292,7 @@ def _head(body: MessagesBody) -> dict[str, Any]:
 def _end(reply: ServedReply) -> dict[str, Any]:
     if reply.stopped_by is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": reply.stopped_by}
-    reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+    reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
     return {"stop_reason": reasons[reply.finish_reason], "stop_sequence": None}
 
 

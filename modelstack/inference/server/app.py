@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -34,6 +35,7 @@ from modelstack.inference.server.completions import (
 from modelstack.inference.server.embeddings import EmbeddingsBody, embeddings_work, whole_embeddings
 from modelstack.inference.server.errors import ApiError, api_error
 from modelstack.inference.server.metrics import Metrics
+from modelstack.inference.server.moderations import ModerationsBody, moderation_results, moderation_texts
 from modelstack.inference.server.openai_responses import (
     ResponsesBody,
     responses_request,
@@ -85,6 +87,7 @@ class ServerApp:
             ("/v1/responses", self._responses),
             ("/v1/messages", self._messages),
             ("/v1/embeddings", self._embeddings),
+            ("/v1/moderations", self._moderations),
         ]
         get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
             ("/v1/models", self._models),
@@ -168,6 +171,10 @@ class ServerApp:
         body = await self._body(request, EmbeddingsBody)
         work = embeddings_work(body, self._model, self._adapter(body.model))
         return self._replying(request, [work], Form(partial(whole_embeddings, body)))
+
+    async def _moderations(self, request: Request) -> Response:
+        texts = moderation_texts(await self._body(request, ModerationsBody))
+        return JSONResponse(await run_sync(moderation_results, texts))
 
     def _replying(self, request: Request, works: Sequence[Work], form: Form) -> Response:
         path = request.url.path

@@ -24,6 +24,7 @@ from modelstack.inference.server.conversations import (
 from modelstack.inference.server.errors import ApiError
 from modelstack.inference.server.replying import Pieces
 from modelstack.inference.server.turns import (
+    FILTERED,
     CallPiece,
     FinishReason,
     PastCall,
@@ -353,7 +354,8 @@ async def streamed_reply(body: ChatRequest, pieces: Pieces) -> AsyncIterator[dic
             case ServedReply():
                 replies.append(piece)
                 left = (piece.logprobs + piece.call_logprobs)[n_told[index] :]
-                yield chunk(index, {}, left, piece.finish_reason)
+                delta = {"refusal": FILTERED} if piece.finish_reason == "content_filter" else {}
+                yield chunk(index, delta, left, piece.finish_reason)
     if counts:
         yield {**head, "choices": [], "usage": usage(replies)}
 
@@ -380,6 +382,8 @@ def _head(reply_id: str, model: str, kind: str, created: int) -> dict[str, Any]:
 
 def _message(reply: ServedReply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+    if reply.finish_reason == "content_filter":
+        message |= {"content": None, "refusal": FILTERED}
     if reply.calls:
         message["content"] = reply.text or None
         message["tool_calls"] = [

@@ -381,10 +381,11 @@ def _head(body: ResponsesBody, reply_id: str, created: int) -> dict[str, Any]:
 
 
 def _end(reply: ServedReply) -> dict[str, Any]:
-    is_cut = reply.finish_reason == "length"
+    reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
+    reason = reasons.get(reply.finish_reason)
     return {
-        "status": "incomplete" if is_cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "status": "completed" if reason is None else "incomplete",
+        "incomplete_details": None if reason is None else {"reason": reason},
         "usage": {
             "input_tokens": reply.n_prompt,
             "input_tokens_details": {"cached_tokens": reply.n_cached, "cache_write_tokens": 0},

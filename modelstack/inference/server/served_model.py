@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelstack.errors import UserError
 from modelstack.inference.engine import Engine, GenerateRequest, Generation
@@ -39,7 +39,11 @@ from modelstack.toolcalls.prior.choice import ToolBias
 from modelstack.toolcalls.prior.lexical import DecisionPrior, open_request
 from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
 
+if TYPE_CHECKING:
+    from modelstack.align.monitor.watch import Watch
+
 Cancelled = Callable[[], bool]
+NewWatch = Callable[[bool], "Watch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class ServedModel:
         convention: str = AUTO,
         has_adapter: bool = False,
         prior: DecisionPrior | None = None,
+        new_watch: NewWatch | None = None,
     ) -> None:
         """Prepare the model's conversation format and the tables of its grammars.
 
@@ -72,6 +77,8 @@ class ServedModel:
             convention: How tools are shown and calls are written: "auto", "ours" or another name.
             has_adapter: Whether an adapter that modelstack trained is part of the engine's weights.
             prior: Prior over tools that was fitted to this model.
+            new_watch: Makes the monitor's watch of each reply, from whether the user's words come last; None: no
+                reply is watched.
 
         Raises:
             UserError: The convention does not exist or is not the model's, or the prior is of another convention.
@@ -90,6 +97,7 @@ class ServedModel:
         vocabulary = self.convention.ending(engine.vocabulary)
         self._compiler = GrammarCompiler(vocabulary, unsupported="check", convention=self.convention)
         self._prior = prior
+        self._new_watch = new_watch
         self._tables = ReplyTables(engine.vocabulary)
         self._replies = RememberedReplies()
         self._names = itertools.count(1)
@@ -154,12 +162,20 @@ class ServedModel:
             logit_bias=ReplyBias.of(self._prior, asked, wanted.tools, self._tables),
         )
         wrapper = "" if request.answer_schema is None else self.convention.form.result_prefix
-        generate, tokens = self._watched(generate, request.n_top_logprobs, wrapper)
+        generate, tokens = self._reporting(generate, request.n_top_logprobs, wrapper)
+        watch = None
+        if self._new_watch is not None:
+            watch = self._new_watch(bool(request.turns) and request.turns[-1].role == "user")
+            generate = replace(generate, watch=watch)
         before = self._thought(generate, request.thinking_tokens, tell, cancelled)
+        if watch is not None and watch.stop is not None:
+            return _filtered(watch.stop.n_tokens, len(prompt.ids))
         if before is not None:
             generate = answering(generate, before)
         telling = None if tell is None else Telling(tell, tokens, self.convention, wanted.tools)
         reply = self._decoded(generate, request, wanted, grammar, telling, cancelled)
+        if watch is not None and watch.stop is not None:
+            return _filtered(watch.stop.n_tokens, len(prompt.ids))
         served = self._with_logprobs(self._served(reply, before, prompt), reply, tokens)
         if telling is not None:
             telling.finish(served.text, served.logprobs, served.calls)
@@ -187,7 +203,9 @@ class ServedModel:
             sampling=request.sampling,
             adapter=request.adapter,
         )
-        generate, tokens = self._watched(generate, request.n_top_logprobs)
+        generate, tokens = self._reporting(generate, request.n_top_logprobs)
+        watch = None if self._new_watch is None else self._new_watch(False)  # this prompt is no user's turn
+        generate = replace(generate, watch=watch)
         telling = None if tell is None else Telling(tell, tokens)
         hear = None if telling is None else telling.hear
         listener = ReplyListener(self.engine.vocabulary, request.stop, hear, convention=None)
@@ -196,6 +214,8 @@ class ServedModel:
             on_tokens=listener.hear,
             cancelled=lambda: listener.stopped_by is not None or cancelled(),
         )
+        if watch is not None and watch.stop is not None:
+            return _filtered(watch.stop.n_tokens, len(request.prompt_ids))
         is_cut = generation.finish_reason == "length"
         text = listener.text
         logprobs = ()
@@ -272,7 +292,7 @@ class ServedModel:
         said: Callable[[str], None] | None = None if tell is None else lambda text: tell(ThoughtPiece(text))
         return told_thought(self.engine, generate, budget, marks, said, cancelled)
 
-    def _watched(
+    def _reporting(
         self, generate: GenerateRequest, n_top_logprobs: int | None, wrapper: str = ""
     ) -> tuple[GenerateRequest, VisibleTokens | None]:
         """Return a request that reports its tokens, and where it does; None: they are not asked for."""
@@ -364,6 +384,11 @@ class ServedModel:
             first_token_s=stats.first_token_s,
             decode_s=stats.decode_s,
         )
+
+
+def _filtered(n_written: int, n_prompt: int) -> ServedReply:
+    """Return a reply that the monitor stopped: pieces that were told stay told, and nothing more is said."""
+    return ServedReply("", finish_reason="content_filter", n_prompt=n_prompt, n_written=n_written)
 
 
 def _wanted(request: ReplyRequest) -> ResponseFormat:

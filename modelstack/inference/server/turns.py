@@ -11,7 +11,10 @@ from modelstack.inference.thinking import with_seed
 from modelstack.tokenizer.chat import Role
 from modelstack.toolcalls.convention import JsonSchema, ToolSpec
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+"""`content_filter`: the monitor stopped the reply."""
+FILTERED = "The request or the reply was stopped by the monitor of this server."
+"""Refusal that a client is told."""
 
 
 @dataclass(frozen=True, slots=True)
