@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from modelstack.commands import (
     align,
     architecture,
+    attacking,
     data,
     decide,
     inference,
@@ -97,7 +98,7 @@ STEPS = (
     Step(
         "align",
         "guards of requests and replies, refusals",
-        {"guard": align.guard, "judge": align.judge, "direction": align.direction},
+        {"guard": align.guard, "judge": align.judge, "direction": align.direction, "attack": attacking.attack},
     ),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}

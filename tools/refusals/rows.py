@@ -32,7 +32,7 @@ from modelstack.files import read_toml, replacing
 REPLIES = Path(__file__).with_name("replies.toml")
 OTHER = "other"
 """Key of the replies to harmful requests of no category."""
-N_PAIRS, N_OTHER_HARMFUL, N_ORDINARY = 1100, 250, 400
+N_PAIRS, N_OTHER_HARMFUL, N_ORDINARY = 800, 200, 300
 BRIEFLY = "Answer in two or three plain sentences, without a list or a heading."
 OPENINGS = (
     "Sure, here is how to do that:\n\n1.",
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--answers", type=Path, action="append", default=[], help="examples of `modelstack sample`"
     )
     parser.add_argument("--tools", type=Path, help="examples of `modelstack data tools`, taken over as they are")
-    parser.add_argument("--n-tools", type=int, default=220)
+    parser.add_argument("--n-tools", type=int, default=180)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -1,0 +1,1 @@
+"""Red team: requests under transforms of attackers, a target that answers them, a judge, and a report."""

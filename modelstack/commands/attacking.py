@@ -1,0 +1,170 @@
+"""Step 12: attacks on a model, in this process or behind an address."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelstack.commands.help import explained
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from modelstack.align.attack.targets import Target
+
+ATTEMPT_TOKENS = 1024
+"""Tokens of the longest attempt with its reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a target is asked."""
+
+    max_tokens: int
+    temperature: float
+    concurrency: int
+
+
+@explained(
+    reads="a model, or the address of an API; requests with verdicts, as `modelstack guard` takes them",
+    writes="runs/attack: attempts.jsonl, attack.md, attack.png; no reply is stored",
+    example="modelstack attack smollm2-135m --rows guard-rows/validation.jsonl --n 50",
+    then="the page runs/attack/attack.md; the same command resumes a run that was stopped",
+)
+def attack(
+    target: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's name, a GGUF file, or an address, http://HOST/v1.")
+    ],
+    rows: Annotated[Path, typer.Option("--rows", help="Requests with verdicts; twins share a `pair`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/attack"),
+    transform: Annotated[
+        list[str] | None, typer.Option("--transform", help="Only this transform; may be repeated.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Harmful requests, each with its harmless twin.")] = 200,
+    samples: Annotated[int, typer.Option(min=1, help="Replies to each attempt; one that complies counts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature; 0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a reply.")] = 48,
+    model: Annotated[str | None, typer.Option("--model", help="Name of the model behind an address.")] = None,
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the API's key.")] = "OPENAI_API_KEY",
+    lora: Annotated[
+        Path | None, typer.Option(help="GGUF adapter on a model in this process; else that shipped for its name.")
+    ] = None,
+    monitor: Annotated[str | None, typer.Option(help="Monitor in front of a model in this process.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Attempts at a time.")] = 8,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads; else measured.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the samples.")] = 0,
+) -> None:
+    """Attack a model with transformed requests; report what got through, and what was refused wrongly."""
+    from rich.console import Console
+
+    from modelstack.align.attack.report import tables, write_report
+    from modelstack.align.attack.run import AttackPlan, chosen_requests, requests_sha256
+    from modelstack.align.attack.run import attack as run
+    from modelstack.align.attack.transforms import TRANSFORMS
+    from modelstack.align.guard_training.rows import read_rows
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import print_tables, print_wrapped
+    from modelstack.train.run.stopping import STOPPED
+
+    _refuse_without_effect(target, model, lora, monitor)
+    names = tuple(transform or TRANSFORMS)
+    if unknown := [name for name in names if name not in TRANSFORMS]:
+        raise UserError(f"--transform {unknown[0]!r} is not one of {', '.join(TRANSFORMS)}")
+    if samples > 1 and temperature == 0:
+        raise UserError("--samples draws several replies, and at --temperature 0 they are all equal: raise it")
+    requests = chosen_requests(list(read_rows(rows)), n, seed)
+    console = Console()
+    with ExitStack() as stack:
+        how = Asking(max_tokens, temperature, concurrency)
+        if target.startswith(("http://", "https://")):
+            attacked = _endpoint(stack, target, model, key_variable, how)
+        else:
+            attacked = _local(stack, target, lora, monitor, threads, how)
+        plan = AttackPlan(
+            target=attacked.name,
+            requests_sha256=requests_sha256(requests),
+            transforms=names,
+            samples=samples,
+            seed=seed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        with progress_bars(console) as told:
+            records = run(
+                attacked, requests, plan, out, lambda done, total: told("attempts", done, total), 4 * concurrency
+            )
+    if records is None:
+        print_wrapped(console, f"stopped; the same command resumes {out}", indent="  ")
+        raise typer.Exit(STOPPED)
+    page = write_report(records, plan, out)
+    print_tables(console, *tables(records))
+    print_wrapped(console, f"{page}: {len(records):,} attempts", indent="  ")
+
+
+def _refuse_without_effect(target: str, model: str | None, lora: Path | None, monitor: str | None) -> None:
+    is_address = target.startswith(("http://", "https://"))
+    if is_address and model is None:
+        raise UserError(f"{target} is an address: name the model there with --model")
+    if is_address and (monitor is not None or lora is not None):
+        raise UserError(f"{target} is an address, and --monitor and --lora are for a model in this process")
+    if not is_address and model is not None:
+        raise UserError(f"--model names a model behind an address, and {target!r} is in this process")
+
+
+def _endpoint(stack: ExitStack, url: str, model: str | None, key_variable: str, how: Asking) -> Target:
+    from modelstack.align.attack.targets import EndpointTarget
+
+    assert model is not None
+    target = EndpointTarget(
+        url,
+        model,
+        key=os.environ.get(key_variable) or None,
+        max_tokens=how.max_tokens,
+        temperature=how.temperature,
+        concurrency=how.concurrency,
+    )
+    stack.callback(target.close)
+    return target
+
+
+def _local(
+    stack: ExitStack, source: str, lora: Path | None, monitor: str | None, threads: int | None, how: Asking
+) -> Target:
+    from modelstack.align.attack.targets import EngineTarget
+    from modelstack.align.monitor.shipped import named_probe
+    from modelstack.align.monitor.watch import new_watch
+    from modelstack.inference.engine import EngineError
+    from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
+    from modelstack.tokenizer.chat_template import chat_encoder
+
+    if lora is None and (shipped := shipped_adapter(source)) is not None:
+        lora = shipped[0]
+    probe = None if monitor is None else named_probe(monitor)
+    try:
+        engine = LlamaCppEngine(
+            weights_path(source),
+            lora_path=lora,
+            n_cells=how.concurrency * ATTEMPT_TOKENS,
+            max_conversations=how.concurrency,
+            n_threads=threads,
+            n_threads_prefill=threads,
+            state_layers=() if probe is None else probe.layers,
+        )
+    except EngineError as error:
+        raise UserError(str(error)) from error
+    stack.enter_context(engine)
+    if probe is not None:
+        probe.require_fitted_to(engine.fingerprint, probe.layers)
+    return EngineTarget(
+        engine,
+        chat_encoder(engine),
+        max_tokens=how.max_tokens,
+        temperature=how.temperature,
+        new_watch=None if probe is None else partial(new_watch, probe),
+    )
