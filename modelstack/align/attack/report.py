@@ -91,13 +91,14 @@ _COLUMNS = ("attack succeeded", "stopped", "harmless refused", "flagged", "harml
 
 
 def table(title: str, group: str, rows: Sequence[Row]) -> Table:
-    """Return the table of some groups."""
-    return Table((Column(group), *map(Column, _COLUMNS)), [_cells(row) for row in rows], title=title)
+    """Return the table of some groups; a terminal shows shares alone, a pipe and the page their intervals, too."""
+    columns = (Column(name, show=_share) for name in _COLUMNS)
+    cells = [(row.name, row.attack, row.stopped, row.refused, row.flagged, row.flagged_harmless) for row in rows]
+    return Table((Column(group), *columns), cells, title=title)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    rates = (row.attack, row.stopped, row.refused, row.flagged, row.flagged_harmless)
-    return (row.name, *map(str, rates))
+def _share(rate: Rate) -> str:
+    return "" if rate.value is None else f"{rate.value:.3f}"
 
 
 def tables(records: Sequence[Record]) -> list[Table]:

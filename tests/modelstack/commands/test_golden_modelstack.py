@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from modelstack.align.refusal_direction.direction import RefusalDirection
+from modelstack.align.refusal_direction.replies import Refused
 from modelstack.cli import app
 from modelstack.stability.run_events import Event, Restored, Saved, Started, Stepped
 from modelstack.tokenizer.tokenizer_folder import save_tokenizer
 from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
 from tests.golden import Golden, commands_of
+from tests.modelstack.align.attack.scripted import Scripted, rows
 from tests.modelstack.data.toy_shards import toy_shards
 from tests.modelstack.posttrain.toy_stages import toy_stage
 
@@ -112,3 +118,38 @@ def test_a_model_without_a_key_is_not_served_to_other_machines(golden: Golden) -
 
 def test_a_policy_without_a_category_that_it_never_had_is_refused(golden: Golden) -> None:
     golden.check("judge", "judge Hello --without S99")
+
+
+def test_an_attack_is_reported_from_both_sides(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+) -> None:
+    monkeypatch.setattr("modelstack.commands.attacking._local", lambda *_: Scripted())
+    Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows()), encoding="utf-8")
+    attack = "attack scripted --rows rows.jsonl --n 6 --transform plain --transform rot13 --transform prefill"
+    golden.check("attack", attack, "attack scripted --rows rows.jsonl --samples 4")
+
+
+def test_a_direction_of_refusal_is_shown_with_what_it_does(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [
+        {"layer": layer, "size": 1.5 * layer, "separation": 0.9, "added": 2.0, "ablated": -3.0, "kl": 0.02 * layer}
+        for layer in (1, 2)
+    ]
+    found = RefusalDirection(2, np.array([0.6, 0.8], np.float32), 3.0, "0" * 64, {"layers": figures})
+    states = [Refused("as it is", 3, 0), Refused("projected out", 1, 0), Refused("strength +1", 4, 2)]
+    monkeypatch.setattr("modelstack.posttrain.starting_point.starting_point", lambda *_: toy_start())
+    monkeypatch.setattr("modelstack.reasoning.sampling.frozen_model.load_merged", lambda *_, **__: toy_base())
+    monkeypatch.setattr("modelstack.align.refusal_direction.find.find_direction", lambda *_, **__: found)
+    monkeypatch.setattr("modelstack.align.refusal_direction.replies.refused_by_strength", lambda *_, **__: states)
+    many = [row.model_copy(update={"id": f"{n}-{row.id}"}) for n in range(20) for row in rows()]
+    Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in many), encoding="utf-8")
+    golden.check("direction", "direction toy --rows rows.jsonl --out refusal.safetensors --n 64 --replies 4")
+
+
+def toy_start() -> Any:
+    return SimpleNamespace(parent=SimpleNamespace(sha256="0" * 64))
+
+
+def toy_base() -> Any:
+    return SimpleNamespace(model=None, encoder=None)
