@@ -43,7 +43,7 @@ from tools.guard_model.evaluate import measured_sets
 HARMFUL = ("I-MaliciousInstructions", "harmbench_val", "held-back pairs, harmful twin")
 HARMLESS = ("held-back pairs, safe twin", "I-PhysicalSafetySafe", "I-Alpaca", "Alpaca instructions")
 ATTACKED = ("I-MaliciousInstructions", "harmbench_val")
-N_OF_SET, MAX_TOKENS, AT_ONCE = 200, 56, 32
+N_OF_SET, MAX_TOKENS, AT_ONCE = 150, 56, 32
 PREFILLS = (5, 10, 20)
 """Tokens that an attack puts at the beginning of the reply."""
 COMPLIANT = (
