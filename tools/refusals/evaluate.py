@@ -72,13 +72,13 @@ class Asked:
 class Replies:
     """Kinds of the replies of a stage, kept in a file."""
 
-    def __init__(self, stage: str, file: Path, monitor: Path | None = None) -> None:
+    def __init__(self, stage: str, file: Path, monitor: Path | None = None, weights: str | None = None) -> None:
         """Load a model or stage; `file` keeps kinds for a later run.
 
         Raises:
             UserError: The model is missing.
         """
-        start = starting_point(stage)
+        start = starting_point(stage, weights)
         self._probe = None if monitor is None else Probe.load(monitor)
         self._key = start.parent.sha256[:12] + ("" if monitor is None else " monitored")
         base = load_merged(start, precision="bf16", device="cpu")
@@ -164,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--stage", action="append", required=True, help="a model, a checkpoint or a stage")
     parser.add_argument("--rows", type=Path, default=Path("guard-rows"), help="folder of tools.guard_model.rows")
+    parser.add_argument("--weights", help="base weights of stages that are adapters; else those of their runs")
     parser.add_argument("--monitor", type=Path, help="monitor for the last stage, of tools.guard_model.monitor")
     parser.add_argument("--held-out", type=Path, action="append", default=[], help="file that is measured only")
     parser.add_argument("--out", type=Path, default=Path("eval-logs/refusals"))
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.monitor is not None:
                 models.append((options.stage[-1], options.monitor))
             for stage, monitor in models:
-                replies = Replies(stage, options.out / "kinds.json", monitor)
+                replies = Replies(stage, options.out / "kinds.json", monitor, options.weights)
                 for each in asked:
                     kinds = replies.kinds(each, tell)
                     wanted = "refuse" if each.texts.flagged else "answer"
