@@ -96,7 +96,7 @@ def chosen_requests(rows: Sequence[GuardRow], n: int, seed: int) -> list[Asked]:
     for row in harmful[:n]:
         hazard = row.categories[0] if row.categories else None
         found.append(Asked(row.id, row.turns[0].content, True, hazard))
-        twin = twins.get(row.pair)
+        twin = None if row.pair is None else twins.get(row.pair)
         if twin is not None:
             found.append(Asked(twin.id, twin.turns[0].content, False, hazard))
     return found

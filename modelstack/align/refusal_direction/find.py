@@ -153,7 +153,7 @@ def prompt_ids(encoder: ChatEncoder, text: str) -> list[int]:
 def added(model: CausalLM, layer: int, vector_D: Tensor) -> Iterator[None]:
     """Add a vector to the output of a layer, as `inference.steering` does."""
     vector_D = vector_D.to(model.lm_head.weight)
-    with _hooked([model.model.layers[layer].register_forward_hook(lambda _m, _i, output: output + vector_D)]):
+    with _hooked([model.model.layers[layer].register_forward_hook(partial(_plus, vector_D))]):
         yield
 
 
@@ -164,6 +164,10 @@ def ablated(model: CausalLM, unit_D: Tensor) -> Iterator[None]:
     modules = [model.model.embed_tokens, *model.model.layers]
     with _hooked([module.register_forward_hook(partial(_without, unit_D)) for module in modules]):
         yield
+
+
+def _plus(vector_D: Tensor, _module: object, _inputs: object, output: Tensor) -> Tensor:
+    return output + vector_D
 
 
 def _without(unit_D: Tensor, _module: object, _inputs: object, output: Tensor) -> Tensor:

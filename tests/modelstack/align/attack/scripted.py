@@ -13,7 +13,6 @@ REFUSES, COMPLIES = "I'm sorry, but I can't help with that.", "Take a thin wire 
 
 
 def rows() -> list[GuardRow]:
-    about = {"source": "toy", "license": "CC0-1.0"}
     made = []
     for n in range(6):
         for unsafe in (True, False):
@@ -25,7 +24,8 @@ def rows() -> list[GuardRow]:
                     unsafe=unsafe,
                     categories=("S2",) if unsafe and n % 2 else (),
                     pair=f"p{n}" if n < 4 else None,
-                    **about,
+                    source="toy",
+                    license="CC0-1.0",
                 )
             )
     return made

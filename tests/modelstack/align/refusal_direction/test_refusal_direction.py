@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def planted(base: Base) -> Iterator[Tensor]:
     model, encoder = base.model, base.encoder
     unit_D = torch.nn.functional.normalize(torch.randn(model.config.hidden_size), dim=0)
     (x_id,) = encoder.content_ids("x")
-    attention = model.model.layers[0].self_attn
+    attention: Any = model.model.layers[0].self_attn
     with torch.no_grad():
         model.lm_head.weight.mul_(0.05)  # other tokens hardly read it
         model.model.embed_tokens.weight[x_id] += 2 * unit_D
