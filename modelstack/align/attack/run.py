@@ -77,6 +77,8 @@ class Asked:
     text: str
     harmful: bool
     hazard: str | None
+    pair: str
+    """Name that twins share."""
 
 
 def chosen_requests(rows: Sequence[GuardRow], n: int, seed: int) -> list[Asked]:
@@ -95,10 +97,11 @@ def chosen_requests(rows: Sequence[GuardRow], n: int, seed: int) -> list[Asked]:
     found: list[Asked] = []
     for row in harmful[:n]:
         hazard = row.categories[0] if row.categories else None
-        found.append(Asked(row.id, row.turns[0].content, True, hazard))
+        pair = row.pair or row.id
+        found.append(Asked(row.id, row.turns[0].content, True, hazard, pair))
         twin = None if row.pair is None else twins.get(row.pair)
         if twin is not None:
-            found.append(Asked(twin.id, twin.turns[0].content, False, hazard))
+            found.append(Asked(twin.id, twin.turns[0].content, False, hazard, pair))
     return found
 
 
@@ -151,7 +154,7 @@ def _attempted(target: Target, several: Sequence[tuple[str, Asked]], plan: Attac
 
 def attempt_of(transform: str, asked: Asked, seed: int) -> Attempt:
     """Return a request under a transform; twins get the same draws."""
-    return TRANSFORMS[transform](asked.text, random.Random(f"{seed} {transform} {len(asked.text) % 7}"))
+    return TRANSFORMS[transform](asked.text, random.Random(f"{seed} {transform} {asked.pair}"))
 
 
 def _kind(request: str, answer: Answer) -> Kind:
