@@ -57,10 +57,12 @@ class Watch:
 
     def __call__(self, states_LD: NDArray[np.float32], written: Sequence[int]) -> bool:
         """Judge the next token; return whether the reply may continue."""
-        if not written and self.request_log_odds is None:
-            self.request_log_odds = self.probe.request.log_odds(states_LD)
-            if self.request_log_odds >= self.request_threshold:
-                self.stop = Stop("request", self.request_log_odds, 0)
+        if not written:
+            self._mean, self._n_tokens = 0.0, 0  # a reply may be drawn again, or follow a thought
+            if self.request_log_odds is None:
+                self.request_log_odds = self.probe.request.log_odds(states_LD)
+                if self.request_log_odds >= self.request_threshold:
+                    self.stop = Stop("request", self.request_log_odds, 0)
             return self.stop is None
         smoothed = self._smoothed(self.probe.reply.log_odds(states_LD))
         if self._n_tokens >= MIN_TOKENS and smoothed > self.reply_log_odds:

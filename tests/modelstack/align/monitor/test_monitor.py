@@ -69,6 +69,15 @@ def test_a_second_start_of_a_reply_is_no_request(probe: Probe) -> None:
     assert watch.request_log_odds == pytest.approx(-1.0)
 
 
+def test_a_reply_that_is_drawn_again_is_smoothed_anew(probe: Probe) -> None:
+    watch = Watch(probe, reply_threshold=3.0)
+    watch(states(0), [])
+    for n in range(1, 4):  # too few tokens to be stopped
+        assert watch(states(9.0), [0] * n)
+    watch(states(0), [])
+    assert all(watch(states(0.0), [0] * n) for n in range(1, 9)) and watch.reply_log_odds < 1
+
+
 def test_a_probe_is_written_and_read(probe: Probe, tmp_path: Path) -> None:
     probe.save(tmp_path / "a.safetensors")
     read = Probe.load(tmp_path / "a.safetensors")
