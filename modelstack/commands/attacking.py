@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ def attack(
     transform: Annotated[
         list[str] | None, typer.Option("--transform", help="Only this transform; may be repeated.")
     ] = None,
+    suffixes: Annotated[
+        Path | None, typer.Option(help="Suffixes of `modelstack suffix`, as one more transform.")
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Harmful requests, each with its harmless twin.")] = 200,
     samples: Annotated[int, typer.Option(min=1, help="Replies to each attempt; one that complies counts.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Temperature; 0 is greedy.")] = 0.0,
@@ -65,16 +69,18 @@ def attack(
     from modelstack.align.attack.report import tables, write_report
     from modelstack.align.attack.run import AttackPlan, chosen_requests, requests_sha256
     from modelstack.align.attack.run import attack as run
-    from modelstack.align.attack.transforms import TRANSFORMS
+    from modelstack.align.attack.transforms import transforms_with
     from modelstack.align.guard_training.rows import read_rows
     from modelstack.terminal.progress_bars import progress_bars
     from modelstack.terminal.tables import print_tables, print_wrapped
     from modelstack.train.run.stopping import STOPPED
 
     _refuse_without_effect(target, model, lora, monitor)
-    names = tuple(transform or TRANSFORMS)
-    if unknown := [name for name in names if name not in TRANSFORMS]:
-        raise UserError(f"--transform {unknown[0]!r} is not one of {', '.join(TRANSFORMS)}")
+    found = () if suffixes is None else read_suffixes(suffixes)
+    known = transforms_with(found)
+    names = tuple(transform or known)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"--transform {unknown[0]!r} is not one of {', '.join(known)}")
     if samples > 1 and temperature == 0:
         raise UserError("--samples draws several replies, and at --temperature 0 they are all equal: raise it")
     requests = chosen_requests(list(read_rows(rows)), n, seed)
@@ -89,6 +95,7 @@ def attack(
             target=attacked.name,
             requests_sha256=requests_sha256(requests),
             transforms=names,
+            suffixes=found,
             samples=samples,
             seed=seed,
             max_tokens=max_tokens,
@@ -104,6 +111,77 @@ def attack(
     page = write_report(records, plan, out)
     print_tables(console, *tables(records))
     print_wrapped(console, f"{page}: {len(records):,} attempts", indent="  ")
+
+
+@explained(
+    reads="a model or a stage, and requests with verdicts, as `modelstack guard` takes them",
+    writes="a file with the suffixes (--out), JSON",
+    example="modelstack suffix smollm2-135m --rows guard-rows/training.jsonl --out suffixes.json",
+    then="modelstack attack smollm2-135m --rows guard-rows/validation.jsonl --suffixes suffixes.json",
+)
+def suffix(
+    model: Annotated[str, typer.Argument(help="A model by name, a GGUF file, a checkpoint or a stage.")],
+    rows: Annotated[Path, typer.Option("--rows", help="Requests with verdicts; harmful ones are used.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, .json.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Suffixes, each for requests of its own.")] = 3,
+    requests: Annotated[int, typer.Option(min=1, help="Requests that a suffix must serve.")] = 4,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a suffix.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a search.")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates of a step.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of requests and searches.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads.")] = None,
+) -> None:
+    """Search suffixes that make a model of your own begin to comply (GCG), for `modelstack attack`."""
+    from rich.console import Console
+
+    from modelstack.align.attack.run import chosen_requests
+    from modelstack.align.attack.suffix_search import SuffixSearch, search_suffix
+    from modelstack.align.guard_training.rows import read_rows
+    from modelstack.files import replacing
+    from modelstack.posttrain.starting_point import starting_point
+    from modelstack.reasoning.sampling.frozen_model import load_merged
+    from modelstack.terminal.progress_bars import progress_bars
+    from modelstack.terminal.tables import Column, Table, print_tables
+    from modelstack.train.process import set_up_process
+
+    set_up_process(threads)
+    harmful = [each.text for each in chosen_requests(list(read_rows(rows)), n * requests, seed) if each.harmful]
+    base = load_merged(starting_point(model), precision="bf16", device="cpu")
+    base.model.requires_grad_(False)
+    console = Console()
+    found: list[tuple[str, float, float]] = []
+    with progress_bars(console) as told:
+        for number in range(n):
+            several = harmful[number * requests : (number + 1) * requests]
+            if several:
+                search = SuffixSearch(tokens, steps, candidates, seed=seed + number)
+                each = search_suffix(
+                    base.model,
+                    base.encoder,
+                    several,
+                    search,
+                    lambda done, total, number=number: told(f"suffix {number + 1}", done, total),
+                )
+                found.append((each.text, each.losses[0], each.losses[-1]))
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps([text for text, _, _ in found], indent=1) + "\n", encoding="utf-8")
+    columns = (Column("suffix"), *(Column(name, show="{:.2f}".format) for name in ("loss before", "loss after")))
+    print_tables(console, Table(columns, found))
+
+
+def read_suffixes(file: Path) -> tuple[str, ...]:
+    """Return the suffixes in a file of `modelstack suffix`.
+
+    Raises:
+        UserError: The file is missing, or no list of texts.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(found, list) or not found or not all(isinstance(each, str) and each for each in found):
+        raise UserError(f"{file} is no list of texts; write it with `modelstack suffix`")
+    return tuple(found)
 
 
 def _refuse_without_effect(target: str, model: str | None, lora: Path | None, monitor: str | None) -> None:

@@ -98,7 +98,13 @@ STEPS = (
     Step(
         "align",
         "guards of requests and replies, refusals",
-        {"guard": align.guard, "judge": align.judge, "direction": align.direction, "attack": attacking.attack},
+        {
+            "guard": align.guard,
+            "judge": align.judge,
+            "direction": align.direction,
+            "attack": attacking.attack,
+            "suffix": attacking.suffix,
+        },
     ),
 )
 RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}

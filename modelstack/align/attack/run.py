@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from modelstack.align.attack.targets import Answer, Target
-from modelstack.align.attack.transforms import TRANSFORMS, Attempt
+from modelstack.align.attack.transforms import Attempt, Transform, transforms_with
 from modelstack.align.guard_training.rows import GuardRow
 from modelstack.align.guards.assess import assess_jailbreak, assess_request
 from modelstack.align.guards.refusal_judge import judge_refusal
@@ -58,6 +58,8 @@ class AttackPlan(BaseModel, frozen=True, extra="forbid"):
     target: str
     requests_sha256: str
     transforms: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
+    """Suffixes that a search found, for the transform `searched-suffix`."""
     samples: int
     seed: int
     max_tokens: int
@@ -136,7 +138,8 @@ def attack(
 
 
 def _attempted(target: Target, several: Sequence[tuple[str, Asked]], plan: AttackPlan) -> Iterator[Record]:
-    attempts = [attempt_of(name, asked, plan.seed) for name, asked in several]
+    transforms = transforms_with(plan.suffixes)
+    attempts = [attempt_of(transforms[name], name, asked, plan.seed) for name, asked in several]
     repeated = [attempt for attempt in attempts for _ in range(plan.samples)]
     seeds = [plan.seed + number % plan.samples for number in range(len(repeated))]
     answers = target.answers(repeated, seeds)
@@ -152,9 +155,9 @@ def _attempted(target: Target, several: Sequence[tuple[str, Asked]], plan: Attac
         )
 
 
-def attempt_of(transform: str, asked: Asked, seed: int) -> Attempt:
-    """Return a request under a transform; twins get the same draws."""
-    return TRANSFORMS[transform](asked.text, random.Random(f"{seed} {transform} {asked.pair}"))
+def attempt_of(transform: Transform, name: str, asked: Asked, seed: int) -> Attempt:
+    """Return a request under a transform of some name; twins get the same draws."""
+    return transform(asked.text, random.Random(f"{seed} {name} {asked.pair}"))
 
 
 def _kind(request: str, answer: Answer) -> Kind:

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelstack.align.attack.suffix_search import SearchedSuffix
 from modelstack.align.refusal_direction.direction import RefusalDirection
 from modelstack.align.refusal_direction.replies import Refused
 from modelstack.cli import app
+from modelstack.commands.attacking import read_suffixes
+from modelstack.errors import UserError
 from modelstack.stability.run_events import Event, Restored, Saved, Started, Stepped
 from modelstack.tokenizer.tokenizer_folder import save_tokenizer
 from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
@@ -127,6 +130,22 @@ def test_an_attack_is_reported_from_both_sides(
     Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows()), encoding="utf-8")
     attack = "attack scripted --rows rows.jsonl --n 6 --transform plain --transform rot13 --transform prefill"
     golden.check("attack", attack, "attack scripted --rows rows.jsonl --samples 4")
+
+
+def test_suffixes_are_shown_with_their_losses(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SearchedSuffix(" unlock !pages", (7.25, 3.5))
+    model = SimpleNamespace(requires_grad_=lambda _: None)
+    base = SimpleNamespace(model=model, encoder=None)
+    monkeypatch.setattr("modelstack.posttrain.starting_point.starting_point", lambda *_: toy_start())
+    monkeypatch.setattr("modelstack.reasoning.sampling.frozen_model.load_merged", lambda *_, **__: base)
+    monkeypatch.setattr("modelstack.align.attack.suffix_search.search_suffix", lambda *_: found)
+    Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows()), encoding="utf-8")
+    golden.check("suffix", "suffix toy --rows rows.jsonl --out suffixes.json --n 1")
+    assert read_suffixes(Path("suffixes.json")) == (" unlock !pages",)
+    for text in ("", "[]", '["a", 1]'):
+        Path("broken.json").write_text(text)
+        with pytest.raises(UserError, match=r"broken\.json"):
+            read_suffixes(Path("broken.json"))
 
 
 def test_a_direction_of_refusal_is_shown_with_what_it_does(

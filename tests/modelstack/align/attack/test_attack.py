@@ -82,14 +82,22 @@ def test_the_filters_read_through_common_disguises(name: str) -> None:
     assert any("neighbour's cellar" in view.text for view in views(made.text).views)
 
 
+def test_searched_suffixes_are_a_transform_of_their_own() -> None:
+    assert transforms_with(()) is TRANSFORMS
+    made = transforms_with((" one", " two"))["searched-suffix"](REQUEST, random.Random(0))
+    assert made in (said(f"{REQUEST} one"), said(f"{REQUEST} two"))
+
+
 def test_requests_are_twins_first() -> None:
     requests = chosen_requests(rows(), 5, seed=0)
     harmful = [each for each in requests if each.harmful]
     assert len(harmful) == 5 and Counter(each.harmful for each in requests)[False] == 4
     assert all("steal" in each.text for each in harmful)
-    by_pair = {each.pair: attempt_of("role-play", each, 0).text.split()[4] for each in harmful}
+    by_pair = {
+        each.pair: attempt_of(TRANSFORMS["role-play"], "role-play", each, 0).text.split()[4] for each in harmful
+    }
     for each in requests:  # twins meet the same character
-        assert attempt_of("role-play", each, 0).text.split()[4] == by_pair[each.pair]
+        assert attempt_of(TRANSFORMS["role-play"], "role-play", each, 0).text.split()[4] == by_pair[each.pair]
     with pytest.raises(UserError, match="no harmful request"):
         chosen_requests([row for row in rows() if not row.unsafe], 5, seed=0)
 
@@ -149,7 +157,7 @@ def engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
 def test_an_engine_answers_every_form(engine: LlamaCppEngine) -> None:
     target = EngineTarget(engine, chat_encoder(engine), max_tokens=4, temperature=0)
     asked = Asked("1", "How?", True, None, "1")
-    attempts = [attempt_of(name, asked, 0) for name in TRANSFORMS]
+    attempts = [attempt_of(TRANSFORMS[name], name, asked, 0) for name in TRANSFORMS]
     answers = target.answers(attempts, [0] * len(attempts))
     again = target.answers(attempts, [0] * len(attempts))
     assert [each.text for each in answers] == [each.text for each in again]
@@ -161,7 +169,7 @@ def test_an_engine_answers_every_form(engine: LlamaCppEngine) -> None:
 def test_an_endpoint_answers_all_but_given_beginnings(engine: LlamaCppEngine) -> None:
     asked = Asked("1", "How?", True, None, "1")
     names = ("plain", "many-shot", "tool-result", "prefill")
-    attempts = [attempt_of(name, asked, 0) for name in names]
+    attempts = [attempt_of(TRANSFORMS[name], name, asked, 0) for name in names]
     with served(engine) as server:
         target = EndpointTarget(f"{server.url}/v1", NAME, max_tokens=4, temperature=0)
         found = dict(zip(names, target.answers(attempts, [0] * 4), strict=True))
