@@ -143,7 +143,7 @@ def test_suffixes_are_shown_with_their_losses(golden: Golden, monkeypatch: pytes
     golden.check("suffix", "suffix toy --rows rows.jsonl --out suffixes.json --n 1")
     assert read_suffixes(Path("suffixes.json")) == (" unlock !pages",)
     for text in ("", "[]", '["a", 1]'):
-        Path("broken.json").write_text(text)
+        Path("broken.json").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"broken\.json"):
             read_suffixes(Path("broken.json"))
 

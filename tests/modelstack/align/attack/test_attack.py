@@ -30,7 +30,7 @@ from modelstack.align.attack.run import (
     requests_sha256,
 )
 from modelstack.align.attack.targets import Answer, EndpointTarget, EngineTarget
-from modelstack.align.attack.transforms import TRANSFORMS, Turn, said
+from modelstack.align.attack.transforms import TRANSFORMS, Turn, said, transforms_with
 from modelstack.align.guard_training.rows import read_rows
 from modelstack.align.guards.normalise import views
 from modelstack.cli import app
@@ -93,11 +93,9 @@ def test_requests_are_twins_first() -> None:
     harmful = [each for each in requests if each.harmful]
     assert len(harmful) == 5 and Counter(each.harmful for each in requests)[False] == 4
     assert all("steal" in each.text for each in harmful)
-    by_pair = {
-        each.pair: attempt_of(TRANSFORMS["role-play"], "role-play", each, 0).text.split()[4] for each in harmful
-    }
-    for each in requests:  # twins meet the same character
-        assert attempt_of(TRANSFORMS["role-play"], "role-play", each, 0).text.split()[4] == by_pair[each.pair]
+    plays = {each.id: attempt_of(TRANSFORMS["role-play"], "role-play", each, 0).text for each in requests}
+    by_pair = {each.pair: plays[each.id].split()[4] for each in harmful}
+    assert all(plays[each.id].split()[4] == by_pair[each.pair] for each in requests)  # twins meet one character
     with pytest.raises(UserError, match="no harmful request"):
         chosen_requests([row for row in rows() if not row.unsafe], 5, seed=0)
 
