@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 300.0
 """Longest wait for a reply of an endpoint."""
+BUSY = frozenset({429, 503, 529})
+"""Statuses of an endpoint that has no room at the moment."""
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Waits before a busy endpoint is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,11 @@ class EndpointTarget:
         body = {"model": self._model, "messages": _messages(attempt), "seed": seed, **self._settings}
         try:
             response = self._client.post("chat/completions", json=body)
+            for wait in WAITS_S:
+                if response.status_code not in BUSY:
+                    break
+                time.sleep(wait)
+                response = self._client.post("chat/completions", json=body)
         except httpx.HTTPError as error:
             raise UserError(f"{self._url} cannot be reached: {error!r}") from error
         if response.status_code == 400 and len(attempt.turns) > 1:

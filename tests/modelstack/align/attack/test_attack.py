@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -181,6 +182,20 @@ def test_an_endpoint_answers_all_but_given_beginnings(engine: LlamaCppEngine) ->
     with pytest.raises(UserError, match="cannot be reached"):
         gone.answers(attempts[:1], [0])
     gone.close()
+
+
+def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelstack.align.attack.targets.WAITS_S", (0.0, 0.0))
+    statuses = [503, 429, 200]
+
+    def post(*_: Any, **__: Any) -> httpx.Response:
+        choice = {"message": {"content": None, "refusal": "Stopped."}, "finish_reason": "content_filter"}
+        return httpx.Response(statuses.pop(0), json={"choices": [choice]})
+
+    monkeypatch.setattr(httpx.Client, "post", post)
+    target = EndpointTarget("http://127.0.0.1:9/v1", NAME, max_tokens=4, temperature=0)
+    assert target.answers([said("How?")], [0]) == [Answer("Stopped.", stopped=True)] and not statuses
+    target.close()
 
 
 def test_the_command_attacks_and_refuses_options_without_effect(
