@@ -67,7 +67,7 @@ POINTS = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
 N_ORDINARY, N_OF_SET = 1200, 400
 N_SERVED = 60
 """Messages that are judged by llama.cpp, too."""
-KEPT_EVERY, N_OF_CATEGORY = 200, 15
+KEPT_EVERY, N_OF_CATEGORY = 200, 8
 CARD_FILE, STAGE_FILE, CURVES_FILE = "README.md", "stage.json", "curves.png"
 LIMITS = (
     "## Limits",
