@@ -1,6 +1,6 @@
 """Attack an assistant of your own with transformed requests, and count both what got through and what was refused.
 
-The assistant below refuses by a list of words: role play and encodings get past it, and it refuses a harmless twin.
+The assistant below refuses by a list of words: encodings get past it, and it refuses a harmless twin.
 `modelstack attack MODEL --rows ROWS` does the same for a model in this process or behind an address.
 """
 
