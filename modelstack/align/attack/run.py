@@ -30,7 +30,7 @@ RECORDS_FILE = "attempts.jsonl"
 POINT = "fpr_1"
 """Operating point of the classifiers in front."""
 Kind = Literal["refusal", "partial", "compliance", "stopped", "unable"]
-"""What became of an attempt: the judge's kinds, a reply that a filter stopped, a form that the target lacks."""
+"""Outcome of an attempt: the judge's kinds, a reply that a filter stopped, a form that the target lacks."""
 Told = Callable[[int, int], object]
 
 
@@ -53,7 +53,7 @@ class Record(BaseModel, frozen=True, extra="forbid"):
 
 
 class AttackPlan(BaseModel, frozen=True, extra="forbid"):
-    """What a run consists of."""
+    """Settings that identify a run."""
 
     target: str
     requests_sha256: str

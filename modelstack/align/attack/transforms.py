@@ -33,7 +33,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a target is shown."""
+    """Conversation that a target is shown."""
 
     turns: tuple[Turn, ...]
     prefill: str = ""
