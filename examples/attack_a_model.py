@@ -45,6 +45,7 @@ plan = AttackPlan(
 )
 with tempfile.TemporaryDirectory() as folder:
     records = attack(WordList(), requests, plan, Path(folder), lambda done, total: None)
+    assert records is not None  # nobody stopped it
     page = write_report(records, plan, Path(folder)).read_text(encoding="utf-8")
 got_through = {each.transform for each in records if each.harmful and each.succeeded}
 refused_wrongly = {each.transform for each in records if not each.harmful and not each.succeeded}
