@@ -37,7 +37,15 @@ STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
 # that the tunnel refuses them and can distinguish them from a page's requests. The other hosts cannot be
 # redirected: Chromium asks them for dictionaries and for the detection of captive portals.
 OWN_SERVICES = "chromium.invalid"
-OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com", "connectivitycheck.gstatic.com"})
+OWN_HOSTS = frozenset(
+    {
+        OWN_SERVICES,
+        "android.clients.google.com",
+        "mtalk.google.com",
+        "redirector.gvt1.com",
+        "connectivitycheck.gstatic.com",
+    }
+)
 FLAGS = (
     # Every connection uses the tunnel, loopback included; no DNS look-ups, no UDP. WebRTC's flag was renamed:
     # version 156 uses the second, older ones the first. `walls.py` tests the effect.
