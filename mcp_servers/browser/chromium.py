@@ -35,7 +35,7 @@ STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
 
 # Chromium's own services (updates, sign-in, autofill) are redirected to a name that cannot exist (RFC 6761), so
 # that the tunnel refuses them and can distinguish them from a page's requests. The other hosts cannot be
-# redirected: Chromium asks them for dictionaries and for the detection of captive portals.
+# redirected: Chromium asks them for dictionaries, for push messages and for the detection of captive portals.
 OWN_SERVICES = "chromium.invalid"
 OWN_HOSTS = frozenset(
     {
