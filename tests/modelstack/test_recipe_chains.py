@@ -153,6 +153,7 @@ CHAINS: Mapping[str, str] = {
     """,
     "guard": f"""
         guard mlcommons base=base.gguf {SMALL} epochs=0.3 data.row_tokens=128 lora.layers_to_transform='[1]'
+        guard mlcommons-2 {SMALL} epochs=0.3 data.row_tokens=128
     """,
     "preferences": f"""
         prefer dpo base=runs/tools {SMALL} data.row_tokens=256
