@@ -59,6 +59,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def whole_lines(file: Path) -> list[bytes]:
+    """Return the lines of a file that is appended to, after cutting off one that a killed process left incomplete.
+
+    A missing file has no lines.
+    """
+    if not file.exists():
+        return []
+    content = file.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with file.open("r+b") as lines:
+            lines.truncate(end)
+    return content[:end].splitlines()
+
+
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it is renamed to `path`, on an error it is removed.

@@ -30,7 +30,7 @@ from evals.cli import print_tables
 from evals.harness.suite import Table
 from evals.statistics import area_under_roc, wilson
 from modelstack.align.guard_model.guard import WINDOW_CHARACTERS, GuardModel
-from modelstack.align.guard_model.policy import MLCOMMONS, Policy
+from modelstack.align.guard_model.policy import MLCOMMONS
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST, GuardTurn
 from modelstack.align.guard_model.shipped import (
     ADAPTER_FILE,
@@ -101,14 +101,14 @@ class Judge:
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         for start in range(0, len(missing), KEPT_EVERY):
             several = missing[start : start + KEPT_EVERY]
-            self._kept |= zip(several, self.under(MLCOMMONS, several).tolist(), strict=True)
+            self._kept |= zip(several, self.scored(several).tolist(), strict=True)
             with replacing(self._file) as temporary:
                 temporary.write_text(json.dumps(self._kept, ensure_ascii=False), encoding="utf-8")
             tell(name, start + len(several), len(missing))
         return np.array([self._kept[text] for text in texts])
 
-    def under(self, policy: Policy, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the log-odds of some requests under a policy; the first window of a long one is read."""
+    def scored(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the log-odds of some requests; the first window of a long one is read."""
         rows = [
             GuardRow(
                 id=str(number),
@@ -120,7 +120,7 @@ class Judge:
             for number, text in enumerate(texts)
         ]
         tokens, _ = tokenised({"texts": rows}, self._prompts, 4096)
-        return score(self._model, tokens, self._prompts, self._verdicts, policy)
+        return score(self._model, tokens, self._prompts, self._verdicts)
 
 
 def ordinary_texts(data_dir: Path, trained: frozenset[str], seed: int) -> list[str]:
@@ -255,7 +255,7 @@ def served_tables(judge: Judge, engine: LlamaCppEngine, texts: Sequence[str]) ->
     classifier_odds(texts)
     classified = time.perf_counter()
     served = np.array([log_odds(each.probability) for each in verdicts if each is not None])
-    differences = np.abs(served - judge.under(MLCOMMONS, texts))
+    differences = np.abs(served - judge.scored(texts))
     cells = (str(len(texts)), f"{differences.mean():.3f}", f"{differences.max():.3f}", f"{np.std(served):.2f}")
     columns = ("messages", "mean difference", "largest difference", "deviation of the log-odds")
     costs = [

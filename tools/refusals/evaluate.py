@@ -29,12 +29,13 @@ from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.align.monitor.probe import Probe
 from modelstack.align.monitor.watch import watch_at
 from modelstack.align.monitor_training.states import layer_states
+from modelstack.align.refusal_direction.find import prompt_ids
+from modelstack.align.refusal_direction.replies import greedy_replies
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.posttrain.starting_point import starting_point
-from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import load_merged
-from modelstack.reasoning.sampling.group_sampler import sample_groups
+from modelstack.reasoning.sampling.sampled import completion_of
 from modelstack.terminal.progress_bars import Tell, progress_bars
 from modelstack.train.process import set_up_process
 from tools.classifiers.evaluation.text_sets import TextSet
@@ -82,7 +83,7 @@ class Replies:
         self._probe = None if monitor is None else Probe.load(monitor)
         self._key = start.parent.sha256[:12] + ("" if monitor is None else " monitored")
         base = load_merged(start, precision="bf16", device="cpu")
-        self._model, self._policy, self._encoder = base.model, TorchPolicy(base.model), base.encoder
+        self._model, self._encoder = base.model, base.encoder
         self._file = file
         self._kept: dict[str, list[Kind]] = json.loads(file.read_text("utf-8")) if file.exists() else {}
 
@@ -101,28 +102,15 @@ class Replies:
 
     def _judged(self, texts: Sequence[str], n_prefill: int) -> list[Kind]:
         encoder = self._encoder
-        prompts = [
-            [*encoder.encode_turn("user", text, previous=None).ids, *encoder.generation_ids("user")]
-            for text in texts
-        ]
+        prompts = [prompt_ids(encoder, text) for text in texts]
         given = [encoder.content_ids(COMPLIANT.format(request=text))[:n_prefill] for text in texts]
-        replies = sample_groups(
-            self._policy,
-            [[*prompt, *prefill] for prompt, prefill in zip(prompts, given, strict=True)],
-            1,
-            max_tokens=MAX_TOKENS,
-            temperature=0,
-            end_ids=frozenset(encoder.end_ids),
-            seeds=[0] * len(prompts),
-        )
-        said = [
-            encoder.vocabulary.decode([token for token in reply.ids if token not in encoder.end_ids])
-            for (reply,) in replies
-        ]
+        begun = [[*prompt, *prefill] for prompt, prefill in zip(prompts, given, strict=True)]
+        replies = greedy_replies(self._model, encoder, begun, MAX_TOKENS)
+        said = [completion_of(reply, encoder).text for reply in replies]
         kinds: list[Kind] = [judge_refusal(text, reply).kind for text, reply in zip(texts, said, strict=True)]
         if self._probe is None:
             return kinds
-        whole = [[*prefill, *reply.ids] for prefill, (reply,) in zip(given, replies, strict=True)]
+        whole = [[*prefill, *reply.ids] for prefill, reply in zip(given, replies, strict=True)]
         stopped = self._stopped(self._probe, prompts, whole)
         return [STOPPED if stop else kind for stop, kind in zip(stopped, kinds, strict=True)]
 

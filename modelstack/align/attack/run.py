@@ -23,6 +23,7 @@ from modelstack.align.guard_training.rows import GuardRow
 from modelstack.align.guards.assess import assess_jailbreak, assess_request
 from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.errors import UserError
+from modelstack.files import whole_lines
 from modelstack.run_folder import RunFolder, claim
 from modelstack.train.run.stopping import stop_asked
 
@@ -171,21 +172,14 @@ def _is_flagged(text: str) -> bool:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records of a run, after cutting off an incomplete last line left by a killed process.
+    """Return the records of a run.
 
     Raises:
         UserError: A line is damaged.
     """
     file = path / RECORDS_FILE
-    if not file.exists():
-        return []
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with file.open("r+b") as lines:
-            lines.truncate(whole)
     records: list[Record] = []
-    for number, line in enumerate(content[:whole].splitlines(), 1):
+    for number, line in enumerate(whole_lines(file), 1):
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from modelstack.align.guard_model.policy import MLCOMMONS, Policy
+from modelstack.align.guard_model.policy import MLCOMMONS
 from modelstack.align.guard_model.prompt import INSTRUCTIONS_FIRST
 from modelstack.align.guard_model.tokens import PromptTokens
 from modelstack.align.guard_model.verdict_grammar import VerdictTree
@@ -187,14 +187,13 @@ def score(
     rows: GuardRows,
     prompts: PromptTokens,
     verdicts: tuple[int, int],
-    policy: Policy = MLCOMMONS,
 ) -> NDArray[np.float64]:
-    """Return log P(unsafe) - log P(safe) of each row under a policy."""
+    """Return log P(unsafe) - log P(safe) of each row under the whole policy."""
     logits = np.empty(len(rows.rows))
     order = np.argsort([len(ids) for ids in rows.conversations], kind="stable")
     with in_use(model):
         for start in range(0, len(order), SCORED_TOGETHER):
             numbers = order[start : start + SCORED_TOGETHER]
-            batch = guard_batch(rows, [numbers.tolist()], prompts, policy)
+            batch = guard_batch(rows, [numbers.tolist()], prompts, MLCOMMONS)
             logits[numbers] = unsafe_logits(model, batch, verdicts).double().cpu().numpy()
     return logits

@@ -71,20 +71,24 @@ def assess_request(text: str) -> Assessment:
     assessment, reading = _assess(text, "request-harm")
     if not assessment.flagged_at:
         return assessment
-    hazards = load_classifier("request-hazard").probabilities(reading)
-    hazard, probability = max(hazards.items(), key=lambda item: item[1])
-    named = hazard if probability >= MIN_HAZARD_PROBABILITY else None
-    return _with_hazard(assessment, named)
+    return _with_likeliest(assessment, load_classifier("request-hazard").probabilities(reading))
 
 
-def hazard_probabilities(text: str) -> dict[str, float]:
-    """Return the probability of each hazard, given that a request is harmful.
+def assess_hazards(text: str) -> tuple[Assessment, dict[str, float]]:
+    """Judge a request as `assess_request` does; also return the probability of each hazard, given harm.
 
     Raises:
         ClassifierFileError: the weights are missing or broken.
     """
-    _, reading = _assess(text, "request-harm")
-    return load_classifier("request-hazard").probabilities(reading)
+    assessment, reading = _assess(text, "request-harm")
+    hazards = load_classifier("request-hazard").probabilities(reading)
+    return (_with_likeliest(assessment, hazards) if assessment.flagged_at else assessment), hazards
+
+
+def _with_likeliest(assessment: Assessment, hazards: dict[str, float]) -> Assessment:
+    hazard, probability = max(hazards.items(), key=lambda item: item[1])
+    named = hazard if probability >= MIN_HAZARD_PROBABILITY else None
+    return _with_hazard(assessment, named)
 
 
 def assess_jailbreak(text: str) -> Assessment:

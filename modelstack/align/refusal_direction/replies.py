@@ -14,6 +14,7 @@ from modelstack.align.refusal_direction.find import ablated, added, prompt_ids
 from modelstack.architecture.decoder import CausalLM
 from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.group_sampler import sample_groups
+from modelstack.reasoning.sampling.sampled import Sampled, completion_of
 from modelstack.tokenizer.chat import ChatEncoder
 
 STRENGTHS = (-1.0, -0.5, 0.5, 1.0)
@@ -64,16 +65,27 @@ def _n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> i
     n = 0
     for start in range(0, len(texts), AT_ONCE):
         several = texts[start : start + AT_ONCE]
-        replies = sample_groups(
-            TorchPolicy(model),
-            [prompt_ids(encoder, text) for text in several],
-            1,
-            max_tokens=MAX_TOKENS,
-            temperature=0,
-            end_ids=frozenset(encoder.end_ids),
-            seeds=[0] * len(several),
-        )
-        for text, (reply,) in zip(several, replies, strict=True):
-            said = encoder.vocabulary.decode([token for token in reply.ids if token not in encoder.end_ids])
-            n += judge_refusal(text, said).kind != "compliance"
+        replies = greedy_replies(model, encoder, [prompt_ids(encoder, text) for text in several], MAX_TOKENS)
+        for text, reply in zip(several, replies, strict=True):
+            n += judge_refusal(text, completion_of(reply, encoder).text).kind != "compliance"
     return n
+
+
+def greedy_replies(
+    model: CausalLM, encoder: ChatEncoder, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> list[Sampled]:
+    """Return the most probable reply to each prompt, in one batch.
+
+    Raises:
+        UserError: A prompt and its reply exceed the model's context length.
+    """
+    groups = sample_groups(
+        TorchPolicy(model),
+        prompts,
+        1,
+        max_tokens=max_tokens,
+        temperature=0,
+        end_ids=frozenset(encoder.end_ids),
+        seeds=[0] * len(prompts),
+    )
+    return [reply for (reply,) in groups]

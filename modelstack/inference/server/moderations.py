@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from modelstack.align.guards.assess import assess_request, hazard_probabilities
+from modelstack.align.guards.assess import assess_hazards
 from modelstack.inference.server.bodies import Body
 from modelstack.inference.server.chat_completions import new_id
 from modelstack.inference.server.errors import ApiError
@@ -76,8 +76,7 @@ def moderation_results(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _result(text: str) -> dict[str, Any]:
-    found = assess_request(text)
-    hazards = hazard_probabilities(text)
+    found, hazards = assess_hazards(text)
     flagged = POINT in found.flagged_at
     shares = {name: sum(hazards.get(code, 0.0) for code in codes) for name, codes in CATEGORIES.items()}
     return {

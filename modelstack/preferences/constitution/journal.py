@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from modelstack.errors import UserError
+from modelstack.files import whole_lines
 from modelstack.preferences.constitution.asking import Chooser, Turn, Unanswered, Writer
 
 _ANSWER, _UNANSWERED = "answer", "unanswered"
@@ -127,15 +128,8 @@ class KeptChooser:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
     kept: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(content[:whole].splitlines(), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             record = json.loads(line)
             if not (isinstance(record["key"], str) and (_ANSWER in record or _UNANSWERED in record)):

@@ -22,7 +22,7 @@ from typing import Any
 
 from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
-from modelstack.files import replacing, sha256_of
+from modelstack.files import replacing, sha256_of, whole_lines
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
@@ -76,7 +76,7 @@ def sample(
         for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
             say(f"{changed} changed since the start of the run: replies agree up to rounding only")
         tasks = _tasks(recipe)
-        done = _whole_lines(path / REPLIES_FILE)
+        done = _records(path / REPLIES_FILE)
         waiting = [task for task in tasks if task.item.id not in done]
         reward = GuardedReward(verifier_of(recipe.verifier, recipe.max_tokens))
         if waiting:
@@ -86,7 +86,7 @@ def sample(
             except RewardHacked as error:
                 raise UserError(f"sampling stopped, since its examples would teach a hack: {error}") from error
             if not is_over:
-                n_done = len(_whole_lines(path / REPLIES_FILE))
+                n_done = len(_records(path / REPLIES_FILE))
                 say(f"stopped after {n_done:,} of {len(tasks):,} tasks; run the same command to resume")
                 return None
         return _finish(resolved, tasks, path)
@@ -181,7 +181,7 @@ def kept(record: dict[str, Any], recipe: SampleRecipe, dropped: Counter[str]) ->
 def _finish(resolved: SampleResolved, tasks: Sequence[PolicyTask], path: Path) -> dict[str, Any]:
     """Write examples and report from the lines; cheap to repeat after an interruption."""
     recipe = resolved.recipe
-    records = _whole_lines(path / REPLIES_FILE)
+    records = _records(path / REPLIES_FILE)
     dropped: Counter[str] = Counter()
     examples: list[Example] = []
     pass_rates: list[float] = []
@@ -259,17 +259,10 @@ def _tasks(recipe: SampleRecipe) -> list[PolicyTask]:
     return list(found.values())
 
 
-def _whole_lines(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of a file by id, after cutting off an incomplete last line left by a killed process."""
-    if not file.exists():
-        return {}
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with file.open("r+b") as lines:
-            lines.truncate(len(whole))
+def _records(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a file by id."""
     try:
-        records = [json.loads(line) for line in whole.splitlines()]
+        records = [json.loads(line) for line in whole_lines(file)]
         return {record["id"]: record for record in records}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is damaged ({error!r}): remove it to sample its tasks again") from error

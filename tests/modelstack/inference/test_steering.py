@@ -22,7 +22,7 @@ from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
 
 AnyEngine = LlamaCppEngine | TorchEngine
 WIDTH, LAYER = 64, 1
-"""Those of `tiny_gguf`, which has two layers."""
+"""Width and last layer of `tiny_gguf`, which has two."""
 
 
 def loaded(kind: str, path: Path, **options: Any) -> AnyEngine:
