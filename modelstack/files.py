@@ -97,8 +97,8 @@ def put_in_place(temporary: Path, path: Path) -> None:
     An existing folder is first renamed and finally removed: a crash between the two renames leaves the old one
     complete as `TEMPORARY.old`.
     """
-    for file in temporary.iterdir():
-        file.chmod(0o644)
+    for file in temporary.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
         _sync(file)
     _sync(temporary)
     temporary.chmod(0o755)

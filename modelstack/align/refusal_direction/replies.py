@@ -55,13 +55,14 @@ def refused_by_strength(
     found: list[Refused] = []
     for name, state in states:
         with state():
-            counts = [_n_refused(model, encoder, texts) for texts in (harmful, harmless)]
+            counts = [n_refused(model, encoder, texts) for texts in (harmful, harmless)]
         found.append(Refused(name, *counts))
         told(len(found), len(states))
     return found
 
 
-def _n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> int:
+def n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> int:
+    """Return the number of requests that a model refuses, in full or in part."""
     n = 0
     for start in range(0, len(texts), AT_ONCE):
         several = texts[start : start + AT_ONCE]

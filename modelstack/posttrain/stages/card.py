@@ -20,7 +20,7 @@ def card(record: StageRecord) -> str:
     parts = [
         f"# {record.name}\n",
         f"{record.what}\n",
-        _table(("", ""), _origin_rows(record)),
+        markdown_table(("", ""), _origin_rows(record)),
         *_plot(record),
         *_evaluation(record),
         *_data(record),
@@ -75,7 +75,7 @@ def _evaluation(record: StageRecord) -> list[str]:
     if not rows:
         return []
     head = ("", "before", "after", "change", "")
-    return ["## Evaluation\n", "Intervals are of 95 %.\n", _table(head, rows)]
+    return ["## Evaluation\n", "Intervals are of 95 %.\n", markdown_table(head, rows)]
 
 
 def _data(record: StageRecord) -> list[str]:
@@ -90,7 +90,7 @@ def _data(record: StageRecord) -> list[str]:
     ]
     return [
         "## Data\n",
-        _table(head, map(_data_row, data.files)),
+        markdown_table(head, map(_data_row, data.files)),
         *(left_out if data.n_too_long else []),
         *reports,
     ]
@@ -105,12 +105,12 @@ def _data_row(file: DataFile) -> tuple[str, ...]:
 def _training(record: StageRecord) -> list[str]:
     rows = [(name, _number(value)) for name, value in record.metrics.items()]
     rows += record.versions.items()
-    return ["## Training\n", _table(("", ""), rows)] if rows else []
+    return ["## Training\n", markdown_table(("", ""), rows)] if rows else []
 
 
 def _files(record: StageRecord) -> list[str]:
     rows = [(name, f"{facts.n_bytes:,}", f"`{facts.sha256}`") for name, facts in sorted(record.files.items())]
-    return ["## Files\n", _table(("file", "bytes", "SHA-256"), rows)] if rows else []
+    return ["## Files\n", markdown_table(("file", "bytes", "SHA-256"), rows)] if rows else []
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -123,7 +123,8 @@ def _number(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; no text can break out of its cell."""
     lines = [head, ["---"] * len(head), *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 

@@ -1,0 +1,1 @@
+"""A release: one signed folder with weights, card, licence, figures, data provenance, bill and checksums."""

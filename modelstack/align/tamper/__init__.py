@@ -1,0 +1,1 @@
+"""Tamper report: refusals after the direction of refusal is projected out, and after a short fine-tuning."""
