@@ -120,6 +120,8 @@ class Example(_Data):
     """Reply of the target when there are no calls; without either, the target is to abstain."""
     prefill: str = ""
     """Beginning of the reply that is given and not learnt; the target continues it."""
+    unfinished: bool = False
+    """Whether the reply goes on after its last word, so that its end is not learnt."""
     abstain: bool = True
     """Whether the prompt offers `[]`, provided that the run's options offer it."""
 
@@ -129,6 +131,8 @@ class Example(_Data):
             raise ValueError("both calls and a reply are given; the target is one of them")
         if self.prefill and self.reply is None:
             raise ValueError("prefill is the beginning of a reply in words, and there is no reply")
+        if self.unfinished and self.reply is None:
+            raise ValueError("unfinished is said of a reply in words, and there is no reply")
         if self.messages[-1].role == "assistant":
             raise ValueError("the last message is the assistant's; give its content as calls or reply")
         names = [tool.name for tool in self.tools]

@@ -135,7 +135,9 @@ class _Renderer:
                 self._context("assistant", self._written(message.calls))
             else:
                 self._context(message.role, message.content)
-        self._target(self.example.calls, self.example.reply, self.example.prefill)
+        self._target(
+            self.example.calls, self.example.reply, self.example.prefill, ends=not self.example.unfinished
+        )
         return self.rendered
 
     def _system_text(self, messages: Sequence[Message]) -> str:
@@ -148,7 +150,9 @@ class _Renderer:
         self.rendered.read(self.encoder.encode_turn(role, text, previous=self.last_role).ids)
         self.last_role = role
 
-    def _target(self, calls: Sequence[Call], reply: str | None, prefill: str = "") -> None:
+    def _target(
+        self, calls: Sequence[Call], reply: str | None, prefill: str = "", *, ends: bool = True
+    ) -> None:
         """Append a reply of the model as at run time: the opening is read, content and end token are written."""
         weights = self.options.weights
         self.rendered.read(self.encoder.generation_ids(self.last_role or "user"))
@@ -162,7 +166,8 @@ class _Renderer:
             for each in given:
                 self.rendered.read(each)
             self.rendered.write(ids, [weights.text] * len(ids))
-            self._end_turn(weights.text)
+            if ends:
+                self._end_turn(weights.text)
             return
         self._check_abstention(calls)
         ids = self.encoder.content_ids(self._written(calls))

@@ -238,6 +238,15 @@ def test_the_given_beginning_of_a_reply_is_read_and_its_continuation_learnt(tool
         example(prefill="Sure:")
 
 
+def test_the_end_of_an_unfinished_reply_is_not_learnt(toy: ChatEncoder) -> None:
+    plain: dict[str, Any] = {"kind": "answer", "tools": [], "calls": [], "reply": "It is cut"}
+    whole, cut = render(example(**plain), toy), render(example(**plain, unfinished=True), toy)
+    assert learnt(cut, toy) == "It is cut"
+    assert whole.ids[: len(cut.ids)] == cut.ids and len(whole.ids) > len(cut.ids)
+    with pytest.raises(ValueError, match="unfinished is said of a reply in words"):
+        example(unfinished=True)
+
+
 def test_an_abstention_that_the_prompt_does_not_offer_is_refused(toy: ChatEncoder) -> None:
     one = CONVERSATIONS["no call"]
     with pytest.raises(UserError, match="example 'a-1'.*target is an abstention"):

@@ -9,11 +9,12 @@ import pytest
 from modelstack.align.guard_model.policy import MLCOMMONS
 from modelstack.align.guard_training.rows import GuardRow, Turn
 from modelstack.align.guards.refusal_judge import judge_refusal
-from modelstack.data.examples import Example, Message, Tool, read_examples, write_examples
+from modelstack.data.examples import Example, Tool, read_examples, write_examples
 from modelstack.files import read_toml
 from modelstack.reasoning.tasks.task import read_tasks
 from tools.refusals import rows
-from tools.refusals.rows import OPENINGS, OTHER, REPLIES, answered, chosen, main, refused
+from tools.refusals.beginnings import beginning
+from tools.refusals.rows import OPENINGS, OTHER, REPLIES, chosen, main, refused
 
 TOOLS = (Tool(name="look_up"),)
 
@@ -56,25 +57,32 @@ def test_twins_are_chosen_together(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert len(harmful) == 20 and [each.id for each in harmless if each.ordinary] == ["ordinary"]
 
 
-def test_a_refusal_fits_its_hazard_and_half_follow_words_of_compliance() -> None:
+def test_a_refusal_fits_its_hazard_and_a_third_follow_words_of_compliance() -> None:
     replies = read_toml(REPLIES, "replies")
     harmful = [row(f"h{n}", unsafe=True, pair=None, hazard="S9") for n in range(200)]
     made = list(refused(harmful, [TOOLS], seed=0))
     assert made == list(refused(harmful, [TOOLS], seed=0))
-    begun = [each for each in made if each.prefill]
-    assert 70 <= len(begun) <= 130 and 20 <= sum(bool(each.tools) for each in made) <= 65
+    assert 50 <= sum(bool(each.prefill) for each in made) <= 90
+    assert (
+        10 <= sum(bool(each.tools) for each in made) <= 40 and 80 <= sum(each.unfinished for each in made) <= 140
+    )
     for each in made:
-        assert each.reply is not None and any(each.reply.endswith(text) for text in replies["S9"])
-        assert each.reply in replies["S9"] or each.prefill
+        assert each.reply is not None
+        if not each.unfinished:
+            assert any(each.reply.endswith(text) for text in replies["S9"])
+        elif not each.prefill:
+            assert any(text.startswith(each.reply) for text in replies["S9"])
         assert not each.prefill or any(opening.startswith(each.prefill) for opening in OPENINGS)
 
 
-def test_answers_are_kept_whole() -> None:
-    about = {"source": "toy", "license": "CC0-1.0", "messages": (Message(role="user", content="How?"),)}
-    given = [Example(id=str(n), kind="answer", reply="So.", **about) for n in range(100)]
-    made = list(answered(given, seed=0))
-    assert {(each.prefill, each.reply) for each in made if not each.prefill} == {("", "So.")}
-    assert {each.reply for each in made if each.prefill} == {" So."}
+def test_first_words_are_kept_unless_they_refuse() -> None:
+    asked = row("s1", unsafe=False, pair="p1")
+    made = beginning(asked, "Sure.", " To kill a process, use", ended=False)
+    assert made is not None and made.unfinished and made.prefill == "Sure."
+    ended = beginning(asked, "", "Yes.", ended=True)
+    assert ended is not None and not ended.unfinished
+    for refusal in ("I'm sorry, but I can't", "I cannot assist with", "", "half \ufffd"):
+        assert beginning(asked, "", refusal, ended=False) is None
 
 
 def test_the_commands_write_tasks_and_examples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
