@@ -27,6 +27,7 @@ FOLDERS = {
     "merge": "reasoning/merge",
     "drafter": "inference/drafter",
     "guard": "align/guard",
+    "sae": "align/sae",
 }
 """Folder of each command's recipes, below the folder of its step."""
 

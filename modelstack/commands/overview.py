@@ -37,6 +37,7 @@ _MARKS = {
     "card.md": "data",
     "train.jsonl.zst": "data",
     "quality.safetensors": "data",
+    "sae.md": "align",
     "report.md": "train",
     "ablation.md": "architecture",
     "config.json": "architecture",
@@ -53,6 +54,7 @@ _KEYS = {
     "parents": "reasoning",
     "tasks": "reasoning",
     "policies": "align",
+    "sae": "align",
     "tokenizer": "train",
 }
 """Step by a key in the recipe of an unfinished run; the last match counts."""

@@ -39,6 +39,7 @@ MODELS = {
     "drafter": "modelstack.reasoning.drafter.recipe:DrafterRecipe",
     "merge": "modelstack.reasoning.merging.recipe:MergeRecipe",
     "guard": "modelstack.align.guard_training.recipe:GuardRecipe",
+    "sae": "modelstack.align.sae.sae_recipe:SaeRecipe",
 }
 """Model of the recipe of each command, as module and class: a module is imported when its command needs it."""
 Arguments = Annotated[

@@ -9,6 +9,7 @@ from modelstack.commands import (
     align,
     architecture,
     attacking,
+    autoencoders,
     data,
     decide,
     inference,
@@ -104,6 +105,9 @@ STEPS = (
             "direction": align.direction,
             "attack": attacking.attack,
             "suffix": attacking.suffix,
+            "sae": autoencoders.sae,
+            "sae features": autoencoders.features,
+            "sae steer": autoencoders.steer,
         },
     ),
 )

@@ -1,0 +1,1 @@
+"""Sparse autoencoders of a model's states: trained, measured, read by people, and used to steer."""
