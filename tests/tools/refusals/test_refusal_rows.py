@@ -63,9 +63,8 @@ def test_a_refusal_fits_its_hazard_and_a_third_follow_words_of_compliance() -> N
     made = list(refused(harmful, [TOOLS], seed=0))
     assert made == list(refused(harmful, [TOOLS], seed=0))
     assert 50 <= sum(bool(each.prefill) for each in made) <= 90
-    assert (
-        10 <= sum(bool(each.tools) for each in made) <= 40 and 80 <= sum(each.unfinished for each in made) <= 140
-    )
+    assert 1 <= sum(bool(each.tools) for each in made) <= 20
+    assert 80 <= sum(each.unfinished for each in made) <= 140
     for each in made:
         assert each.reply is not None
         if not each.unfinished:
