@@ -195,18 +195,15 @@ def rolling_windows(n_tokens: int, window: int, stride: int) -> Iterator[tuple[i
         first = stop
 
 
-def scoring_batches(n_cached: int, n_context: int, n_tokens: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield (start, end, whether logits are wanted): the batches that score the tokens from `n_context` on.
-
-    All tokens except the last are evaluated; the logits after token i score token i + 1.
-    """
+def given_batches(n_cached: int, first: int, n_tokens: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield (start, end, whether outputs are read): batches of given tokens that are read from `first` on."""
     start = n_cached
-    while start < n_context - 1:
-        end = min(n_context - 1, start + n_batch)
+    while start < first:
+        end = min(first, start + n_batch)
         yield start, end, False
         start = end
-    while start < n_tokens - 1:
-        end = min(n_tokens - 1, start + min(n_batch, SCORED_BATCH))
+    while start < n_tokens:
+        end = min(n_tokens, start + min(n_batch, SCORED_BATCH))
         yield start, end, True
         start = end
 

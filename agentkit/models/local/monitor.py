@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Literal
 from agentkit.errors import UserError
 from agentkit.messages import ModelResponse
 from agentkit.models.base import FilterDelta, ModelDelta
+from agentkit.models.local.profiles import PROFILES
+from agentkit.models.local.shipped import ADAPTER_FILE, shipped_folder
 from agentkit.usage import RequestUsage
 
 if TYPE_CHECKING:
     from modelstack.align.monitor.probe import Probe
     from modelstack.align.monitor.watch import Watch
     from modelstack.inference.engine import Engine
+    from modelstack.inference.llama.engine import LlamaCppEngine
 
 MonitorPoint = Literal["fpr_0.1", "fpr_0.5", "fpr_1", "fpr_5"]
 
@@ -54,6 +57,32 @@ class Monitor:
         except errors.UserError as error:
             raise UserError(str(error)) from error
         return probe
+
+    def engine(self, *, threads: int | None = None) -> LlamaCppEngine:
+        """Load the monitor's model, to moderate text of other models with `StreamModeration`; the caller closes it.
+
+        Raises:
+            UserError: the monitor is a file, which names no model, or the model or its runtime is missing.
+        """
+        from agentkit.models.catalog.entries import local_path
+        from modelstack import errors
+        from modelstack.inference.engine import EngineError
+        from modelstack.inference.llama.engine import LlamaCppEngine
+
+        if isinstance(self.probe, Path):
+            raise UserError(f"monitor {self.probe} does not name its model: load the engine with its state_layers")
+        model_id = PROFILES.get(self.probe, self.probe)
+        folder = shipped_folder(model_id)
+        try:
+            return LlamaCppEngine(
+                local_path(model_id),
+                lora_path=None if folder is None else folder / ADAPTER_FILE,
+                state_layers=self.read().layers,
+                n_threads=threads,
+                n_threads_prefill=threads,
+            )
+        except (EngineError, errors.UserError) as error:
+            raise UserError(str(error)) from error
 
     def watch(self, probe: Probe, *, judges_request: bool) -> Watch:
         """Return the watch of one reply.

@@ -7,7 +7,8 @@ module connects them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ from modelstack.inference.llama.vocabulary import load_vocabulary
 from modelstack.inference.pending_reply import PendingReply
 from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
 from modelstack.inference.remembered import RememberedFacts
-from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
-from modelstack.inference.sequences import PrefixCache, Slot
+from modelstack.inference.scoring import TokenScores, given_batches, log_probability
+from modelstack.inference.sequences import PrefixCache
 from modelstack.inference.speculation.speculation import DrafterName, lookup_drafter
 from modelstack.inference.state_store import StateStore
 from modelstack.inference.steering import Steering
@@ -200,10 +201,6 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             ContextWindowError: there are more tokens than the window holds.
             EngineError: an argument is invalid, the backend failed, or the scoring was cancelled.
         """
-
-        def stop() -> bool:
-            return self._closing or (cancelled is not None and cancelled())
-
         limit = self._check_ids(ids)
         if not 1 <= n_context < len(ids):
             raise EngineError(
@@ -213,14 +210,68 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             raise ContextWindowError(
                 f"{len(ids) - 1} tokens must be evaluated, but a conversation may hold {limit}"
             )
+        logprobs, greedy = list[float](), list[bool]()
+        # The context's last token is evaluated even if it is cached: the first logits come from it.
+        with closing(self._given(ids[:-1], n_context - 1, conversation, cancelled)) as batches:
+            for start, end in batches:
+                for position in range(start, end):
+                    logits_V = self._context.logits(position - start)
+                    logprob, is_greedy = log_probability(logits_V, ids[position + 1])
+                    logprobs.append(logprob)
+                    greedy.append(is_greedy)
+        return TokenScores(tuple(logprobs), tuple(greedy))
+
+    def read_states(
+        self,
+        ids: Sequence[int],
+        n_context: int,
+        *,
+        conversation: str = "read",
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the outputs [T, L, D] of `state_layers` for the given tokens `ids[n_context:]`.
+
+        Tokens before them that the conversation's cache holds are not evaluated again.
+
+        Raises:
+            ContextWindowError: there are more tokens than the window holds.
+            EngineError: an argument is invalid, the backend failed, or the reading was cancelled.
+        """
+        limit = self._check_ids(ids)
+        if not self._state_layers:
+            raise EngineError("no states can be read: load the engine with state_layers")
+        if not 0 <= n_context < len(ids):
+            raise EngineError(f"n_context is {n_context} of {len(ids)} tokens; it must leave a token to read")
+        if len(ids) > limit:
+            raise ContextWindowError(f"{len(ids)} tokens must be evaluated, but a conversation may hold {limit}")
+        found: list[NDArray[np.float32]] = []
+        with closing(self._given(ids, n_context, conversation, cancelled)) as batches:
+            for _ in batches:
+                states_TLD = self._context.layer_states()
+                assert states_TLD is not None  # there are state_layers
+                found.append(states_TLD)
+        return np.concatenate(found)
+
+    def _given(
+        self, ids: Sequence[int], first: int, conversation: str, cancelled: Callable[[], bool] | None
+    ) -> Generator[tuple[int, int]]:
+        """Evaluate given tokens; yield start and end of each batch from `first` on, whose outputs can be read."""
+
+        def stop() -> bool:
+            return self._closing or (cancelled is not None and cancelled())
+
         with self._turn(stop) as has_turn:
             if not has_turn:
-                raise EngineError("the scoring was cancelled")
-            # The context's last token is evaluated even if it is cached: the first logits come from it.
-            while (slot := self._cache.open(conversation, ids[:n_context])) is None:
+                raise EngineError("the evaluation of given tokens was cancelled")
+            while (slot := self._cache.open(conversation, ids[: first + 1])) is None:
                 self._step()  # until a running request ends and leaves its sequence
             try:
-                return self._scores(slot, ids, n_context, stop)
+                for start, end, is_read in given_batches(len(slot.tokens), first, len(ids), self._context.n_batch):
+                    if stop():
+                        raise EngineError("the evaluation of given tokens was cancelled")
+                    self._queue.evaluate_alone(slot, ids[start:end], end - start if is_read else 0)
+                    if is_read:
+                        yield start, end
             finally:
                 self._cache.release(slot)
 
@@ -257,20 +308,6 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
     def n_embedding_cells(self) -> int:
         """KV cells of the context for embeddings; 0 before the first ones."""
         return self._embedder.n_cells
-
-    def _scores(self, slot: Slot, ids: Sequence[int], n_context: int, stop: Callable[[], bool]) -> TokenScores:
-        logprobs, greedy = list[float](), list[bool]()
-        batches = scoring_batches(len(slot.tokens), n_context, len(ids), self._context.n_batch)
-        for start, end, scored in batches:
-            if stop():
-                raise EngineError("the scoring was cancelled")
-            self._queue.evaluate_alone(slot, ids[start:end], end - start if scored else 0)
-            for position in range(start, end) if scored else ():
-                logits_V = self._context.logits(position - start)
-                logprob, is_greedy = log_probability(logits_V, ids[position + 1])
-                logprobs.append(logprob)
-                greedy.append(is_greedy)
-        return TokenScores(tuple(logprobs), tuple(greedy))
 
     def forget(self, conversation: str) -> None:
         """Free the cache of a conversation; unknown names are ignored.

@@ -106,6 +106,20 @@ async def test_a_monitor_of_another_model_is_refused(made: Made, tmp_path: Path,
         await agent_of(LocalModel(tmp_path / "x.gguf", monitor=Monitor("giant"))).run("Hello")
 
 
+def test_a_monitor_loads_its_model_with_the_layers_that_it_reads(
+    made: Made, tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made()
+    file = tmp_path / "monitor.safetensors"
+    with pytest.raises(UserError, match="does not name its model"):
+        Monitor(file).engine()
+    monkeypatch.setattr("modelstack.align.monitor.shipped.named_probe", lambda name: Probe.load(file))
+    monkeypatch.setattr("agentkit.models.catalog.entries.local_path", lambda model_id: tiny_gguf)
+    monitor = Monitor("toy")  # a model without a shipped adapter
+    with monitor.engine(threads=1) as engine:
+        assert engine.state_layers == monitor.read().layers
+
+
 def test_a_monitor_is_an_option_of_a_models_name(tiny_gguf: Path) -> None:
     model = resolve_model(f"local:{tiny_gguf}?monitor=tiny-monitor.safetensors")
     assert isinstance(model, LocalModel) and model._monitor == Monitor("tiny-monitor.safetensors")

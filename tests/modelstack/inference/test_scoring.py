@@ -21,9 +21,9 @@ from modelstack.inference.scoring import (
     document_logprobs,
     document_start,
     encode_pair,
+    given_batches,
     log_probability,
     rolling_windows,
-    scoring_batches,
 )
 
 PASSAGE = (
@@ -233,16 +233,18 @@ def test_windows_score_each_token_once_and_fit(n_tokens: int, window: int, data:
     assert scored == list(range(1, n_tokens))
 
 
-@given(st.integers(2, 300), st.integers(1, 100), st.data())
-def test_batches_evaluate_all_but_the_last_token_once(n_tokens: int, n_batch: int, data: st.DataObject) -> None:
-    n_context = data.draw(st.integers(1, n_tokens - 1))
-    n_cached = data.draw(st.integers(0, n_context - 1))
+@given(st.integers(1, 300), st.integers(1, 100), st.data())
+def test_batches_evaluate_each_token_that_is_not_cached_once(
+    n_tokens: int, n_batch: int, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, n_tokens - 1))
+    n_cached = data.draw(st.integers(0, first))
     position = n_cached
-    for start, end, scored in scoring_batches(n_cached, n_context, n_tokens, n_batch):
+    for start, end, is_read in given_batches(n_cached, first, n_tokens, n_batch):
         assert start == position < end <= start + n_batch
-        assert scored == (start >= n_context - 1)
+        assert is_read == (start >= first)
         position = end
-    assert position == n_tokens - 1
+    assert position == n_tokens
 
 
 def test_a_log_probability_is_the_log_softmax() -> None:
