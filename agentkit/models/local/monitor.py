@@ -59,7 +59,7 @@ class Monitor:
         return probe
 
     def engine(self, *, threads: int | None = None) -> LlamaCppEngine:
-        """Load the monitor's model, to moderate text of other models with `StreamModeration`; the caller closes it.
+        """Load the monitor's model, for `StreamModeration` of text that others write; the caller closes it.
 
         Raises:
             UserError: the monitor is a file, which names no model, or the model or its runtime is missing.
