@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from mcp_servers.distribution import NAME
 from modelstack.align.release.about import About
 from modelstack.align.release.bill import bill
@@ -148,7 +150,8 @@ def _write_weights(inputs: Inputs, stage: Stage, work: Path) -> tuple[ModelFacts
         weights = starting_point(stage.path, inputs.weights).weights
     if weights is None:
         raise UserError(f"stage {stage.path} does not record its base: name it with --weights")
-    base = load_base(weights, expected_sha256=stage.record.base_sha256)
+    # Only config, tokenizer and names of layers are needed of it.
+    base = load_base(weights, dtype=torch.bfloat16, expected_sha256=stage.record.base_sha256)
     file = stage.path / ADAPTER_GGUF
     if not file.is_file():
         raise UserError(
@@ -176,7 +179,7 @@ def _write_model(stage: Stage, work: Path) -> ModelFacts:
         shutil.copyfile(file, work / file.name)
     if (stage.path / MODEL_GGUF).is_file():
         shutil.copyfile(stage.path / MODEL_GGUF, work / MODEL_GGUF)
-    base = load_base(work)
+    base = load_base(work, dtype=torch.bfloat16)
     return _facts(base, work / MODEL_GGUF)
 
 

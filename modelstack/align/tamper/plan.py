@@ -17,8 +17,8 @@ LICENCE = "Apache-2.0"
 class TamperPlan(BaseModel, frozen=True, extra="forbid"):
     """Settings of the report."""
 
-    n_direction: int = Field(default=160, ge=64)
-    """Requests of each kind that the direction is found on."""
+    n_direction: int = Field(default=160, ge=0)
+    """Requests of each kind that the direction is found on; 0: no direction is searched."""
     n_asked: int = Field(default=64, ge=1)
     """Further requests of each kind that are answered."""
     steps: int = Field(default=100, ge=1)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from modelstack.align.guard_training.rows import GuardRow
+from modelstack.align.refusal_direction.direction import RefusalDirection
 from modelstack.align.refusal_direction.find import find_direction
 from modelstack.align.refusal_direction.replies import STRENGTHS, Refused, n_refused, refused_by_strength
 from modelstack.align.release.figures import Figure, Part, Results, share
@@ -121,13 +122,7 @@ def _by_direction(
     """Return refusals at each strength of the direction, with notes; without one, those of the model alone."""
     model, encoder = base.model, base.encoder
     try:
-        found = find_direction(
-            model,
-            encoder,
-            *requests.direction,
-            weights_sha256=sha256,
-            told=lambda done, total: told("layers", done, total),
-        )
+        found = _direction(base, requests, sha256, told)
     except UserError as error:
         counts = [n_refused(model, encoder, texts) for texts in requests.asked]
         return [Refused(AS_IT_IS, *counts)], (f"The direction was not projected out: {error}",)
@@ -138,11 +133,20 @@ def _by_direction(
     assert len(moved) == len(STRENGTHS)  # the order of `refused_by_strength`
     kl = next(each["kl"] for each in found.card["layers"] if each["layer"] == found.layer)
     note = f"Projecting the direction of layer {found.layer} out changes the model by a KL divergence of {kl:.3g}."
-    return [
-        Refused(AS_IT_IS, plain.n_harmful, plain.n_harmless),
-        Refused(ABLATED, without.n_harmful, without.n_harmless),
-        *moved,
-    ], (note,)
+    named = [replace(plain, state=AS_IT_IS), replace(without, state=ABLATED), *moved]
+    return named, (note,)
+
+
+def _direction(base: Base, requests: Requests, sha256: str, told: Told) -> RefusalDirection:
+    if not requests.direction[0]:
+        raise UserError("none was searched")
+    return find_direction(
+        base.model,
+        base.encoder,
+        *requests.direction,
+        weights_sha256=sha256,
+        told=lambda done, total: told("layers", done, total),
+    )
 
 
 def _fine_tuned(start: StartingPoint, plan: TamperPlan, work: Path) -> Base:

@@ -13,7 +13,11 @@ import pytest
 
 from modelstack.align.attack.suffix_search import SearchedSuffix
 from modelstack.align.refusal_direction.direction import RefusalDirection
-from modelstack.align.refusal_direction.replies import Refused
+from modelstack.align.refusal_direction.replies import Refused as RefusedRequests
+from modelstack.align.release.build import Refused
+from modelstack.align.release.figures import Results, share
+from modelstack.align.release.gate import Fault
+from modelstack.align.release.signature import new_key
 from modelstack.cli import app
 from modelstack.commands.attacking import read_suffixes
 from modelstack.errors import UserError
@@ -156,7 +160,8 @@ def test_a_direction_of_refusal_is_shown_with_what_it_does(
         for layer in (1, 2)
     ]
     found = RefusalDirection(2, np.array([0.6, 0.8], np.float32), 3.0, "0" * 64, {"layers": figures})
-    states = [Refused("as it is", 3, 0), Refused("projected out", 1, 0), Refused("strength +1", 4, 2)]
+    counts = {"as it is": (3, 0), "projected out": (1, 0), "strength +1": (4, 2)}
+    states = [RefusedRequests(name, *each) for name, each in counts.items()]
     monkeypatch.setattr("modelstack.posttrain.starting_point.starting_point", lambda *_: toy_start())
     monkeypatch.setattr("modelstack.reasoning.sampling.frozen_model.load_merged", lambda *_, **__: toy_base())
     monkeypatch.setattr("modelstack.align.refusal_direction.find.find_direction", lambda *_, **__: found)
@@ -164,6 +169,61 @@ def test_a_direction_of_refusal_is_shown_with_what_it_does(
     many = [row.model_copy(update={"id": f"{n}-{row.id}"}) for n in range(20) for row in rows()]
     Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in many), encoding="utf-8")
     golden.check("direction", "direction toy --rows rows.jsonl --out refusal.safetensors --n 64 --replies 4")
+
+
+def test_a_pair_of_keys_is_written(golden: Golden) -> None:
+    def remove() -> None:
+        for name in ("release.pem", "release.pem.pub"):
+            Path(name).unlink(missing_ok=True)
+
+    golden.check("release-key", "release key release.pem", before=remove)
+
+
+def test_a_release_without_a_key_or_facts_or_parts_is_refused(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [
+        Fault("tamper", "no figure", "a release reports this part", "Measure it with `modelstack release tamper`"),
+        Fault(
+            "LICENSE", "missing", "a release has its licence", "Give the text of the licence with --licence FILE"
+        ),
+    ]
+
+    def refuse(*_: object) -> None:
+        raise Refused(faults)
+
+    monkeypatch.setattr("modelstack.align.release.build.build", refuse)
+    monkeypatch.setattr("modelstack.align.release.check.check_release", lambda *_: list(map(str, faults)))
+    new_key(Path("release.pem"))
+    release = "release smollm2-135m --key release.pem --out release"
+    checked = "release --check release --key release.pem.pub"
+    golden.check(
+        "release", "release runs/tools", "release runs/tools --key release.pem --out release", release, checked
+    )
+
+
+def test_results_of_a_release_are_shown_with_intervals(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Results(
+        figures=(
+            share("refusals", "harmful requests refused, as it is", 30, 40, better="higher", command="tamper"),
+            share(
+                "tamper", "harmful requests refused, direction projected out", 4, 40, better="higher", command="t"
+            ),
+        ),
+        notes={"tamper": ("Projecting the direction out changes the model by a KL divergence of 0.02.",)},
+    )
+    monkeypatch.setattr("modelstack.align.release.subject.loadable", lambda *_: (toy_start(), "0" * 64))
+    monkeypatch.setattr("modelstack.align.release.subject.open_subject", lambda _: SimpleNamespace(record=None))
+    monkeypatch.setattr("modelstack.reasoning.sampling.frozen_model.load_merged", lambda *_, **__: toy_base())
+    monkeypatch.setattr("modelstack.align.tamper.report.tamper_results", lambda *_: found)
+    for report in ("memorisation.memorisation", "contamination.measured_results"):
+        monkeypatch.setattr(f"modelstack.align.release.{report}", lambda *_, **__: found)
+    Path("rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows()), encoding="utf-8")
+    golden.check("release-tamper", "release tamper runs/tools --rows rows.jsonl --out tamper.json")
+    golden.check("release-memorisation", "release memorisation runs/tools --data rows.jsonl --out m.json")
+    golden.check(
+        "release-contamination", "release contamination runs/tools --data rows.jsonl --evaluations . --out c.json"
+    )
 
 
 def toy_start() -> Any:
