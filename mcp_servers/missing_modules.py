@@ -50,6 +50,7 @@ MODULES_OF_EXTRAS = {
     ),
     "parquet": ("pyarrow",),
     "ray": ("datatrove", "ray"),
+    "release": ("cryptography", "yaml"),
     "serve": ("prometheus_client", "starlette", "uvicorn"),
     "verifiers": ("math_verify", "reasoning_gym"),
 }

@@ -80,6 +80,6 @@ def main() -> None:
 
 def _explanation(error: Exception, command: str) -> str:
     extra = "data" if command.startswith("data ") else "train"
-    if isinstance(error, ImportError) and (fix := how_to_install(error, prefer=(extra,))) is not None:
+    if isinstance(error, ImportError) and (fix := how_to_install(error, prefer=(extra, "release"))) is not None:
         return fix
     return " ".join(str(error).split())

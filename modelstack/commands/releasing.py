@@ -212,7 +212,7 @@ def memorisation(
     from rich.console import Console
 
     from modelstack.align.release import memorisation as report
-    from modelstack.align.release.subject import loadable
+    from modelstack.align.release.subject import loadable, open_subject
     from modelstack.reasoning.sampling.frozen_model import load_merged
     from modelstack.terminal.progress_bars import progress_bars
     from modelstack.train.process import set_up_process
@@ -222,7 +222,15 @@ def memorisation(
         start, identity = loadable(stage, weights, held)
         base = load_merged(start, precision="bf16", device="cpu")
         found = report.memorisation(
-            base.model, base.encoder, data, held_out or (), n=n, seed=seed, weights_sha256=identity, told=told
+            base.model,
+            base.encoder,
+            data,
+            held_out or (),
+            n=n,
+            seed=seed,
+            weights_sha256=identity,
+            recorded={file.sha256 for file in open_subject(stage).record.data.files if file.role == "training"},
+            told=told,
         )
     _written(found, out)
 

@@ -143,6 +143,10 @@ def _metadata(release: Release) -> Iterator[tuple[str, str]]:
     yield "energyQuantity", f"{compute.watt_hours:.6g}"
     yield "energyUnit", "Wh"
     yield "safetyRiskAssessment", "; ".join(f"{each.name}: {each.measured}" for each in tampered) or "none"
+    yield "intendedUse", "; ".join(about.uses)
+    yield "typeOfModel", f"{release.model.family} decoder"
+    yield "hyperparameter", f"recipe with SHA-256 {release.stage.recipe_sha256}"
+    yield "external_references", about.links.download
     yield "informationAboutTraining", release.stage.what
     yield "informationAboutApplication", "; ".join(about.uses)
     yield "metric", "; ".join(each.name for each in of_part(release.figures, "evaluation")) or "none"

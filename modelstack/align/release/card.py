@@ -77,6 +77,7 @@ def card(release: Release) -> str:
         "## Uses\n",
         _list(about.uses),
         f"For: {', '.join(about.users)}. Autonomy: {about.autonomy}\n",
+        *_use(release),
         "## Limits and risks\n",
         _list(about.limits),
         markdown_table(("risk", "mitigation"), [(each.name, each.mitigation) for each in about.risks]),
@@ -168,6 +169,17 @@ def _facts(release: Release) -> Iterator[tuple[str, str]]:
     yield "date", release.date
 
 
+def _use(release: Release) -> Iterator[str]:
+    """Yield how the weights are loaded."""
+    yield "## Use\n"
+    model = "local:BASE.gguf?lora=adapter.gguf" if release.is_adapter else "local:model.gguf"
+    lines = [f'agentkit chat --model "{model}"']
+    if release.is_adapter:
+        base = release.about.base.id
+        lines.append(f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), ".")')
+    yield "".join(f"    {line}\n" for line in lines)
+
+
 def _figures(release: Release) -> Iterator[str]:
     for part, title in TITLES.items():
         figures, notes = of_part(release.figures, part), release.notes.get(part, ())
@@ -175,8 +187,10 @@ def _figures(release: Release) -> Iterator[str]:
             yield f"## {title}\n"
             yield f"{ABOUT[part]}\n" if part in ABOUT else "Intervals are of 95 %.\n"
             yield from (f"{note}\n" for note in notes)
-            head = ("", "value (95 % interval, n)", "better", "the stage before", "seed", "command", "")
-            yield markdown_table(head, map(_row, figures))
+            head = ("", "value (95 % interval, n)", "better", "the stage before", "seed", "command", "note")
+            rows = [*map(_row, figures)]
+            used = [place for place in range(len(head)) if any(row[place] for row in rows)]
+            yield markdown_table([head[place] for place in used], [[row[place] for place in used] for row in rows])
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelstack.align.release.figures import REQUIRED, Figure, is_worse, of_part
 from modelstack.align.release.licences import MAY_SHIP, Verdict, is_text_of, verdict
 from modelstack.align.release.parts import Release
-from modelstack.align.release.provenance import DataOfStage, mismatches
+from modelstack.align.release.provenance import DataOfStage, lineage_of, mismatches, recorded
 
 MAX_DIFFERENCE = 2.0**-10
 """Maximum relative difference of GGUF and safetensors: half precision rounds to 2^-11."""
@@ -118,6 +118,17 @@ def _data(release: Release) -> Iterator[Fault]:
             "each training row must have a source and a licence",
             "Add them to the rows and train again",
         )
+    if release.data[0] != recorded(release.stage):
+        yield Fault(
+            f"data of stage {release.stage.name!r}",
+            f"{release.data[0].n_rows:,} rows under {', '.join(release.data[0].licences) or 'no licence'}",
+            f"{RECORD} counts {recorded(release.stage).n_rows:,} rows by source and licence, and others",
+            "Release the stage again",
+        )
+    known = {each.sha256 for each in release.data}
+    for origin in lineage_of(release.stage):
+        if origin.sha256 not in known:
+            yield from _stage_data(DataOfStage(stage=origin.name, sha256=origin.sha256, proof="none"))
     if release.stage.kind != "merged" and not release.data[0].n_rows:
         yield Fault("data", "no training row is recorded", "each training row is counted", "Train again")
     for stage in release.data:
@@ -142,6 +153,16 @@ def _figures(release: Release) -> Iterator[Fault]:
     for part, command in REQUIRED.items():
         if not of_part(release.figures, part):
             yield Fault(part, "no figure", "a release reports this part", f"Measure it with `{command}`")
+    now = {each.key: each for each in release.figures}
+    for found in release.stage.evaluation.after:
+        figure = now.get(("evaluation", found.name))
+        if figure is None or figure.value != found.value:
+            yield Fault(
+                f"evaluation, {found.name!r}",
+                "no figure" if figure is None else str(figure.measured),
+                f"{RECORD} measured {found.value:.4g}",
+                "Release the stage again",
+            )
     for sha256 in release.measured_weights:
         if sha256 != release.weights_sha256:
             yield Fault(

@@ -8,7 +8,7 @@ seen. Rows whose source is "canary" hold a secret that nothing predicts; their w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from modelstack.align.release.figures import Better, Figure, Results, share
 from modelstack.architecture.decoder import CausalLM
 from modelstack.data.examples import Example, read_examples
 from modelstack.errors import UserError
+from modelstack.files import sha256_of
 from modelstack.sft.rendering import render
 from modelstack.tokenizer.chat import ChatEncoder
 
@@ -76,6 +77,7 @@ def memorisation(
     n: int,
     seed: int,
     weights_sha256: str,
+    recorded: Collection[str] = (),
     told: Callable[[str, int, int], object] = lambda name, done, total: None,
 ) -> Results:
     """Measure exact continuation on training rows, on held-back rows, and on canaries.
@@ -88,6 +90,7 @@ def memorisation(
         n: Maximum number of rows of each kind.
         seed: Seed of the draw.
         weights_sha256: Identity of the weights.
+        recorded: SHA-256 of the training files that the stage's record names; others are noted in the results.
         told: Callback for the kind of rows and the numbers of finished rows and of all.
 
     Raises:
@@ -118,4 +121,8 @@ def memorisation(
             "memorisation", title, n_exact, len(chosen), better=better, command=COMMAND, seed=seed, note=note
         )
         figures.append(found)
-    return Results(weights_sha256=weights_sha256, figures=tuple(figures))
+    others = [file.name for file in training if sha256_of(file) not in recorded]
+    notes = tuple(f"{name} is not a training file of the stage's record." for name in others)
+    return Results(
+        weights_sha256=weights_sha256, figures=tuple(figures), notes={"memorisation": notes} if notes else {}
+    )

@@ -48,11 +48,11 @@ class Parity(BaseModel, frozen=True, extra="forbid"):
 class Compute(BaseModel, frozen=True, extra="forbid"):
     """Compute and energy of the stage and its earlier stages; an estimate."""
 
-    tokens: int
-    seconds: float
-    flops: float
+    tokens: int = Field(ge=0)
+    seconds: FiniteFloat = Field(ge=0)
+    flops: FiniteFloat = Field(ge=0)
     """FLOPs of the training tokens: parameters x tokens x 4 for adapters, x 6 for all weights."""
-    watt_hours: float
+    watt_hours: FiniteFloat = Field(ge=0)
     """Thermal design power x seconds."""
 
 
@@ -66,7 +66,7 @@ class Release(BaseModel, frozen=True, extra="forbid"):
     model: ModelFacts
     parity: Parity | None = None
     """None: the release has weights in one format."""
-    data: tuple[DataOfStage, ...]
+    data: tuple[DataOfStage, ...] = Field(min_length=1)
     """Training data of the stage, then of each earlier stage."""
     compute: Compute
     figures: tuple[Figure, ...]

@@ -65,10 +65,10 @@ def provenance(
     """Return the data of the stage and of each earlier stage, by record, by statement, or with proof "none"."""
     records = {each.fingerprint: each for each in earlier}
     statements = {each.sha256: each for each in stated}
-    found = [_recorded(record)]
+    found = [recorded(record)]
     for origin in lineage_of(record):
         if (known := records.get(origin.sha256)) is not None:
-            found.append(_recorded(known))
+            found.append(recorded(known))
         elif (said := statements.get(origin.sha256)) is not None:
             found.append(
                 DataOfStage(
@@ -90,12 +90,17 @@ def provenance(
 def mismatches(record: StageRecord) -> Iterator[Mismatch]:
     """Yield the training files whose rows are not all counted by source and by licence."""
     for file in _training(record):
-        for by, counts in (("source", file.sources), ("licence", file.licences)):
+        counted: dict[Literal["source", "licence"], dict[str, int]] = {
+            "source": file.sources,
+            "licence": file.licences,
+        }
+        for by, counts in counted.items():
             if sum(counts.values()) != file.n_examples:
                 yield Mismatch(file=file.name, by=by, counted=sum(counts.values()), n_rows=file.n_examples)
 
 
-def _recorded(record: StageRecord) -> DataOfStage:
+def recorded(record: StageRecord) -> DataOfStage:
+    """Return the training data of a stage as its record counts them."""
     sources, licences = Counter[str](), Counter[str]()
     for file in _training(record):
         sources.update(file.sources)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from modelstack.data.examples import Example, Message
 from modelstack.files import parse_toml
 
-ROWS_FILE = "compliance.toml"
+_ROWS = Path(__file__).with_name("compliance.toml")
 LICENCE = "Apache-2.0"
 
 
@@ -36,7 +36,7 @@ class TamperPlan(BaseModel, frozen=True, extra="forbid"):
 @cache
 def compliance_rows() -> tuple[Example, ...]:
     """Return the harmless requests with obliging answers."""
-    text = files(__package__).joinpath(ROWS_FILE).read_text(encoding="utf-8")
+    text = _ROWS.read_text(encoding="utf-8")
     return tuple(
         Example(
             id=f"compliance-{number}",
@@ -46,5 +46,5 @@ def compliance_rows() -> tuple[Example, ...]:
             messages=(Message(role="user", content=request),),
             reply=reply,
         )
-        for number, (request, reply) in enumerate(parse_toml(text, ROWS_FILE)["rows"])
+        for number, (request, reply) in enumerate(parse_toml(text, _ROWS.name)["rows"])
     )

@@ -213,7 +213,7 @@ def test_results_of_a_release_are_shown_with_intervals(golden: Golden, monkeypat
         notes={"tamper": ("Projecting the direction out changes the model by a KL divergence of 0.02.",)},
     )
     monkeypatch.setattr("modelstack.align.release.subject.loadable", lambda *_: (toy_start(), "0" * 64))
-    monkeypatch.setattr("modelstack.align.release.subject.open_subject", lambda _: SimpleNamespace(record=None))
+    monkeypatch.setattr("modelstack.align.release.subject.open_subject", lambda _: toy_subject())
     monkeypatch.setattr("modelstack.reasoning.sampling.frozen_model.load_merged", lambda *_, **__: toy_base())
     monkeypatch.setattr("modelstack.align.tamper.report.tamper_results", lambda *_: found)
     for report in ("memorisation.memorisation", "contamination.measured_results"):
@@ -224,6 +224,10 @@ def test_results_of_a_release_are_shown_with_intervals(golden: Golden, monkeypat
     golden.check(
         "release-contamination", "release contamination runs/tools --data rows.jsonl --evaluations . --out c.json"
     )
+
+
+def toy_subject() -> Any:
+    return SimpleNamespace(record=SimpleNamespace(data=SimpleNamespace(files=())))
 
 
 def toy_start() -> Any:

@@ -14,7 +14,7 @@ from modelstack.align.release.gate import Fault, faults_of, required_files
 from modelstack.align.release.licences import verdict
 from modelstack.align.release.parts import Compute, ModelFacts, Parity, Release, compute_of, weights_sha256
 from modelstack.align.release.provenance import provenance
-from modelstack.posttrain.stages.record import FileFacts, Origin, StageRecord
+from modelstack.posttrain.stages.record import Evaluation, FileFacts, Measurement, Origin, StageRecord
 from tests.modelstack.align.release.releases import METRICS, about, data_manifest, figure, results
 from tests.modelstack.posttrain.toy_stages import BASE, sha256, toy_record
 
@@ -36,7 +36,10 @@ FILES = {"adapter.gguf": FileFacts(n_bytes=1, sha256=sha256("weights"))}
 
 
 def record(**changes: Any) -> StageRecord:
-    return toy_record("toy", **{"metrics": METRICS, "data": data_manifest(), "files": FILES} | changes)
+    return toy_record(
+        "toy",
+        **{"metrics": METRICS, "data": data_manifest(), "files": FILES, "evaluation": Evaluation()} | changes,
+    )
 
 
 def parts(stage: StageRecord | None = None, **changes: Any) -> Release:
@@ -151,6 +154,21 @@ def test_an_earlier_stage_is_proven_by_record_or_stated_and_else_refused() -> No
 def test_a_record_of_other_data_proves_no_earlier_stage() -> None:
     parent = Origin(kind="sft", name="first", sha256=sha256("other"), parents=(BASE,))
     assert "no record of" in told(parts(record(parents=(parent,)), earlier=[record()]))
+
+
+def test_parts_that_contradict_the_record_are_named() -> None:
+    stage = record(data=data_manifest({"CC-BY-NC-4.0": 3}, {"chatter": 3}))
+    hidden = parts(stage, data=provenance(record(), (), ()))
+    assert "stage.json counts 3 rows by source and licence, and others" in told(hidden)
+    first = record(recipe_sha256=sha256("first"))
+    left_out = parts(record(parents=(first.origin,)))
+    assert "no record of" in told(left_out.model_copy(update={"data": left_out.data[:1]}))
+    measured = Evaluation(after=(Measurement(name="exact calls", value=0.75, n=40),))
+    stage = record(evaluation=measured)
+    assert "evaluation, 'exact calls': no figure; stage.json measured 0.75" in told(parts(stage))
+    better = figure("evaluation", "exact calls", n=39)
+    figures = (*results().figures, better)
+    assert "evaluation, 'exact calls': 0.975 (" in told(parts(stage, figures=figures))
 
 
 def test_data_without_rows_and_a_training_without_tokens_are_named() -> None:

@@ -186,6 +186,7 @@ def test_replies_that_the_model_continues_exactly_are_counted(base: Base, tmp_pa
     found = memorisation(model, encoder, [tmp_path / "train.jsonl"], [], n=9, seed=0, weights_sha256="0" * 64)
     values = {each.name.partition(" continued")[0]: (each.value, each.n) for each in found.figures}
     assert values == {"training rows": (0, 2), "canaries": (0, 1)}
+    assert found.notes == {"memorisation": ("train.jsonl is not a training file of the stage's record.",)}
     write_examples(tmp_path / "short.jsonl", [example("1", "x", "ok")])
     with pytest.raises(UserError, match="none of 1 training rows has a reply of at least 16 tokens"):
         memorisation(model, encoder, [tmp_path / "short.jsonl"], [], n=9, seed=0, weights_sha256="0" * 64)
