@@ -66,6 +66,10 @@ SWEEP = (
     "run.data.text='[\"texts.jsonl\"]' run.tokenizer.learn.vocab_size=600"
 )
 """Sizes far apart: the smallest cannot learn, and the largest has no time to, so that each curve has a minimum."""
+SAE = (
+    "sae.latents=128 sae.k=4 data.row_tokens=64 data.window_tokens=1024 data.held_out=0.1 "
+    "data.text='[\"texts.jsonl\"]'"
+)
 POLICY = f"{SMALL} steps=2 max_validation=2"
 
 CHAINS: Mapping[str, str] = {
@@ -155,6 +159,9 @@ CHAINS: Mapping[str, str] = {
         guard mlcommons base=base.gguf {SMALL} epochs=0.3 data.row_tokens=128 lora.layers_to_transform='[1]'
         guard mlcommons-2 {SMALL} epochs=0.3 data.row_tokens=128
     """,
+    "sae": f"""
+        sae smollm2-135m base=base.gguf layer=1 tokens=2048 batch_tokens=256 evaluation_rows=2 {SAE}
+    """,
     "preferences": f"""
         prefer dpo base=runs/tools {SMALL} data.row_tokens=256
         reward bradley-terry base=base.gguf {SMALL} data.row_tokens=256
@@ -195,6 +202,7 @@ AFTER = {
     "refusals": ("small adapter",),
     "medium adapter": ("small adapter",),
     "guard": ("base",),
+    "sae": ("base",),
     "preferences": ("tiny adapter",),
     "reasoning": ("tiny adapter",),
     "effects": ("tiny adapter",),

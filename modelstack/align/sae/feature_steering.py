@@ -111,9 +111,9 @@ def read_steering(path: str | os.PathLike[str], weights_sha256: str | None = Non
     except ClassifierFileError as error:
         raise UserError(str(error)) from error
     try:
-        if stated["format"] != FORMAT:
-            raise ValueError(f"format {stated['format']!r}, not {FORMAT!r}")
-        sha256, model = str(stated["weights_sha256"]), str(stated["model"])
+        sha256, model, written = str(stated["weights_sha256"]), str(stated["model"]), stated["format"]
+        if written != FORMAT:
+            raise ValueError(f"format {written!r}, not {FORMAT!r}")
         steering = Steering({int(name.removeprefix(_LAYER)): row for name, row in arrays.items()})
     except (KeyError, TypeError, ValueError, EngineError) as error:
         raise UserError(f"{path} is no steering ({error}): write it with `{MADE_BY}`") from error

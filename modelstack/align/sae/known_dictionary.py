@@ -21,6 +21,10 @@ from torch.nn import functional as F
 from modelstack.align.sae.autoencoder import Autoencoder, chunks
 
 
+_FIRST_SEED = 0x5AE0000
+"""Seed of dictionary 0. A trainer with the same seed and sizes would begin with the dictionary itself."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownDictionary:
     """Directions with the probabilities of their firing."""
@@ -52,7 +56,7 @@ class KnownDictionary:
             deviation: Standard deviation of their values.
             seed: Seed of the draw.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(_FIRST_SEED + seed)
         directions_GD = F.normalize(torch.randn(n, width, generator=generator), dim=1)
         weights_G = torch.arange(1, n + 1).double() ** -exponent
         probabilities_G = (active * weights_G / weights_G.sum()).clamp_max(0.5).float()

@@ -39,7 +39,7 @@ class SaeForm(BaseModel, frozen=True, extra="forbid"):
     """Tokens without firing after which a latent is dead, and rebuilds what the others leave over."""
     dead_weight: float = Field(default=1 / 32, ge=0)
     """Weight of the loss of dead latents."""
-    threshold_rate: float = Field(default=0.01, gt=0, le=1)
+    threshold_rate: float = Field(default=0.05, gt=0, le=1)
     """Rate at which the threshold of `batch_topk` and `matryoshka` follows the lowest active value."""
     kernel: float = Field(default=0.5, gt=0)
     """Width of the kernel that gives thresholds of `jumprelu` a gradient."""

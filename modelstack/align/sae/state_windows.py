@@ -26,7 +26,7 @@ from modelstack.data.batches import Batch
 from modelstack.data.loader import PackedLoader
 from modelstack.errors import UserError
 
-MAX_EMPTY_BATCHES = 100
+MAX_EMPTY_BATCHES = 20
 """Batches of rows without a usable token after which a window is given up."""
 Told = Callable[[int, int], object]
 
@@ -108,6 +108,8 @@ class StateWindows:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursor."""
+        if self._n_taken == self._n_batches:  # the loader stands at the next window
+            return {"begin": self._loader.state_dict(), "number": self._number + 1, "n_taken": 0}
         return {"begin": self._begin, "number": self._number, "n_taken": self._n_taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
