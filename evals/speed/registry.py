@@ -77,6 +77,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "cost of a monitor on hidden states, for a token and for a request",
         quick=("--model", "smollm2-135m", "--layers", "12", "--tokens", "4", "--repeats", "2"),
     ),
+    "sae": Benchmark(
+        "evals.speed.sae",
+        "quality and speed of training sparse autoencoders compared with SAELens, on real and on known states",
+        quick=("--only", "modelstack", "--part", "known", "--known-tokens", "8192", "--seeds", "2"),
+    ),
     "model_memory": Benchmark(
         "evals.speed.model_memory",
         "memory of a process that has loaded a model of the catalog and answered",

@@ -137,7 +137,11 @@ def steer(
     console = Console()
     changes = changed_by(base, steering, tuple(prompt or PROMPTS), tokens)
     save_steering(out, steering, origin, feature, strength)
-    columns = (Column("prompt"), Column("as it is", below=True), Column("steered", below=True))
+    columns = (
+        Column("prompt"),
+        Column("as it is", below=True, show="as it is: {}".format),
+        Column("steered", below=True, show="steered:  {}".format),
+    )
     continued = [(each.prompt, each.plain, each.steered) for each in changes.continued]
     print_tables(
         console,

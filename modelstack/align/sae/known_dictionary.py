@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from modelstack.align.sae.autoencoder import Autoencoder, chunks
 
-
 _FIRST_SEED = 0x5AE0000
 """Seed of dictionary 0. A trainer with the same seed and sizes would begin with the dictionary itself."""
 

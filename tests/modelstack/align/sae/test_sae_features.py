@@ -89,7 +89,7 @@ def test_examples_show_the_tokens_around_and_their_values(base: Base, saved: Sav
             for example in groups[name]:
                 assert any(low < value / feature.highest <= high + 1e-6 for value in example.values)
         row_D = saved.autoencoder.decoder_FO[feature.number]
-        weight = base.model.model.norm.weight
+        weight: Any = base.model.model.norm.weight
         logits_V = base.model.lm_head.weight @ (weight * row_D / row_D.square().mean().sqrt())
         best = base.tokenizer.vocabulary.decode([int(logits_V.argmax())])
         assert feature.promoted[0][0] == best
@@ -218,8 +218,8 @@ def test_the_command_writes_steering_that_moves_an_engine(toy: Path, saved: Save
 def _state(engine: TorchEngine) -> Any:
     kept: list[Any] = []
 
-    def watch(states: Any, tokens: Any) -> bool:
-        kept.append(np.array(states))
+    def watch(states_LD: Any, written: Any) -> bool:
+        kept.append(np.array(states_LD))
         return True
 
     engine.generate(GenerateRequest(engine.vocabulary.encode("abc"), 1, watch=watch))

@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 
 def trainer_of(kind: Any = "batch_topk", **changes: Any) -> SaeTrainer:
-    keys = {"widths": (8, 16)} if kind == "matryoshka" else {}
+    keys: dict[str, Any] = {"widths": (8, 16)} if kind == "matryoshka" else {}
     form = SaeForm(kind=kind, latents=32, k=2, dead_after=10_000, **keys)
     factors = ScheduleConfig(kind="wsd", warmup_steps=10, total_steps=N_STEPS, decay_steps=40)
     return SaeTrainer(form, WIDTH, WIDTH, rate=1e-2, factors=factors, **changes)
@@ -84,6 +84,8 @@ def test_a_restored_training_goes_on_bit_for_bit() -> None:
     several = batches(12)
     straight = trainer_of()
     straight.begin(several[0], several[0])
+    state: dict[str, Any] = {}
+    expected = found = None
     for number, batch in enumerate(several):
         if number == 5:
             state = {name: _copied(value) for name, value in straight.state_dict().items()}
