@@ -60,7 +60,7 @@ RECORD_COMMAND = "modelstack stage lineage STAGE"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a release is built from."""
+    """Inputs of a release."""
 
     stage: str
     """Folder of a stage, or the name of a model with a shipped adapter."""

@@ -73,6 +73,7 @@ def measured_results(
     """
     known = {file.sha256: file.name for file in record.data.files if file.role == "training"}
     index = Decontaminate(evaluations=tuple(evaluations)).index()
+    options = "".join(f" --evaluations {each.name}" for each in evaluations)
     figures: list[Figure] = []
     for number, file in enumerate(files, 1):
         sha256 = sha256_of(file)
@@ -90,7 +91,7 @@ def measured_results(
                 sum(each is not None for each in found),
                 len(found),
                 better="lower",
-                command=COMMAND,
+                command=f"{COMMAND} STAGE --data {file.name}{options}",
                 note=f"{len(index.evaluations)} evaluations{': ' if names else ''}{', '.join(names)}",
             )
         )

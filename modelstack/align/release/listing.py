@@ -27,6 +27,7 @@ def names_in(folder: Path) -> list[str]:
     """
     found: list[str] = []
     waiting: list[tuple[str, int]] = [("", 0)]
+    n_entries = 0
     while waiting:
         below, level = waiting.pop()
         if level > MAX_LEVELS:
@@ -34,6 +35,11 @@ def names_in(folder: Path) -> list[str]:
         with os.scandir(folder / below) as entries:
             for entry in entries:
                 name = f"{below}/{entry.name}" if below else entry.name
+                n_entries += 1
+                if n_entries > MAX_FILES:
+                    raise UserError(
+                        f"{folder} has more than {MAX_FILES:,} files and folders; a release has some tens"
+                    )
                 if not _is_plain(entry.name):
                     raise UserError(
                         f"{folder}: name {name!r} has a control character or a backslash, or signatures do not "
@@ -45,8 +51,6 @@ def names_in(folder: Path) -> list[str]:
                     waiting.append((name, level + 1))
                 else:
                     found.append(name)
-        if len(found) > MAX_FILES:
-            raise UserError(f"{folder} has more than {MAX_FILES:,} files; a release has some tens")
     return sorted(found)
 
 

@@ -52,6 +52,21 @@ def probe_of(example: Example, encoder: ChatEncoder) -> Probe | None:
     return Probe(tuple(rendered.ids[max(0, start - N_PREFIX) : start]), continuation) if start else None
 
 
+def _chosen(examples: Sequence[Example], encoder: ChatEncoder, n: int) -> tuple[list[Probe], int]:
+    """Return at most `n` probes, and the number of examples skipped before the last of them."""
+    chosen: list[Probe] = []
+    n_short = 0
+    for each in examples:
+        if len(chosen) == n:
+            break
+        probe = probe_of(each, encoder)
+        if probe is None:
+            n_short += 1
+        else:
+            chosen.append(probe)
+    return chosen, n_short
+
+
 def n_continued(
     model: CausalLM, encoder: ChatEncoder, probes: Sequence[Probe], told: Callable[[int, int], object]
 ) -> int:
@@ -101,24 +116,26 @@ def memorisation(
         ("held-back rows", held_out, False, "neither"),
         ("canaries", training, True, "lower"),
     ]
+    options = "".join(f" --data {file.name}" for file in training)
+    options += "".join(f" --held-out {file.name}" for file in held_out)
+    command = f"{COMMAND} STAGE{options} --n {n} --seed {seed}"
     figures: list[Figure] = []
     for name, files, is_canary, better in kinds:
         examples = [each for file in files for each in read_examples(file) if (each.source == CANARY) == is_canary]
         random.Random(seed).shuffle(examples)
-        probes = [probe for each in examples if (probe := probe_of(each, encoder)) is not None]
-        if not probes and name == "training rows":
+        chosen, n_short = _chosen(examples, encoder, n)
+        if not chosen and name == "training rows":
             raise UserError(
                 f"none of {len(examples):,} training rows has a reply of at least {LEAST_CONTINUATION} tokens: "
                 f"there is nothing to continue"
             )
-        if not probes:
+        if not chosen:
             continue
-        chosen = probes[:n]
         n_exact = n_continued(model, encoder, chosen, lambda done, total, name=name: told(name, done, total))
-        note = f"of {len(examples):,} rows, {len(probes):,} with a reply that is long enough"
+        note = f"drawn from {len(examples):,} rows; {n_short:,} with a shorter reply were skipped"
         title = f"{name} continued exactly from {N_PREFIX} tokens"
         found = share(
-            "memorisation", title, n_exact, len(chosen), better=better, command=COMMAND, seed=seed, note=note
+            "memorisation", title, n_exact, len(chosen), better=better, command=command, seed=seed, note=note
         )
         figures.append(found)
     others = [file.name for file in training if sha256_of(file) not in recorded]

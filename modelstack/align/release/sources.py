@@ -79,9 +79,13 @@ def _attack(folder: Path) -> Results:
     try:
         plan = json.loads(RunFolder(folder).recipe.read_text(encoding="utf-8"))["resolved"]
         seed, target = int(plan["seed"]), str(plan["target"])
+        options = (
+            f" --samples {plan['samples']} --temperature {plan['temperature']} --max-tokens {plan['max_tokens']}"
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} has no plan of `modelstack attack`: {_brief(error)}") from error
-    command = f"modelstack attack {target} --rows ROWS --seed {seed}"
+    n = sum(each.harmful for each in records if each.transform == records[0].transform) if records else 0
+    command = f"modelstack attack {target} --rows ROWS --n {n} --seed {seed}{options}"
 
     def figures() -> Iterator[Figure]:
         everything = rows_by(records, lambda _: "all transforms")

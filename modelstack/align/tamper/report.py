@@ -101,6 +101,10 @@ def tamper_results(
         states.append(Refused(after, *(n_refused(tuned.model, tuned.encoder, texts) for texts in requests.asked)))
     tampered = {ABLATED, after}
     n_harmful, n_harmless = map(len, requests.asked)
+    command = (
+        f"{COMMAND} STAGE --rows ROWS --n {plan.n_direction} --replies {plan.n_asked} --steps {plan.steps} "
+        f"--seed {plan.seed}"
+    )
     figures: list[Figure] = []
     for state in states:
         part: Part = "tamper" if state.state in tampered else "refusals"
@@ -112,7 +116,7 @@ def tamper_results(
             if state.state == AS_IT_IS or (kind == "harmful" and part == "tamper"):
                 better = "higher" if kind == "harmful" else "lower"
             title = f"{kind} requests refused, {state.state}"
-            figures.append(share(part, title, n, of, better=better, command=COMMAND, seed=plan.seed))
+            figures.append(share(part, title, n, of, better=better, command=command, seed=plan.seed))
     return Results(weights_sha256=weights_sha256, figures=tuple(figures), notes={"tamper": notes} if notes else {})
 
 

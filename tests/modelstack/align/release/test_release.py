@@ -22,6 +22,7 @@ from modelstack.align.release.gate import EVAL_RESULTS
 from modelstack.align.release.listing import SIGNATURE, SUMS, hashes_of, sums_text
 from modelstack.align.release.signature import read_private_key, sign
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.merge import merge_stage
 from modelstack.posttrain.stages.stage import Stage
 from tests.modelstack.align.release.releases import (
     about,
@@ -364,6 +365,28 @@ def test_a_stage_without_a_gguf_file_is_refused(signer: tuple[Path, Path], tmp_p
     stage, _ = toy_adapter(tmp_path, with_gguf=False)
     with pytest.raises(UserError, match=r"has no adapter\.gguf"):
         toy_release(tmp_path, stage, signer[0])
+
+
+def test_a_merged_model_is_released_with_the_data_of_its_stage(
+    stage: Stage, signer: tuple[Path, Path], tmp_path: Path
+) -> None:
+    merged = merge_stage(stage.path, tmp_path / "merged", gguf_type="f16")
+    base = {"id": "toys/toy", "licence": "MIT", "relation": "merge"}
+    facts = {"about": about(base=base), "earlier": (stage.record,)}
+    made = toy_release(tmp_path, merged, signer[0], **facts)
+    assert check_release(tmp_path / "release", signer[1]) == []
+    assert not made.is_adapter and [each.proof for each in made.data] == ["record", "record"]
+    assert {"model.gguf", "model.safetensors", "config.json"} <= set(hashes_of(tmp_path / "release"))
+    with pytest.raises(Refused, match="no record of"):
+        toy_release(tmp_path, merged, signer[0], name="other", about=about(base=base))
+
+
+def test_a_merged_model_without_a_gguf_file_is_refused(
+    stage: Stage, signer: tuple[Path, Path], tmp_path: Path
+) -> None:
+    merged = merge_stage(stage.path, tmp_path / "merged")
+    with pytest.raises(Refused, match=r"model\.gguf: missing; .*modelstack stage merge STAGE OUT --gguf q8_0"):
+        toy_release(tmp_path, merged, signer[0], earlier=(stage.record,))
 
 
 def test_a_release_is_compared_with_the_one_before(
