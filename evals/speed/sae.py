@@ -152,7 +152,7 @@ def _task(part: str, options: argparse.Namespace, file: Path, width: int) -> Sae
         k=options.k if is_real else KNOWN_ACTIVE,
         tokens=tokens,
         batch=batch,
-        rate=options.lr or 2e-4 * (2**14 / latents) ** 0.5,
+        rate=options.lr if is_real else options.known_lr,
         warmup=n_steps // 20,
         decay=n_steps // 5,
         seed=0,
@@ -212,7 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=EVALUATION_ROWS, help="rows of held-out text")
     parser.add_argument("--known-tokens", type=int, default=1_000_000)
-    parser.add_argument("--lr", type=float, help="learning rate of both; else by the number of latents")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of both, real states")
+    parser.add_argument("--known-lr", type=float, default=3e-3, help="learning rate of both, known states")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of our scores")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -241,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "batch",
         "known_tokens",
         "lr",
+        "known_lr",
         "precision",
         "seeds",
         "threads",

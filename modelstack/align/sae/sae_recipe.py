@@ -98,7 +98,9 @@ class SaeRecipe(BaseModel, frozen=True, extra="forbid"):
     batch_tokens: int = Field(default=4096, gt=0)
     """Tokens of an optimizer step."""
     lr: float | None = Field(default=None, gt=0)
-    """Learning rate; None: 2e-4 times the root of 2^14 / latents."""
+    """Learning rate; None: 2e-4 times the root of 2^14 / latents, for long runs. Runs of a few thousand steps find
+    more with several times that.
+    """
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the run in which the learning rate rises, at most 1,000 steps."""
     decay: float = Field(default=0.2, gt=0, le=1)
