@@ -2,9 +2,10 @@
 
 Two engines with the same weights and threads write the same replies in turn, one of them with a watch that reads
 some layers and judges each token. A cost is the difference within such a pair. That of a request is the difference
-of the times to the first token after a prompt of 64 tokens.
+of the times to the first token after a prompt of 64 tokens. Where an engine's memory happens to lie changes its
+speed by some percent, so both are loaded several times, in a random order; the interval is over these loads.
 
-    python -m evals.speed.monitor [--model qwen2.5-coder-0.5b] [--layers 12 15] [--engine llama.cpp]
+    python -m evals.speed.monitor [--model qwen2.5-coder-0.5b] [--layers 12 18] [--engine llama.cpp]
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,33 +69,32 @@ def probe_of(layers: Sequence[int], width: int) -> Probe:
 
 
 def measure(options: argparse.Namespace) -> BenchmarkResult:
-    """Measure both engines in turn."""
-    engines = {
-        PLAIN: loaded(options.engine, options.model, options.threads, ()),
-        WATCHED: loaded(options.engine, options.model, options.threads, options.layers),
-    }
+    """Measure both engines in turn, several times anew."""
     draw = random.Random(0)
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
-    width = engines[PLAIN].embedding_width
-    probe = probe_of(options.layers, width)
-    for repeat in range(options.repeats + 1):
-        prompt = draw.choices(TOKENS, k=N_PROMPT)
-        for name in draw.sample(list(engines), 2):
-            watch = Watch(probe) if name == WATCHED else None
-            found = timed(engines[name], prompt, options.tokens, watch)
-            if repeat:  # the first prepares kernels and addresses
-                seconds[name].append(found)
-    for engine in engines.values():
-        engine.close()
-    pairs = list(zip(seconds[PLAIN], seconds[WATCHED], strict=True))
-    token = [watched[1] / plain[1] - 1 for plain, watched in pairs]
-    request = [1000 * (watched[0] - plain[0]) for plain, watched in pairs]
+    token, request = list[float](), list[float]()
+    seconds: dict[str, list[float]] = {PLAIN: [], WATCHED: []}
+    width = 0
+    for number in range(options.loads):
+        engines = {name: _engine(name, options) for name in draw.sample((PLAIN, WATCHED), 2)}
+        width = engines[PLAIN].embedding_width
+        found = _timed_in_turn(engines, probe_of(options.layers, width), options, draw)
+        for engine in engines.values():
+            engine.close()
+        first, each = (
+            {name: statistics.median(pair[part] for pair in pairs) for name, pairs in found.items()}
+            for part in (0, 1)
+        )
+        token.append(each[WATCHED] / each[PLAIN] - 1)
+        request.append(1000 * (first[WATCHED] - first[PLAIN]))
+        for name in seconds:
+            seconds[name].append(each[name])
+        print(f"load {number + 1} of {options.loads}: {100 * token[-1]:+.1f} % of a token", flush=True)
     figures = (
         _median("cost of a token", token, "of its time", MAX_DECODE),
         _median("cost of a request", request, "ms", MAX_REQUEST_MS),
-        Figure("watch itself, per token", 1000 * _of_watch(probe, width), "ms"),
+        Figure("watch itself, per token", 1000 * _of_watch(probe_of(options.layers, width), width), "ms"),
     )
-    medians = {name: 1000 * statistics.median(each[1] for each in found) for name, found in seconds.items()}
+    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     comparison = Comparison(f"time of a token, {options.model}, {options.engine}", "ms", WATCHED, medians)
     parameters = {
         "model": options.model,
@@ -103,6 +103,29 @@ def measure(options: argparse.Namespace) -> BenchmarkResult:
         "threads": str(options.threads),
     }
     return BenchmarkResult(figures, (comparison,), parameters=parameters)
+
+
+def _engine(name: str, options: argparse.Namespace) -> LlamaCppEngine | TorchEngine:
+    layers = options.layers if name == WATCHED else ()
+    return loaded(options.engine, options.model, options.threads, layers)
+
+
+def _timed_in_turn(
+    engines: Mapping[str, LlamaCppEngine | TorchEngine],
+    probe: Probe,
+    options: argparse.Namespace,
+    draw: random.Random,
+) -> dict[str, list[tuple[float, float]]]:
+    """Return seconds of a prompt and of a token after it, for each engine and repetition."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
+    for repeat in range(options.repeats + 1):
+        prompt = draw.choices(TOKENS, k=N_PROMPT)
+        for name in draw.sample(list(engines), 2):
+            watch = Watch(probe) if name == WATCHED else None
+            seconds = timed(engines[name], prompt, options.tokens, watch)
+            if repeat:  # the first prepares kernels and addresses
+                found[name].append(seconds)
+    return found
 
 
 def _of_watch(probe: Probe, width: int) -> float:
@@ -114,7 +137,7 @@ def _of_watch(probe: Probe, width: int) -> float:
 
 
 def _median(name: str, values: Sequence[float], unit: str, bound: float) -> Figure:
-    """Return the median with its 95 % interval, by bootstrap over repetitions."""
+    """Return the median with its 95 % interval, by bootstrap over loads."""
     draw = random.Random(0)
     medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
     return Figure(name, statistics.median(values), unit, medians[49], medians[1949], bound)
@@ -125,9 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--engine", choices=["llama.cpp", "torch"], default="llama.cpp")
-    parser.add_argument("--layers", type=int, nargs="+", default=[12, 15])
+    parser.add_argument("--layers", type=int, nargs="+", default=[12, 18])
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--loads", type=int, default=8, help="times that both engines are loaded")
+    parser.add_argument("--repeats", type=int, default=5, help="replies of each load")
     parser.add_argument("--threads", type=int, default=1)
     add_result_option(parser)
     options = parser.parse_args(argv)

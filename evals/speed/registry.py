@@ -75,7 +75,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "monitor": Benchmark(
         "evals.speed.monitor",
         "cost of a monitor on hidden states, for a token and for a request",
-        quick=("--model", "smollm2-135m", "--layers", "12", "--tokens", "4", "--repeats", "2"),
+        quick=("--model", "smollm2-135m", "--layers", "12", "--tokens", "4", "--repeats", "2", "--loads", "2"),
+    ),
+    "red_team": Benchmark(
+        "evals.speed.red_team",
+        "cost of an attempt of our red team, compared with garak's on the same server",
+        quick=("--only", "modelstack", "--n", "1"),
     ),
     "sae": Benchmark(
         "evals.speed.sae",
