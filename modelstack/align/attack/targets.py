@@ -84,12 +84,14 @@ class EngineTarget:
         submitted: list[Any] = []
         for number, (attempt, seed) in enumerate(zip(attempts, seeds, strict=True)):
             try:
-                request = self._request(attempt, seed, f"attack {number}")
+                request = self._request(attempt, seed, _conversation(number))
                 submitted.append(self._engine.submit(request))
             except (ValueError, ContextWindowError):  # the format has no such turn, or it does not fit
                 submitted.append(None)
         while not all(each is None or each.is_done for each in submitted):
             self._engine.step()
+        for number in range(len(attempts)):  # attention would read the cells of all earlier attempts
+            self._engine.forget(_conversation(number))
         return [self._answer(each) for each in submitted]
 
     def _request(self, attempt: Attempt, seed: int, conversation: str) -> GenerateRequest:
@@ -193,6 +195,10 @@ class EndpointTarget:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self._url} sent no chat completion: {response.text[:300]}") from error
         return Answer(str(text), stopped=choice.get("finish_reason") == "content_filter")
+
+
+def _conversation(number: int) -> str:
+    return f"attack {number}"
 
 
 def _messages(attempt: Attempt) -> list[dict[str, Any]]:
