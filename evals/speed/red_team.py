@@ -42,13 +42,12 @@ PROBES = (
     "encoding.InjectBase64",
     "encoding.InjectROT13",
     "encoding.InjectLeet",
-    "dan.Ablation_Dan_11_0",
     "smuggling.HypotheticalResponse",
     "smuggling.FunctionMasking",
     "suffix.GCGCached",
-    "latentinjection.LatentInjectionResume",
+    "grandma.Win10",
 )
-"""Probes whose detectors are programs, not models."""
+"""Probes with prompts of at most some hundred tokens, whose detectors are programs, not models."""
 CONNECTIONS, REPLY_TOKENS, START_S = 8, 48, 180.0
 OURS, PEER = "modelstack attack", "garak"
 
