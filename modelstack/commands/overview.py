@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from textwrap import wrap
 
-from modelstack.commands.steps import STEPS, Step
+from modelstack.commands.steps import STEPS
 
-WIDTH = 80
+WIDTH, NO_BREAK_SPACE = 80, "\u00a0"
 N_RUNS = 5
 """Number of runs on the page."""
 _STEP_OF_STAGE = {
@@ -80,9 +80,7 @@ def overview(runs: Path) -> str:
     lines = ["modelstack: models of your own, in twelve steps", ""]
     for number, step in enumerate(STEPS, 1):
         lines.append(f"{number:2}  {step.name:13} {step.about}")
-        lines += wrap(
-            _told(step), WIDTH, initial_indent=" " * 18, subsequent_indent=" " * 18, break_on_hyphens=False
-        )
+        lines += _wrapped(step.commands)
     found = sorted(runs_in(runs), key=lambda run: run.changed, reverse=True)
     if found:
         lines += ["", f"Last in {runs}"]
@@ -107,8 +105,11 @@ def runs_in(folder: Path) -> Iterator[FoundRun]:
                 break
 
 
-def _told(step: Step) -> str:
-    return ", ".join(step.commands)
+def _wrapped(commands: Sequence[str]) -> list[str]:
+    """Return lines of commands, none of which is broken at the spaces in it."""
+    told = ", ".join(command.replace(" ", NO_BREAK_SPACE) for command in commands)
+    lines = wrap(told, WIDTH, initial_indent=" " * 18, subsequent_indent=" " * 18, break_on_hyphens=False)
+    return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
 
 
 def _stage(path: Path) -> FoundRun | None:
