@@ -104,7 +104,7 @@ def _continued(
         [*prompt_ids(encoder, row.turns[-1].content), *encoder.content_ids(prefill + word)]
         for row, prefill, word in zip(rows, prefills, first_words, strict=True)
     ]
-    replies = greedy_replies(base.model, encoder, prompts, N_TOKENS) if prompts else []
+    replies = greedy_replies(base.model, encoder.end_ids, prompts, N_TOKENS) if prompts else []
     for row, prefill, word, reply in zip(rows, prefills, first_words, replies, strict=True):
         text = word + completion_of(reply, encoder).text
         made.append(beginning(row, prefill, text, ended=not reply.is_truncated))

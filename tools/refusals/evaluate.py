@@ -105,7 +105,7 @@ class Replies:
         prompts = [prompt_ids(encoder, text) for text in texts]
         given = [encoder.content_ids(COMPLIANT.format(request=text))[:n_prefill] for text in texts]
         begun = [[*prompt, *prefill] for prompt, prefill in zip(prompts, given, strict=True)]
-        replies = greedy_replies(self._model, encoder, begun, MAX_TOKENS)
+        replies = greedy_replies(self._model, encoder.end_ids, begun, MAX_TOKENS)
         said = [completion_of(reply, encoder).text for reply in replies]
         kinds: list[Kind] = [judge_refusal(text, reply).kind for text, reply in zip(texts, said, strict=True)]
         if self._probe is None:

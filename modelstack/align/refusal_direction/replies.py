@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -66,16 +66,18 @@ def n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> in
     n = 0
     for start in range(0, len(texts), AT_ONCE):
         several = texts[start : start + AT_ONCE]
-        replies = greedy_replies(model, encoder, [prompt_ids(encoder, text) for text in several], MAX_TOKENS)
+        replies = greedy_replies(
+            model, encoder.end_ids, [prompt_ids(encoder, text) for text in several], MAX_TOKENS
+        )
         for text, reply in zip(several, replies, strict=True):
             n += judge_refusal(text, completion_of(reply, encoder).text).kind != "compliance"
     return n
 
 
 def greedy_replies(
-    model: CausalLM, encoder: ChatEncoder, prompts: Sequence[Sequence[int]], max_tokens: int
+    model: CausalLM, end_ids: Collection[int], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> list[Sampled]:
-    """Return the most probable reply to each prompt, in one batch.
+    """Return the most probable reply to each prompt, in one batch; `end_ids` end a reply.
 
     Raises:
         UserError: A prompt and its reply exceed the model's context length.
@@ -86,7 +88,7 @@ def greedy_replies(
         1,
         max_tokens=max_tokens,
         temperature=0,
-        end_ids=frozenset(encoder.end_ids),
+        end_ids=frozenset(end_ids),
         seeds=[0] * len(prompts),
     )
     return [reply for (reply,) in groups]

@@ -14,14 +14,12 @@ from typing import Any
 from modelstack.align.release.figures import Figure, Results, share
 from modelstack.align.release.parts import weights_sha256
 from modelstack.data.contamination import Decontaminate
+from modelstack.data.examples import example_lines
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
 from modelstack.posttrain.stages.record import StageRecord
-from modelstack.zstd_files import open_unpacked
 
 COMMAND = "modelstack release contamination"
-LONGEST_ROW = 1 << 24
-"""Maximum bytes of a row."""
 _NOT_TEXT = frozenset({"id", "source", "license", "split", "kind", "pair", "tools", "role"})
 """Keys of rows whose values are no text of the conversation."""
 _REPORT = "decontamination"
@@ -110,17 +108,14 @@ def rows_of(file: Path) -> Iterator[Any]:
     """Yield the rows of a file of JSON lines, plain or zstd.
 
     Raises:
-        UserError: A line is too long or not JSON.
+        UserError: The file cannot be read, or a line is too long or not JSON.
     """
-    with open_unpacked(file) as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(LONGEST_ROW + 1), b""), 1):
-            if len(line) > LONGEST_ROW:
-                raise UserError(f"{file}, line {number} has more than {LONGEST_ROW:,} bytes")
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{file}, line {number} is not JSON: {error}") from error
+    for number, line in enumerate(example_lines(file), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{file}, line {number} is not JSON: {error}") from error
 
 
 def strings_of(value: Any) -> Iterable[str]:

@@ -76,7 +76,7 @@ def n_continued(
     for start in range(0, len(ordered), AT_ONCE):
         several = ordered[start : start + AT_ONCE]
         longest = max(len(each.continuation) for each in several)
-        replies = greedy_replies(model, encoder, [each.prefix for each in several], longest)
+        replies = greedy_replies(model, encoder.end_ids, [each.prefix for each in several], longest)
         for each, reply in zip(several, replies, strict=True):
             n += tuple(reply.ids[: len(each.continuation)]) == each.continuation
         told(min(start + AT_ONCE, len(ordered)), len(ordered))

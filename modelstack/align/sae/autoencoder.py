@@ -60,13 +60,13 @@ class Autoencoder(nn.Module):
         """Create the parameters, all zero."""
         super().__init__()
         self.config = config
-        F, D, O = config.n_latents, config.d_in, config.d_out  # noqa: E741
-        self.encoder_FD = nn.Parameter(torch.zeros(F, D))
-        self.encoder_bias_F = nn.Parameter(torch.zeros(F))
-        self.decoder_FO = nn.Parameter(torch.zeros(F, O))
-        self.decoder_bias_O = nn.Parameter(torch.zeros(O))
-        self.threshold_F = nn.Parameter(torch.zeros(F)) if config.activation == "jumprelu" else None
-        self.skip_OD = nn.Parameter(torch.zeros(O, D)) if config.has_skip else None
+        n_latents, d_in, d_out = config.n_latents, config.d_in, config.d_out
+        self.encoder_FD = nn.Parameter(torch.zeros(n_latents, d_in))
+        self.encoder_bias_F = nn.Parameter(torch.zeros(n_latents))
+        self.decoder_FO = nn.Parameter(torch.zeros(n_latents, d_out))
+        self.decoder_bias_O = nn.Parameter(torch.zeros(d_out))
+        self.threshold_F = nn.Parameter(torch.zeros(n_latents)) if config.activation == "jumprelu" else None
+        self.skip_OD = nn.Parameter(torch.zeros(d_out, d_in)) if config.has_skip else None
 
     def bias_F(self) -> Tensor:
         """Return the encoder's bias for a state from which no bias is taken off, [F]."""

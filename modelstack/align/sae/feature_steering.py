@@ -19,13 +19,12 @@ from torch import Tensor
 
 from modelstack.align.guards.weights_file import ClassifierFileError, read_weights, write_weights
 from modelstack.align.refusal_direction.find import added
+from modelstack.align.refusal_direction.replies import greedy_replies
 from modelstack.align.sae.sae_folder import SaeOrigin, SavedSae
 from modelstack.errors import UserError
 from modelstack.inference.engine import EngineError
 from modelstack.inference.steering import Steering
 from modelstack.posttrain.base import Base
-from modelstack.reasoning.sampling.continuing import TorchPolicy
-from modelstack.reasoning.sampling.group_sampler import sample_groups
 
 FORMAT = "modelstack.align.sae_steering/1"
 MADE_BY = "modelstack sae steer MODEL --sae FOLDER --feature NUMBER"
@@ -157,13 +156,5 @@ def _next_log_probs(base: Base, ids: Sequence[int]) -> Tensor:
 
 def _continued(base: Base, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
     vocabulary = base.tokenizer.vocabulary
-    groups = sample_groups(
-        TorchPolicy(base.model),
-        prompts,
-        1,
-        max_tokens=max_tokens,
-        temperature=0,
-        end_ids=frozenset(vocabulary.end_ids),
-        seeds=[0] * len(prompts),
-    )
-    return [vocabulary.decode(list(reply.ids)) for (reply,) in groups]
+    replies = greedy_replies(base.model, vocabulary.end_ids, prompts, max_tokens)
+    return [vocabulary.decode(list(reply.ids)) for reply in replies]

@@ -19,7 +19,7 @@ from modelstack.align.release.contamination import measured_results, recorded_re
 from modelstack.align.release.figures import Measured, Results, is_worse, merged, read_results, share
 from modelstack.align.release.memorisation import CANARY, memorisation, probe_of
 from modelstack.align.release.parts import weights_sha256
-from modelstack.align.release.shipped import shipped_about, shipped_releases, shipped_results
+from modelstack.align.release.shipped import shipped_about, shipped_results
 from modelstack.align.release.signature import PASSWORD_VARIABLE, new_key, read_private_key, read_public_key
 from modelstack.align.release.sources import read_source
 from modelstack.cli import app
@@ -27,7 +27,6 @@ from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.stages.record import DataFile, DataManifest
-from modelstack.posttrain.weights_by_name import catalog
 from tests.modelstack.align.release.releases import figure, keys, results, toy_adapter
 from tests.modelstack.posttrain.toy_stages import toy_record
 from tests.modelstack.sft.toy_sft import write_base
@@ -232,10 +231,10 @@ def test_a_key_is_private_and_never_overwritten(tmp_path: Path, monkeypatch: pyt
         read_public_key(tmp_path / "none.pem")
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_releases() if shipped_results(name) is not None])
-def test_a_shipped_adapter_with_recorded_results_is_released(name: str, tmp_path: Path) -> None:
-    if not catalog()[name].is_file():
-        pytest.skip(f"the base is not on this machine: `agentkit models pull {name}`")
+@pytest.mark.usefixtures("smollm2_gguf")
+def test_a_shipped_adapter_with_recorded_results_is_released(tmp_path: Path) -> None:
+    name = "smollm2-135m"
+    assert shipped_results(name) is not None
     private, public = keys(tmp_path)
     out = tmp_path / "release"
     result = CliRunner().invoke(app, ["release", name, "--key", str(private), "--out", str(out)])
@@ -244,10 +243,9 @@ def test_a_shipped_adapter_with_recorded_results_is_released(name: str, tmp_path
     assert "## Tampering" in (out / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("smollm2_gguf")
 def test_a_shipped_adapter_without_results_is_refused_by_the_names_of_its_parts(tmp_path: Path) -> None:
     name = "smollm2-135m"
-    if not catalog()[name].is_file():
-        pytest.skip(f"the base is not on this machine: `agentkit models pull {name}`")
     Results().save(tmp_path / "none.json")
     private, _ = keys(tmp_path)
     arguments = ["release", name, "--key", str(private), "--out", str(tmp_path / "out")]
