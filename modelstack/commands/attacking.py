@@ -219,7 +219,7 @@ def _local(
     from modelstack.inference.engine import EngineError
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
-    from modelstack.tokenizer.chat_template import chat_encoder
+    from modelstack.toolcalls.manner import AUTO, manner_for
 
     if lora is None and (shipped := shipped_adapter(source)) is not None:
         lora = shipped[0]
@@ -241,7 +241,7 @@ def _local(
         probe.require_fitted_to(engine.fingerprint, probe.layers)
     return EngineTarget(
         engine,
-        chat_encoder(engine),
+        manner_for(engine, AUTO, is_ours=lora is not None, abstain=False),
         max_tokens=how.max_tokens,
         temperature=how.temperature,
         new_watch=None if probe is None else partial(new_watch, probe),

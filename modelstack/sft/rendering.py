@@ -150,9 +150,7 @@ class _Renderer:
         self.rendered.read(self.encoder.encode_turn(role, text, previous=self.last_role).ids)
         self.last_role = role
 
-    def _target(
-        self, calls: Sequence[Call], reply: str | None, prefill: str = "", *, ends: bool = True
-    ) -> None:
+    def _target(self, calls: Sequence[Call], reply: str | None, prefill: str = "", *, ends: bool = True) -> None:
         """Append a reply of the model as at run time: the opening is read, content and end token are written."""
         weights = self.options.weights
         self.rendered.read(self.encoder.generation_ids(self.last_role or "user"))

@@ -22,12 +22,13 @@ from rich.console import Console
 from modelstack.align.guard_training.rows import GuardRow, read_rows
 from modelstack.align.guards.refusal_judge import judge_refusal
 from modelstack.align.refusal_direction.find import prompt_ids
-from modelstack.align.refusal_direction.replies import greedy_replies
 from modelstack.data.examples import Example, Message, read_examples
 from modelstack.errors import UserError
 from modelstack.files import whole_lines
 from modelstack.posttrain.starting_point import starting_point
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import Base, load_merged
+from modelstack.reasoning.sampling.grammar_sampler import TextReplies
 from modelstack.reasoning.sampling.sampled import completion_of
 from modelstack.terminal.progress_bars import Tell, progress_bars
 from modelstack.train.process import set_up_process
@@ -100,11 +101,9 @@ def _continued(
 ) -> list[Example | None]:
     """Return replies that begin with a first word, after words that are given and not learnt."""
     encoder, made = base.encoder, list[Example | None]()
-    prompts = [
-        [*prompt_ids(encoder, row.turns[-1].content), *encoder.content_ids(prefill + word)]
-        for row, prefill, word in zip(rows, prefills, first_words, strict=True)
-    ]
-    replies = greedy_replies(base.model, encoder.end_ids, prompts, N_TOKENS) if prompts else []
+    prompts = [prompt_ids(encoder, row.turns[-1].content) for row in rows]
+    given = [encoder.content_ids(prefill + word) for prefill, word in zip(prefills, first_words, strict=True)]
+    replies = TextReplies(TorchPolicy(base.model), encoder, N_TOKENS).to(prompts, given) if rows else []
     for row, prefill, word, reply in zip(rows, prefills, first_words, replies, strict=True):
         text = word + completion_of(reply, encoder).text
         made.append(beginning(row, prefill, text, ended=not reply.is_truncated))

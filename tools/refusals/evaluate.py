@@ -2,11 +2,11 @@
 
     python -m tools.refusals.evaluate DATA_DIR --stage runs/small --stage runs/refusals --held-out xstest.jsonl
 
-Replies are greedy, without instructions or tools, and judged by the house's judge of refusals. Attacks begin the
-reply with the first tokens of an affirmative answer that repeats the request; what the model writes after them is
-judged. Other openings than those of `tools.refusals.rows` are used. With `--monitor`, the file of a monitor for
-the last stage, a reply that it would have stopped counts as refused. Only kinds of replies are kept in `--out`, so
-that an interrupted run continues, and no reply is written.
+Replies are greedy, without instructions or tools, and text as in serving, where no call begins them; the house's
+judge of refusals judges them. Attacks begin the reply with the first tokens of an affirmative answer that repeats
+the request; what the model writes after them is judged. Other openings than those of `tools.refusals.rows` are
+used. With `--monitor`, the file of a monitor for the last stage, a reply that it would have stopped counts as
+refused. Only kinds of replies are kept in `--out`, so that an interrupted run continues, and no reply is written.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from modelstack.align.monitor.probe import Probe
 from modelstack.align.monitor.watch import watch_at
 from modelstack.align.monitor_training.states import layer_states
 from modelstack.align.refusal_direction.find import prompt_ids
-from modelstack.align.refusal_direction.replies import greedy_replies
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.posttrain.starting_point import starting_point
+from modelstack.reasoning.sampling.continuing import TorchPolicy
 from modelstack.reasoning.sampling.frozen_model import load_merged
+from modelstack.reasoning.sampling.grammar_sampler import TextReplies
 from modelstack.reasoning.sampling.sampled import completion_of
 from modelstack.terminal.progress_bars import Tell, progress_bars
 from modelstack.train.process import set_up_process
@@ -84,6 +85,7 @@ class Replies:
         self._key = start.parent.sha256[:12] + ("" if monitor is None else " monitored")
         base = load_merged(start, precision="bf16", device="cpu")
         self._model, self._encoder = base.model, base.encoder
+        self._replies = TextReplies(TorchPolicy(base.model), base.encoder, MAX_TOKENS)
         self._file = file
         self._kept: dict[str, list[Kind]] = json.loads(file.read_text("utf-8")) if file.exists() else {}
 
@@ -104,8 +106,7 @@ class Replies:
         encoder = self._encoder
         prompts = [prompt_ids(encoder, text) for text in texts]
         given = [encoder.content_ids(COMPLIANT.format(request=text))[:n_prefill] for text in texts]
-        begun = [[*prompt, *prefill] for prompt, prefill in zip(prompts, given, strict=True)]
-        replies = greedy_replies(self._model, encoder.end_ids, begun, MAX_TOKENS)
+        replies = self._replies.to(prompts, given)
         said = [completion_of(reply, encoder).text for reply in replies]
         kinds: list[Kind] = [judge_refusal(text, reply).kind for text, reply in zip(texts, said, strict=True)]
         if self._probe is None:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from modelstack.align.attack.transforms import Attempt
 from modelstack.errors import UserError
 from modelstack.inference.engine import BatchingEngine, ContextWindowError, GenerateRequest, SamplingParams
+from modelstack.inference.grammar import GrammarError
 from modelstack.tokenizer.chat import Role
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 
 if TYPE_CHECKING:
     from modelstack.align.monitor.watch import Watch
-    from modelstack.tokenizer.chat import ChatEncoder
+    from modelstack.toolcalls.manner import Manner
 
 TIMEOUT_S = 300.0
 """Longest wait for a reply of an endpoint."""
@@ -56,22 +59,32 @@ class EngineTarget:
     def __init__(
         self,
         engine: BatchingEngine,
-        encoder: ChatEncoder,
+        manner: Manner,
         *,
         max_tokens: int,
         temperature: float,
         new_watch: Callable[[bool], Watch] | None = None,
     ) -> None:
-        """Attack an engine, which the caller closes.
+        """Attack an engine, which the caller closes. It writes text that no call begins, as it is served.
 
         Args:
             engine: The engine.
-            encoder: Its chat format.
+            manner: How its conversations are rendered.
             max_tokens: Maximum tokens of a reply.
             temperature: Temperature; 0 is greedy.
             new_watch: Makes a monitor of each reply, from whether the user's words come last.
+
+        Raises:
+            UserError: The vocabulary lacks single characters, so that it cannot be masked.
         """
-        self._engine, self._encoder, self._new_watch = engine, encoder, new_watch
+        self._engine, self._encoder, self._new_watch = engine, manner.encoder(()), new_watch
+        self._end_ids = manner.end_ids
+        try:
+            vocabulary = manner.convention.ending(engine.vocabulary)
+            compiler = GrammarCompiler(vocabulary, convention=manner.convention)
+        except ValueError as error:
+            raise UserError(f"the model's tokenizer cannot be masked: {error}") from error
+        self._grammar = compiler.compile(ResponseFormat())
         self._max_tokens, self._temperature = max_tokens, temperature
 
     @property
@@ -86,7 +99,8 @@ class EngineTarget:
             try:
                 request = self._request(attempt, seed, _conversation(number))
                 submitted.append(self._engine.submit(request))
-            except (ValueError, ContextWindowError):  # the format has no such turn, or it does not fit
+            except (ValueError, ContextWindowError, GrammarError):
+                # The format has no such turn, it does not fit, or the given beginning is none of a text.
                 submitted.append(None)
         while not all(each is None or each.is_done for each in submitted):
             self._engine.step()
@@ -100,13 +114,16 @@ class EngineTarget:
         for turn in attempt.turns:
             ids += encoder.encode_turn(turn.role, turn.content, previous=last).ids
             last = turn.role
-        ids += encoder.generation_ids(last or "user") + encoder.content_ids(attempt.prefill)
+        given, grammar = encoder.content_ids(attempt.prefill), self._grammar.start()
+        for token in given:
+            grammar.advance(token)
         return GenerateRequest(
-            ids,
+            [*ids, *encoder.generation_ids(last or "user"), *given],
             self._max_tokens,
             conversation=conversation,
+            grammar=grammar,
             sampling=SamplingParams(temperature=self._temperature, seed=seed),
-            end_ids=encoder.end_ids,
+            end_ids=self._end_ids,
             watch=None if self._new_watch is None else self._new_watch(last == "user"),
         )
 

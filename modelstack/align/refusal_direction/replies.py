@@ -13,6 +13,7 @@ from modelstack.align.refusal_direction.direction import RefusalDirection
 from modelstack.align.refusal_direction.find import ablated, added, prompt_ids
 from modelstack.architecture.decoder import CausalLM
 from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.grammar_sampler import TextReplies
 from modelstack.reasoning.sampling.group_sampler import sample_groups
 from modelstack.reasoning.sampling.sampled import Sampled, completion_of
 from modelstack.tokenizer.chat import ChatEncoder
@@ -63,13 +64,10 @@ def refused_by_strength(
 
 def n_refused(model: CausalLM, encoder: ChatEncoder, texts: Sequence[str]) -> int:
     """Return the number of requests that a model refuses, in full or in part."""
-    n = 0
+    n, replies = 0, TextReplies(TorchPolicy(model), encoder, MAX_TOKENS)
     for start in range(0, len(texts), AT_ONCE):
         several = texts[start : start + AT_ONCE]
-        replies = greedy_replies(
-            model, encoder.end_ids, [prompt_ids(encoder, text) for text in several], MAX_TOKENS
-        )
-        for text, reply in zip(several, replies, strict=True):
+        for text, reply in zip(several, replies.to([prompt_ids(encoder, text) for text in several]), strict=True):
             n += judge_refusal(text, completion_of(reply, encoder).text).kind != "compliance"
     return n
 

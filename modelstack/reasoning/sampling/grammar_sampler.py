@@ -62,18 +62,64 @@ class GrammarSampler:
         prompts = [each.prompt_ids for each in asked]
         for part in parts(list(zip(prompts, rows, strict=True)), one_by_one=self.one_by_one):
             continue_together(self.policy, [p for p, _ in part], [r for _, r in part], self.max_tokens)
-        return [[row.written.sampled(is_truncated=row.turn.is_cut) for row in of_prompt] for of_prompt in rows]
+        return [[row.sampled() for row in of_prompt] for of_prompt in rows]
 
     def _row(self, task: PolicyTask, seed: int) -> _Row:
-        written = Written()
         draws = Draws(self.encoder.vocabulary, self.encoder.end_ids, self.temperature, seed)
-        return _Row(written, TurnWriter(written, draws, self.grammar_of(task), self.max_tokens))
+        return _Row.begun(draws, self.grammar_of(task), self.max_tokens)
+
+
+class TextReplies:
+    """Most probable replies to conversations without tools, as serving writes them: text that no call begins.
+
+    A model that was taught calls writes some even where no tool is given. Serving masks them, in the form of
+    `toolcalls.conventions.JSON_LIST`.
+    """
+
+    def __init__(self, policy: RowPolicy, encoder: ChatEncoder, max_tokens: int) -> None:
+        """Compile the mask; replies have at most `max_tokens` tokens.
+
+        Raises:
+            UserError: The vocabulary lacks single characters, so that it cannot be masked.
+        """
+        self._policy, self._encoder, self._max_tokens = policy, encoder, max_tokens
+        try:
+            self._grammar = GrammarCompiler(encoder.vocabulary).compile(ResponseFormat())
+        except ValueError as error:
+            raise UserError(f"the model's tokenizer cannot be masked: {error}") from error
+
+    def to(self, prompts: Sequence[Sequence[int]], given: Sequence[Sequence[int]] = ()) -> list[Sampled]:
+        """Return the reply to each prompt, behind the tokens that are `given` as its beginning.
+
+        Raises:
+            UserError: A prompt and its reply exceed the model's context length.
+        """
+        given = given or [()] * len(prompts)
+        rows = [self._row(beginning) for beginning in given]
+        begun = [[*prompt, *beginning] for prompt, beginning in zip(prompts, given, strict=True)]
+        continue_together(self._policy, begun, [[row] for row in rows], self._max_tokens)
+        return [row.sampled() for row in rows]
+
+    def _row(self, given: Sequence[int]) -> _Row:
+        grammar = self._grammar.start()
+        for token in given:
+            grammar.advance(token)
+        draws = Draws(self._encoder.vocabulary, self._encoder.end_ids, 0.0, 0)
+        return _Row.begun(draws, grammar, self._max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     written: Written
     turn: TurnWriter
+
+    @classmethod
+    def begun(cls, draws: Draws, grammar: Grammar | None, max_tokens: int) -> _Row:
+        written = Written()
+        return cls(written, TurnWriter(written, draws, grammar, max_tokens))
+
+    def sampled(self) -> Sampled:
+        return self.written.sampled(is_truncated=self.turn.is_cut)
 
     def next_ids(self, logits_V: NDArray[np.float32]) -> Sequence[int]:
         ids = self.turn.step(logits_V)

@@ -37,7 +37,7 @@ from modelstack.align.guards.normalise import views
 from modelstack.cli import app
 from modelstack.errors import UserError
 from modelstack.inference.llama.engine import LlamaCppEngine
-from modelstack.tokenizer.chat_template import chat_encoder
+from modelstack.toolcalls.manner import AUTO, manner_for
 from tests.modelstack.align.attack.scripted import COMPLIES, Scripted, rows
 from tests.modelstack.inference.server.serving import NAME, served
 
@@ -154,7 +154,9 @@ def engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
 
 
 def test_an_engine_answers_every_form(engine: LlamaCppEngine) -> None:
-    target = EngineTarget(engine, chat_encoder(engine), max_tokens=4, temperature=0)
+    target = EngineTarget(
+        engine, manner_for(engine, AUTO, is_ours=False, abstain=False), max_tokens=4, temperature=0
+    )
     asked = Asked("1", "How?", True, None, "1")
     attempts = [attempt_of(TRANSFORMS[name], name, asked, 0) for name in TRANSFORMS]
     answers = target.answers(attempts, [0] * len(attempts))

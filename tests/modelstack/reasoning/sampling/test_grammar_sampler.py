@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.examples import Message
 from modelstack.errors import UserError
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
-from modelstack.reasoning.sampling.continuing import TorchPolicy
+from modelstack.reasoning.sampling.continuing import Choose, TorchPolicy
 from modelstack.reasoning.sampling.grammar_sampler import (
     GrammarOf,
     GrammarSampler,
+    TextReplies,
     format_grammars,
     gold_grammars,
     json_grammars,
 )
+from modelstack.reasoning.sampling.group_sampler import GroupSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.calls import CallGold
@@ -208,3 +212,32 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
     sampler = GrammarSampler(TorchPolicy(toy_policy()), toy_encoder(), GRAMMARS["json"], 5000)
     with pytest.raises(UserError, match="exceed the context of"):
         sampler.sample([asked()], 2)
+
+
+class Calling(TorchPolicy):
+    """A policy that was taught to begin calls everywhere."""
+
+    def continue_rows(
+        self, prompts: Sequence[Sequence[int]], n_rows: Sequence[int], choose: Choose, max_tokens: int
+    ) -> None:
+        """Raise the logit of an opening bracket."""
+        (bracket,) = toy_encoder().content_ids("[")
+
+        def raised(numbers: Sequence[int], logits_RV: NDArray[np.float32]) -> Sequence[Sequence[int]]:
+            logits_RV = logits_RV.copy()
+            logits_RV[:, bracket] += 1000
+            return choose(numbers, logits_RV)
+
+        super().continue_rows(prompts, n_rows, raised, max_tokens)
+
+
+def test_replies_without_tools_are_text_though_the_model_would_call() -> None:
+    encoder, policy, prompt = toy_encoder(), Calling(toy_policy()), asked().prompt_ids
+    (free,) = GroupSampler(policy, encoder.end_ids, 3, temperature=0).sample([asked()], 1)
+    assert completion_of(free[0], encoder).text == "[[["
+    replies = TextReplies(policy, encoder, 6)
+    plain, behind = replies.to([prompt, prompt], [(), encoder.content_ids("Yes, ")])
+    text = completion_of(plain, encoder).text
+    assert text[0] not in "[{" and text.endswith("[")
+    assert completion_of(behind, encoder).text == "[" * 6  # behind given words a bracket is no call
+    assert replies.to([prompt]) == [plain]
