@@ -41,6 +41,17 @@ def json_form(value: Any) -> tuple[str, Any]:
     return standard.decode(), data
 
 
+def written_json(value: Any) -> bytes:
+    """Return any value as JSON: parts without a JSON form become text, NaN and infinity strings."""
+    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+    try:
+        return to_json(value, inf_nan_mode="strings", serialize_unknown=True)
+    except PydanticSerializationError:  # lone surrogates, for example in an error's message
+        plain = to_jsonable_python(value, inf_nan_mode="strings", serialize_unknown=True)
+        return to_json(well_formed_data(plain))
+
+
 def parsed_json(text: bytes | str) -> Any:
     """Return the data of a JSON text; the non-standard constants NaN and Infinity become strings.
 

@@ -16,7 +16,10 @@ from typing import Literal
 from weakref import ref
 
 from agentkit.errors import CheckpointError
+from agentkit.events import AgentEvent
 from agentkit.messages import ToolCallPart
+from agentkit.persistence.outbox import Outbox, SentEvent
+from agentkit.persistence.stored_events import StoredEvent, numbered
 from agentkit.results import RunResultStatus
 from agentkit.run.state import CallAnswer, InnerRun, RunState
 from agentkit.usage import RunUsage
@@ -53,6 +56,9 @@ class StoredRun:
 
 class RunJournal(ABC):
     """Journal of one run, held by the process that performs the run."""
+
+    outbox: Outbox | None = None
+    """Events that the following writes store with what they report; None: events are not stored."""
 
     @abstractmethod
     async def save(
@@ -130,9 +136,16 @@ class Checkpointer(ABC):
 
     @abstractmethod
     async def create(
-        self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        state: RunState,
+        *,
+        agent_name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        outbox: Outbox | None = None,
     ) -> RunJournal:
         """Create the journal of a run; this process holds the run until it ends or is released.
+
+        `outbox` becomes the journal's; the same write stores its events.
 
         Raises:
             CheckpointError: a run with that id exists, or the journal cannot be written.
@@ -179,6 +192,46 @@ class Checkpointer(ABC):
             CheckpointError: the run is unknown.
         """
 
+    async def unheld_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs with status "running" that no live process holds, longest waiting first; see `list_runs`.
+
+        A checkpointer for agents that are served must have this method and those below.
+        """
+        raise self._stores_no_events
+
+    async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """Return the stored events of a run whose number is above `after`, at most `limit`.
+
+        Raises:
+            CheckpointError: the run is unknown, or an event is damaged.
+        """
+        raise self._stores_no_events
+
+    async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the number of the last stored event of each run; runs that are unknown are left out."""
+        raise self._stores_no_events
+
+    async def append_event(self, run_id: str, event: AgentEvent) -> int:
+        """Store an event of a run that another process may hold; return its number.
+
+        Raises:
+            CheckpointError: the run is unknown.
+        """
+        raise self._stores_no_events
+
+    async def store_events(self, journals: Sequence[RunJournal]) -> None:
+        """Store the events in the outboxes of some journals that need no other write (`Outbox.alone`).
+
+        A journal whose run another process has claimed is left out: its next write fails.
+        """
+        raise self._stores_no_events
+
+    @property
+    def _stores_no_events(self) -> CheckpointError:
+        return CheckpointError(f"{type(self).__name__} stores no events of runs; SQLiteCheckpointer does.")
+
 
 @dataclass(slots=True)
 class _Kept:
@@ -187,7 +240,18 @@ class _Kept:
     owner: ref[_MemoryJournal] | None = None
     """Journal that holds the run; a weak reference, so that an abandoned journal does not block a claim."""
     calls: dict[str, CallAnswer | None] = field(default_factory=dict[str, "CallAnswer | None"])
+    events: list[StoredEvent] = field(default_factory=list[StoredEvent])
     inner: dict[str, _Kept] = field(default_factory=dict[str, "_Kept"])
+
+    @property
+    def is_held(self) -> bool:
+        owner = self.owner() if self.owner is not None else None
+        return owner is not None and not owner.is_released
+
+    def store(self, sent: Sequence[SentEvent]) -> list[StoredEvent]:
+        new = numbered(sent, len(self.events))
+        self.events += new
+        return new
 
 
 class InMemoryCheckpointer(Checkpointer):
@@ -198,7 +262,12 @@ class InMemoryCheckpointer(Checkpointer):
         self._runs: dict[str, _Kept] = {}
 
     async def create(
-        self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        state: RunState,
+        *,
+        agent_name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        outbox: Outbox | None = None,
     ) -> RunJournal:
         """Create the journal of a run."""
         if state.run_id in self._runs:
@@ -206,7 +275,11 @@ class InMemoryCheckpointer(Checkpointer):
         now = time.time()
         summary = RunSummary(state.run_id, agent_name, "running", now, now, dict(metadata or {}))
         kept = self._runs[state.run_id] = _Kept(summary, state)
-        return _owned(kept, _MemoryJournal(self._runs, kept))
+        journal = _owned(kept, _MemoryJournal(self._runs, kept))
+        journal.outbox = outbox
+        if outbox is not None:
+            journal.store(outbox.with_state())
+        return journal
 
     async def has(self, run_id: str) -> bool:
         """Return whether a run with that id exists."""
@@ -219,8 +292,7 @@ class InMemoryCheckpointer(Checkpointer):
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
         """Claim a run."""
         kept = self._known(run_id)
-        owner = kept.owner() if kept.owner is not None else None
-        if owner is not None and not owner.is_released:
+        if kept.is_held:
             raise going_on(run_id, "this process")
         return _stored(kept), _owned(kept, _MemoryJournal(self._runs, kept))
 
@@ -232,18 +304,48 @@ class InMemoryCheckpointer(Checkpointer):
         limit: int = 100,
     ) -> Sequence[RunSummary]:
         """Return runs, latest first."""
+        found = self._found(status, metadata)
+        return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
+
+    def _found(self, status: StoredStatus | None, metadata: Mapping[str, str] | None) -> list[RunSummary]:
         wanted = (metadata or {}).items()
-        found = [
+        return [
             kept.summary
             for kept in self._runs.values()
             if status in (None, kept.summary.status) and wanted <= kept.summary.metadata.items()
         ]
-        return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
 
     async def delete(self, run_id: str) -> None:
         """Delete a run."""
         self._known(run_id)
         del self._runs[run_id]
+
+    async def unheld_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs that no journal holds."""
+        found = self._found("running", metadata)
+        free = [summary for summary in found if not self._runs[summary.run_id].is_held]
+        return sorted(free, key=lambda summary: summary.updated_at)[:limit]
+
+    async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """Return stored events of a run."""
+        return self._known(run_id).events[after : after + limit]
+
+    async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the number of the last stored event of each run."""
+        return {run_id: len(self._runs[run_id].events) for run_id in run_ids if run_id in self._runs}
+
+    async def append_event(self, run_id: str, event: AgentEvent) -> int:
+        """Store an event of a run."""
+        (stored,) = self._known(run_id).store([(time.time(), event)])
+        return stored.number
+
+    async def store_events(self, journals: Sequence[RunJournal]) -> None:
+        """Store events that need no other write."""
+        for journal in journals:
+            if isinstance(journal, _MemoryJournal) and journal.outbox is not None and journal.is_owner:
+                journal.store(journal.outbox.alone())
 
     def _known(self, run_id: str) -> _Kept:
         if run_id not in self._runs:
@@ -272,6 +374,8 @@ class _MemoryJournal(RunJournal):
         durable: bool = False,
     ) -> None:
         kept = self._own()
+        if self.outbox is not None:
+            self.store(self.outbox.with_state())
         kept.state = state
         kept.summary = replace(kept.summary, status=status, updated_at=time.time())
         unknown = unknown_calls(state)
@@ -283,6 +387,8 @@ class _MemoryJournal(RunJournal):
 
     async def failed(self) -> None:
         kept = self._own()
+        if self.outbox is not None:
+            self.store(self.outbox.with_state())
         kept.summary = replace(kept.summary, status="failed", updated_at=time.time())
         self.is_released = True
 
@@ -291,9 +397,26 @@ class _MemoryJournal(RunJournal):
 
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
         self._own().calls[call.tool_call_id] = None
+        self._store_of(call.tool_call_id)
 
     async def call_answered(self, answer: CallAnswer) -> None:
-        self._own().calls[answer.tool_call_id or ""] = answer
+        call_id = answer.tool_call_id or ""
+        self._own().calls[call_id] = answer
+        self._store_of(call_id)
+
+    def _store_of(self, call_id: str) -> None:
+        if self.outbox is not None:
+            self.store(self.outbox.with_call(call_id))
+
+    def store(self, sent: Sequence[SentEvent]) -> None:
+        """Store events that were taken from the outbox."""
+        if sent and self.outbox is not None:
+            self.outbox.stored(self._kept.store(sent))
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this journal holds the run."""
+        return self._kept.owner is not None and self._kept.owner() is self
 
     async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
         own = self._own()
@@ -304,7 +427,7 @@ class _MemoryJournal(RunJournal):
         if self._outer is not None and self._kept not in self._outer._own().inner.values():
             raise taken_over(self._kept.state.run_id)
         run_id = self._kept.state.run_id
-        if self._runs.get(run_id) is not self._kept or self._kept.owner is None or self._kept.owner() is not self:
+        if self._runs.get(run_id) is not self._kept or not self.is_owner:
             raise taken_over(run_id)
         return self._kept
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentkit.errors import CheckpointError
+from agentkit.events import AgentEvent
 from agentkit.messages import ModelMessage, ToolCallPart
 from agentkit.persistence import message_chain
 from agentkit.persistence.checkpointer import (
@@ -28,7 +30,9 @@ from agentkit.persistence.checkpointer import (
     with_inner,
 )
 from agentkit.persistence.leases import LEASE_S, Lease, described, is_gone
+from agentkit.persistence.outbox import Outbox, SentEvent
 from agentkit.persistence.sqlite_database import SQLiteDatabase
+from agentkit.persistence.stored_events import StoredEvent, numbered
 from agentkit.persistence.stored_state import (
     answer_from_json,
     answer_to_json,
@@ -39,7 +43,16 @@ from agentkit.persistence.stored_state import (
 )
 from agentkit.run.state import CallAnswer, RunState
 
+T = TypeVar("T")
+
 _NO_LEASE = ", owner = NULL, lease_until = NULL"
+# Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
+_HAS_METADATA = """NOT EXISTS (
+    SELECT 1 FROM json_each(?1) AS wanted WHERE NOT EXISTS (
+        SELECT 1 FROM json_each(runs.metadata) AS has
+        WHERE has.key = wanted.key AND has.value = wanted.value
+    )
+)"""
 _SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"
 
 
@@ -55,12 +68,21 @@ class SQLiteCheckpointer(Checkpointer):
         self.database = database if isinstance(database, SQLiteDatabase) else SQLiteDatabase(database)
 
     async def create(
-        self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        state: RunState,
+        *,
+        agent_name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        outbox: Outbox | None = None,
     ) -> RunJournal:
         """Create the journal of a run; it shares the rows of its history with earlier runs."""
         lease = Lease()
-        tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {}), lease.owner))
-        return _SQLiteJournal(self.database, state, tip, generation=0, lease=lease)
+        work = partial(_create, state, agent_name, dict(metadata or {}), lease.owner)
+        sent = [] if outbox is None else outbox.with_state()
+        tip = await _written(self.database, work, state.run_id, outbox, sent)
+        journal = _SQLiteJournal(self.database, state, tip, generation=0, lease=lease)
+        journal.outbox = outbox
+        return journal
 
     async def has(self, run_id: str) -> bool:
         """Return whether a run with that id exists."""
@@ -91,6 +113,50 @@ class SQLiteCheckpointer(Checkpointer):
         """Delete a run, and the messages that no other run or session has."""
         await self.database.write(partial(_delete, run_id))
 
+    async def unheld_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs that no live process holds."""
+        return await self.database.read(partial(_unheld, dict(metadata or {}), limit))
+
+    async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """Return stored events of a run."""
+        return await self.database.read(partial(_events, run_id, after, limit))
+
+    async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the number of the last stored event of each run."""
+        return await self.database.read(partial(_last_events, run_ids))
+
+    async def append_event(self, run_id: str, event: AgentEvent) -> int:
+        """Store an event of a run."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            if not _has(run_id, connection):
+                raise unknown_run(run_id)
+            return _append(run_id, [(time.time(), event)], connection)[-1].number
+
+        return await self.database.write(work)
+
+    async def store_events(self, journals: Sequence[RunJournal]) -> None:
+        """Store events that need no other write, in one transaction."""
+        waiting: list[tuple[_SQLiteJournal, Outbox, list[SentEvent]]] = []
+        for journal in journals:
+            outbox = journal.outbox
+            if isinstance(journal, _SQLiteJournal) and outbox is not None and (sent := outbox.alone()):
+                waiting.append((journal, outbox, sent))
+        if not waiting:
+            return
+
+        def work(connection: sqlite3.Connection) -> list[list[StoredEvent]]:
+            return [
+                _append(journal.run_id, sent, connection) if journal.holds(connection) else []
+                for journal, _, sent in waiting
+            ]
+
+        stored = await self.database.write(work)
+        for (_, outbox, _), events in zip(waiting, stored, strict=True):
+            outbox.stored(events)
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         self.database.close()
@@ -107,7 +173,7 @@ class _SQLiteJournal(RunJournal):
         lease: Lease | None = None,
     ) -> None:
         self._database = database
-        self._run_id = state.run_id
+        self.run_id = state.run_id
         self._tip = tip
         self._stored = state.messages
         self._generation = generation
@@ -120,7 +186,7 @@ class _SQLiteJournal(RunJournal):
         self._lease = lease
         """Lease of the run; None after release, and for an inner run, which the outer run's lease covers."""
         if lease is not None:
-            lease.keep(partial(_renew, database, self._run_id, lease.owner))
+            lease.keep(partial(_renew, database, self.run_id, lease.owner))
 
     async def save(
         self,
@@ -130,21 +196,20 @@ class _SQLiteJournal(RunJournal):
         starting: ToolCallPart | None = None,
         durable: bool = False,
     ) -> None:
-        self._tip, self._started = await self._database.write(
-            partial(self._save, state, status, starting), durable=durable
-        )
+        work = partial(self._save, state, status, starting)
+        self._tip, self._started = await self._write(work, self._sent(), durable=durable)
         self._stored = state.messages
         self._has_answers = self._has_inner = False
         if status != "running":
             self._forget_lease()
 
     async def failed(self) -> None:
-        await self._database.write(self._failed)
+        await self._write(self._failed, self._sent())
         self._forget_lease()
 
     async def release(self) -> None:
         if self._lease is not None:
-            await self._database.write(partial(_release, self._run_id, self._lease.owner))
+            await self._database.write(partial(_release, self.run_id, self._lease.owner))
             self._forget_lease()
 
     def _forget_lease(self) -> None:
@@ -153,15 +218,32 @@ class _SQLiteJournal(RunJournal):
             self._lease = None
 
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
-        await self._database.write(partial(self._note_start, call.tool_call_id), durable=durable)
+        call_id = call.tool_call_id
+        await self._write(partial(self._note_start, call_id), self._sent_of(call_id), durable=durable)
 
     async def call_answered(self, answer: CallAnswer) -> None:
-        text = answer_to_json(answer).decode()
-        await self._database.write(partial(self._note_answer, answer.tool_call_id or "", text))
+        text, call_id = answer_to_json(answer).decode(), answer.tool_call_id or ""
+        await self._write(partial(self._note_answer, call_id, text), self._sent_of(call_id))
 
     async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
         tip = await self._database.write(partial(self._begin_inner, call_id, state))
         return _SQLiteJournal(self._database, state, tip, self._generation)
+
+    def _sent(self) -> list[SentEvent]:
+        return [] if self.outbox is None else self.outbox.with_state()
+
+    def _sent_of(self, call_id: str) -> list[SentEvent]:
+        return [] if self.outbox is None else self.outbox.with_call(call_id)
+
+    async def _write(
+        self, work: Callable[[sqlite3.Connection], T], sent: Sequence[SentEvent], *, durable: bool = False
+    ) -> T:
+        return await _written(self._database, work, self.run_id, self.outbox, sent, durable=durable)
+
+    def holds(self, connection: sqlite3.Connection) -> bool:
+        """Return whether no other process has claimed the run since."""
+        same = "SELECT 1 FROM runs WHERE run_id = ? AND generation = ?"
+        return connection.execute(same, (self.run_id, self._generation)).fetchone() is not None
 
     def _save(
         self, state: RunState, status: StoredStatus, starting: ToolCallPart | None, connection: sqlite3.Connection
@@ -176,9 +258,9 @@ class _SQLiteJournal(RunJournal):
         columns = "tip = ?, head = ?, status = ?, started = ?" + ("" if status == "running" else _NO_LEASE)
         self._update(columns, (tip, head, status, _ids(started)), connection)
         if self._has_answers:
-            connection.execute("DELETE FROM answers WHERE run_id = ?", (self._run_id,))
+            connection.execute("DELETE FROM answers WHERE run_id = ?", (self.run_id,))
         if self._has_inner:
-            connection.execute("DELETE FROM runs WHERE part_of = ?", (self._run_id,))
+            connection.execute("DELETE FROM runs WHERE part_of = ?", (self.run_id,))
         if not is_longer:
             message_chain.forget_end(connection, self._tip)
         return tip, started
@@ -196,7 +278,7 @@ class _SQLiteJournal(RunJournal):
         tip = _create(state, None, {}, None, connection)
         connection.execute(
             "UPDATE runs SET part_of = ?, call_id = ?, generation = ? WHERE run_id = ?",
-            (self._run_id, call_id, self._generation, state.run_id),
+            (self.run_id, call_id, self._generation, state.run_id),
         )
         return tip
 
@@ -213,20 +295,52 @@ class _SQLiteJournal(RunJournal):
         noted = connection.execute(
             "INSERT OR REPLACE INTO answers(run_id, tool_call_id, answer) "
             "SELECT run_id, ?, ? FROM runs WHERE run_id = ? AND generation = ?",
-            (call_id, answer, self._run_id, self._generation),
+            (call_id, answer, self.run_id, self._generation),
         )
         if noted.rowcount != 1:
-            raise taken_over(self._run_id)
+            raise taken_over(self.run_id)
         self._has_answers = True
         self._started = [each for each in self._started if each != call_id]
 
     def _update(self, columns: str, values: tuple[object, ...], connection: sqlite3.Connection) -> None:
         changed = connection.execute(
             f"UPDATE runs SET {columns}, updated_at = ? WHERE run_id = ? AND generation = ?",
-            (*values, time.time(), self._run_id, self._generation),
+            (*values, time.time(), self.run_id, self._generation),
         )
         if changed.rowcount != 1:
-            raise taken_over(self._run_id)
+            raise taken_over(self.run_id)
+
+
+async def _written(
+    database: SQLiteDatabase,
+    work: Callable[[sqlite3.Connection], T],
+    run_id: str,
+    outbox: Outbox | None,
+    sent: Sequence[SentEvent],
+    *,
+    durable: bool = False,
+) -> T:
+    """Do `work` and store events in one transaction."""
+    if outbox is None or not sent:
+        return await database.write(work, durable=durable)
+
+    def with_events(connection: sqlite3.Connection) -> tuple[T, list[StoredEvent]]:
+        return work(connection), _append(run_id, sent, connection)
+
+    result, stored = await database.write(with_events, durable=durable)
+    outbox.stored(stored)
+    return result
+
+
+def _append(run_id: str, sent: Sequence[SentEvent], connection: sqlite3.Connection) -> list[StoredEvent]:
+    """Store events of a run."""
+    last = connection.execute(
+        "SELECT coalesce(max(number), 0) FROM events WHERE run_id = ?", (run_id,)
+    ).fetchone()[0]
+    events = numbered(sent, last)
+    rows = [(run_id, each.number, each.time, each.body) for each in events]
+    connection.executemany("INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)", rows)
+    return events
 
 
 def _ids(calls: Sequence[str]) -> str | None:
@@ -281,7 +395,7 @@ def _claim(run_id: str, owner: str, connection: sqlite3.Connection) -> tuple[Sto
     part_of, holder, until = row or (None, None, None)
     if part_of is not None:
         raise CheckpointError(f"run {run_id!r} is a part of run {part_of!r}, which has it: resume that one.")
-    if holder is not None and (until or 0) > time.time() and not is_gone(holder):
+    if holder is not None and _is_held(holder, until):
         raise going_on(run_id, described(holder))
     connection.execute(
         """
@@ -296,6 +410,10 @@ def _claim(run_id: str, owner: str, connection: sqlite3.Connection) -> tuple[Sto
         "UPDATE runs SET owner = ?, lease_until = ? WHERE run_id = ?", (owner, time.time() + LEASE_S, run_id)
     )
     return _load(run_id, connection)
+
+
+def _is_held(owner: str | None, until: float | None) -> bool:
+    return owner is not None and (until or 0) > time.time() and not is_gone(owner)
 
 
 def _renew(database: SQLiteDatabase, run_id: str, owner: str) -> None:
@@ -317,21 +435,48 @@ def _release(run_id: str, owner: str, connection: sqlite3.Connection) -> None:
 def _list(
     status: str | None, metadata: dict[str, str], limit: int, connection: sqlite3.Connection
 ) -> list[RunSummary]:
-    # Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
     rows = connection.execute(
         f"""
         SELECT {_SUMMARY} FROM runs
-        WHERE part_of IS NULL AND (?1 IS NULL OR status = ?1) AND NOT EXISTS (
-            SELECT 1 FROM json_each(?2) AS wanted WHERE NOT EXISTS (
-                SELECT 1 FROM json_each(runs.metadata) AS has
-                WHERE has.key = wanted.key AND has.value = wanted.value
-            )
-        )
+        WHERE part_of IS NULL AND {_HAS_METADATA} AND (?2 IS NULL OR status = ?2)
         ORDER BY updated_at DESC LIMIT ?3
         """,
-        (status, json.dumps(metadata), limit),
+        (json.dumps(metadata), status, limit),
     )
     return [_summary(row) for row in rows]
+
+
+def _unheld(metadata: dict[str, str], limit: int, connection: sqlite3.Connection) -> list[RunSummary]:
+    rows = connection.execute(
+        f"""
+        SELECT {_SUMMARY}, owner, lease_until FROM runs
+        WHERE part_of IS NULL AND status = 'running' AND {_HAS_METADATA} ORDER BY updated_at
+        """,
+        (json.dumps(metadata),),
+    )
+    free = (_summary(row) for *row, owner, until in rows if not _is_held(owner, until))
+    return list(islice(free, limit))
+
+
+def _events(run_id: str, after: int, limit: int, connection: sqlite3.Connection) -> list[StoredEvent]:
+    if not _has(run_id, connection):
+        raise unknown_run(run_id)
+    rows = connection.execute(
+        "SELECT number, time, body FROM events WHERE run_id = ? AND number > ? ORDER BY number LIMIT ?",
+        (run_id, after, limit),
+    ).fetchall()
+    return [StoredEvent(*row) for row in rows]
+
+
+def _last_events(run_ids: Sequence[str], connection: sqlite3.Connection) -> dict[str, int]:
+    rows = connection.execute(
+        """
+        SELECT runs.run_id, coalesce((SELECT max(number) FROM events WHERE events.run_id = runs.run_id), 0)
+        FROM json_each(?) AS wanted JOIN runs ON runs.run_id = wanted.value
+        """,
+        (json.dumps(list(run_ids)),),
+    )
+    return dict(rows.fetchall())
 
 
 def _delete(run_id: str, connection: sqlite3.Connection) -> None:

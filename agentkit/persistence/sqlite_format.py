@@ -3,7 +3,7 @@
 Version 2 stores the started calls in the row of their run, so that a response and the start of its call are one
 row. Version 1 had a table `calls`, in which a call without an answer was a started call. A program that knows only
 version 1 and has the file open during the migration can start no more calls: its table is gone. Version 3 stores
-inner runs as parts of their outer run, and names the process that holds a run.
+inner runs as parts of their outer run, and names the process that holds a run. Version 4 stores events.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentkit.errors import CheckpointError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _APPLICATION_ID = 0x41474B4A
 """SQLite application id, "AGKJ" in ASCII; distinguishes our files from other programs' databases."""
 
@@ -25,7 +25,17 @@ CREATE TABLE answers( -- of calls, until the head has them
     PRIMARY KEY (run_id, tool_call_id)
 ) WITHOUT ROWID
 """
+_EVENTS = """
+CREATE TABLE events( -- of runs that are served
+    run_id TEXT NOT NULL REFERENCES runs(run_id) ON DELETE CASCADE,
+    number INTEGER NOT NULL, -- from 1, without gaps
+    time REAL NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (run_id, number)
+) WITHOUT ROWID
+"""
 _INNER_RUNS = "CREATE INDEX inner_runs ON runs(part_of) WHERE part_of IS NOT NULL"
+_UNENDED = "CREATE INDEX unended_runs ON runs(updated_at) WHERE status = 'running' AND part_of IS NULL"
 _TABLES = (
     """
 CREATE TABLE messages(
@@ -53,7 +63,9 @@ CREATE TABLE runs(
 )
 """,
     _INNER_RUNS,
+    _UNENDED,
     _ANSWERS,
+    _EVENTS,
     """
 CREATE TABLE branches(
     session_id TEXT NOT NULL,
@@ -82,7 +94,13 @@ _FROM_VERSION_2 = (
     "ALTER TABLE runs ADD COLUMN lease_until REAL",
     _INNER_RUNS,
 )
-_STEPS = {0: _TABLES, 1: (*_FROM_VERSION_1, *_FROM_VERSION_2), 2: _FROM_VERSION_2}
+_FROM_VERSION_3 = (_EVENTS, _UNENDED)
+_STEPS = {
+    0: _TABLES,
+    1: (*_FROM_VERSION_1, *_FROM_VERSION_2, *_FROM_VERSION_3),
+    2: (*_FROM_VERSION_2, *_FROM_VERSION_3),
+    3: _FROM_VERSION_3,
+}
 """Migration statements, by the version of the file."""
 
 

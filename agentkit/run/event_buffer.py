@@ -10,28 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
 
-from agentkit.events import AgentEvent, TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent, ToolProgressEvent
+from agentkit.events import AgentEvent
+from agentkit.run.growing_event import GrowingEvent
 
 MAX_UNREAD_EVENTS = 1024
 """Maximum number of unread events when a run begins its next action: some hundred steps, or 100 kB of deltas."""
-
-
-@dataclass(slots=True)
-class _Unread:
-    event: AgentEvent
-    more: list[str]
-    """Texts of later deltas that belong to the event."""
-
-    def joined(self) -> AgentEvent:
-        event = self.event
-        if not self.more:
-            return event
-        if isinstance(event, (TextDeltaEvent, ThinkingDeltaEvent)):
-            return replace(event, text=event.text + "".join(self.more))
-        assert isinstance(event, ToolCallDeltaEvent)
-        return replace(event, arguments=event.arguments + "".join(self.more))
 
 
 class EventBuffer:
@@ -40,7 +24,7 @@ class EventBuffer:
     def __init__(self, max_unread: int = MAX_UNREAD_EVENTS) -> None:
         """Start empty."""
         self._max_unread = max_unread
-        self._unread: deque[_Unread] = deque()
+        self._unread: deque[GrowingEvent] = deque()
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -51,8 +35,8 @@ class EventBuffer:
     def push(self, event: AgentEvent) -> None:
         """Add an event; thread-safe, because a synchronous tool reports progress from a worker thread."""
         with self._lock:
-            if len(self._unread) < self._max_unread or not _join(self._unread[-1], event):
-                self._unread.append(_Unread(event, []))
+            if len(self._unread) < self._max_unread or not self._unread[-1].takes(event):
+                self._unread.append(GrowingEvent(event))
         if threading.get_ident() == self._thread:
             self._filled.set()
         else:
@@ -80,20 +64,3 @@ class EventBuffer:
             unread = self._unread.popleft()
         self._drained.set()
         return unread.joined()
-
-
-def _join(unread: _Unread, event: AgentEvent) -> bool:
-    """Merge an event into the last unread one if both concern the same text or call; return whether it did."""
-    last = unread.event
-    match last, event:
-        case (TextDeltaEvent(), TextDeltaEvent(text=text)) | (ThinkingDeltaEvent(), ThinkingDeltaEvent(text=text)):
-            unread.more.append(text)
-        case ToolCallDeltaEvent(), ToolCallDeltaEvent() if last.index == event.index:
-            unread.more.append(event.arguments)
-            if last.tool_name is None and event.tool_name is not None:
-                unread.event = replace(last, tool_name=event.tool_name)
-        case ToolProgressEvent(), ToolProgressEvent() if last.tool_call_id == event.tool_call_id:
-            unread.event = event
-        case _:
-            return False
-    return True

@@ -92,6 +92,8 @@ class Performer(Generic[DepsT, OutputT]):
         """Action to perform next; None before the start and after the end."""
         self._offer = Offer()
         self.journal = setup.journal
+        if self.journal is not None:
+            self.journal.outbox = setup.outbox
         self._goes_on = False
         self._is_stored = True
         """True if the journal has the state; if not, the start of the next call stores it."""
@@ -259,11 +261,11 @@ class Performer(Generic[DepsT, OutputT]):
         before = self.state.limit
         self.state, self.next_action = step(self.state, seen, self._offer.rules)
         self._budget.settle(self.state.usage)
+        if self.report is not None and self.state.limit is not None and before is None:
+            self.report.limit(self.state.limit)
         self._is_stored = not self._starts_a_call(self.next_action)
         if self._is_stored:
             await self._save("running")
-        if self.report is not None and self.state.limit is not None and before is None:
-            self.report.limit(self.state.limit)
 
     def _starts_a_call(self, action: Action) -> bool:
         """Return whether the next step only starts one call: no approval rule, no guardrail, no second call."""
@@ -278,9 +280,10 @@ class Performer(Generic[DepsT, OutputT]):
         if self.journal is not None:
             await self.journal.save(self.state, status)
         elif setup.checkpointer is not None:
-            self.journal = await setup.checkpointer.create(
-                self.state, agent_name=setup.agent_name, metadata=setup.metadata
-            )
+            create = partial(setup.checkpointer.create, agent_name=setup.agent_name, metadata=setup.metadata)
+            if setup.outbox is not None:  # an implementation that serves no agents need not know it
+                create = partial(create, outbox=setup.outbox)
+            self.journal = await create(self.state)
 
     async def _call_model(self, final: bool) -> ModelResponse | CountedResponse | Refused:
         setup = self._setup
@@ -410,14 +413,18 @@ class Performer(Generic[DepsT, OutputT]):
         return output
 
     async def _end(self, output: OutputT | None, status: RunResultStatus) -> None:
+        setup = self._setup
+        ended = None if self.report is None else self.report.end(self.state, status, output)
+        if ended is not None and setup.outbox is not None:
+            setup.outbox(ended)  # stored with the last state
         await self._save(status)
-        setup, said = self._setup, self.state.messages[self.state.n_history :]
+        said = self.state.messages[self.state.n_history :]
         if setup.session is not None and said and not self.state.pending:
             await setup.session.append(said, setup.session_version or "")
         self.next_action = None
         self.result = RunResult(output, status, self.state)
-        if self.report is not None:
-            self.report.finished(self.state, status, output)
+        if self.report is not None and ended is not None:
+            self.report.finished(ended)
 
     async def _refresh_tools(self) -> None:
         self._offer = await offered(self._setup, self._context(), self._emit)

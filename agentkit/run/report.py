@@ -49,6 +49,7 @@ class Report:
     def __init__(self, setup: RunSetup[Any, Any]) -> None:
         """Report to the sinks of `setup`; earlier messages of a resumed run count as reported."""
         self._sinks: tuple[Sink, ...] = setup.sinks
+        self._outbox = setup.outbox
         self._began = time.perf_counter()
         self._n_messages = len(setup.state.messages) if setup.request is not None else _n_answered(setup.state)
         self._tools: tuple[ToolDefinition, ...] | None = None
@@ -179,10 +180,16 @@ class Report:
         """Report that a limit was reached."""
         self.send(LimitReachedEvent(limit))
 
-    def finished(self, state: RunState, status: RunResultStatus, output: object) -> None:
-        """Report the result."""
+    def end(self, state: RunState, status: RunResultStatus, output: object) -> RunFinishedEvent:
+        """Return the event of the result."""
         duration_s = time.perf_counter() - self._began
-        self.send(RunFinishedEvent(state.run_id, status, output, state.usage, state.confidence, duration_s))
+        return RunFinishedEvent(state.run_id, status, output, state.usage, state.confidence, duration_s)
+
+    def finished(self, event: RunFinishedEvent) -> None:
+        """Report the result to all listeners but the outbox, which got it before the last state was stored."""
+        for sink in self._sinks:
+            if sink is not self._outbox:
+                sink(event)
 
     def failed(self, state: RunState, error: BaseException) -> None:
         """Report that an error ended the run; errors of listeners become notes of `error`."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agentkit.history.processors import HistoryProcessor
     from agentkit.middleware import Middleware
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.outbox import Outbox
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
     from agentkit.run.budget import Budget
@@ -85,6 +86,8 @@ class RunSetup(Generic[DepsT, OutputT]):
     session_version: str | None = None
     journal: RunJournal | None = None
     """Journal of the run that is resumed, or of an inner run."""
+    outbox: Outbox | None = None
+    """Events of the run that its journal stores; it is one of `sinks`, or hears nothing."""
     budget: Budget | None = None
     """Budget of an inner run, which also counts in the outer budgets; None: the run creates its own."""
     handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -110,6 +113,7 @@ class RunSetup(Generic[DepsT, OutputT]):
             session=self.session,
             session_version=self.session_version,
             journal=self.journal,
+            outbox=self.outbox,
             budget=self.budget,
             team=self.team,
         )

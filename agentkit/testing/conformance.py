@@ -11,9 +11,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agentkit.errors import CheckpointError
+from agentkit.events import (
+    AgentEvent,
+    RewardEvent,
+    TextDeltaEvent,
+    ToolCallEvent,
+    ToolProgressEvent,
+    ToolResultEvent,
+)
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -23,7 +31,9 @@ from agentkit.messages import (
     UserPromptPart,
 )
 from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
+from agentkit.persistence.outbox import Outbox
 from agentkit.persistence.session import Session
+from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.resume import with_unknown
 from agentkit.run.state import RunState
 
@@ -41,6 +51,17 @@ async def check_checkpointer(make: Make[Checkpointer]) -> None:
         AssertionError: a requirement is not met.
     """
     for check in _CHECKPOINTER_CHECKS:
+        made = make()
+        await check(await made if inspect.isawaitable(made) else made)
+
+
+async def check_stored_events(make: Make[Checkpointer]) -> None:
+    """Check that a checkpointer stores the events of runs, as agents that are served need it.
+
+    Raises:
+        AssertionError: a requirement is not met.
+    """
+    for check in _EVENT_CHECKS:
         made = make()
         await check(await made if inspect.isawaitable(made) else made)
 
@@ -259,6 +280,91 @@ async def _a_run_is_begun_once(keeper: Checkpointer) -> None:
     await _refuses(keeper.create(state), "a run that is there was begun again")
 
 
+async def _stores_events_with_what_they_report(keeper: Checkpointer) -> None:
+    state, told = _state(_said("go"), _calling("c1", "c2")), list[StoredEvent]()
+    outbox = Outbox(told.extend)
+
+    async def stored() -> list[AgentEvent]:
+        found = await keeper.events(state.run_id)
+        assert list(found) == told, f"the outbox was told of {told!r}, and stored is {found!r}"
+        assert [each.number for each in found] == list(range(1, len(found) + 1)), "numbers have no gaps"
+        return [each.event for each in found]
+
+    outbox(TextDeltaEvent("a"))
+    journal = await keeper.create(state, outbox=outbox)
+    events: list[AgentEvent] = [TextDeltaEvent("a")]
+    assert await stored() == events, "the write that creates a run stores its events"
+    calls = [ToolCallEvent("add", call.tool_call_id, call.arguments) for call in state.open_calls]
+    for event in calls:
+        outbox(event)
+    await journal.call_started(state.open_calls[1], durable=False)
+    assert await stored() == (events := [*events, calls[1]]), "an event of another call was stored"
+    await journal.call_started(state.open_calls[0], durable=True)
+    results = [ToolResultEvent("add", call.tool_call_id, "3", "success", 0.5) for call in state.open_calls]
+    outbox(results[0])
+    outbox(ToolProgressEvent("add", "c2", 0.5))
+    outbox(results[1])
+    await journal.call_answered(_gave("c2"))
+    events = [*events, calls[0], ToolProgressEvent("add", "c2", 0.5), results[1]]
+    assert await stored() == events, "the result of a call that has not been stored was stored"
+    outbox(TextDeltaEvent("b"))
+    await keeper.store_events([journal])
+    assert await stored() == events, "an event overtook one that reports a change"
+    await journal.save(state, "running")
+    assert await stored() == (events := [*events, results[0], TextDeltaEvent("b")])
+    outbox(TextDeltaEvent("c"))
+    outbox(TextDeltaEvent("d"))
+    await keeper.store_events([journal])
+    assert await stored() == (events := [*events, TextDeltaEvent("cd")]), "pieces of one text are joined"
+    outbox(RewardEvent(1.0, "test"))
+    await journal.failed()
+    assert await stored() == (events := [*events, RewardEvent(1.0, "test")])
+    some = [each.number for each in await keeper.events(state.run_id, after=2, limit=3)]
+    assert some == [3, 4, 5], f"numbers 3 to 5 were asked for, not {some}"
+    await _refuses(keeper.events("run_unknown"), "events of an unknown run were returned")
+
+
+async def _others_may_add_events(keeper: Checkpointer) -> None:
+    state, outbox = _state(_said("go")), Outbox()
+    first = await keeper.create(state, outbox=outbox)
+    assert await keeper.append_event(state.run_id, RewardEvent(0.5, "other")) == 1
+    outbox(TextDeltaEvent("a"))
+    await first.save(state, "running")
+    assert await keeper.last_events([state.run_id, "run_unknown"]) == {state.run_id: 2}
+    await first.release()
+    _, second = await keeper.claim(state.run_id)
+    second.outbox = Outbox()
+    outbox(TextDeltaEvent("late"))
+    await keeper.store_events([first])
+    await _refuses(first.save(state, "running"), "a journal that was taken over wrote")
+    assert await keeper.last_events([state.run_id]) == {state.run_id: 2}, "a former holder stored an event"
+    second.outbox(TextDeltaEvent("b"))
+    await second.save(state, "completed")
+    assert [each.event for each in await keeper.events(state.run_id, after=2)] == [TextDeltaEvent("b")]
+    await keeper.delete(state.run_id)
+    assert await keeper.last_events([state.run_id]) == {}, "a deleted run has events"
+    await _refuses(keeper.append_event(state.run_id, RewardEvent(1.0, "x")), "an event of no run was stored")
+
+
+async def _finds_runs_that_nobody_performs(keeper: Checkpointer) -> None:
+    states = [_state(_said(str(n))) for n in range(4)]
+    journals = [await keeper.create(state, metadata={"n": str(n)}) for n, state in enumerate(states)]
+    assert await keeper.unheld_runs() == [], "runs that are held were returned"
+    await journals[0].save(states[0], "completed")
+    await journals[2].release()
+    await journals[1].release()
+    ids = [state.run_id for state in states]
+
+    async def found(**filters: Any) -> list[str]:
+        return sorted(summary.run_id for summary in await keeper.unheld_runs(**filters))
+
+    assert await found() == sorted(ids[1:3])
+    assert await found(metadata={"n": "2"}) == [ids[2]] and len(await found(limit=1)) == 1
+    claimed = await keeper.claim(ids[1])
+    assert await found() == [ids[2]], "a run that was claimed was returned"
+    await claimed[1].release()
+
+
 async def _keeps_what_was_said(session: Session) -> None:
     history = await session.load()
     assert history.messages == (), "a new conversation is empty"
@@ -326,6 +432,11 @@ _CHECKPOINTER_CHECKS = (
     _finds_runs_by_what_they_are,
     _forgets_what_is_deleted_and_nothing_else,
     _a_run_is_begun_once,
+)
+_EVENT_CHECKS = (
+    _stores_events_with_what_they_report,
+    _others_may_add_events,
+    _finds_runs_that_nobody_performs,
 )
 _SESSION_CHECKS = (
     _keeps_what_was_said,

@@ -83,7 +83,7 @@ class CallScope:
     check_result: CheckResult | None = None
     """Filters a tool result before the model sees it."""
     on_result: Callable[[CallResult], Awaitable[None]] | None = None
-    """Awaited with the result of a call, before the result event is sent."""
+    """Awaited with the result of a call, after the result event was sent, which a journal may store with it."""
     progress: TurnProgress = field(default_factory=TurnProgress)
     """Calls that have started and calls that have ended."""
     around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
@@ -189,14 +189,14 @@ async def _run_reported(call: ToolCallPart, scope: CallScope) -> CallResult:
         scope.progress.started.discard(call.tool_call_id)
     else:
         scope.progress.answers[call.tool_call_id] = part
-    if scope.on_result is not None:
-        await scope.on_result(part)
     if scope.emit is not None and not isinstance(part, PendingCall):
         data = part.data if isinstance(part, ToolReturnPart) else None
         duration_s = time.perf_counter() - started
         scope.emit(
             ToolResultEvent(call.tool_name, call.tool_call_id, part.content, outcome, duration_s, data, error)
         )
+    if scope.on_result is not None:
+        await scope.on_result(part)
     return part
 
 

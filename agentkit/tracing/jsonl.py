@@ -16,9 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
-
-from agentkit.basics.well_formed import well_formed_data
+from agentkit.basics.json_values import written_json
 from agentkit.errors import UserError
 from agentkit.events import (
     AgentEvent,
@@ -105,12 +103,7 @@ def _write(file: FileIO, line: bytes) -> None:
 def _line(event: AgentEvent) -> bytes:
     fields = {name: getattr(event, name) for name in event.__slots__}
     record = {"time": time.time(), "version": TRACE_VERSION, **fields}
-    try:
-        line = to_json(record, inf_nan_mode="strings", serialize_unknown=True)
-    except PydanticSerializationError:  # lone surrogates, for example in an error's message
-        plain = to_jsonable_python(record, inf_nan_mode="strings", serialize_unknown=True)
-        line = to_json(well_formed_data(plain))
-    return redact(line) + b"\n"
+    return redact(written_json(record)) + b"\n"
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,10 +27,8 @@ from agentkit.events import (
     ToolCallEvent,
 )
 from agentkit.messages import UserPromptPart
+from agentkit.persistence.stored_events import event_adapter
 from agentkit.tracing.jsonl import TRACE_VERSION
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 _STOPPED = ("CancelledError", LEFT_EARLY)
 """Error types of runs that were cancelled, for example by Ctrl-C, or left by the application."""
@@ -120,14 +117,7 @@ def _event(path: Path, number: int, line: str) -> tuple[float, AgentEvent]:
             raise UserError(
                 f"{path}, line {number}: trace version {record['version']!r}; this program reads {TRACE_VERSION}."
             )
-        return float(record["time"]), _adapter().validate_python(record)
+        return float(record["time"]), event_adapter().validate_python(record)
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}, line {number} is not an event of a trace: {reason}.") from error
-
-
-@cache
-def _adapter() -> TypeAdapter[AgentEvent]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(AgentEvent)

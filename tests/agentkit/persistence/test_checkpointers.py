@@ -17,7 +17,7 @@ from agentkit.persistence import InMemoryCheckpointer, SQLiteCheckpointer
 from agentkit.persistence.checkpointer import RunJournal, StoredRun
 from agentkit.persistence.sqlite_database import SQLiteDatabase
 from agentkit.run.state import RunState
-from agentkit.testing import check_checkpointer
+from agentkit.testing import check_checkpointer, check_stored_events
 
 pytestmark = pytest.mark.anyio
 
@@ -28,11 +28,13 @@ def run_of(*texts: str) -> RunState:
 
 async def test_the_keeper_in_memory_conforms() -> None:
     await check_checkpointer(InMemoryCheckpointer)
+    await check_stored_events(InMemoryCheckpointer)
 
 
 async def test_the_keeper_in_a_file_conforms(tmp_path: Path) -> None:
     paths = iter(tmp_path / f"{n}.db" for n in range(100))
     await check_checkpointer(lambda: SQLiteCheckpointer(next(paths)))
+    await check_stored_events(lambda: SQLiteCheckpointer(next(paths)))
 
 
 class WithoutLeases(InMemoryCheckpointer):
