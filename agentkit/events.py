@@ -326,6 +326,39 @@ class RewardEvent:
     event_kind: Literal["reward"] = "reward"
 
 
+@dataclass(frozen=True, slots=True)
+class RunRequestedEvent:
+    """A client of a server asked for a run (`agentkit.serving`); its first event."""
+
+    run_id: str
+    prompt: str
+    session: str | None = None
+    """The client's name of the conversation that the run continues; None: a conversation of its own."""
+    deadline: float | None = None
+    """Time at which the run is cancelled, in seconds since 1970; None: never."""
+    event_kind: Literal["run_requested"] = "run_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionEvent:
+    """A client decided about a call that waits."""
+
+    tool_call_id: str
+    decision: Literal["approve", "deny", "settle"]
+    by: str
+    """Name of the key of the client that decided."""
+    event_kind: Literal["decision"] = "decision"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequestedEvent:
+    """A client asked to cancel a run."""
+
+    by: str
+    """Name of the client's key."""
+    event_kind: Literal["cancel_requested"] = "cancel_requested"
+
+
 AgentEvent = Annotated[
     RunStartedEvent
     | RunResumedEvent
@@ -348,7 +381,10 @@ AgentEvent = Annotated[
     | LimitReachedEvent
     | RunFinishedEvent
     | RunFailedEvent
-    | RewardEvent,
+    | RewardEvent
+    | RunRequestedEvent
+    | DecisionEvent
+    | CancelRequestedEvent,
     TaggedBy("event_kind"),
 ]
 """Any event of a run, told apart by `event_kind`."""

@@ -192,6 +192,14 @@ class Checkpointer(ABC):
             CheckpointError: the run is unknown.
         """
 
+    async def summary(self, run_id: str) -> RunSummary:
+        """Return the entry of a run.
+
+        Raises:
+            CheckpointError: see `load`.
+        """
+        return (await self.load(run_id)).summary
+
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:

@@ -52,12 +52,20 @@ class Outbox:
         self._waiting: list[_Waiting] = []
         self._lock = threading.Lock()
         self._on_stored = on_stored
+        self._left_out: type[object] | None = None
+
+    def leave_out_next(self, kind: type[object]) -> None:
+        """Leave out the next event of a kind: the journal has it already."""
+        self._left_out = kind
 
     def __call__(self, event: AgentEvent) -> None:
         """Add an event; thread-safe, because a synchronous tool reports progress from a worker thread.
 
         Pieces of one text are joined, so that a slow journal does not cost memory.
         """
+        if self._left_out is not None and isinstance(event, self._left_out):
+            self._left_out = None
+            return
         with self._lock:
             if not self._waiting or not self._waiting[-1].event.takes(event):
                 self._waiting.append(_Waiting(time.time(), GrowingEvent(event)))

@@ -113,6 +113,10 @@ class SQLiteCheckpointer(Checkpointer):
         """Delete a run, and the messages that no other run or session has."""
         await self.database.write(partial(_delete, run_id))
 
+    async def summary(self, run_id: str) -> RunSummary:
+        """Return the entry of a run."""
+        return await self.database.read(partial(_summary_of, run_id))
+
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
@@ -483,6 +487,13 @@ def _delete(run_id: str, connection: sqlite3.Connection) -> None:
     if connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,)).rowcount != 1:
         raise unknown_run(run_id)
     message_chain.forget_unused(connection)
+
+
+def _summary_of(run_id: str, connection: sqlite3.Connection) -> RunSummary:
+    row = connection.execute(f"SELECT {_SUMMARY} FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        raise unknown_run(run_id)
+    return _summary(row)
 
 
 def _summary(row: Sequence[Any]) -> RunSummary:

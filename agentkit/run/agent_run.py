@@ -47,6 +47,11 @@ class AgentRun(Generic[DepsT, OutputT]):
         """The result once the run has ended."""
         return self._performer.result
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error ended the run; its listeners were told, and its journal, if it could be written."""
+        return self._has_failed
+
     async def __aiter__(self) -> AsyncIterator[Action]:
         """Advance step by step, yielding each action before it is performed."""
         while (action := await self.advance()) is not None:

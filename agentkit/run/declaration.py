@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from agentkit.history.processors import HistoryProcessor
     from agentkit.middleware import Middleware
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.outbox import Outbox
     from agentkit.planning.planner import Planner
     from agentkit.teams.handoffs import Handoff, NamedAgent
     from agentkit.tools.code_mode import CodeMode
@@ -122,10 +123,10 @@ class Declaration(Generic[DepsT, OutputT]):
             UserError: a decision is about a call that does not wait, the run belongs to another agent, or an
                 option is unknown.
         """
-        from agentkit.run.resume import claimed, decided, version_before
+        from agentkit.run.resume import claimed, decided
 
         check_options(options, ResumeOptions.__annotations__)
-        journal, session = None, options.get("session")
+        journal = None
         if self.checkpointer is not None:
             state, journal = await claimed(self.checkpointer, run, agent_name=self.name)
         elif isinstance(run, RunState):
@@ -133,14 +134,37 @@ class Declaration(Generic[DepsT, OutputT]):
         else:
             raise UserError(f"run {run!r} cannot be looked up: give the agent a `checkpointer`, or a RunState.")
         try:
-            setup = self._setup_of(decided(state, decisions), None, options)
-            if session is not None and (version := await version_before(session, state)) is not None:
-                setup = replace(setup, session=session, session_version=version)
+            setup = await self._continued(decided(state, decisions), options)
         except BaseException:
             if journal is not None:
                 await journal.release()
             raise
         return replace(setup, journal=journal)
+
+    async def held_setup(
+        self, journal: RunJournal, state: RunState, prompt: str, options: ResumeOptions[DepsT], outbox: Outbox
+    ) -> RunSetup[DepsT, OutputT]:
+        """Return the setup of a run that this process holds: begun with `prompt`, or continued from its state.
+
+        Raises:
+            CheckpointError: the session is damaged, or has changed since the run began.
+        """
+        if state.messages:
+            setup = await self._continued(state, options)
+        else:
+            setup = await self.new_setup(prompt, {**options})
+            begun = replace(setup.state, run_id=state.run_id)
+            setup = replace(setup, state=begun, checkpointer=None)
+        return replace(setup, journal=journal, outbox=outbox, sinks=(*setup.sinks, outbox))
+
+    async def _continued(self, state: RunState, options: ResumeOptions[DepsT]) -> RunSetup[DepsT, OutputT]:
+        """Return the setup of a run that has begun, with the session that it was begun with."""
+        from agentkit.run.resume import version_before
+
+        setup, session = self._setup_of(state, None, options), options.get("session")
+        if session is not None and (version := await version_before(session, state)) is not None:
+            setup = replace(setup, session=session, session_version=version)
+        return setup
 
     async def run_inner(
         self, task: str, state: RunState, deps: Any, outer: Budget | None, journal: RunJournal | None

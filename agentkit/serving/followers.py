@@ -1,0 +1,100 @@
+"""Readers of the events of runs: each reads from the journal at its own pace, and is woken when there is more.
+
+Events that this process stores are handed on from memory. Those of runs that another process performs are noticed
+by asking the journal, for all of its readers at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+
+from agentkit.persistence.checkpointer import Checkpointer
+from agentkit.persistence.stored_events import StoredEvent
+
+POLL_S = 0.1
+"""Seconds between two looks at the events of runs that other processes perform."""
+RECENT = 256
+"""Events of a run that are kept in memory while this process performs it."""
+
+
+class Followers:
+    """Readers of runs in one process."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        """Read from a checkpointer."""
+        self._checkpointer = checkpointer
+        self._recent: dict[str, deque[StoredEvent]] = {}
+        """Last events of the runs that this process performs."""
+        self._waiting: dict[str, set[anyio.Event]] = {}
+        """Readers that have read all events, by run."""
+        self._read_until: dict[str, int] = {}
+        """Number up to which the waiting readers of a run have read; the smallest of them."""
+
+    def performs(self, run_id: str) -> None:
+        """Note that this process performs a run from now on."""
+        self._recent[run_id] = deque(maxlen=RECENT)
+
+    def left(self, run_id: str) -> None:
+        """Note that this process no longer performs a run."""
+        self._recent.pop(run_id, None)
+        self._wake(run_id)
+
+    def stored(self, run_id: str, events: Sequence[StoredEvent]) -> None:
+        """Hand on events that were stored."""
+        recent = self._recent.get(run_id)
+        if recent is not None:
+            recent.extend(events)
+        self._wake(run_id)
+
+    async def follow(self, run_id: str, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+        """Yield the events behind number `after`, several at a time, for ever.
+
+        Raises:
+            CheckpointError: the run is unknown, or was deleted.
+        """
+        while True:
+            news = anyio.Event()
+            self._waiting.setdefault(run_id, set()).add(news)  # before the look, which another process may outrun
+            self._read_until[run_id] = min(after, self._read_until.get(run_id, after))
+            try:
+                events = self._from_memory(run_id, after) or await self._checkpointer.events(run_id, after=after)
+                if not events:
+                    await news.wait()
+                    continue
+            finally:
+                self._forget(run_id, news)
+            yield events
+            after = events[-1].number
+
+    async def look(self) -> None:
+        """Wake readers of runs that other processes perform, for ever."""
+        while True:
+            await anyio.sleep(POLL_S)
+            elsewhere = [run_id for run_id in self._waiting if run_id not in self._recent]
+            if not elsewhere:
+                continue
+            last = await self._checkpointer.last_events(elsewhere)
+            for run_id in elsewhere:
+                # A run that is gone wakes its readers too, which are then told so.
+                if last.get(run_id, -1) != self._read_until.get(run_id):
+                    self._wake(run_id)
+
+    def _from_memory(self, run_id: str, after: int) -> Sequence[StoredEvent]:
+        """Return the events behind `after`; none if memory lacks one of them."""
+        found = [event for event in self._recent.get(run_id, ()) if event.number > after]
+        is_whole = all(event.number == after + n for n, event in enumerate(found, start=1))
+        return found if is_whole else ()
+
+    def _wake(self, run_id: str) -> None:
+        for news in self._waiting.get(run_id, ()):
+            news.set()
+
+    def _forget(self, run_id: str, news: anyio.Event) -> None:
+        waiting = self._waiting.get(run_id, set())
+        waiting.discard(news)
+        if not waiting:
+            self._waiting.pop(run_id, None)
+            self._read_until.pop(run_id, None)

@@ -1,0 +1,404 @@
+"""Runs of a served agent: accepted, performed, decided about, cancelled, and followed by their events.
+
+Any number of processes may serve one journal. A request changes nothing but the journal, and is acknowledged when
+it is stored there: a run is accepted, a decision is applied, a cancellation is noted. Each process performs runs
+that nobody holds, as many as it has room for, so the runs of a process that was killed go on in another one, and
+readers notice no more than `RunResumedEvent`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+
+from agentkit.approvals.pending import Approve, Decision, Deny, Settle
+from agentkit.errors import CheckpointError, UserError
+from agentkit.events import (
+    AgentEvent,
+    CancelRequestedEvent,
+    DecisionEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunRequestedEvent,
+)
+from agentkit.persistence.checkpointer import Checkpointer, RunJournal, RunSummary, StoredRun, StoredStatus
+from agentkit.persistence.stored_events import StoredEvent
+from agentkit.run.resume import decided
+from agentkit.run.state import RunState
+from agentkit.serving.errors import RequestRefused
+from agentkit.serving.limits import ServiceLimits
+from agentkit.serving.worker import (
+    CANCELLED,
+    OWNER,
+    SERVED,
+    SESSION,
+    HeldRun,
+    Known,
+    Past,
+    Worker,
+    cancel,
+    interrupted,
+)
+
+if TYPE_CHECKING:
+    from agentkit.agent import Agent
+    from agentkit.persistence.session import Session
+    from agentkit.run.setup import ResumeOptions
+
+WAITING: tuple[StoredStatus, ...] = ("needs_approval", "needs_results")
+"""Statuses of runs that wait for a client."""
+_KINDS: Mapping[type[Decision], Literal["approve", "deny", "settle"]] = {
+    Approve: "approve",
+    Deny: "deny",
+    Settle: "settle",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A client's request for a run."""
+
+    prompt: str
+    session: str | None = None
+    """The client's name of the conversation that the run continues."""
+    idempotency_key: str | None = None
+    """Text of the client's: a request that repeats it is answered with the same run."""
+    timeout_s: float | None = None
+    """Seconds until the run is cancelled; None takes the service's limit."""
+
+
+class AgentService:
+    """An agent whose runs are served from a journal; `running` must be entered before requests are made."""
+
+    def __init__(
+        self,
+        agent: Agent[Any, Any],
+        *,
+        checkpointer: Checkpointer,
+        session_of: Callable[[str], Session],
+        name: str = "agent",
+        deps: Callable[[str], Any] | None = None,
+        limits: ServiceLimits = ServiceLimits(),
+    ) -> None:
+        """Serve an agent.
+
+        Args:
+            agent: The agent; its own `checkpointer` has no part in served runs.
+            checkpointer: Journal of the runs, which stores events (`agentkit.testing.check_stored_events`).
+            session_of: Returns the conversation with an id.
+            name: Name of the service; processes with the same name, journal and agent share their runs.
+            deps: Returns the `deps` of a run, from the name of the client's key.
+            limits: Limits of number and time.
+        """
+        declared = replace(agent._declared, checkpointer=None)  # pyright: ignore[reportPrivateUsage]
+        self.agent_name, self.name, self.limits = declared.name, name, limits
+        self._journal, self._session_of, self._deps = checkpointer, session_of, deps
+        self._worker = Worker(declared, checkpointer, name=name, options=self._options, limits=limits)
+
+    @property
+    def n_running(self) -> int:
+        """Number of runs that this process performs."""
+        return self._worker.n_running
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted."""
+        return self._worker.is_open
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Return a context that performs runs while it is open; see `Worker.running`."""
+        return self._worker.running()
+
+    def _options(self, owner: str, session: str | None) -> ResumeOptions[Any]:
+        options: ResumeOptions[Any] = {}
+        if self._deps is not None:
+            options["deps"] = self._deps(owner)
+        if session is not None:
+            options["session"] = self.session(session, owner)
+        return options
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    async def submit(self, request: RunRequest, owner: str) -> str:
+        """Accept a run and return its id; it is performed in the background, here or in another process.
+
+        Raises:
+            RequestRefused: the service is closing or full, the session has a run that has not ended, or the
+                idempotency key was used for another request.
+            CheckpointError: the journal cannot be written.
+        """
+        self._require_open()
+        run_id = RunState().run_id
+        if request.idempotency_key is not None:
+            run_id = _id_of_key(self.name, owner, request.idempotency_key)
+            if await self._journal.has(run_id):
+                return await self._same(run_id, request, owner)
+        metadata = {SERVED: self.name, OWNER: owner}
+        if request.session is not None:
+            await self._require_idle({**metadata, SESSION: request.session})
+            metadata[SESSION] = request.session
+        has_room = self._worker.take_place(run_id)
+        try:
+            if not has_room:
+                await self._require_waiting_room()
+            known, past = Known(0), Past(request.prompt, self._deadline(request.timeout_s))
+            outbox = self._worker.outbox(run_id, known)
+            outbox(RunRequestedEvent(run_id, past.prompt, request.session, past.deadline))
+            if has_room:
+                self._worker.followers.performs(run_id)
+            state = RunState(run_id=run_id)
+            journal = await self._journal.create(
+                state, agent_name=self.agent_name, metadata=metadata, outbox=outbox
+            )
+        except BaseException as error:
+            self._worker.give_place_back(run_id)
+            if isinstance(error, CheckpointError) and await self._journal.has(run_id):
+                return await self._same(run_id, request, owner)  # a concurrent request with the same key
+            raise
+        if has_room:
+            self._worker.begin(HeldRun(run_id, owner, request.session, past, journal, known), state)
+        else:
+            await journal.release()
+        return run_id
+
+    async def decide(self, run_id: str, decisions: Sequence[Decision], owner: str) -> None:
+        """Apply decisions about the waiting calls of a run; it goes on once none waits.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or does not wait; or a decision is about a call that
+                does not wait, or about another question than the waiting one.
+            CheckpointError: the journal cannot be written.
+        """
+        self._require_open()
+        summary = await self._owned(run_id, owner)
+        if summary.status not in WAITING:
+            text = f"run {run_id} waits for no decision: its status is {summary.status!r}."
+            raise RequestRefused("not_waiting", text)
+        stored, journal = await self._claimed(run_id)
+        try:
+            state = _with_decisions(interrupted(stored), decisions)
+            held = await self._worker.held_again(stored, journal)
+            assert journal.outbox is not None
+            for each in decisions:
+                journal.outbox(DecisionEvent(each.tool_call_id, _KINDS[type(each)], owner))
+            if state.pending:
+                is_external = all(call.kind == "external" for call in state.pending)
+                await journal.save(state, "needs_results" if is_external else "needs_approval")
+                return
+            await journal.save(state, "running")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await journal.release()
+            raise
+        await self._worker.go_on(held, state)
+
+    async def resume(self, run_id: str, owner: str) -> None:
+        """Continue a run that failed or was cancelled, from its last stored step.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has not failed.
+            CheckpointError: the journal cannot be written.
+        """
+        self._require_open()
+        summary = await self._owned(run_id, owner)
+        if summary.status != "failed":
+            raise RequestRefused("not_ended", f"run {run_id} has not failed: its status is {summary.status!r}.")
+        stored, journal = await self._claimed(run_id)
+        held = await self._worker.held_again(stored, journal)
+        held.past.deadline = self._deadline(None)
+        state = interrupted(stored)
+        await journal.save(state, "running")
+        await self._worker.go_on(held, state)
+
+    async def cancel(self, run_id: str, owner: str) -> None:
+        """Cancel a run, wherever it is performed; a run that another process performs ends within a second.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has ended.
+            CheckpointError: the journal cannot be written.
+        """
+        summary = await self._owned(run_id, owner)
+        if summary.status not in ("running", *WAITING):
+            raise RequestRefused("ended", f"run {run_id} has ended: its status is {summary.status!r}.")
+        await self._journal.append_event(run_id, CancelRequestedEvent(owner))
+        if (held := self._worker.held(run_id)) is not None:
+            cancel(held, owner)
+            await held.ended.wait()
+            return
+        try:
+            stored, journal = await self._journal.claim(run_id)
+        except CheckpointError:
+            return  # the process that performs it reads the event
+        held = await self._worker.held_again(stored, journal)
+        await self._worker.note_end(held, CANCELLED, f"{owner} cancelled it.", stored.state)
+
+    async def delete(self, run_id: str, owner: str) -> None:
+        """Delete a run that is not being performed.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or is being performed.
+            CheckpointError: the journal cannot be written.
+        """
+        await self._owned(run_id, owner)
+        await self._claimed(run_id)
+        await self._journal.delete(run_id)
+
+    async def follow(self, run_id: str, after: int, owner: str) -> AsyncIterator[Sequence[StoredEvent]]:
+        """Return an iterator over the events of a run behind number `after`, which never ends.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has no event with that number.
+        """
+        await self._owned(run_id, owner)
+        last = (await self._journal.last_events([run_id])).get(run_id, 0)
+        if not 0 <= after <= last:
+            raise RequestRefused(
+                "bad_request",
+                f"run {run_id} has the events 1 to {last}, and none with number {after}; begin with 0.",
+            )
+        return self._worker.followers.follow(run_id, after)
+
+    async def page(self, run_id: str, after: int, owner: str) -> Sequence[StoredEvent]:
+        """Return the stored events of a run behind number `after`, at most a thousand.
+
+        Raises:
+            RequestRefused: the run is unknown to this client.
+        """
+        await self._owned(run_id, owner)
+        return await self._journal.events(run_id, after=after)
+
+    async def summary(self, run_id: str, owner: str) -> RunSummary:
+        """Return the entry of a run.
+
+        Raises:
+            RequestRefused: the run is unknown to this client.
+        """
+        return await self._owned(run_id, owner)
+
+    async def stored(self, run_id: str, owner: str) -> tuple[StoredRun, AgentEvent | None]:
+        """Return a run, and the event that ended its last part; None while it goes on.
+
+        Raises:
+            RequestRefused: the run is unknown to this client.
+            CheckpointError: the run is damaged.
+        """
+        await self._owned(run_id, owner)
+        stored = await self._journal.load(run_id)
+        last = (await self._journal.last_events([run_id])).get(run_id, 0)
+        found = [each.event for each in await self._journal.events(run_id, after=max(0, last - 2))]
+        ends = [event for event in found if isinstance(event, RunFinishedEvent | RunFailedEvent)]
+        has_ended = stored.summary.status != "running"
+        return stored, ends[-1] if ends and has_ended else None
+
+    async def runs(self, owner: str, *, session: str | None = None, limit: int = 100) -> Sequence[RunSummary]:
+        """Return the runs of a client, latest first."""
+        metadata = {SERVED: self.name, OWNER: owner}
+        if session is not None:
+            metadata[SESSION] = session
+        return await self._journal.list_runs(metadata=metadata, limit=limit)
+
+    async def delete_session(self, session: str, owner: str) -> None:
+        """Delete a conversation of a client that no run continues.
+
+        Raises:
+            RequestRefused: a run of the session has not ended.
+            CheckpointError: the journal cannot be written.
+        """
+        await self._require_idle({SERVED: self.name, OWNER: owner, SESSION: session})
+        await self.session(session, owner).delete()
+
+    def session(self, session: str, owner: str) -> Session:
+        """Return a conversation of a client."""
+        return self._session_of(f"{self.name}/{owner}/{session}")
+
+    # -- checks -------------------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if not self.is_ready:
+            raise RequestRefused("closing", "the service is shutting down; ask again.")
+
+    async def _owned(self, run_id: str, owner: str) -> RunSummary:
+        """Return the entry of a client's run; a run of another client is unknown to this one."""
+        unknown = RequestRefused("not_found", f"there is no run {run_id!r}.")
+        try:
+            summary = await self._journal.summary(run_id)
+        except CheckpointError as error:
+            raise unknown from error
+        if (summary.metadata.get(SERVED), summary.metadata.get(OWNER)) != (self.name, owner):
+            raise unknown
+        return summary
+
+    async def _claimed(self, run_id: str) -> tuple[StoredRun, RunJournal]:
+        try:
+            return await self._journal.claim(run_id)
+        except CheckpointError as error:
+            raise RequestRefused("held", f"run {run_id} is going on; cancel it first, or wait.") from error
+
+    async def _require_idle(self, metadata: dict[str, str]) -> None:
+        unended: tuple[StoredStatus, ...] = ("running", *WAITING)
+        for status in unended:
+            found = await self._journal.list_runs(status=status, metadata=metadata, limit=1)
+            if found:
+                raise RequestRefused(
+                    "session_busy",
+                    f"session {metadata[SESSION]!r} has a run that has not ended ({found[0].run_id}, "
+                    f"{found[0].status!r}); wait for it, decide about its calls, or cancel it.",
+                )
+
+    async def _require_waiting_room(self) -> None:
+        most = self.limits.max_waiting
+        if len(await self._journal.unheld_runs(metadata={SERVED: self.name}, limit=most)) >= most:
+            raise RequestRefused("busy", f"{most} runs wait already; ask again later.")
+
+    async def _same(self, run_id: str, request: RunRequest, owner: str) -> str:
+        await self._owned(run_id, owner)
+        (first,) = await self._journal.events(run_id, limit=1)
+        asked = first.event
+        if not isinstance(asked, RunRequestedEvent) or (asked.prompt, asked.session) != (
+            request.prompt,
+            request.session,
+        ):
+            raise RequestRefused(
+                "idempotency_conflict",
+                f"the idempotency key {request.idempotency_key!r} was used for another request; use a new one.",
+            )
+        return run_id
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        most = self.limits.run_timeout_s
+        timeout_s = most if timeout_s is None else timeout_s if most is None else min(timeout_s, most)
+        return None if timeout_s is None else time.time() + timeout_s
+
+
+def _with_decisions(state: RunState, decisions: Sequence[Decision]) -> RunState:
+    """Return the state with decisions applied.
+
+    Raises:
+        RequestRefused: a decision is about a call that does not wait, or about another question.
+    """
+    waiting = {call.tool_call_id: call for call in state.pending}
+    for each in decisions:
+        call = waiting.get(each.tool_call_id)
+        digest = None if isinstance(each, Deny) else each.digest
+        if call is not None and digest not in (None, call.digest):
+            raise RequestRefused(
+                "stale_decision",
+                f"the decision about call {each.tool_call_id!r} names the digest {digest!r}, and the question "
+                f"that waits has {call.digest!r}: read the pending calls of the run, and decide again.",
+            )
+    try:
+        return decided(state, decisions)
+    except UserError as error:
+        raise RequestRefused("not_waiting", str(error)) from error
+
+
+def _id_of_key(service: str, owner: str, key: str) -> str:
+    """Return the id of the run of an idempotency key, which other clients cannot guess or meet."""
+    digest = hashlib.sha256("\0".join((service, owner, key)).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"run_{digest[:32]}"

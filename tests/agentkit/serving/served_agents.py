@@ -1,0 +1,159 @@
+"""Agents that tests serve, and a client of their routes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import uvicorn
+
+from agentkit import Agent, ModelResponse, tool
+from agentkit.messages import ModelMessage, ModelRequest, TextPart, ToolReturnPart, UserPromptPart
+from agentkit.models.base import ModelRequestParameters
+from agentkit.serving import ServiceLimits, app
+from agentkit.testing import FunctionModel, call
+
+KEYS = {"ann": "a" * 20, "bob": "b" * 20}
+
+
+def said(messages: Sequence[ModelMessage]) -> str:
+    """Return the user's last words."""
+    prompts = [
+        part.content
+        for message in messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, UserPromptPart)
+    ]
+    return prompts[-1]
+
+
+def clerk(world: list[str] | None = None) -> Agent[None, str]:
+    """Return an agent that files what it is told to, one call a word, and asks before it shreds."""
+    world = [] if world is None else world
+
+    def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
+        words = said(messages).split()
+        last = [m for m in messages if isinstance(m, ModelRequest)]
+        since = next(
+            n for n, m in enumerate(reversed(last)) if any(isinstance(p, UserPromptPart) for p in m.parts)
+        )
+        done = sum(isinstance(part, ToolReturnPart) for m in last[len(last) - since :] for part in m.parts)
+        if done == len(words):
+            return ModelResponse((TextPart(f"done: {' '.join(words)}"),))
+        word = words[done]
+        if word == "boom":
+            raise RuntimeError("the model burst")
+        return ModelResponse(
+            (call("shred" if word.startswith("shred") else "wait" if word == "wait" else "file", word=word),)
+        )
+
+    async def file(word: str) -> str:
+        """File a word."""
+        world.append(word)
+        return f"filed {word}"
+
+    @tool(requires_approval=True)
+    async def shred(word: str) -> str:
+        """Shred a word."""
+        world.append(word)
+        return f"shredded {word}"
+
+    async def wait(word: str) -> str:
+        """Wait for ever."""
+        world.append(word)
+        await anyio.sleep_forever()
+        return "never"
+
+    tools: list[Any] = [file, shred, wait]
+    return Agent(FunctionModel(reply), tools=tools, name="clerk", tool_timeout_s=5)
+
+
+class Client:
+    """A client of a served agent."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        """Ask by `http`."""
+        self.http = http
+
+    async def ask(self, method: str, path: str, status: int, **options: Any) -> Any:
+        """Return the body of a response with an expected status."""
+        response = await self.http.request(method, path, **options)
+        assert response.status_code == status, f"{response.status_code}: {response.text}"
+        return response.json() if response.content else None
+
+    async def run(self, prompt: str, **body: Any) -> str:
+        """Begin a run; return its id."""
+        return (await self.ask("POST", "/runs", 201, json={"prompt": prompt, **body}))["run_id"]
+
+    async def end(self, run_id: str) -> Any:
+        """Return a run once it does not go on."""
+        return await self.ask("GET", f"/runs/{run_id}?wait=20", 200)
+
+    async def events(self, run_id: str, after: int = 0, most: int | None = None) -> list[dict[str, Any]]:
+        """Read a stream of events to its end, or to the `most`th."""
+        found: list[dict[str, Any]] = []
+        headers = {"Last-Event-ID": str(after)}
+        async with self.http.stream("GET", f"/runs/{run_id}/events", headers=headers) as response:
+            if response.status_code == 204:
+                return found
+            assert response.status_code == 200, (await response.aread()).decode()
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    found.append(json.loads(line.removeprefix("data: ")))
+                    if len(found) == most:
+                        break
+        return found
+
+
+def kinds(events: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the kinds of events, without pieces of replies, whose number depends on the clock."""
+    return [event["event_kind"] for event in events if not event["event_kind"].endswith("_delta")]
+
+
+@asynccontextmanager
+async def served(
+    agent: Agent[Any, Any],
+    journal: Path | Any,
+    *,
+    key: str | None = None,
+    limits: ServiceLimits | None = None,
+    **options: Any,
+) -> AsyncIterator[Client]:
+    """Serve an agent on a port of this machine, and yield a client with the key of a name."""
+    keys = None if key is None else KEYS
+    limits = limits or ServiceLimits(drain_s=0.5)
+    made = app(agent, journal=journal, keys=keys, limits=limits, **options)
+    async with listening(made) as url, client_of(url, key) as client:
+        yield client
+
+
+@asynccontextmanager
+async def listening(served: Any) -> AsyncIterator[str]:
+    """Yield the address of an application that a server of its own runs."""
+    config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            while not server.started:
+                await anyio.sleep(0.005)
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+
+
+@asynccontextmanager
+async def client_of(url: str, key: str | None = None) -> AsyncIterator[Client]:
+    """Yield a client of a service with the key of a name."""
+    headers = {} if key is None else {"Authorization": f"Bearer {KEYS[key]}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        yield Client(http)
