@@ -40,7 +40,9 @@ from agentkit.errors import (
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
+    CancelRequestedEvent,
     CompactionEvent,
+    DecisionEvent,
     GuardrailEvent,
     HandoffEvent,
     LimitReachedEvent,
@@ -51,6 +53,7 @@ from agentkit.events import (
     RewardEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunRequestedEvent,
     RunResumedEvent,
     RunStartedEvent,
     SideRequestEvent,
@@ -149,10 +152,8 @@ if TYPE_CHECKING:
     from agentkit.models.local.model import LocalModel
     from agentkit.models.openai.model import OpenAICompatibleModel
     from agentkit.models.resolve import resolve_model
-    from agentkit.persistence.checkpointer import (
-        Checkpointer,
-        InMemoryCheckpointer,
-    )
+    from agentkit.persistence.checkpointer import Checkpointer
+    from agentkit.persistence.in_memory_checkpointer import InMemoryCheckpointer
     from agentkit.persistence.session import (
         InMemorySession,
         Session,
@@ -193,12 +194,14 @@ __all__ = [
     "AskWhenUnsure",
     "Block",
     "CalibratedModel",
+    "CancelRequestedEvent",
     "CheckpointError",
     "Checkpointer",
     "CodeMode",
     "Compaction",
     "CompactionEvent",
     "ContextWindowExceeded",
+    "DecisionEvent",
     "Deny",
     "FallbackModel",
     "FunctionModel",
@@ -250,6 +253,7 @@ __all__ = [
     "RunFailedEvent",
     "RunFinishedEvent",
     "RunOptions",
+    "RunRequestedEvent",
     "RunResult",
     "RunResumedEvent",
     "RunStartedEvent",
@@ -322,7 +326,7 @@ _LAZY = {
     "Guardrail": "agentkit.guardrails.guardrail",
     "Handoff": "agentkit.teams.handoffs",
     "HiddenCharacters": "agentkit.guardrails.rules",
-    "InMemoryCheckpointer": "agentkit.persistence.checkpointer",
+    "InMemoryCheckpointer": "agentkit.persistence.in_memory_checkpointer",
     "InMemorySession": "agentkit.persistence.session",
     "InjectionWords": "agentkit.guardrails.rules",
     "LocalModel": "agentkit.models.local.model",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
+from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, serve, trace
 from modelstack.terminal.plain_help import PlainGroup, PlainTyper
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ app.command()(run.run)
 app.command()(resume.resume)
 app.command()(resume.runs)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(mcp.app, name="mcp")

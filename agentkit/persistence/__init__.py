@@ -1,6 +1,7 @@
 """Persistent runs and conversations: journals, sessions, and their stored form."""
 
-from agentkit.persistence.checkpointer import Checkpointer, InMemoryCheckpointer, RunJournal, RunSummary, StoredRun
+from agentkit.persistence.checkpointer import Checkpointer, RunJournal, RunSummary, StoredRun
+from agentkit.persistence.in_memory_checkpointer import InMemoryCheckpointer
 from agentkit.persistence.session import InMemorySession, Session, SessionHistory
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession

@@ -8,18 +8,16 @@ so a process that was presumed dead and wakes up changes nothing (a fencing toke
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
-from weakref import ref
 
 from agentkit.errors import CheckpointError
 from agentkit.events import AgentEvent
 from agentkit.messages import ToolCallPart
-from agentkit.persistence.outbox import Outbox, SentEvent
-from agentkit.persistence.stored_events import StoredEvent, numbered
+from agentkit.persistence.outbox import Outbox
+from agentkit.persistence.stored_events import StoredEvent
 from agentkit.results import RunResultStatus
 from agentkit.run.state import CallAnswer, InnerRun, RunState
 from agentkit.usage import RunUsage
@@ -239,210 +237,6 @@ class Checkpointer(ABC):
     @property
     def _stores_no_events(self) -> CheckpointError:
         return CheckpointError(f"{type(self).__name__} stores no events of runs; SQLiteCheckpointer does.")
-
-
-@dataclass(slots=True)
-class _Kept:
-    summary: RunSummary
-    state: RunState
-    owner: ref[_MemoryJournal] | None = None
-    """Journal that holds the run; a weak reference, so that an abandoned journal does not block a claim."""
-    calls: dict[str, CallAnswer | None] = field(default_factory=dict[str, "CallAnswer | None"])
-    events: list[StoredEvent] = field(default_factory=list[StoredEvent])
-    inner: dict[str, _Kept] = field(default_factory=dict[str, "_Kept"])
-
-    @property
-    def is_held(self) -> bool:
-        owner = self.owner() if self.owner is not None else None
-        return owner is not None and not owner.is_released
-
-    def store(self, sent: Sequence[SentEvent]) -> list[StoredEvent]:
-        new = numbered(sent, len(self.events))
-        self.events += new
-        return new
-
-
-class InMemoryCheckpointer(Checkpointer):
-    """Stores runs in memory, for the lifetime of the process."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._runs: dict[str, _Kept] = {}
-
-    async def create(
-        self,
-        state: RunState,
-        *,
-        agent_name: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        outbox: Outbox | None = None,
-    ) -> RunJournal:
-        """Create the journal of a run."""
-        if state.run_id in self._runs:
-            raise known_already(state.run_id)
-        now = time.time()
-        summary = RunSummary(state.run_id, agent_name, "running", now, now, dict(metadata or {}))
-        kept = self._runs[state.run_id] = _Kept(summary, state)
-        journal = _owned(kept, _MemoryJournal(self._runs, kept))
-        journal.outbox = outbox
-        if outbox is not None:
-            journal.store(outbox.with_state())
-        return journal
-
-    async def has(self, run_id: str) -> bool:
-        """Return whether a run with that id exists."""
-        return run_id in self._runs
-
-    async def load(self, run_id: str) -> StoredRun:
-        """Return a run without claiming it."""
-        return _stored(self._known(run_id))
-
-    async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
-        """Claim a run."""
-        kept = self._known(run_id)
-        if kept.is_held:
-            raise going_on(run_id, "this process")
-        return _stored(kept), _owned(kept, _MemoryJournal(self._runs, kept))
-
-    async def list_runs(
-        self,
-        *,
-        status: StoredStatus | None = None,
-        metadata: Mapping[str, str] | None = None,
-        limit: int = 100,
-    ) -> Sequence[RunSummary]:
-        """Return runs, latest first."""
-        found = self._found(status, metadata)
-        return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
-
-    def _found(self, status: StoredStatus | None, metadata: Mapping[str, str] | None) -> list[RunSummary]:
-        wanted = (metadata or {}).items()
-        return [
-            kept.summary
-            for kept in self._runs.values()
-            if status in (None, kept.summary.status) and wanted <= kept.summary.metadata.items()
-        ]
-
-    async def delete(self, run_id: str) -> None:
-        """Delete a run."""
-        self._known(run_id)
-        del self._runs[run_id]
-
-    async def unheld_runs(
-        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
-    ) -> Sequence[RunSummary]:
-        """Return runs that no journal holds."""
-        found = self._found("running", metadata)
-        free = [summary for summary in found if not self._runs[summary.run_id].is_held]
-        return sorted(free, key=lambda summary: summary.updated_at)[:limit]
-
-    async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
-        """Return stored events of a run."""
-        return self._known(run_id).events[after : after + limit]
-
-    async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return the number of the last stored event of each run."""
-        return {run_id: len(self._runs[run_id].events) for run_id in run_ids if run_id in self._runs}
-
-    async def append_event(self, run_id: str, event: AgentEvent) -> int:
-        """Store an event of a run."""
-        (stored,) = self._known(run_id).store([(time.time(), event)])
-        return stored.number
-
-    async def store_events(self, journals: Sequence[RunJournal]) -> None:
-        """Store events that need no other write."""
-        for journal in journals:
-            if isinstance(journal, _MemoryJournal) and journal.outbox is not None and journal.is_owner:
-                journal.store(journal.outbox.alone())
-
-    def _known(self, run_id: str) -> _Kept:
-        if run_id not in self._runs:
-            raise unknown_run(run_id)
-        return self._runs[run_id]
-
-
-def _owned(kept: _Kept, journal: _MemoryJournal) -> _MemoryJournal:
-    kept.owner = ref(journal)
-    return journal
-
-
-class _MemoryJournal(RunJournal):
-    def __init__(self, runs: dict[str, _Kept], kept: _Kept, outer: _MemoryJournal | None = None) -> None:
-        self._runs = runs
-        self._kept = kept
-        self._outer = outer
-        self.is_released = False
-
-    async def save(
-        self,
-        state: RunState,
-        status: StoredStatus,
-        *,
-        starting: ToolCallPart | None = None,
-        durable: bool = False,
-    ) -> None:
-        kept = self._own()
-        if self.outbox is not None:
-            self.store(self.outbox.with_state())
-        kept.state = state
-        kept.summary = replace(kept.summary, status=status, updated_at=time.time())
-        unknown = unknown_calls(state)
-        kept.calls = {call_id: part for call_id, part in kept.calls.items() if call_id in unknown}
-        kept.inner.clear()
-        self.is_released = status != "running"
-        if starting is not None:
-            kept.calls[starting.tool_call_id] = None
-
-    async def failed(self) -> None:
-        kept = self._own()
-        if self.outbox is not None:
-            self.store(self.outbox.with_state())
-        kept.summary = replace(kept.summary, status="failed", updated_at=time.time())
-        self.is_released = True
-
-    async def release(self) -> None:
-        self.is_released = True
-
-    async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
-        self._own().calls[call.tool_call_id] = None
-        self._store_of(call.tool_call_id)
-
-    async def call_answered(self, answer: CallAnswer) -> None:
-        call_id = answer.tool_call_id or ""
-        self._own().calls[call_id] = answer
-        self._store_of(call_id)
-
-    def _store_of(self, call_id: str) -> None:
-        if self.outbox is not None:
-            self.store(self.outbox.with_call(call_id))
-
-    def store(self, sent: Sequence[SentEvent]) -> None:
-        """Store events that were taken from the outbox."""
-        if sent and self.outbox is not None:
-            self.outbox.stored(self._kept.store(sent))
-
-    @property
-    def is_owner(self) -> bool:
-        """Whether this journal holds the run."""
-        return self._kept.owner is not None and self._kept.owner() is self
-
-    async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
-        own = self._own()
-        kept = own.inner[call_id] = _Kept(replace(own.summary, run_id=state.run_id), state)
-        return _owned(kept, _MemoryJournal({state.run_id: kept}, kept, self))
-
-    def _own(self) -> _Kept:
-        if self._outer is not None and self._kept not in self._outer._own().inner.values():
-            raise taken_over(self._kept.state.run_id)
-        run_id = self._kept.state.run_id
-        if self._runs.get(run_id) is not self._kept or not self.is_owner:
-            raise taken_over(run_id)
-        return self._kept
-
-
-def _stored(kept: _Kept) -> StoredRun:
-    stored = StoredRun(kept.summary, *with_calls(kept.state, kept.calls))
-    return with_inner(stored, {call_id: _stored(inner) for call_id, inner in kept.inner.items()})
 
 
 def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple[RunState, tuple[str, ...]]:

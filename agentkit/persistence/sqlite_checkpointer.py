@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from agentkit.errors import CheckpointError
 from agentkit.events import AgentEvent
 from agentkit.messages import ModelMessage, ToolCallPart
-from agentkit.persistence import message_chain
+from agentkit.persistence import message_chain, sqlite_events
 from agentkit.persistence.checkpointer import (
     Checkpointer,
     RunJournal,
@@ -32,7 +32,7 @@ from agentkit.persistence.checkpointer import (
 from agentkit.persistence.leases import LEASE_S, Lease, described, is_gone
 from agentkit.persistence.outbox import Outbox, SentEvent
 from agentkit.persistence.sqlite_database import SQLiteDatabase
-from agentkit.persistence.stored_events import StoredEvent, numbered
+from agentkit.persistence.stored_events import StoredEvent
 from agentkit.persistence.stored_state import (
     answer_from_json,
     answer_to_json,
@@ -79,7 +79,7 @@ class SQLiteCheckpointer(Checkpointer):
         lease = Lease()
         work = partial(_create, state, agent_name, dict(metadata or {}), lease.owner)
         sent = [] if outbox is None else outbox.with_state()
-        tip = await _written(self.database, work, state.run_id, outbox, sent)
+        tip = await sqlite_events.written_with(self.database, work, state.run_id, outbox, sent)
         journal = _SQLiteJournal(self.database, state, tip, generation=0, lease=lease)
         journal.outbox = outbox
         return journal
@@ -125,11 +125,17 @@ class SQLiteCheckpointer(Checkpointer):
 
     async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """Return stored events of a run."""
-        return await self.database.read(partial(_events, run_id, after, limit))
+
+        def work(connection: sqlite3.Connection) -> list[StoredEvent]:
+            if not _has(run_id, connection):
+                raise unknown_run(run_id)
+            return sqlite_events.read(run_id, after, limit, connection)
+
+        return await self.database.read(work)
 
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the number of the last stored event of each run."""
-        return await self.database.read(partial(_last_events, run_ids))
+        return await self.database.read(partial(sqlite_events.last_events, run_ids))
 
     async def append_event(self, run_id: str, event: AgentEvent) -> int:
         """Store an event of a run."""
@@ -137,7 +143,7 @@ class SQLiteCheckpointer(Checkpointer):
         def work(connection: sqlite3.Connection) -> int:
             if not _has(run_id, connection):
                 raise unknown_run(run_id)
-            return _append(run_id, [(time.time(), event)], connection)[-1].number
+            return sqlite_events.append(run_id, [(time.time(), event)], connection)[-1].number
 
         return await self.database.write(work)
 
@@ -153,7 +159,7 @@ class SQLiteCheckpointer(Checkpointer):
 
         def work(connection: sqlite3.Connection) -> list[list[StoredEvent]]:
             return [
-                _append(journal.run_id, sent, connection) if journal.holds(connection) else []
+                sqlite_events.append(journal.run_id, sent, connection) if journal.holds(connection) else []
                 for journal, _, sent in waiting
             ]
 
@@ -242,7 +248,9 @@ class _SQLiteJournal(RunJournal):
     async def _write(
         self, work: Callable[[sqlite3.Connection], T], sent: Sequence[SentEvent], *, durable: bool = False
     ) -> T:
-        return await _written(self._database, work, self.run_id, self.outbox, sent, durable=durable)
+        return await sqlite_events.written_with(
+            self._database, work, self.run_id, self.outbox, sent, durable=durable
+        )
 
     def holds(self, connection: sqlite3.Connection) -> bool:
         """Return whether no other process has claimed the run since."""
@@ -313,38 +321,6 @@ class _SQLiteJournal(RunJournal):
         )
         if changed.rowcount != 1:
             raise taken_over(self.run_id)
-
-
-async def _written(
-    database: SQLiteDatabase,
-    work: Callable[[sqlite3.Connection], T],
-    run_id: str,
-    outbox: Outbox | None,
-    sent: Sequence[SentEvent],
-    *,
-    durable: bool = False,
-) -> T:
-    """Do `work` and store events in one transaction."""
-    if outbox is None or not sent:
-        return await database.write(work, durable=durable)
-
-    def with_events(connection: sqlite3.Connection) -> tuple[T, list[StoredEvent]]:
-        return work(connection), _append(run_id, sent, connection)
-
-    result, stored = await database.write(with_events, durable=durable)
-    outbox.stored(stored)
-    return result
-
-
-def _append(run_id: str, sent: Sequence[SentEvent], connection: sqlite3.Connection) -> list[StoredEvent]:
-    """Store events of a run."""
-    last = connection.execute(
-        "SELECT coalesce(max(number), 0) FROM events WHERE run_id = ?", (run_id,)
-    ).fetchone()[0]
-    events = numbered(sent, last)
-    rows = [(run_id, each.number, each.time, each.body) for each in events]
-    connection.executemany("INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)", rows)
-    return events
 
 
 def _ids(calls: Sequence[str]) -> str | None:
@@ -460,27 +436,6 @@ def _unheld(metadata: dict[str, str], limit: int, connection: sqlite3.Connection
     )
     free = (_summary(row) for *row, owner, until in rows if not _is_held(owner, until))
     return list(islice(free, limit))
-
-
-def _events(run_id: str, after: int, limit: int, connection: sqlite3.Connection) -> list[StoredEvent]:
-    if not _has(run_id, connection):
-        raise unknown_run(run_id)
-    rows = connection.execute(
-        "SELECT number, time, body FROM events WHERE run_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (run_id, after, limit),
-    ).fetchall()
-    return [StoredEvent(*row) for row in rows]
-
-
-def _last_events(run_ids: Sequence[str], connection: sqlite3.Connection) -> dict[str, int]:
-    rows = connection.execute(
-        """
-        SELECT runs.run_id, coalesce((SELECT max(number) FROM events WHERE events.run_id = runs.run_id), 0)
-        FROM json_each(?) AS wanted JOIN runs ON runs.run_id = wanted.value
-        """,
-        (json.dumps(list(run_ids)),),
-    )
-    return dict(rows.fetchall())
 
 
 def _delete(run_id: str, connection: sqlite3.Connection) -> None:

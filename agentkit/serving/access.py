@@ -38,7 +38,8 @@ class Access:
 
         Args:
             keys: Keys by the name of their client; None: no key is needed.
-            hosts: Names in the `Host` header that are answered; None: all with keys, this machine's own without.
+            hosts: Names in the `Host` header that are answered, "*" for all; None: all with keys, without keys
+                this machine's own.
             origins: Origins of web pages that may ask, for example "https://app.example.com".
 
         Raises:
@@ -53,7 +54,9 @@ class Access:
                     f"`python -c 'import secrets; print(secrets.token_urlsafe())'`."
                 )
         self._keys = None if keys is None else dict(keys)
-        self._hosts = hosts if hosts is not None or keys is not None else LOCAL_HOSTS
+        if hosts is None:
+            hosts = LOCAL_HOSTS if keys is None else ("*",)
+        self._hosts = frozenset(host.lower() for host in hosts)
         self.origins = frozenset(origins)
 
     def owner(self, request: Request, path: str) -> str:
@@ -67,7 +70,7 @@ class Access:
             RequestRefused: the host or the origin is not allowed, or the key is missing or wrong.
         """
         host = _without_port(request.headers.get("host", ""))
-        if self._hosts is not None and host not in self._hosts:
+        if "*" not in self._hosts and host not in self._hosts:
             raise RequestRefused(
                 "forbidden", f"this service is not reached under the name {host!r}; allow it with `hosts`."
             )

@@ -36,7 +36,7 @@ class RequestRefused(AgentKitError):
     """A request that has no effect; `message` names the value, the rule and the fix."""
 
     code: str
-    """One of `STATUS`."""
+    """Key of `STATUS`."""
     message: str
 
     def __str__(self) -> str:

@@ -55,7 +55,7 @@ PAGE = 1000
 
 @dataclass(slots=True)
 class Past:
-    """What the stored events of a run say of how it goes on."""
+    """Facts from the stored events of a run that decide how it goes on."""
 
     prompt: str = ""
     deadline: float | None = None
@@ -340,7 +340,7 @@ class Worker:
             await self._journal.store_events([held.journal for held in self._held.values()])
 
     async def _drain(self) -> None:
-        """Let running calls end, then leave all runs to other processes."""
+        """Wait for running calls, then leave all runs to other processes."""
         with anyio.move_on_after(self._limits.drain_s):
             while not all(held.is_parked for held in self._held.values()):
                 await anyio.sleep(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import uvicorn
 
 from agentkit import Agent, ModelResponse, tool
 from agentkit.messages import ModelMessage, ModelRequest, TextPart, ToolReturnPart, UserPromptPart
-from agentkit.models.base import ModelRequestParameters
+from agentkit.models.base import Model, ModelRequestParameters
 from agentkit.serving import ServiceLimits, app
 from agentkit.testing import FunctionModel, call
 
@@ -34,45 +34,54 @@ def said(messages: Sequence[ModelMessage]) -> str:
     return prompts[-1]
 
 
-def clerk(world: list[str] | None = None) -> Agent[None, str]:
-    """Return an agent that files what it is told to, one call a word, and asks before it shreds."""
-    world = [] if world is None else world
+def clerks_reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
+    """Return one call for each word of the prompt in turn, then an answer."""
+    words = said(messages).split()
+    since = [n for n, m in enumerate(messages) if any(isinstance(part, UserPromptPart) for part in m.parts)][-1]
+    results = [part for m in messages[since:] for part in m.parts if isinstance(part, ToolReturnPart)]
+    if len(results) == len(words):
+        return ModelResponse((TextPart(f"done: {' '.join(words)}"),))
+    word = words[len(results)]
+    if word == "boom":
+        raise RuntimeError("the model burst")
+    name = "shred" if word.startswith("shred") else "wait" if word == "wait" else "file"
+    return ModelResponse((call(name, word=word),))
 
-    def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
-        words = said(messages).split()
-        last = [m for m in messages if isinstance(m, ModelRequest)]
-        since = next(
-            n for n, m in enumerate(reversed(last)) if any(isinstance(p, UserPromptPart) for p in m.parts)
-        )
-        done = sum(isinstance(part, ToolReturnPart) for m in last[len(last) - since :] for part in m.parts)
-        if done == len(words):
-            return ModelResponse((TextPart(f"done: {' '.join(words)}"),))
-        word = words[done]
-        if word == "boom":
-            raise RuntimeError("the model burst")
-        return ModelResponse(
-            (call("shred" if word.startswith("shred") else "wait" if word == "wait" else "file", word=word),)
-        )
+
+def clerk(
+    note: Callable[[str], None] = lambda word: None, model: Model | None = None, pause_s: float = 0
+) -> Agent[None, str]:
+    """Return an agent that files what it is told to, one call a word, and asks before it shreds.
+
+    Args:
+        note: Called with the word of each call: its effect.
+        model: The model; None: `clerks_reply`.
+        pause_s: Seconds before and after an effect.
+    """
+
+    async def noted(word: str) -> str:
+        await anyio.sleep(pause_s)
+        note(word)
+        await anyio.sleep(pause_s)
+        return f"filed {word}"
 
     async def file(word: str) -> str:
         """File a word."""
-        world.append(word)
-        return f"filed {word}"
+        return await noted(word)
 
     @tool(requires_approval=True)
     async def shred(word: str) -> str:
         """Shred a word."""
-        world.append(word)
-        return f"shredded {word}"
+        return await noted(word)
 
     async def wait(word: str) -> str:
         """Wait for ever."""
-        world.append(word)
+        note(word)
         await anyio.sleep_forever()
         return "never"
 
     tools: list[Any] = [file, shred, wait]
-    return Agent(FunctionModel(reply), tools=tools, name="clerk", tool_timeout_s=5)
+    return Agent(model or FunctionModel(clerks_reply), tools=tools, name="clerk", tool_timeout_s=5)
 
 
 class Client:

@@ -78,7 +78,7 @@ async def test_a_session_goes_on_and_has_one_run_at_a_time(journal: Path) -> Non
 
 async def test_decisions_name_what_was_shown_and_count_once(journal: Path) -> None:
     world: list[str] = []
-    async with served(clerk(world), journal) as client:
+    async with served(clerk(world.append), journal) as client:
         run_id = await client.run("a shred b")
         first = await client.events(run_id)
         assert kinds(first)[-2:] == ["approval_requested", "run_finished"] and world == ["a"]
@@ -110,7 +110,7 @@ async def test_decisions_name_what_was_shown_and_count_once(journal: Path) -> No
 
 async def test_a_denied_call_is_told_to_the_model(journal: Path) -> None:
     world: list[str] = []
-    async with served(clerk(world), journal) as client:
+    async with served(clerk(world.append), journal) as client:
         run_id = await client.run("shred")
         (pending,) = (await client.end(run_id))["pending"]
         deny = {"decision": "deny", "tool_call_id": pending["tool_call_id"], "reason": "keep it"}
@@ -131,7 +131,7 @@ async def test_an_idempotency_key_begins_one_run(journal: Path) -> None:
 
 async def test_a_running_run_is_cancelled_and_can_be_resumed(journal: Path) -> None:
     world: list[str] = []
-    async with served(clerk(world), journal) as client:
+    async with served(clerk(world.append), journal) as client:
         run_id = await client.run("a wait")
         while world != ["a", "wait"]:
             await anyio.sleep(0.01)
@@ -179,7 +179,7 @@ async def test_a_failure_is_told_and_the_run_can_be_resumed(journal: Path) -> No
 async def test_runs_beyond_the_places_wait_and_too_many_are_refused(journal: Path) -> None:
     world: list[str] = []
     limits = ServiceLimits(max_runs=1, max_waiting=2, drain_s=0.2)
-    async with served(clerk(world), journal, limits=limits) as client:
+    async with served(clerk(world.append), journal, limits=limits) as client:
         first = await client.run("wait")
         waiting = [await client.run(word) for word in ("a", "b")]
         refused = await client.ask("POST", "/runs", 503, json={"prompt": "c"})
@@ -193,11 +193,11 @@ async def test_runs_beyond_the_places_wait_and_too_many_are_refused(journal: Pat
 
 async def test_a_service_that_stops_leaves_runs_to_the_next(journal: Path) -> None:
     world: list[str] = []
-    async with served(clerk(world), journal) as client:
+    async with served(clerk(world.append), journal) as client:
         run_id = await client.run("wait")
         while not world:
             await anyio.sleep(0.01)
-    async with served(clerk(world), journal) as client:
+    async with served(clerk(world.append), journal) as client:
         view = await client.end(run_id)
         assert (view["status"], view["pending"][0]["kind"], world) == ("needs_approval", "unknown", ["wait"])
         (pending,) = view["pending"]
@@ -212,7 +212,10 @@ async def test_two_processes_share_a_journal(journal: Path) -> None:
     """Two services with a connection each: one performs, the other follows, decides and cancels."""
     world: list[str] = []
     idle = ServiceLimits(max_runs=1, drain_s=0.2)
-    async with served(clerk(world), journal) as one, served(clerk(world), journal, limits=idle) as other:
+    async with (
+        served(clerk(world.append), journal) as one,
+        served(clerk(world.append), journal, limits=idle) as other,
+    ):
         run_id = await one.run("a shred")
         assert kinds(await other.events(run_id))[-1] == "run_finished"
         (pending,) = (await other.end(run_id))["pending"]

@@ -1,0 +1,87 @@
+"""`agentkit serve`: a real server of the command line, and what it refuses before it listens."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from agentkit.cli.main import app
+from tests.agentkit.serving.killed_servers import free_port
+
+MODULE = """
+from agentkit import Agent, ModelResponse, TextPart
+from agentkit.testing import FunctionModel
+
+agent = Agent(FunctionModel(lambda messages, parameters: ModelResponse((TextPart("hello"),))), name="greeter")
+number = 7
+
+def make_agent():
+    return agent
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    file = tmp_path / "greeting_app.py"
+    file.write_text(MODULE)
+    return file
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_agent_is_served_until_the_server_is_told_to_stop(module: Path, tmp_path: Path, workers: int) -> None:
+    port = free_port()
+    names = ["greeting_app:make_agent", f"{module}:agent"]
+    command = [str(Path(sys.executable).with_name("agentkit")), "serve", names[workers - 1], "--port", str(port)]
+    command += ["--journal", str(tmp_path / "new" / "runs.db"), "--workers", str(workers)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            wait_for(client, server)
+            run_id = client.post("/runs", json={"prompt": "Hi."}).json()["run_id"]
+            assert client.get(f"/runs/{run_id}?wait=20").json()["output"] == "hello"
+        server.send_signal(signal.SIGTERM)
+        told = server.communicate(timeout=30)[1]
+    assert f"http://127.0.0.1:{port} serves {names[workers - 1]}" in told and "Traceback" not in told
+
+
+def wait_for(client: httpx.Client, server: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        assert server.poll() is None, server.communicate()[1]
+        try:
+            if client.get("/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the server did not get ready")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing"], "'nothing' names no agent: write MODULE:NAME or FILE.py:NAME"),
+        (["greeting_app.py:other"], "greeting_app.py has no 'other'; agents in it: agent"),
+        (["greeting_app.py:number"], "is int, not an Agent"),
+        (["missing.py:agent"], "there is no file 'missing.py'"),
+        (["no_such_module_here:agent"], "there is no module 'no_such_module_here'"),
+        (["greeting_app.py:agent", "--host", "0.0.0.0"], "lets other machines run this agent"),
+        (["greeting_app.py:agent", "--key", "web"], "--key 'web': write NAME=VARIABLE"),
+        (["greeting_app.py:agent", "--key", "web=UNSET_KEY"], "'UNSET_KEY' with a client's key is empty"),
+        (["greeting_app.py:agent", "--key", "web=SHORT_KEY"], "the key of 'web' has 5 characters"),
+        (["greeting_app.py:agent", "--key", "a b=LONG_KEY"], "keys='a b': a client's name has"),
+    ],
+)
+def test_what_cannot_be_served_is_named(
+    module: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(module.parent)
+    monkeypatch.setenv("SHORT_KEY", "short")
+    monkeypatch.setenv("LONG_KEY", "l" * 32)
+    result = CliRunner().invoke(app, ["serve", *arguments, "--journal", str(module.with_suffix(".db"))])
+    assert result.exit_code == 1 and told in " ".join(result.output.split())
