@@ -34,6 +34,7 @@ from agentkit.serving.errors import RequestRefused
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.metrics import Metrics
 from agentkit.serving.service import WAITING, AgentService, RunRequest
+from mcp_servers.distribution import install_command
 from modelstack.inference.server.bodies import BodyT, read_body
 from modelstack.inference.server.errors import ApiError
 
@@ -118,6 +119,7 @@ class AgentApp:
             "/runs/{run_id}/decisions": self._decide,
             "/runs/{run_id}/cancel": self._cancel,
             "/runs/{run_id}/resume": self._resume,
+            "/ag-ui": self._ag_ui,
         }
         delete: dict[str, Endpoint] = {
             "/runs/{run_id}": self._delete,
@@ -211,10 +213,11 @@ class AgentApp:
         return await self._stream(run_id, after, owner, {})
 
     async def _stream(self, run_id: str, after: int, owner: str, headers: Mapping[str, str]) -> Response:
-        batches = await self.service.follow(run_id, after, owner)
-        return EventSourceResponse(
-            _lines(batches), headers=dict(headers), sep="\n", send_timeout=self.service.limits.send_timeout_s
-        )
+        return self._streaming(_lines(await self.service.follow(run_id, after, owner)), headers)
+
+    def _streaming(self, lines: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
+        timeout_s = self.service.limits.send_timeout_s
+        return EventSourceResponse(lines, headers=dict(headers), sep="\n", send_timeout=timeout_s)
 
     async def _decide(self, request: Request, owner: str) -> Response:
         body = await self._body(request, DecisionsBody)
@@ -235,6 +238,16 @@ class AgentApp:
     async def _delete(self, request: Request, owner: str) -> Response:
         await self.service.delete(request.path_params["run_id"], owner)
         return Response(status_code=204)
+
+    async def _ag_ui(self, request: Request, owner: str) -> Response:
+        try:
+            from agentkit.serving import ag_ui
+        except ImportError as error:
+            raise RequestRefused("not_there", f"AG-UI needs {error.name}: {install_command('ag-ui')}") from error
+        given = await self._body(request, ag_ui.RunAgentInput)
+        run_id, after = await ag_ui.accept(self.service, given, owner)
+        batches = await self.service.follow(run_id, after, owner)
+        return self._streaming(ag_ui.lines(batches, given), {"Run-Id": run_id})
 
     # -- sessions and the service ---------------------------------------------------------------------------
 

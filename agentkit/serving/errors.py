@@ -23,6 +23,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "events_gone": 410,
         "idempotency_conflict": 409,
         "unprocessable": 422,
+        "not_there": 501,
         "busy": 503,
         "closing": 503,
         "journal": 503,

@@ -264,6 +264,15 @@ class AgentService:
             )
         return self._worker.followers.follow(run_id, after)
 
+    async def n_events(self, run_id: str, owner: str) -> int:
+        """Return the number of the last stored event of a run.
+
+        Raises:
+            RequestRefused: the run is unknown to this client.
+        """
+        await self._owned(run_id, owner)
+        return (await self._journal.last_events([run_id])).get(run_id, 0)
+
     async def page(self, run_id: str, after: int, owner: str) -> Sequence[StoredEvent]:
         """Return the stored events of a run behind number `after`, at most a thousand.
 

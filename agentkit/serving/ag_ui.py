@@ -1,0 +1,345 @@
+"""AG-UI: the Agent-User Interaction Protocol, version 1.0, for web interfaces such as CopilotKit.
+
+A thread of the protocol is a session, and its run id an idempotency key: a request that is sent again follows the
+same run. The conversation is in the journal, so of the messages in a request only the user's last ones are read. A
+call that waits is an interrupt; the entries under `resume` decide about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ag_ui.core import (
+    AssistantMessage,
+    BaseEvent,
+    CustomEvent,
+    FunctionCall,
+    Interrupt,
+    Message,
+    MessagesSnapshotEvent,
+    ReasoningEndEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
+    ResumeEntry,
+    RunAgentInput,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCall,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    ToolMessage,
+    UserMessage,
+)
+from ag_ui.core import RunFinishedEvent as AgUiFinished
+from ag_ui.core import RunStartedEvent as AgUiStarted
+from ag_ui.encoder import EventEncoder
+from pydantic_core import to_jsonable_python
+
+from agentkit.approvals.pending import Approve, Decision, Deny, PendingCall, Settle
+from agentkit.events import (
+    AgentEvent,
+    ApprovalRequestedEvent,
+    CancelRequestedEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunRequestedEvent,
+    RunResumedEvent,
+    RunStartedEvent,
+    TextDeltaEvent,
+    ThinkingDeltaEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+    ToolResultEvent,
+)
+from agentkit.messages import RetryPromptPart, ToolReturnPart
+from agentkit.serving.errors import RequestRefused
+from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.worker import CANCELLED
+
+if TYPE_CHECKING:
+    from agentkit.messages import ModelResponse
+    from agentkit.persistence.stored_events import StoredEvent
+
+ANSWER_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "reason": {"type": "string", "description": "Shown to the agent if the call is not approved."},
+        "result": {"type": "string", "description": "Result of a call that has run elsewhere."},
+    },
+}
+"""JSON Schema of the payload that answers an interrupt."""
+CUSTOM_PREFIX = "agentkit."
+_TOLD_BY_OTHERS = (
+    RunRequestedEvent,
+    RunStartedEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+    CancelRequestedEvent,
+)
+"""Events whose content other events of the protocol have."""
+
+
+async def accept(service: AgentService, given: RunAgentInput, owner: str) -> tuple[str, int]:
+    """Begin or continue the run of a request; return its id and the number of the event to follow it from.
+
+    Raises:
+        RequestRefused: the request asks for something that is not there, or see `AgentService`.
+    """
+    _refuse_without_effect(given)
+    if given.resume:
+        return await _decided(service, given.thread_id, given.resume, owner)
+    prompt = _prompt(given)
+    key = f"ag-ui {given.thread_id} {given.run_id}"
+    return await service.submit(RunRequest(prompt, given.thread_id, key), owner), 0
+
+
+async def lines(batches: AsyncIterator[Sequence[StoredEvent]], given: RunAgentInput) -> AsyncIterator[bytes]:
+    """Yield the events of a run as server-sent events of the protocol, until the run ends or waits."""
+    encoder, stream = EventEncoder(), AgUiStream(given.thread_id, given.run_id, list(given.messages))
+    async for events in batches:
+        told = [each for event in events for each in stream.told(event.event)]
+        if told:
+            yield "".join(map(encoder.encode, told)).encode()
+        if isinstance(events[-1].event, RunFinishedEvent | RunFailedEvent):
+            return
+
+
+@dataclass(slots=True)
+class AgUiStream:
+    """Translation of the events of one run, in order."""
+
+    thread_id: str
+    run_id: str
+    messages: list[Message]
+    """Complete messages: first those of the request, then those of the run."""
+    pending: list[PendingCall] = field(default_factory=list[PendingCall])
+    """Calls that have been asked about since the run last went on."""
+    _has_begun: bool = False
+    _text: str | None = None
+    """Id of the message that is being written."""
+    _thought: str | None = None
+    """Id of the reasoning that is being written."""
+    _n: int = 0
+
+    def told(self, event: AgentEvent) -> Iterator[BaseEvent]:
+        """Yield the protocol's events for an event of the run."""
+        if not self._has_begun:
+            self._has_begun = True
+            yield AgUiStarted(thread_id=self.thread_id, run_id=self.run_id)
+        match event:
+            case TextDeltaEvent():
+                yield from self._write(event.text)
+            case ThinkingDeltaEvent():
+                yield from self._think(event.text)
+            case ModelResponseEvent():
+                yield from self._respond(event.response)
+            case ToolResultEvent():
+                yield self._result(event.tool_call_id, event.content)
+            case ModelRequestEvent():
+                yield from self._unheard_results(event)
+            case RunResumedEvent():
+                yield from self._resume()
+            case RunFinishedEvent():
+                yield from self._finish(event)
+            case RunFailedEvent():
+                yield from self._fail(event)
+            case ApprovalRequestedEvent():
+                self.pending.append(event.call)
+            case _ if not isinstance(event, _TOLD_BY_OTHERS):
+                value = to_jsonable_python(event, inf_nan_mode="strings", serialize_unknown=True)
+                yield CustomEvent(name=CUSTOM_PREFIX + event.event_kind, value=value)
+            case _:
+                pass
+
+    def _new_id(self, kind: str) -> str:
+        self._n += 1
+        return f"{self.run_id}-{kind}-{self._n}"
+
+    def _write(self, text: str) -> Iterator[BaseEvent]:
+        if not text:
+            return
+        yield from self._end_thought()
+        if self._text is None:
+            self._text = self._new_id("text")
+            yield TextMessageStartEvent(message_id=self._text, role="assistant")
+        yield TextMessageContentEvent(message_id=self._text, delta=text)
+
+    def _think(self, text: str) -> Iterator[BaseEvent]:
+        if not text:
+            return
+        if self._thought is None:
+            self._thought = self._new_id("thought")
+            yield ReasoningStartEvent(message_id=self._thought)
+            yield ReasoningMessageStartEvent(message_id=self._thought)
+        yield ReasoningMessageContentEvent(message_id=self._thought, delta=text)
+
+    def _respond(self, response: ModelResponse) -> Iterator[BaseEvent]:
+        """Complete the message, or tell it as a whole where no pieces were told."""
+        if self._text is None:
+            yield from self._write(response.text)
+        text_id = self._text
+        yield from self._end_texts()
+        calls: list[ToolCall] = []
+        for call in response.tool_calls:  # pieces of them have no id yet, so they are told as a whole
+            yield ToolCallStartEvent(tool_call_id=call.tool_call_id, tool_call_name=call.tool_name)
+            yield ToolCallArgsEvent(tool_call_id=call.tool_call_id, delta=call.arguments or "{}")
+            yield ToolCallEndEvent(tool_call_id=call.tool_call_id)
+            function = FunctionCall(name=call.tool_name, arguments=call.arguments)
+            calls.append(ToolCall(id=call.tool_call_id, function=function))
+        said, message_id = response.text or None, text_id or self._new_id("text")
+        self.messages.append(AssistantMessage(id=message_id, content=said, tool_calls=calls or None))
+
+    def _result(self, call_id: str, content: str) -> BaseEvent:
+        message = ToolMessage(id=self._new_id("result"), tool_call_id=call_id, content=content)
+        self.messages.append(message)
+        return ToolCallResultEvent(message_id=message.id, tool_call_id=call_id, content=content, role="tool")
+
+    def _unheard_results(self, event: ModelRequestEvent) -> Iterator[BaseEvent]:
+        """Tell the answers of calls that did not run, which are in the next request only."""
+        heard = {message.tool_call_id for message in self.messages if isinstance(message, ToolMessage)}
+        for part in (part for message in event.messages for part in message.parts):
+            if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id not in {None, *heard}:
+                yield self._result(part.tool_call_id or "", part.content)
+
+    def _resume(self) -> Iterator[BaseEvent]:
+        """Take back what was being written when a server was killed: the model is asked again."""
+        self.pending.clear()
+        was_writing = self._text is not None
+        yield from self._end_texts()
+        if was_writing:
+            yield MessagesSnapshotEvent(messages=list(self.messages))
+
+    def _finish(self, event: RunFinishedEvent) -> Iterator[BaseEvent]:
+        yield from self._end_texts()
+        outcome: Any = RunFinishedSuccessOutcome()
+        if event.status in WAITING:
+            outcome = RunFinishedInterruptOutcome(interrupts=[self._interrupt(call) for call in self.pending])
+        yield AgUiFinished(
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            result=event.output,
+            outcome=outcome,
+            metadata={CUSTOM_PREFIX + "status": event.status},
+        )
+
+    def _interrupt(self, call: PendingCall) -> Interrupt:
+        return Interrupt(
+            id=call.digest,
+            reason=f"tool_{call.kind}",
+            message=f"{call.tool_name} {call.arguments}: {call.reason}",
+            tool_call_id=call.tool_call_id,
+            response_schema=ANSWER_SCHEMA,
+        )
+
+    def _fail(self, event: RunFailedEvent) -> Iterator[BaseEvent]:
+        yield from self._end_texts()
+        if event.error_type == CANCELLED:
+            outcome = RunFinishedCancelledOutcome()
+            yield AgUiFinished(thread_id=self.thread_id, run_id=self.run_id, outcome=outcome)
+        else:
+            yield RunErrorEvent(message=event.error, code=event.error_type)
+
+    def _end_texts(self) -> Iterator[BaseEvent]:
+        yield from self._end_thought()
+        if self._text is not None:
+            yield TextMessageEndEvent(message_id=self._text)
+            self._text = None
+
+    def _end_thought(self) -> Iterator[BaseEvent]:
+        if self._thought is not None:
+            yield ReasoningMessageEndEvent(message_id=self._thought)
+            yield ReasoningEndEvent(message_id=self._thought)
+            self._thought = None
+
+
+async def _decided(
+    service: AgentService, thread_id: str, resume: Sequence[ResumeEntry], owner: str
+) -> tuple[str, int]:
+    """Apply the answers to the interrupts of a thread's run; return its id and its last event before them."""
+    found = await service.runs(owner, session=thread_id, limit=1)
+    if not found or found[0].status not in WAITING:
+        raise RequestRefused("not_waiting", f"no run of the thread {thread_id!r} waits for an answer.")
+    run_id = found[0].run_id
+    stored, _ = await service.stored(run_id, owner)
+    pending = {call.digest: call for call in stored.state.pending}
+    decisions: list[Decision] = []
+    for entry in resume:
+        if entry.interrupt_id not in pending:
+            text = f"the interrupt {entry.interrupt_id!r} does not wait; waiting: {', '.join(pending)}."
+            raise RequestRefused("stale_decision", text)
+        decisions.append(_decision(pending[entry.interrupt_id], entry))
+    n_before = await service.n_events(run_id, owner)
+    await service.decide(run_id, decisions, owner)
+    return run_id, n_before
+
+
+def _decision(call: PendingCall, entry: ResumeEntry) -> Decision:
+    payload: Any = entry.payload if entry.status == "resolved" else {"approved": False}
+    match payload:
+        case {"result": str(result)}:
+            return Settle(call.tool_call_id, result, digest=call.digest)
+        case {"approved": True} | True:
+            return Approve(call.tool_call_id, call.digest)
+        case {"approved": False, "reason": str(reason)}:
+            return Deny(call.tool_call_id, reason)
+        case {"approved": False} | False:
+            return Deny(call.tool_call_id)
+        case _:
+            raise RequestRefused(
+                "unprocessable",
+                f"the answer {payload!r} to an interrupt must be an object with 'approved' (true or false) or "
+                f"'result' (text), as its responseSchema says.",
+            )
+
+
+def _prompt(given: RunAgentInput) -> str:
+    """Return the user's words since the last message of anyone else, after the context of the page."""
+    said: list[str] = []
+    for message in reversed(given.messages):
+        if not isinstance(message, UserMessage):
+            break
+        said.append(_text(message))
+    if not said:
+        raise RequestRefused("unprocessable", "messages must end with a message of the user, or resume be given.")
+    context = [f"{each.description}: {each.value}" for each in given.context or ()]
+    return "\n\n".join([*context, *reversed(said)])
+
+
+def _text(message: UserMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    texts: list[str] = []
+    for part in message.content:
+        if part.type != "text":
+            raise RequestRefused(
+                "unprocessable", f"this agent reads text, and the message has a part {part.type!r}."
+            )
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+def _refuse_without_effect(given: RunAgentInput) -> None:
+    if given.tools:
+        names = ", ".join(repr(tool.name) for tool in given.tools)
+        raise RequestRefused(
+            "unprocessable",
+            f"the page offers the tools {names}; a served agent has its own only. Declare them in the agent as "
+            f"Tool.external, and answer their interrupts.",
+        )
+    for name in ("state", "forwarded_props"):
+        if value := getattr(given, name):
+            raise RequestRefused("unprocessable", f"{name}={value!r} would have no effect here: leave it out.")

@@ -1,0 +1,182 @@
+"""AG-UI: the protocol's own client from npm, and its own models for every event."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import platformdirs
+import pytest
+from ag_ui.core import Event
+from pydantic import TypeAdapter
+
+from tests.agentkit.serving.served_agents import KEYS, Client, clerk, served
+
+pytestmark = pytest.mark.anyio
+CLIENT, VERSION = Path(__file__).with_name("ag_ui_client.mjs"), "1.0.0"
+EVENT: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+@cache
+def client_folder() -> Path:
+    """Return a folder with the protocol's client, installed with npm on first use."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed; it brings the protocol's own client, @ag-ui/client")
+    folder = Path(platformdirs.user_cache_dir("agentkit")) / f"ag-ui-client-{VERSION}"
+    if not (folder / "node_modules" / "@ag-ui" / "client").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text('{"private": true}')
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"@ag-ui/client@{VERSION}"]
+        installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        if installed.returncode:
+            pytest.skip(f"npm cannot install @ag-ui/client: {installed.stderr[-300:]}")
+    shutil.copy(CLIENT, folder)  # node looks for packages beside the program
+    return folder
+
+
+async def asked(client: Client, prompt: str, answer: Any = None, key: str = "") -> dict[str, Any]:
+    """Return what the protocol's client prints."""
+    command = [
+        "node",
+        CLIENT.name,
+        f"{str(client.http.base_url).rstrip('/')}/ag-ui",
+        prompt,
+        json.dumps(answer),
+        key,
+    ]
+    folder = client_folder()
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+    done = await anyio.to_thread.run_sync(run)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+async def test_the_protocols_client_reads_a_run(tmp_path: Path) -> None:
+    async with served(clerk(), tmp_path / "runs.db", key="ann") as client:
+        found = await asked(client, "a b", key=KEYS["ann"])
+        assert found["outcomes"] == ["success"]
+        roles = [message["role"] for message in found["messages"]]
+        assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+        assert found["messages"][1]["toolCalls"][0]["function"] == {
+            "name": "file",
+            "arguments": '{"word": "a"}',
+        }
+        assert found["messages"][2]["content"] == "filed a"
+        assert found["messages"][-1]["content"] == "done: a b"
+        assert found["seen"][0] == "RUN_STARTED" and found["seen"][-1] == "RUN_FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("answer", "effects"),
+    [({"approved": True}, ["a", "shred"]), ({"approved": False, "reason": "keep it"}, ["a"])],
+)
+async def test_an_interrupt_is_answered_by_the_protocols_client(
+    tmp_path: Path, answer: Any, effects: list[str]
+) -> None:
+    world: list[str] = []
+    async with served(clerk(world.append), tmp_path / "runs.db") as client:
+        found = await asked(client, "a shred", answer)
+        assert found["outcomes"] == ["interrupt", "success"] and world == effects
+        assert found["messages"][-1]["content"] == "done: a shred"
+        told = [message["content"] for message in found["messages"] if message["role"] == "tool"]
+        assert told[-1] == ("filed shred" if answer["approved"] else "Not allowed: keep it")
+
+
+async def test_a_failed_run_is_an_error_of_the_protocol(tmp_path: Path) -> None:
+    async with served(clerk(), tmp_path / "runs.db") as client:
+        assert (await asked(client, "boom"))["outcomes"] == ["error RuntimeError"]
+
+
+def given(prompt: str, **changes: Any) -> dict[str, Any]:
+    messages = [{"id": "1", "role": "user", "content": prompt}]
+    return {"threadId": "t", "runId": "r", "messages": messages, **changes}
+
+
+async def events_of(client: Client, body: dict[str, Any]) -> list[Any]:
+    response = await client.http.post("/ag-ui", json=body)
+    assert response.status_code == 200, response.text
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    return [EVENT.validate_json(line) for line in lines]
+
+
+async def test_a_repeated_request_follows_the_same_run(tmp_path: Path) -> None:
+    world: list[str] = []
+    async with served(clerk(world.append), tmp_path / "runs.db") as client:
+        first, again = [await events_of(client, given("a")) for _ in range(2)]
+        assert first == again and world == ["a"]
+        assert first[-1].metadata == {"agentkit.status": "completed"} and first[-1].result == "done: a"
+        context = [{"description": "page", "value": "b"}]
+        messages = [
+            {"id": "1", "role": "user", "content": "a"},
+            {"id": "2", "role": "assistant", "content": "done: a"},
+            {"id": "3", "role": "user", "content": [{"type": "text", "text": "c"}]},
+        ]
+        told = await events_of(client, given("", messages=messages, runId="r2", context=context))
+        assert told[-1].result == "done: page: b c" and world == ["a", "page:", "b", "c"]
+        assert len((await client.ask("GET", "/sessions/t", 200))["messages"]) == 12
+
+
+async def test_a_cancelled_run_has_that_outcome(tmp_path: Path) -> None:
+    async with served(clerk(), tmp_path / "runs.db") as client:
+        async with client.http.stream("POST", "/ag-ui", json=given("wait")) as response:
+            run_id = response.headers["run-id"]
+            await client.ask("POST", f"/runs/{run_id}/cancel", 202)
+            text = (await response.aread()).decode()
+        last = EVENT.validate_json(text.splitlines()[-2].removeprefix("data: "))
+        assert last.outcome.type == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "told"),
+    [
+        ({"messages": []}, 422, "messages must end with a message of the user"),
+        ({"tools": [{"name": "click", "description": "Click."}]}, 422, "'click'"),
+        ({"state": {"n": 1}}, 422, "state={'n': 1} would have no effect"),
+        ({"forwardedProps": {"x": 1}}, 422, "forwarded_props"),
+        ({"resume": [{"interruptId": "x", "status": "resolved"}]}, 409, "no run of the thread 't' waits"),
+        ({"threadId": 7}, 400, "thread"),
+        (
+            {
+                "messages": [
+                    {
+                        "id": "1",
+                        "role": "user",
+                        "content": [{"type": "image", "source": {"type": "url", "value": "x"}}],
+                    }
+                ]
+            },
+            422,
+            "has a part 'image'",
+        ),
+    ],
+)
+async def test_what_has_no_effect_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], status: int, told: str
+) -> None:
+    async with served(clerk(), tmp_path / "runs.db") as client:
+        refused = await client.ask("POST", "/ag-ui", status, json=given("a", **changes))
+        assert told in refused["error"]["message"]
+        assert (await client.ask("GET", "/runs", 200))["runs"] == []
+
+
+async def test_a_wrong_answer_to_an_interrupt_is_named(tmp_path: Path) -> None:
+    async with served(clerk(), tmp_path / "runs.db") as client:
+        (interrupt,) = (await events_of(client, given("shred")))[-1].outcome.interrupts
+        for payload, status, told in (({"yes": 1}, 422, "'approved'"), (None, 422, "None")):
+            answer = {"interruptId": interrupt.id, "status": "resolved", "payload": payload}
+            refused = await client.ask("POST", "/ag-ui", status, json=given("", runId="r2", resume=[answer]))
+            assert told in refused["error"]["message"]
+        stale = {"interruptId": "0" * 64, "status": "resolved", "payload": True}
+        refused = await client.ask("POST", "/ag-ui", 409, json=given("", runId="r2", resume=[stale]))
+        assert interrupt.id in refused["error"]["message"]
+        abandoned = {"interruptId": interrupt.id, "status": "cancelled"}
+        told_events = await events_of(client, given("", runId="r2", resume=[abandoned]))
+        assert told_events[-1].result == "done: shred"
