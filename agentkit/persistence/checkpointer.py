@@ -24,6 +24,8 @@ from agentkit.usage import RunUsage
 
 StoredStatus = RunResultStatus | Literal["running", "failed"]
 """Status of a result, or "running" (also after a process was killed), or "failed" (after an error)."""
+UNENDED: tuple[StoredStatus, ...] = ("running", "needs_approval", "needs_results")
+"""Statuses of runs that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +200,19 @@ class Checkpointer(ABC):
         """
         return (await self.load(run_id)).summary
 
-    async def unheld_runs(
+    async def unended_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
-        """Return runs with status "running" that no live process holds, longest waiting first; see `list_runs`.
+        """Return runs that go on or wait, latest first; see `list_runs`.
 
         A checkpointer for agents that are served must have this method and those below.
         """
+        raise self._stores_no_events
+
+    async def unheld_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs with status "running" that no live process holds, longest waiting first; see `list_runs`."""
         raise self._stores_no_events
 
     async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:

@@ -10,6 +10,7 @@ from weakref import ref
 from agentkit.events import AgentEvent
 from agentkit.messages import ToolCallPart
 from agentkit.persistence.checkpointer import (
+    UNENDED,
     Checkpointer,
     RunJournal,
     RunSummary,
@@ -114,6 +115,13 @@ class InMemoryCheckpointer(Checkpointer):
         """Delete a run."""
         self._known(run_id)
         del self._runs[run_id]
+
+    async def unended_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs that have not ended."""
+        found = [summary for summary in self._found(None, metadata) if summary.status in UNENDED]
+        return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
 
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100

@@ -32,6 +32,7 @@ from agentkit.persistence.checkpointer import (
 from agentkit.persistence.leases import LEASE_S, Lease, described, is_gone
 from agentkit.persistence.outbox import Outbox, SentEvent
 from agentkit.persistence.sqlite_database import SQLiteDatabase
+from agentkit.persistence.sqlite_format import IS_UNENDED
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.persistence.stored_state import (
     answer_from_json,
@@ -116,6 +117,12 @@ class SQLiteCheckpointer(Checkpointer):
     async def summary(self, run_id: str) -> RunSummary:
         """Return the entry of a run."""
         return await self.database.read(partial(_summary_of, run_id))
+
+    async def unended_runs(
+        self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Return runs that have not ended."""
+        return await self.database.read(partial(_unended, dict(metadata or {}), limit))
 
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
@@ -426,11 +433,19 @@ def _list(
     return [_summary(row) for row in rows]
 
 
+def _unended(metadata: dict[str, str], limit: int, connection: sqlite3.Connection) -> list[RunSummary]:
+    rows = connection.execute(
+        f"SELECT {_SUMMARY} FROM runs WHERE {IS_UNENDED} AND {_HAS_METADATA} ORDER BY updated_at DESC LIMIT ?2",
+        (json.dumps(metadata), limit),
+    )
+    return [_summary(row) for row in rows]
+
+
 def _unheld(metadata: dict[str, str], limit: int, connection: sqlite3.Connection) -> list[RunSummary]:
     rows = connection.execute(
         f"""
         SELECT {_SUMMARY}, owner, lease_until FROM runs
-        WHERE part_of IS NULL AND status = 'running' AND {_HAS_METADATA} ORDER BY updated_at
+        WHERE {IS_UNENDED} AND status = 'running' AND {_HAS_METADATA} ORDER BY updated_at
         """,
         (json.dumps(metadata),),
     )

@@ -35,7 +35,9 @@ CREATE TABLE events( -- of runs that are served
 ) WITHOUT ROWID
 """
 _INNER_RUNS = "CREATE INDEX inner_runs ON runs(part_of) WHERE part_of IS NOT NULL"
-_UNENDED = "CREATE INDEX unended_runs ON runs(updated_at) WHERE status = 'running' AND part_of IS NULL"
+IS_UNENDED = "part_of IS NULL AND status IN ('running', 'needs_approval', 'needs_results')"
+"""Condition of runs that have not ended, word for word that of their index."""
+_UNENDED = f"CREATE INDEX unended_runs ON runs(updated_at) WHERE {IS_UNENDED}"
 _TABLES = (
     """
 CREATE TABLE messages(

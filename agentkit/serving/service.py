@@ -27,7 +27,14 @@ from agentkit.events import (
     RunFinishedEvent,
     RunRequestedEvent,
 )
-from agentkit.persistence.checkpointer import Checkpointer, RunJournal, RunSummary, StoredRun, StoredStatus
+from agentkit.persistence.checkpointer import (
+    UNENDED,
+    Checkpointer,
+    RunJournal,
+    RunSummary,
+    StoredRun,
+    StoredStatus,
+)
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.resume import decided
 from agentkit.run.state import RunState
@@ -224,7 +231,7 @@ class AgentService:
             CheckpointError: the journal cannot be written.
         """
         summary = await self._owned(run_id, owner)
-        if summary.status not in ("running", *WAITING):
+        if summary.status not in UNENDED:
             raise RequestRefused("ended", f"run {run_id} has ended: its status is {summary.status!r}.")
         await self._journal.append_event(run_id, CancelRequestedEvent(owner))
         if (held := self._worker.held(run_id)) is not None:
@@ -350,15 +357,12 @@ class AgentService:
             raise RequestRefused("held", f"run {run_id} is going on; cancel it first, or wait.") from error
 
     async def _require_idle(self, metadata: dict[str, str]) -> None:
-        unended: tuple[StoredStatus, ...] = ("running", *WAITING)
-        for status in unended:
-            found = await self._journal.list_runs(status=status, metadata=metadata, limit=1)
-            if found:
-                raise RequestRefused(
-                    "session_busy",
-                    f"session {metadata[SESSION]!r} has a run that has not ended ({found[0].run_id}, "
-                    f"{found[0].status!r}); wait for it, decide about its calls, or cancel it.",
-                )
+        for found in await self._journal.unended_runs(metadata=metadata, limit=1):
+            raise RequestRefused(
+                "session_busy",
+                f"session {metadata[SESSION]!r} has a run that has not ended ({found.run_id}, {found.status!r}); "
+                f"wait for it, decide about its calls, or cancel it.",
+            )
 
     async def _require_waiting_room(self) -> None:
         most = self.limits.max_waiting

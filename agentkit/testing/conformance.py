@@ -358,6 +358,9 @@ async def _finds_runs_that_nobody_performs(keeper: Checkpointer) -> None:
     async def found(**filters: Any) -> list[str]:
         return sorted(summary.run_id for summary in await keeper.unheld_runs(**filters))
 
+    unended = [summary.run_id for summary in await keeper.unended_runs()]
+    assert sorted(unended) == sorted(ids[1:]), "those that have not ended are three"
+    assert [summary.run_id for summary in await keeper.unended_runs(metadata={"n": "3"}, limit=1)] == ids[3:]
     assert await found() == sorted(ids[1:3])
     assert await found(metadata={"n": "2"}) == [ids[2]] and len(await found(limit=1)) == 1
     claimed = await keeper.claim(ids[1])
