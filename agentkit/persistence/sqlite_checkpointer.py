@@ -46,6 +46,8 @@ from agentkit.run.state import CallAnswer, RunState
 
 T = TypeVar("T")
 
+FEW = 100
+"""Events that are read without a worker thread."""
 _NO_LEASE = ", owner = NULL, lease_until = NULL"
 # Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
 _HAS_METADATA = """NOT EXISTS (
@@ -87,7 +89,7 @@ class SQLiteCheckpointer(Checkpointer):
 
     async def has(self, run_id: str) -> bool:
         """Return whether a run with that id exists."""
-        return await self.database.read(partial(_has, run_id))
+        return await self.database.read(partial(_has, run_id), is_short=True)
 
     async def load(self, run_id: str) -> StoredRun:
         """Return a run without claiming it."""
@@ -116,13 +118,13 @@ class SQLiteCheckpointer(Checkpointer):
 
     async def summary(self, run_id: str) -> RunSummary:
         """Return the entry of a run."""
-        return await self.database.read(partial(_summary_of, run_id))
+        return await self.database.read(partial(_summary_of, run_id), is_short=True)
 
     async def unended_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
         """Return runs that have not ended."""
-        return await self.database.read(partial(_unended, dict(metadata or {}), limit))
+        return await self.database.read(partial(_unended, dict(metadata or {}), limit), is_short=True)
 
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
@@ -138,11 +140,11 @@ class SQLiteCheckpointer(Checkpointer):
                 raise unknown_run(run_id)
             return sqlite_events.read(run_id, after, limit, connection)
 
-        return await self.database.read(work)
+        return await self.database.read(work, is_short=limit <= FEW)
 
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the number of the last stored event of each run."""
-        return await self.database.read(partial(sqlite_events.last_events, run_ids))
+        return await self.database.read(partial(sqlite_events.last_events, run_ids), is_short=True)
 
     async def append_event(self, run_id: str, event: AgentEvent) -> int:
         """Store an event of a run."""

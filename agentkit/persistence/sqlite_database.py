@@ -56,29 +56,41 @@ class SQLiteDatabase:
         Raises:
             CheckpointError: the file cannot be used.
         """
-        if is_short and not durable and self._is_open and self._lock.acquire(blocking=False):
-            try:
-                return self._transaction(work, wait_ms=0)
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise self._unusable(error) from error
-            except sqlite3.DatabaseError as error:
-                raise self._unusable(error) from error
-            finally:
-                self._lock.release()
+        if is_short and not durable and (found := self._at_once(work, "BEGIN IMMEDIATE")) is not None:
+            return found[0]
         from anyio.to_thread import run_sync
 
         return await run_sync(partial(self._write_waiting, work, durable))
 
-    async def read(self, work: Work[T]) -> T:
-        """Run `work`, which only reads, in one transaction in a worker thread; no writer has to wait for it.
+    async def read(self, work: Work[T], *, is_short: bool = False) -> T:
+        """Run `work`, which only reads, in one transaction; no writer has to wait for it.
+
+        Work of less than a millisecond (`is_short`) runs at once if nothing else holds the file; other work runs in
+        a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
         """
+        if is_short and (found := self._at_once(work, "BEGIN")) is not None:
+            return found[0]
         from anyio.to_thread import run_sync
 
         return await run_sync(partial(self._read, work))
+
+    def _at_once(self, work: Work[T], begin: str) -> tuple[T] | None:
+        """Return the result of work that runs in this thread; None if the file is not open, or is held."""
+        if not self._is_open or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return (self._transaction(work, wait_ms=0, begin=begin),)
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise self._unusable(error) from error
+            return None
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from error
+        finally:
+            self._lock.release()
 
     def write_if_open(self, work: Work[object]) -> None:
         """Run `work` in one transaction, from any thread; do nothing if the file is not open or not usable."""

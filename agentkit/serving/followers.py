@@ -16,6 +16,8 @@ from agentkit.persistence.stored_events import StoredEvent
 
 POLL_S = 0.1
 """Seconds between two looks at the events of runs that other processes perform."""
+PAGE = 100
+"""Events that are read from the journal at a time."""
 RECENT = 256
 """Events of a run that are kept in memory while this process performs it."""
 
@@ -60,7 +62,7 @@ class Followers:
             self._waiting.setdefault(run_id, set()).add(news)  # before the look, which another process may outrun
             self._read_until[run_id] = min(after, self._read_until.get(run_id, after))
             try:
-                events = self._from_memory(run_id, after) or await self._checkpointer.events(run_id, after=after)
+                events = self._from_memory(run_id, after) or await self._page(run_id, after)
                 if not events:
                     await news.wait()
                     continue
@@ -81,6 +83,9 @@ class Followers:
                 # A run that is gone wakes its readers too, which are then told so.
                 if last.get(run_id, -1) != self._read_until.get(run_id):
                     self._wake(run_id)
+
+    async def _page(self, run_id: str, after: int) -> Sequence[StoredEvent]:
+        return await self._checkpointer.events(run_id, after=after, limit=PAGE)
 
     def _from_memory(self, run_id: str, after: int) -> Sequence[StoredEvent]:
         """Return the events behind `after`; none if memory lacks one of them."""
