@@ -65,8 +65,8 @@ class SQLiteDatabase:
     async def read(self, work: Work[T], *, is_short: bool = False) -> T:
         """Run `work`, which only reads, in one transaction; no writer has to wait for it.
 
-        Work of less than a millisecond (`is_short`) runs at once if nothing else holds the file; other work runs in
-        a worker thread.
+        Work of less than a millisecond (`is_short`) runs at once if nothing else holds the file; other work runs
+        in a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
