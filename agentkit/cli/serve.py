@@ -46,6 +46,9 @@ def serve(
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Runs that a process performs at once.")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that a run may take.")] = 3600.0,
+    keep: Annotated[
+        float | None, typer.Option("--keep", min=0.001, help="Days after which ended runs are deleted.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; they share the journal.")] = 1,
 ) -> None:
     """Serve an agent: runs, sessions, approvals and streams that survive the server."""
@@ -64,6 +67,7 @@ def serve(
         "hosts": name or (["*"] if no_key else None),
         "runs": runs,
         "timeout": timeout,
+        "keep": None if keep is None else keep * 86_400,
     }
     os.environ[SETTINGS_VARIABLE] = json.dumps(settings)
     made = served_app()  # an error in the module or the settings is told before anything listens
@@ -101,7 +105,9 @@ def served_app() -> AgentApp:
         keys=None if variables is None else {client: _key(variable) for client, variable in variables.items()},
         hosts=settings["hosts"],
         origins=settings["origins"],
-        limits=ServiceLimits(max_runs=settings["runs"], run_timeout_s=settings["timeout"]),
+        limits=ServiceLimits(
+            max_runs=settings["runs"], run_timeout_s=settings["timeout"], keep_s=settings["keep"]
+        ),
     )
 
 

@@ -235,6 +235,10 @@ class Checkpointer(ABC):
         """
         raise self._stores_no_events
 
+    async def delete_ended(self, *, before: float, metadata: Mapping[str, str] | None = None) -> int:
+        """Delete runs that ended before a time, in seconds since 1970; return their number. See `list_runs`."""
+        raise self._stores_no_events
+
     async def store_events(self, journals: Sequence[RunJournal]) -> None:
         """Store the events in the outboxes of some journals that need no other write (`Outbox.alone`).
 

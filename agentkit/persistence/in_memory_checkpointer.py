@@ -144,6 +144,14 @@ class InMemoryCheckpointer(Checkpointer):
         (stored,) = self._known(run_id).store([(time.time(), event)])
         return stored.number
 
+    async def delete_ended(self, *, before: float, metadata: Mapping[str, str] | None = None) -> int:
+        """Delete runs that ended before a time."""
+        ended = [each for each in self._found(None, metadata) if each.status not in UNENDED]
+        old = [each.run_id for each in ended if each.updated_at < before]
+        for run_id in old:
+            del self._runs[run_id]
+        return len(old)
+
     async def store_events(self, journals: Sequence[RunJournal]) -> None:
         """Store events that need no other write."""
         for journal in journals:

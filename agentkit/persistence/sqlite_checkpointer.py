@@ -156,6 +156,11 @@ class SQLiteCheckpointer(Checkpointer):
 
         return await self.database.write(work)
 
+    async def delete_ended(self, *, before: float, metadata: Mapping[str, str] | None = None) -> int:
+        """Delete runs that ended before a time, and the messages that no other run or session has."""
+        work = partial(_delete_ended, before, dict(metadata or {}))
+        return await self.database.write(work, is_short=False)
+
     async def store_events(self, journals: Sequence[RunJournal]) -> None:
         """Store events that need no other write, in one transaction."""
         waiting: list[tuple[_SQLiteJournal, Outbox, list[SentEvent]]] = []
@@ -459,6 +464,16 @@ def _delete(run_id: str, connection: sqlite3.Connection) -> None:
     if connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,)).rowcount != 1:
         raise unknown_run(run_id)
     message_chain.forget_unused(connection)
+
+
+def _delete_ended(before: float, metadata: dict[str, str], connection: sqlite3.Connection) -> int:
+    deleted = connection.execute(
+        f"DELETE FROM runs WHERE part_of IS NULL AND NOT ({IS_UNENDED}) AND updated_at < ?2 AND {_HAS_METADATA}",
+        (json.dumps(metadata), before),
+    ).rowcount
+    if deleted:
+        message_chain.forget_unused(connection)
+    return deleted
 
 
 def _summary_of(run_id: str, connection: sqlite3.Connection) -> RunSummary:

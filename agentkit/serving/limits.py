@@ -22,6 +22,8 @@ class ServiceLimits:
     body_timeout_s: float = 30.0
     send_timeout_s: float = 30.0
     """Seconds after which the connection of a client that reads nothing is closed; it can reconnect."""
+    keep_s: float | None = None
+    """Seconds after its end at which a run is deleted from the journal; its session keeps the messages."""
     drain_s: float = 10.0
     """Seconds for running calls to end when the server stops; what goes on then is resumed later."""
 

@@ -46,9 +46,9 @@ SERVED, OWNER, SESSION = "agentkit.served", "agentkit.owner", "agentkit.session"
 """Metadata of a served run: the service's name, the name of the client's key, the client's name of the session."""
 CANCELLED, TOO_LATE = "RunCancelled", "DeadlineExceeded"
 """Error types of runs that ended because a client cancelled them, or at their deadline."""
-SCHEDULE_S, LISTEN_S, STORE_S = 0.5, 0.25, 0.05
-"""Seconds between looks for runs that nobody holds, for cancellations by way of another process, and between
-writes of pieces of text."""
+SCHEDULE_S, LISTEN_S, STORE_S, SWEEP_S = 0.5, 0.25, 0.05, 300.0
+"""Seconds between looks for runs that nobody holds, for cancellations by way of another process, between writes of
+pieces of text, and between deletions of old runs."""
 PAGE = 1000
 """Events that are read at a time."""
 
@@ -162,6 +162,7 @@ class Worker:
             tasks.start_soon(self._repeat, self._listen, partial(anyio.sleep, LISTEN_S))
             tasks.start_soon(self._repeat, self._store_pieces, partial(anyio.sleep, STORE_S))
             tasks.start_soon(self._repeat, self.followers.look, partial(anyio.sleep, 1.0))
+            tasks.start_soon(self._repeat, self._delete_old_runs, partial(anyio.sleep, SWEEP_S))
             try:
                 yield
             except anyio.get_cancelled_exc_class():
@@ -333,6 +334,12 @@ class Worker:
                 held.n_foreign = n_foreign
                 if (by := (await self._past(held.run_id)).cancelled_by) is not None:
                     cancel(held, by)
+
+    async def _delete_old_runs(self) -> None:
+        """Delete runs that ended longer ago than they are kept."""
+        if self._limits.keep_s is not None:
+            before = time.time() - self._limits.keep_s
+            await self._journal.delete_ended(before=before, metadata={SERVED: self._name})
 
     async def _store_pieces(self) -> None:
         """Store the pieces of text that have come since the last time."""

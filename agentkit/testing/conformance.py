@@ -368,6 +368,20 @@ async def _finds_runs_that_nobody_performs(keeper: Checkpointer) -> None:
     await claimed[1].release()
 
 
+async def _deletes_runs_that_ended_long_ago(keeper: Checkpointer) -> None:
+    states = [_state(_said(str(n))) for n in range(4)]
+    journals = [
+        await keeper.create(state, metadata={"n": str(n % 2)}, outbox=Outbox()) for n, state in enumerate(states)
+    ]
+    for journal, state in zip(journals[:3], states[:3], strict=True):
+        await journal.save(state, "completed")
+    assert await keeper.delete_ended(before=0.0) == 0, "a run was deleted that ended later"
+    later = (await keeper.summary(states[3].run_id)).updated_at + 9
+    assert await keeper.delete_ended(before=later, metadata={"n": "0"}) == 2
+    assert await keeper.delete_ended(before=later) == 1, "of two left one has ended"
+    assert await keeper.has(states[3].run_id), "a run that goes on was deleted"
+
+
 async def _keeps_what_was_said(session: Session) -> None:
     history = await session.load()
     assert history.messages == (), "a new conversation is empty"
@@ -440,6 +454,7 @@ _EVENT_CHECKS = (
     _stores_events_with_what_they_report,
     _others_may_add_events,
     _finds_runs_that_nobody_performs,
+    _deletes_runs_that_ended_long_ago,
 )
 _SESSION_CHECKS = (
     _keeps_what_was_said,

@@ -147,6 +147,7 @@ CHAINS: Mapping[str, str] = {
     "refusals": f"""
         sample refusals model=base.gguf threads=1 precision=fp32 replies=1 max_tokens=8
         sft refusals-small {SFT}
+        merge tools-small-8 base=base.gguf rank=4
     """,
     "medium adapter": f"""
         sft tools-medium base=base.gguf {SFT}

@@ -333,6 +333,17 @@ async def test_an_application_that_mounts_the_service_starts_it(journal: Path) -
             assert (await client.ask("GET", f"/desk/runs/{run_id}?wait=9", 200))["output"] == "done: a"
 
 
+async def test_ended_runs_are_deleted_after_their_time(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentkit.serving.worker.SWEEP_S", 0.05)
+    async with served(clerk(), journal, limits=ServiceLimits(keep_s=0.1, drain_s=0.1)) as client:
+        ended, waiting = await client.run("a", session="talk"), await client.run("shred")
+        while len((await client.ask("GET", "/runs", 200))["runs"]) > 1:
+            await anyio.sleep(0.02)
+        await client.ask("GET", f"/runs/{ended}", 404)
+        assert (await client.end(waiting))["status"] == "needs_approval"
+        assert len((await client.ask("GET", "/sessions/talk", 200))["messages"]) == 4
+
+
 async def test_runs_in_memory_are_served_too(tmp_path: Path) -> None:
     async with served(clerk(), InMemoryCheckpointer(), session_of=InMemorySession) as client:
         assert (await client.end(await client.run("a")))["output"] == "done: a"
