@@ -282,6 +282,10 @@ async def _decided(
             text = f"the interrupt {entry.interrupt_id!r} does not wait; waiting: {', '.join(pending)}."
             raise RequestRefused("stale_decision", text)
         decisions.append(_decision(pending[entry.interrupt_id], entry))
+    answered = {entry.interrupt_id for entry in resume}
+    if left := [digest for digest in pending if digest not in answered]:
+        text = f"resume must answer all interrupts of the thread at once; not answered: {', '.join(left)}."
+        raise RequestRefused("unprocessable", text)
     n_before = await service.n_events(run_id, owner)
     await service.decide(run_id, decisions, owner)
     return run_id, n_before

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
 WAITING: tuple[StoredStatus, ...] = ("needs_approval", "needs_results")
 """Statuses of runs that wait for a client."""
+FAILED: tuple[StoredStatus, ...] = ("failed",)
+CANCEL_S = 5.0
+"""Seconds that a request to cancel waits for the run's end; it is cancelled all the same."""
 _KINDS: Mapping[type[Decision], Literal["approve", "deny", "settle"]] = {
     Approve: "approve",
     Deny: "deny",
@@ -168,6 +171,12 @@ class AgentService:
             if isinstance(error, CheckpointError) and await self._journal.has(run_id):
                 return await self._same(run_id, request, owner)  # a concurrent request with the same key
             raise
+        try:
+            if request.session is not None:
+                await self._require_first(run_id, metadata)
+        except BaseException:
+            self._worker.give_place_back(run_id)
+            raise
         if has_room:
             self._worker.begin(HeldRun(run_id, owner, request.session, past, journal, known), state)
         else:
@@ -184,10 +193,8 @@ class AgentService:
         """
         self._require_open()
         summary = await self._owned(run_id, owner)
-        if summary.status not in WAITING:
-            text = f"run {run_id} waits for no decision: its status is {summary.status!r}."
-            raise RequestRefused("not_waiting", text)
-        stored, journal = await self._claimed(run_id)
+        _require_status(summary, WAITING)
+        stored, journal = await self._claimed(run_id, WAITING)
         try:
             state = _with_decisions(interrupted(stored), decisions)
             held = await self._worker.held_again(stored, journal)
@@ -214,9 +221,10 @@ class AgentService:
         """
         self._require_open()
         summary = await self._owned(run_id, owner)
-        if summary.status != "failed":
-            raise RequestRefused("not_ended", f"run {run_id} has not failed: its status is {summary.status!r}.")
-        stored, journal = await self._claimed(run_id)
+        _require_status(summary, FAILED)
+        if (session := summary.metadata.get(SESSION)) is not None:
+            await self._require_idle({SERVED: self.name, OWNER: owner, SESSION: session})
+        stored, journal = await self._claimed(run_id, FAILED)
         held = await self._worker.held_again(stored, journal)
         held.past.deadline = self._deadline(None)
         state = interrupted(stored)
@@ -231,17 +239,17 @@ class AgentService:
             CheckpointError: the journal cannot be written.
         """
         summary = await self._owned(run_id, owner)
-        if summary.status not in UNENDED:
-            raise RequestRefused("ended", f"run {run_id} has ended: its status is {summary.status!r}.")
+        _require_status(summary, UNENDED)
         await self._journal.append_event(run_id, CancelRequestedEvent(owner))
         if (held := self._worker.held(run_id)) is not None:
             cancel(held, owner)
-            await held.ended.wait()
+            with anyio.move_on_after(CANCEL_S):  # a tool in a thread cannot be stopped
+                await held.ended.wait()
             return
         try:
-            stored, journal = await self._journal.claim(run_id)
-        except CheckpointError:
-            return  # the process that performs it reads the event
+            stored, journal = await self._claimed(run_id, UNENDED)
+        except RequestRefused:
+            return  # the process that performs it reads the event, or it has just ended
         held = await self._worker.held_again(stored, journal)
         await self._worker.note_end(held, CANCELLED, f"{owner} cancelled it.", stored.state)
 
@@ -252,8 +260,8 @@ class AgentService:
             RequestRefused: the run is unknown to this client, or is being performed.
             CheckpointError: the journal cannot be written.
         """
-        await self._owned(run_id, owner)
-        await self._claimed(run_id)
+        summary = await self._owned(run_id, owner)
+        await self._claimed(run_id, (summary.status,))
         await self._journal.delete(run_id)
 
     async def follow(self, run_id: str, after: int, owner: str) -> AsyncIterator[Sequence[StoredEvent]]:
@@ -350,11 +358,18 @@ class AgentService:
             raise unknown
         return summary
 
-    async def _claimed(self, run_id: str) -> tuple[StoredRun, RunJournal]:
+    async def _claimed(self, run_id: str, statuses: Sequence[StoredStatus]) -> tuple[StoredRun, RunJournal]:
+        """Claim a run that nobody performs and that has one of some statuses still."""
         try:
-            return await self._journal.claim(run_id)
+            stored, journal = await self._journal.claim(run_id)
         except CheckpointError as error:
             raise RequestRefused("held", f"run {run_id} is going on; cancel it first, or wait.") from error
+        try:
+            _require_status(stored.summary, statuses)
+        except RequestRefused:
+            await journal.release()
+            raise
+        return stored, journal
 
     async def _require_idle(self, metadata: dict[str, str]) -> None:
         for found in await self._journal.unended_runs(metadata=metadata, limit=1):
@@ -362,6 +377,16 @@ class AgentService:
                 "session_busy",
                 f"session {metadata[SESSION]!r} has a run that has not ended ({found.run_id}, {found.status!r}); "
                 f"wait for it, decide about its calls, or cancel it.",
+            )
+
+    async def _require_first(self, run_id: str, metadata: dict[str, str]) -> None:
+        """Withdraw a run that was created at the same time as another one of its session, and after it."""
+        unended = await self._journal.unended_runs(metadata=metadata)
+        first = min(unended, key=lambda summary: (summary.created_at, summary.run_id))
+        if first.run_id != run_id:
+            await self._journal.delete(run_id)
+            raise RequestRefused(
+                "session_busy", f"session {metadata[SESSION]!r} has begun the run {first.run_id}."
             )
 
     async def _require_waiting_room(self) -> None:
@@ -387,6 +412,24 @@ class AgentService:
         most = self.limits.run_timeout_s
         timeout_s = most if timeout_s is None else timeout_s if most is None else min(timeout_s, most)
         return None if timeout_s is None else time.time() + timeout_s
+
+
+_REFUSALS: Mapping[Sequence[StoredStatus], tuple[str, str]] = {
+    WAITING: ("not_waiting", "waits for no decision"),
+    FAILED: ("not_ended", "has not failed"),
+    UNENDED: ("ended", "has ended"),
+}
+
+
+def _require_status(summary: RunSummary, statuses: Sequence[StoredStatus]) -> None:
+    """Check that a run has one of some statuses.
+
+    Raises:
+        RequestRefused: It has another one.
+    """
+    if summary.status not in statuses:
+        code, what = _REFUSALS.get(statuses, ("held", "has gone on"))
+        raise RequestRefused(code, f"run {summary.run_id} {what}: its status is {summary.status!r}.")
 
 
 def _with_decisions(state: RunState, decisions: Sequence[Decision]) -> RunState:

@@ -49,6 +49,8 @@ CANCELLED, TOO_LATE = "RunCancelled", "DeadlineExceeded"
 SCHEDULE_S, LISTEN_S, STORE_S, SWEEP_S = 0.5, 0.25, 0.05, 300.0
 """Seconds between looks for runs that nobody holds, for cancellations by way of another process, between writes of
 pieces of text, and between deletions of old runs."""
+AGAIN_S = 5.0
+"""Seconds after which a run whose journal could not be written is tried again."""
 PAGE = 1000
 """Events that are read at a time."""
 
@@ -137,6 +139,8 @@ class Worker:
         self._tasks: TaskGroup | None = None
         self._is_closing = False
         self._has_room = anyio.Event()
+        self._not_before: dict[str, float] = {}
+        """Times before which runs that stopped here are not taken up again."""
 
     @property
     def n_running(self) -> int:
@@ -214,8 +218,13 @@ class Worker:
             )
             async with entered(setup) as run:
                 await run.finish(pace=pace)
-        except CheckpointError as error:  # taken over by another process, or the journal cannot be written
+        except CheckpointError as error:
+            if run is None:  # its session has gone on without it, or is damaged
+                await self.note_end(held, type(error).__name__, str(error), state)
+                return
+            # Another process has taken it over, or the journal cannot be written.
             logger.warning("run %s stops here: %s", held.run_id, error)
+            self._not_before[held.run_id] = time.monotonic() + AGAIN_S
         except Exception as error:
             if not isinstance(error, AgentKitError):
                 logger.exception("run %s failed", held.run_id)
@@ -296,8 +305,12 @@ class Worker:
         n_free = self._limits.max_runs - len(self._held) - len(self._starting)
         if n_free <= 0 or self._is_closing:
             return
-        for summary in await self._journal.unheld_runs(metadata={SERVED: self._name}, limit=n_free):
-            if summary.agent_name == self._declared.name and self.take_place(summary.run_id):
+        now = time.monotonic()
+        self._not_before = {run_id: at for run_id, at in self._not_before.items() if at > now}
+        n_most = n_free + len(self._not_before)
+        for summary in await self._journal.unheld_runs(metadata={SERVED: self._name}, limit=n_most):
+            is_ours = summary.agent_name == self._declared.name and summary.run_id not in self._not_before
+            if is_ours and self.take_place(summary.run_id):
                 try:
                     await self._take_up(summary.run_id)
                 except BaseException:

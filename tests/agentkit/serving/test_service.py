@@ -76,6 +76,32 @@ async def test_a_session_goes_on_and_has_one_run_at_a_time(journal: Path) -> Non
         assert (await client.ask("GET", "/sessions/talk", 200))["messages"] == []
 
 
+async def test_of_runs_that_are_begun_in_a_session_at_once_one_stays(journal: Path) -> None:
+    async with served(clerk(), journal) as one, served(clerk(), journal) as other:
+        for n in range(5):
+            body = {"prompt": "a", "session": f"talk {n}"}
+            asked = [client.http.post("/runs", json=body) for client in (one, other, one, other)]
+            responses = await asyncio.gather(*asked)
+            begun = [response.json()["run_id"] for response in responses if response.status_code == 201]
+            refused = [response.json()["error"]["code"] for response in responses if response.status_code != 201]
+            assert begun and set(refused) <= {"session_busy"}
+            for run_id in begun:
+                assert (await one.end(run_id))["status"] == "completed"
+            messages = (await one.ask("GET", f"/sessions/talk {n}", 200))["messages"]
+            assert len(messages) == 4 * len(begun)
+
+
+async def test_a_run_whose_session_went_on_without_it_fails(journal: Path) -> None:
+    async with served(clerk(), journal) as client:
+        failed = await client.run("a boom", session="talk")
+        assert (await client.end(failed))["status"] == "failed"
+        await client.end(await client.run("b", session="talk"))
+        await client.ask("POST", f"/runs/{failed}/resume", 202)
+        view = await client.end(failed)
+        assert (view["status"], view["error"]["type"]) == ("failed", "CheckpointError")
+        assert "has gone on since" in view["error"]["message"]
+
+
 async def test_decisions_name_what_was_shown_and_count_once(journal: Path) -> None:
     world: list[str] = []
     async with served(clerk(world.append), journal) as client:
