@@ -64,9 +64,9 @@ from agentkit.events import (
     ToolCallEvent,
     ToolResultEvent,
 )
-from agentkit.messages import RetryPromptPart, ToolReturnPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.threads import answers_in, waiting_run
 from agentkit.serving.worker import CANCELLED
 
 if TYPE_CHECKING:
@@ -211,9 +211,9 @@ class AgUiStream:
     def _unheard_results(self, event: ModelRequestEvent) -> Iterator[BaseEvent]:
         """Tell the answers of calls that did not run, which are in the next request only."""
         heard = {message.tool_call_id for message in self.messages if isinstance(message, ToolMessage)}
-        for part in (part for message in event.messages for part in message.parts):
-            if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id not in {None, *heard}:
-                yield self._result(part.tool_call_id or "", part.content)
+        for call_id, content in answers_in(event):
+            if call_id not in heard:
+                yield self._result(call_id, content)
 
     def _resume(self) -> Iterator[BaseEvent]:
         """Take back what was being written when a server was killed: the model is asked again."""
@@ -270,25 +270,16 @@ async def _decided(
     service: AgentService, thread_id: str, resume: Sequence[ResumeEntry], owner: str
 ) -> tuple[str, int]:
     """Apply the answers to the interrupts of a thread's run; return its id and its last event before them."""
-    found = await service.runs(owner, session=thread_id, limit=1)
-    if not found or found[0].status not in WAITING:
-        raise RequestRefused("not_waiting", f"no run of the thread {thread_id!r} waits for an answer.")
-    run_id = found[0].run_id
-    stored, _ = await service.stored(run_id, owner)
-    pending = {call.digest: call for call in stored.state.pending}
-    decisions: list[Decision] = []
-    for entry in resume:
-        if entry.interrupt_id not in pending:
-            text = f"the interrupt {entry.interrupt_id!r} does not wait; waiting: {', '.join(pending)}."
-            raise RequestRefused("stale_decision", text)
-        decisions.append(_decision(pending[entry.interrupt_id], entry))
-    answered = {entry.interrupt_id for entry in resume}
-    if left := [digest for digest in pending if digest not in answered]:
-        text = f"resume must answer all interrupts of the thread at once; not answered: {', '.join(left)}."
-        raise RequestRefused("unprocessable", text)
-    n_before = await service.n_events(run_id, owner)
-    await service.decide(run_id, decisions, owner)
-    return run_id, n_before
+    waiting = await waiting_run(service, thread_id, owner)
+    known = ", ".join(waiting.pending)
+    answers = {entry.interrupt_id: entry for entry in resume}
+    if stale := answers.keys() - waiting.pending.keys():
+        raise RequestRefused("stale_decision", f"the interrupt {min(stale)!r} does not wait; waiting: {known}.")
+    if waiting.pending.keys() - answers.keys():
+        raise RequestRefused("unprocessable", f"resume must answer all interrupts of the thread at once: {known}.")
+    decisions = [_decision(call, answers[digest]) for digest, call in waiting.pending.items()]
+    await service.decide(waiting.run_id, decisions, owner)
+    return waiting.run_id, waiting.n_events
 
 
 def _decision(call: PendingCall, entry: ResumeEntry) -> Decision:

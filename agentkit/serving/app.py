@@ -28,6 +28,7 @@ from agentkit.persistence.checkpointer import Checkpointer, RunSummary
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
+from agentkit.serving import vercel
 from agentkit.serving.access import Access
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
@@ -113,6 +114,7 @@ class AgentApp:
             "/runs/{run_id}": self._run,
             "/runs/{run_id}/events": self._events,
             "/sessions/{session:path}": self._session,
+            "/vercel/{chat}/stream": self._vercel_again,
         }
         post: dict[str, Endpoint] = {
             "/runs": self._submit,
@@ -120,6 +122,7 @@ class AgentApp:
             "/runs/{run_id}/cancel": self._cancel,
             "/runs/{run_id}/resume": self._resume,
             "/ag-ui": self._ag_ui,
+            "/vercel": self._vercel,
         }
         delete: dict[str, Endpoint] = {
             "/runs/{run_id}": self._delete,
@@ -248,6 +251,18 @@ class AgentApp:
         run_id, after = await ag_ui.accept(self.service, given, owner)
         batches = await self.service.follow(run_id, after, owner)
         return self._streaming(ag_ui.lines(batches, given), {"Run-Id": run_id})
+
+    async def _vercel(self, request: Request, owner: str) -> Response:
+        run_id, after = await vercel.accept(self.service, await self._body(request, vercel.ChatBody), owner)
+        batches = await self.service.follow(run_id, after, owner)
+        return self._streaming(vercel.lines(batches, run_id), {**vercel.HEADERS, "Run-Id": run_id})
+
+    async def _vercel_again(self, request: Request, owner: str) -> Response:
+        run_id = await vercel.running_run(self.service, request.path_params["chat"], owner)
+        if run_id is None:
+            return Response(status_code=204)  # the SDK's sign that there is nothing to read on
+        batches = await self.service.follow(run_id, 0, owner)
+        return self._streaming(vercel.lines(batches, run_id), vercel.HEADERS)
 
     # -- sessions and the service ---------------------------------------------------------------------------
 

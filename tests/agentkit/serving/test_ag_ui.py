@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-import platformdirs
 import pytest
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
+from tests.agentkit.serving.npm_clients import printed_by
 from tests.agentkit.serving.served_agents import KEYS, Client, clerk, served
 
 pytestmark = pytest.mark.anyio
-CLIENT, VERSION = Path(__file__).with_name("ag_ui_client.mjs"), "1.0.0"
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)
-
-
-@cache
-def client_folder() -> Path:
-    """Return a folder with the protocol's client, installed with npm on first use."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed; it brings the protocol's own client, @ag-ui/client")
-    folder = Path(platformdirs.user_cache_dir("agentkit")) / f"ag-ui-client-{VERSION}"
-    if not (folder / "node_modules" / "@ag-ui" / "client").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"@ag-ui/client@{VERSION}"]
-        installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-        if installed.returncode:
-            pytest.skip(f"npm cannot install @ag-ui/client: {installed.stderr[-300:]}")
-    shutil.copy(CLIENT, folder)  # node looks for packages beside the program
-    return folder
 
 
 async def asked(client: Client, prompt: str, answer: Any = None, key: str = "") -> dict[str, Any]:
     """Return what the protocol's client prints."""
-    command = [
-        "node",
-        CLIENT.name,
-        f"{str(client.http.base_url).rstrip('/')}/ag-ui",
-        prompt,
-        json.dumps(answer),
-        key,
-    ]
-    folder = client_folder()
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-
-    done = await anyio.to_thread.run_sync(run)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    url = f"{str(client.http.base_url).rstrip('/')}/ag-ui"
+    return await printed_by("ag_ui_client.mjs", "@ag-ui/client", "1.0.0", url, prompt, json.dumps(answer), key)
 
 
 async def test_the_protocols_client_reads_a_run(tmp_path: Path) -> None:
@@ -141,7 +105,7 @@ async def test_a_cancelled_run_has_that_outcome(tmp_path: Path) -> None:
         ({"tools": [{"name": "click", "description": "Click."}]}, 422, "'click'"),
         ({"state": {"n": 1}}, 422, "state={'n': 1} would have no effect"),
         ({"forwardedProps": {"x": 1}}, 422, "forwarded_props"),
-        ({"resume": [{"interruptId": "x", "status": "resolved"}]}, 409, "no run of the thread 't' waits"),
+        ({"resume": [{"interruptId": "x", "status": "resolved"}]}, 409, "no run of the conversation 't' waits"),
         ({"threadId": 7}, 400, "thread"),
         (
             {

@@ -1,0 +1,45 @@
+"""Runs of conversations that another protocol names, for the adapters of such protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agentkit.approvals.pending import PendingCall
+from agentkit.events import ModelRequestEvent
+from agentkit.messages import RetryPromptPart, ToolReturnPart
+from agentkit.serving.errors import RequestRefused
+from agentkit.serving.service import WAITING, AgentService
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """Run of a conversation that waits for a client."""
+
+    run_id: str
+    pending: Mapping[str, PendingCall]
+    """Waiting calls by the digests of their questions."""
+    n_events: int
+    """Number of its last event."""
+
+
+async def waiting_run(service: AgentService, session: str, owner: str) -> WaitingRun:
+    """Return the run of a conversation that waits.
+
+    Raises:
+        RequestRefused: No run of the conversation waits.
+    """
+    found = await service.runs(owner, session=session, limit=1)
+    if not found or found[0].status not in WAITING:
+        raise RequestRefused("not_waiting", f"no run of the conversation {session!r} waits for an answer.")
+    run_id = found[0].run_id
+    stored, _ = await service.stored(run_id, owner)
+    pending = {call.digest: call for call in stored.state.pending}
+    return WaitingRun(run_id, pending, await service.n_events(run_id, owner))
+
+
+def answers_in(event: ModelRequestEvent) -> Iterator[tuple[str, str]]:
+    """Yield id and content of the calls that a request answers; a call that did not run is answered there only."""
+    for part in (part for message in event.messages for part in message.parts):
+        if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id is not None:
+            yield part.tool_call_id, part.content
