@@ -336,6 +336,8 @@ class RunRequestedEvent:
     """The client's name of the conversation that the run continues; None: a conversation of its own."""
     deadline: float | None = None
     """Time at which the run is cancelled, in seconds since 1970; None: never."""
+    history: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...] = ()
+    """Earlier conversation that the client gave; empty with a session, which has it."""
     event_kind: Literal["run_requested"] = "run_requested"
 
 

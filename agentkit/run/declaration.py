@@ -142,9 +142,21 @@ class Declaration(Generic[DepsT, OutputT]):
         return replace(setup, journal=journal)
 
     async def held_setup(
-        self, journal: RunJournal, state: RunState, prompt: str, options: ResumeOptions[DepsT], outbox: Outbox
+        self,
+        journal: RunJournal,
+        state: RunState,
+        opening: tuple[str, Sequence[ModelMessage]],
+        options: ResumeOptions[DepsT],
+        outbox: Outbox,
     ) -> RunSetup[DepsT, OutputT]:
-        """Return the setup of a run that this process holds: begun with `prompt`, or continued from its state.
+        """Return the setup of a run that this process holds: continued from its state, or begun.
+
+        Args:
+            journal: Journal of the run.
+            state: State as it is stored.
+            opening: Prompt and earlier conversation of a run that has not begun.
+            options: Options of the run.
+            outbox: Outbox of the journal, which becomes a listener.
 
         Raises:
             CheckpointError: the session is damaged, or has changed since the run began.
@@ -152,7 +164,11 @@ class Declaration(Generic[DepsT, OutputT]):
         if state.messages:
             setup = await self._continued(state, options)
         else:
-            setup = await self.new_setup(prompt, {**options})
+            prompt, history = opening
+            given: RunOptions[DepsT] = {**options}
+            if history:
+                given["message_history"] = history
+            setup = await self.new_setup(prompt, given)
             begun = replace(setup.state, run_id=state.run_id)
             setup = replace(setup, state=begun, checkpointer=None)
         return replace(setup, journal=journal, outbox=outbox, sinks=(*setup.sinks, outbox))

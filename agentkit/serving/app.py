@@ -28,7 +28,7 @@ from agentkit.persistence.checkpointer import Checkpointer, RunSummary
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
-from agentkit.serving import vercel
+from agentkit.serving import openai_chat, vercel
 from agentkit.serving.access import Access
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
@@ -115,6 +115,7 @@ class AgentApp:
             "/runs/{run_id}/events": self._events,
             "/sessions/{session:path}": self._session,
             "/vercel/{chat}/stream": self._vercel_again,
+            "/v1/models": self._models,
         }
         post: dict[str, Endpoint] = {
             "/runs": self._submit,
@@ -123,6 +124,7 @@ class AgentApp:
             "/runs/{run_id}/resume": self._resume,
             "/ag-ui": self._ag_ui,
             "/vercel": self._vercel,
+            "/v1/chat/completions": self._chat,
         }
         delete: dict[str, Endpoint] = {
             "/runs/{run_id}": self._delete,
@@ -264,6 +266,20 @@ class AgentApp:
         batches = await self.service.follow(run_id, 0, owner)
         return self._streaming(vercel.lines(batches, run_id), vercel.HEADERS)
 
+    async def _chat(self, request: Request, owner: str) -> Response:
+        body = await self._body(request, openai_chat.ChatBody)
+        run_id = await openai_chat.accept(self.service, body, request.headers.get("idempotency-key"), owner)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            told = openai_chat.chunks(self.service, run_id, owner, with_usage=usage)
+            return self._streaming(told, {"Run-Id": run_id})
+        whole = await _unless_left(request, openai_chat.completion(self.service, run_id, owner))
+        return JSONResponse(whole, headers={"Run-Id": run_id})
+
+    async def _models(self, request: Request, owner: str) -> Response:
+        card = {"id": self.service.name, "object": "model", "created": 0, "owned_by": "agentkit"}
+        return JSONResponse({"object": "list", "data": [card]})
+
     # -- sessions and the service ---------------------------------------------------------------------------
 
     async def _session(self, request: Request, owner: str) -> Response:
@@ -294,6 +310,28 @@ class AgentApp:
     async def _body(self, request: Request, model: type[BodyT]) -> BodyT:
         limits = self.service.limits
         return await read_body(request, model, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+
+
+async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
+    """Return what `work` returns; cancel it if the client closes the connection."""
+    found: Any = None
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await anyio.sleep(0.2)
+        tasks.cancel_scope.cancel()
+
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            found = await work
+        except Exception as error:  # the task group would wrap it in an ExceptionGroup
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return found
 
 
 async def _lines(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:

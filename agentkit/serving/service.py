@@ -55,6 +55,7 @@ from agentkit.serving.worker import (
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
+    from agentkit.messages import ModelMessage
     from agentkit.persistence.session import Session
     from agentkit.run.setup import ResumeOptions
 
@@ -81,6 +82,8 @@ class RunRequest:
     """Text of the client's: a request that repeats it is answered with the same run."""
     timeout_s: float | None = None
     """Seconds until the run is cancelled; None takes the service's limit."""
+    history: tuple[ModelMessage, ...] = ()
+    """Earlier conversation, without a session."""
 
 
 class AgentService:
@@ -157,9 +160,12 @@ class AgentService:
         try:
             if not has_room:
                 await self._require_waiting_room()
-            known, past = Known(0), Past(request.prompt, self._deadline(request.timeout_s))
+            known, past = Known(0), Past()
+            deadline = self._deadline(request.timeout_s)
+            asked = RunRequestedEvent(run_id, request.prompt, request.session, deadline, request.history)
+            past.see(asked)
             outbox = self._worker.outbox(run_id, known)
-            outbox(RunRequestedEvent(run_id, past.prompt, request.session, past.deadline))
+            outbox(asked)
             if has_room:
                 self._worker.followers.performs(run_id)
             state = RunState(run_id=run_id)
@@ -398,10 +404,8 @@ class AgentService:
         await self._owned(run_id, owner)
         (first,) = await self._journal.events(run_id, limit=1)
         asked = first.event
-        if not isinstance(asked, RunRequestedEvent) or (asked.prompt, asked.session) != (
-            request.prompt,
-            request.session,
-        ):
+        wanted = (request.prompt, request.session, request.history)
+        if not isinstance(asked, RunRequestedEvent) or (asked.prompt, asked.session, asked.history) != wanted:
             raise RequestRefused(
                 "idempotency_conflict",
                 f"the idempotency key {request.idempotency_key!r} was used for another request; use a new one.",

@@ -25,6 +25,7 @@ from agentkit.events import (
     RunFinishedEvent,
     RunRequestedEvent,
 )
+from agentkit.messages import ModelMessage
 from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
 from agentkit.persistence.outbox import Outbox
 from agentkit.persistence.stored_events import StoredEvent
@@ -60,6 +61,7 @@ class Past:
     """Facts from the stored events of a run that decide how it goes on."""
 
     prompt: str = ""
+    history: tuple[ModelMessage, ...] = ()
     deadline: float | None = None
     """Time at which the run is cancelled, in seconds since 1970."""
     n: int = 0
@@ -72,7 +74,7 @@ class Past:
         """Note what an event says."""
         match event:
             case RunRequestedEvent():
-                self.prompt, self.deadline = event.prompt, event.deadline
+                self.prompt, self.history, self.deadline = event.prompt, event.history, event.deadline
             case CancelRequestedEvent():
                 self.cancelled_by = event.by
             case RunFailedEvent() | RunFinishedEvent():
@@ -214,7 +216,11 @@ class Worker:
 
         try:
             setup = await self._declared.held_setup(
-                held.journal, state, held.past.prompt, self._options(held.owner, held.session), outbox
+                held.journal,
+                state,
+                (held.past.prompt, held.past.history),
+                self._options(held.owner, held.session),
+                outbox,
             )
             async with entered(setup) as run:
                 await run.finish(pace=pace)
