@@ -77,9 +77,17 @@ class Access:
         origin = request.headers.get("origin")
         if origin is not None and origin not in self.origins and not _is_same(origin, request):
             raise RequestRefused("forbidden", f"web pages of {origin!r} may not ask; allow them with `origins`.")
-        if path in OPEN_PATHS or self._keys is None:
+        return LOCAL_OWNER if path in OPEN_PATHS else self.owner_in(request.headers)
+
+    def owner_in(self, headers: Mapping[str, str]) -> str:
+        """Return the name of the client whose key is in the headers of a request.
+
+        Raises:
+            RequestRefused: the key is missing or wrong.
+        """
+        if self._keys is None:
             return LOCAL_OWNER
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        scheme, _, given = headers.get("authorization", "").partition(" ")
         token = given.strip().encode() if scheme.lower() == "bearer" else b""
         found = [name for name, key in self._keys.items() if hmac.compare_digest(token, key.encode())]
         if not found:

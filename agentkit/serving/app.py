@@ -7,8 +7,8 @@ server-sent events; `docs/guides/serving-agents.md` lists all routes.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from agentkit.errors import AgentKitError, CheckpointError, UserError
 from agentkit.events import RunFailedEvent, RunFinishedEvent
@@ -28,7 +28,7 @@ from agentkit.persistence.checkpointer import Checkpointer, RunSummary
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
-from agentkit.serving import openai_chat, vercel
+from agentkit.serving import mcp_endpoint, openai_chat, vercel
 from agentkit.serving.access import Access
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
@@ -40,7 +40,7 @@ from modelstack.inference.server.bodies import BodyT, read_body
 from modelstack.inference.server.errors import ApiError
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentkit.agent import Agent
     from agentkit.persistence.session import Session
@@ -131,11 +131,15 @@ class AgentApp:
             "/sessions/{session:path}": self._delete_session,
         }
         methods = {"GET": get, "POST": post, "DELETE": delete}
+        self._mcp = mcp_endpoint.mcp_server(service, access.owner_in)
         self._starlette = Starlette(
             routes=[
-                Route(path, self._guarded(path, endpoint), methods=[method])
-                for method, endpoints in methods.items()
-                for path, endpoint in endpoints.items()
+                *(
+                    Route(path, self._guarded(path, endpoint), methods=[method])
+                    for method, endpoints in methods.items()
+                    for path, endpoint in endpoints.items()
+                ),
+                Mount("/mcp", self._guarded_mcp(mcp_endpoint.endpoint(self._mcp))),
             ],
             exception_handlers={HTTPException: self._no_route},
             lifespan=lambda _: self.running(),
@@ -145,9 +149,22 @@ class AgentApp:
         """Answer a connection."""
         await self._starlette(scope, receive, send)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that performs runs while it is open; an application that mounts this one enters it."""
-        return self.service.running()
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Perform runs while the context is open; an application that mounts this one enters it."""
+        async with self.service.running(), self._mcp.session_manager.run():
+            yield
+
+    def _guarded_mcp(self, endpoint: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                self._access.owner(Request(scope), "/mcp")
+            except RequestRefused as error:
+                await _refused(error, "/mcp")(scope, receive, send)
+                return
+            await endpoint(scope, receive, send)
+
+        return guarded
 
     def _guarded(self, path: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:

@@ -8,12 +8,10 @@ decision ends in an error that names the run.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import anyio
 from pydantic import Field
 from pydantic_core import to_json
 
@@ -27,6 +25,7 @@ from agentkit.events import (
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.threads import cancelled_if_left
 from modelstack.inference.server.bodies import Body
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ async def completion(service: AgentService, run_id: str, owner: str) -> dict[str
     Raises:
         RequestRefused: the run failed, or waits for a decision.
     """
-    async with _cancelled_if_left(service, run_id, owner):
+    async with cancelled_if_left(service, run_id, owner):
         end = await _end_of(await service.follow(run_id, 0, owner))
     choice = {"index": 0, "finish_reason": _reason(end), "logprobs": None}
     message = {"role": "assistant", "content": _content(end.output), "refusal": None}
@@ -127,7 +126,7 @@ async def chunks(service: AgentService, run_id: str, owner: str, *, with_usage: 
     The text of a step whose server was killed is written again, and only what is new of it is told.
     """
     stream = _Stream(_head(service, run_id, "chat.completion.chunk"), with_usage)
-    async with _cancelled_if_left(service, run_id, owner):
+    async with cancelled_if_left(service, run_id, owner):
         async for events in await service.follow(run_id, 0, owner):
             told = [each for event in events for each in stream.told(event.event)]
             if told:
@@ -195,19 +194,6 @@ class _Stream:
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return {**self.head, "choices": [choice]}
-
-
-@asynccontextmanager
-async def _cancelled_if_left(service: AgentService, run_id: str, owner: str) -> AsyncGenerator[None]:
-    """Cancel a run if the context is left before the run's end."""
-    try:
-        yield
-    except RequestRefused:
-        raise
-    except BaseException:
-        with anyio.CancelScope(shield=True), suppress(RequestRefused):  # refused if it has ended
-            await service.cancel(run_id, owner)
-        raise
 
 
 async def _end_of(batches: AsyncIterator[Sequence[StoredEvent]]) -> RunFinishedEvent:

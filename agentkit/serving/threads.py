@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+
+import anyio
 
 from agentkit.approvals.pending import PendingCall
 from agentkit.events import ModelRequestEvent
@@ -43,3 +46,16 @@ def answers_in(event: ModelRequestEvent) -> Iterator[tuple[str, str]]:
     for part in (part for message in event.messages for part in message.parts):
         if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id is not None:
             yield part.tool_call_id, part.content
+
+
+@asynccontextmanager
+async def cancelled_if_left(service: AgentService, run_id: str, owner: str) -> AsyncGenerator[None]:
+    """Cancel a run if the context is left before the run's end."""
+    try:
+        yield
+    except RequestRefused:
+        raise
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(RequestRefused):  # refused if it has ended
+            await service.cancel(run_id, owner)
+        raise
