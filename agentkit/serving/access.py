@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from agentkit.errors import UserError
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.worker import LOCAL_OWNER
 
-LOCAL_OWNER = "local"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """Paths that need no key."""

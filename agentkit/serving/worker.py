@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SERVED, OWNER, SESSION = "agentkit.served", "agentkit.owner", "agentkit.session"
 """Metadata of a served run: the service's name, the name of the client's key, the client's name of the session."""
+LOCAL_OWNER = "local"
+"""Owner of the runs of a service without keys."""
 CANCELLED, TOO_LATE = "RunCancelled", "DeadlineExceeded"
 """Error types of runs that ended because a client cancelled them, or at their deadline."""
 SCHEDULE_S, LISTEN_S, STORE_S, SWEEP_S = 0.5, 0.25, 0.05, 300.0
