@@ -1,6 +1,6 @@
 """Persistent runs and conversations: journals, sessions, and their stored form."""
 
-from agentkit.persistence.checkpointer import Checkpointer, RunJournal, RunSummary, StoredRun
+from agentkit.persistence.checkpointer import Checkpointer, EventCheckpointer, RunJournal, RunSummary, StoredRun
 from agentkit.persistence.in_memory_checkpointer import InMemoryCheckpointer
 from agentkit.persistence.session import InMemorySession, Session, SessionHistory
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
@@ -9,6 +9,7 @@ from agentkit.persistence.stored_state import state_from_json, state_to_json
 
 __all__ = [
     "Checkpointer",
+    "EventCheckpointer",
     "InMemoryCheckpointer",
     "InMemorySession",
     "RunJournal",

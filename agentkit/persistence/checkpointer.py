@@ -136,16 +136,9 @@ class Checkpointer(ABC):
 
     @abstractmethod
     async def create(
-        self,
-        state: RunState,
-        *,
-        agent_name: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        outbox: Outbox | None = None,
+        self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
         """Create the journal of a run; this process holds the run until it ends or is released.
-
-        `outbox` becomes the journal's; the same write stores its events.
 
         Raises:
             CheckpointError: a run with that id exists, or the journal cannot be written.
@@ -192,6 +185,25 @@ class Checkpointer(ABC):
             CheckpointError: the run is unknown.
         """
 
+
+class EventCheckpointer(Checkpointer):
+    """Storage of runs with their events, as agents that are served need it (`agentkit.serving`)."""
+
+    @abstractmethod
+    async def create(
+        self,
+        state: RunState,
+        *,
+        agent_name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        outbox: Outbox | None = None,
+    ) -> RunJournal:
+        """Create the journal of a run; `outbox` becomes the journal's, and the same write stores its events.
+
+        Raises:
+            CheckpointError: see `Checkpointer.create`.
+        """
+
     async def summary(self, run_id: str) -> RunSummary:
         """Return the entry of a run.
 
@@ -200,55 +212,48 @@ class Checkpointer(ABC):
         """
         return (await self.load(run_id)).summary
 
+    @abstractmethod
     async def unended_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
-        """Return runs that go on or wait, latest first; see `list_runs`.
+        """Return runs that go on or wait, latest first; see `list_runs`."""
 
-        A checkpointer for agents that are served must have this method and those below.
-        """
-        raise self._stores_no_events
-
+    @abstractmethod
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
         """Return runs with status "running" that no live process holds, longest waiting first; see `list_runs`."""
-        raise self._stores_no_events
 
+    @abstractmethod
     async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """Return the stored events of a run whose number is above `after`, at most `limit`.
 
         Raises:
             CheckpointError: the run is unknown, or an event is damaged.
         """
-        raise self._stores_no_events
 
+    @abstractmethod
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the number of the last stored event of each run; runs that are unknown are left out."""
-        raise self._stores_no_events
 
+    @abstractmethod
     async def append_event(self, run_id: str, event: AgentEvent) -> int:
         """Store an event of a run that another process may hold; return its number.
 
         Raises:
             CheckpointError: the run is unknown.
         """
-        raise self._stores_no_events
 
+    @abstractmethod
     async def delete_ended(self, *, before: float, metadata: Mapping[str, str] | None = None) -> int:
         """Delete runs that ended before a time, in seconds since 1970; return their number. See `list_runs`."""
-        raise self._stores_no_events
 
+    @abstractmethod
     async def store_events(self, journals: Sequence[RunJournal]) -> None:
         """Store the events in the outboxes of some journals that need no other write (`Outbox.alone`).
 
         A journal whose run another process has claimed is left out: its next write fails.
         """
-        raise self._stores_no_events
-
-    @property
-    def _stores_no_events(self) -> CheckpointError:
-        return CheckpointError(f"{type(self).__name__} stores no events of runs; SQLiteCheckpointer does.")
 
 
 def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple[RunState, tuple[str, ...]]:

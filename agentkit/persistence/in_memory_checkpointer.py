@@ -11,7 +11,7 @@ from agentkit.events import AgentEvent
 from agentkit.messages import ToolCallPart
 from agentkit.persistence.checkpointer import (
     UNENDED,
-    Checkpointer,
+    EventCheckpointer,
     RunJournal,
     RunSummary,
     StoredRun,
@@ -50,7 +50,7 @@ class _Kept:
         return new
 
 
-class InMemoryCheckpointer(Checkpointer):
+class InMemoryCheckpointer(EventCheckpointer):
     """Stores runs in memory, for the lifetime of the process."""
 
     def __init__(self) -> None:

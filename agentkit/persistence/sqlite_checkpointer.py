@@ -16,7 +16,7 @@ from agentkit.events import AgentEvent
 from agentkit.messages import ModelMessage, ToolCallPart
 from agentkit.persistence import message_chain, sqlite_events
 from agentkit.persistence.checkpointer import (
-    Checkpointer,
+    EventCheckpointer,
     RunJournal,
     RunSummary,
     StoredRun,
@@ -59,7 +59,7 @@ _HAS_METADATA = """NOT EXISTS (
 _SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"
 
 
-class SQLiteCheckpointer(Checkpointer):
+class SQLiteCheckpointer(EventCheckpointer):
     """Stores runs in a file, which processes may share."""
 
     def __init__(self, database: SQLiteDatabase | str | Path) -> None:

@@ -280,10 +280,9 @@ class Performer(Generic[DepsT, OutputT]):
         if self.journal is not None:
             await self.journal.save(self.state, status)
         elif setup.checkpointer is not None:
-            create = partial(setup.checkpointer.create, agent_name=setup.agent_name, metadata=setup.metadata)
-            if setup.outbox is not None:  # an implementation that serves no agents need not know it
-                create = partial(create, outbox=setup.outbox)
-            self.journal = await create(self.state)
+            self.journal = await setup.checkpointer.create(
+                self.state, agent_name=setup.agent_name, metadata=setup.metadata
+            )
 
     async def _call_model(self, final: bool) -> ModelResponse | CountedResponse | Refused:
         setup = self._setup

@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 
 from agentkit.errors import AgentKitError, CheckpointError, UserError
 from agentkit.events import RunFailedEvent, RunFinishedEvent
-from agentkit.persistence.checkpointer import Checkpointer, RunSummary
+from agentkit.persistence.checkpointer import EventCheckpointer, RunSummary
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
@@ -57,7 +57,7 @@ Endpoint = Callable[[Request, str], Awaitable[Response]]
 def app(
     agent: Agent[Any, Any],
     *,
-    journal: str | Path | Checkpointer,
+    journal: str | Path | EventCheckpointer,
     session_of: Callable[[str], Session] | None = None,
     keys: Mapping[str, str] | None = None,
     hosts: Collection[str] | None = None,
@@ -86,11 +86,13 @@ def app(
         UserError: an argument has a value that is not allowed.
     """
     checkpointer = SQLiteCheckpointer(journal) if isinstance(journal, str | Path) else journal
+    if not isinstance(checkpointer, EventCheckpointer):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError(f"journal={checkpointer!r}: name a file, or an EventCheckpointer, which stores events.")
     if session_of is None and isinstance(checkpointer, SQLiteCheckpointer):
         session_of = partial(SQLiteSession, checkpointer.database)
     if session_of is None:
         kind = type(checkpointer).__name__
-        raise UserError(f"session_of=None: a {kind} keeps no conversations; name a function that returns them.")
+        raise UserError(f"session_of=None: {kind} keeps no conversations; name a function that returns them.")
     service = AgentService(
         agent, checkpointer=checkpointer, session_of=session_of, name=name, deps=deps, limits=limits
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import anyio
 
-from agentkit.persistence.checkpointer import Checkpointer
+from agentkit.persistence.checkpointer import EventCheckpointer
 from agentkit.persistence.stored_events import StoredEvent
 
 POLL_S = 0.1
@@ -25,7 +25,7 @@ RECENT = 256
 class Followers:
     """Readers of runs in one process."""
 
-    def __init__(self, checkpointer: Checkpointer) -> None:
+    def __init__(self, checkpointer: EventCheckpointer) -> None:
         """Read from a checkpointer."""
         self._checkpointer = checkpointer
         self._recent: dict[str, deque[StoredEvent]] = {}

@@ -29,7 +29,7 @@ from agentkit.events import (
 )
 from agentkit.persistence.checkpointer import (
     UNENDED,
-    Checkpointer,
+    EventCheckpointer,
     RunJournal,
     RunSummary,
     StoredRun,
@@ -93,7 +93,7 @@ class AgentService:
         self,
         agent: Agent[Any, Any],
         *,
-        checkpointer: Checkpointer,
+        checkpointer: EventCheckpointer,
         session_of: Callable[[str], Session],
         name: str = "agent",
         deps: Callable[[str], Any] | None = None,

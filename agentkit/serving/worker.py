@@ -26,7 +26,7 @@ from agentkit.events import (
     RunRequestedEvent,
 )
 from agentkit.messages import ModelMessage
-from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
+from agentkit.persistence.checkpointer import EventCheckpointer, RunJournal, StoredRun
 from agentkit.persistence.outbox import Outbox
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.agent_run import AgentRun, entered
@@ -119,7 +119,7 @@ class Worker:
     def __init__(
         self,
         declared: Declaration[Any, Any],
-        checkpointer: Checkpointer,
+        checkpointer: EventCheckpointer,
         *,
         name: str,
         options: Callable[[str, str | None], ResumeOptions[Any]],

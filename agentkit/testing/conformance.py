@@ -30,7 +30,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
+from agentkit.persistence.checkpointer import Checkpointer, EventCheckpointer, RunJournal, StoredRun
 from agentkit.persistence.outbox import Outbox
 from agentkit.persistence.session import Session
 from agentkit.persistence.stored_events import StoredEvent
@@ -55,7 +55,7 @@ async def check_checkpointer(make: Make[Checkpointer]) -> None:
         await check(await made if inspect.isawaitable(made) else made)
 
 
-async def check_stored_events(make: Make[Checkpointer]) -> None:
+async def check_stored_events(make: Make[EventCheckpointer]) -> None:
     """Check that a checkpointer stores the events of runs, as agents that are served need it.
 
     Raises:
@@ -280,7 +280,7 @@ async def _a_run_is_begun_once(keeper: Checkpointer) -> None:
     await _refuses(keeper.create(state), "a run that is there was begun again")
 
 
-async def _stores_events_with_what_they_report(keeper: Checkpointer) -> None:
+async def _stores_events_with_what_they_report(keeper: EventCheckpointer) -> None:
     state, told = _state(_said("go"), _calling("c1", "c2")), list[StoredEvent]()
     outbox = Outbox(told.extend)
 
@@ -324,7 +324,7 @@ async def _stores_events_with_what_they_report(keeper: Checkpointer) -> None:
     await _refuses(keeper.events("run_unknown"), "events of an unknown run were returned")
 
 
-async def _others_may_add_events(keeper: Checkpointer) -> None:
+async def _others_may_add_events(keeper: EventCheckpointer) -> None:
     state, outbox = _state(_said("go")), Outbox()
     first = await keeper.create(state, outbox=outbox)
     assert await keeper.append_event(state.run_id, RewardEvent(0.5, "other")) == 1
@@ -346,7 +346,7 @@ async def _others_may_add_events(keeper: Checkpointer) -> None:
     await _refuses(keeper.append_event(state.run_id, RewardEvent(1.0, "x")), "an event of no run was stored")
 
 
-async def _finds_runs_that_nobody_performs(keeper: Checkpointer) -> None:
+async def _finds_runs_that_nobody_performs(keeper: EventCheckpointer) -> None:
     states = [_state(_said(str(n))) for n in range(4)]
     journals = [await keeper.create(state, metadata={"n": str(n)}) for n, state in enumerate(states)]
     assert await keeper.unheld_runs() == [], "runs that are held were returned"
@@ -368,7 +368,7 @@ async def _finds_runs_that_nobody_performs(keeper: Checkpointer) -> None:
     await claimed[1].release()
 
 
-async def _deletes_runs_that_ended_long_ago(keeper: Checkpointer) -> None:
+async def _deletes_runs_that_ended_long_ago(keeper: EventCheckpointer) -> None:
     states = [_state(_said(str(n))) for n in range(4)]
     journals = [
         await keeper.create(state, metadata={"n": str(n % 2)}, outbox=Outbox()) for n, state in enumerate(states)

@@ -11,6 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from agentkit.errors import UserError
 from agentkit.persistence import InMemoryCheckpointer, InMemorySession, SQLiteCheckpointer
 from agentkit.serving import ServiceLimits, app
 from tests.agentkit.serving.served_agents import KEYS, clerk, client_of, kinds, listening, served
@@ -373,6 +374,14 @@ async def test_ended_runs_are_deleted_after_their_time(journal: Path, monkeypatc
 async def test_runs_in_memory_are_served_too(tmp_path: Path) -> None:
     async with served(clerk(), InMemoryCheckpointer(), session_of=InMemorySession) as client:
         assert (await client.end(await client.run("a")))["output"] == "done: a"
+
+
+def test_a_journal_must_store_events_and_have_conversations() -> None:
+    wrong: Any = object()
+    with pytest.raises(UserError, match="name a file, or an EventCheckpointer"):
+        app(clerk(), journal=wrong)
+    with pytest.raises(UserError, match="InMemoryCheckpointer keeps no conversations"):
+        app(clerk(), journal=InMemoryCheckpointer())
 
 
 async def test_events_are_in_the_journal_of_the_run(journal: Path) -> None:
