@@ -16,7 +16,7 @@ from agentkit.cli.options import JournalOption, journal_file
 from agentkit.errors import UserError
 
 if TYPE_CHECKING:
-    from agentkit.serving.app import AgentApp
+    from agentkit.serving.asgi import AgentApp
 
 DEFAULT_PORT = 8080
 SETTINGS_VARIABLE = "AGENTKIT_SERVE_SETTINGS"

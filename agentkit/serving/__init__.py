@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from agentkit.serving.limits import ServiceLimits
 
 if TYPE_CHECKING:
-    from agentkit.serving.app import app
+    from agentkit.serving.asgi import app
 
 __all__ = ["ServiceLimits", "app"]
 
@@ -21,5 +21,5 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         from importlib import import_module
 
-        return import_module("agentkit.serving.app").app
+        return import_module("agentkit.serving.asgi").app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
