@@ -7,8 +7,8 @@ server-sent events; `docs/guides/serving-agents.md` lists all routes.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.serving import mcp_endpoint, openai_chat, vercel
-from agentkit.serving.access import Access
+from agentkit.serving.access import AGENT_CARD, Access
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.limits import ServiceLimits
@@ -40,6 +40,7 @@ from modelstack.inference.server.bodies import BodyT, read_body
 from modelstack.inference.server.errors import ApiError
 
 if TYPE_CHECKING:
+    from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentkit.agent import Agent
@@ -118,6 +119,7 @@ class AgentApp:
             "/sessions/{session:path}": self._session,
             "/vercel/{chat}/stream": self._vercel_again,
             "/v1/models": self._models,
+            AGENT_CARD: self._a2a_card,
         }
         post: dict[str, Endpoint] = {
             "/runs": self._submit,
@@ -127,12 +129,14 @@ class AgentApp:
             "/ag-ui": self._ag_ui,
             "/vercel": self._vercel,
             "/v1/chat/completions": self._chat,
+            "/a2a": self._a2a,
         }
         delete: dict[str, Endpoint] = {
             "/runs/{run_id}": self._delete,
             "/sessions/{session:path}": self._delete_session,
         }
         methods = {"GET": get, "POST": post, "DELETE": delete}
+        self._a2a_dispatcher: JsonRpcDispatcher | None = None
         self._mcp = mcp_endpoint.mcp_server(service, access.owner_in)
         self._starlette = Starlette(
             routes=[
@@ -264,10 +268,8 @@ class AgentApp:
         return Response(status_code=204)
 
     async def _ag_ui(self, request: Request, owner: str) -> Response:
-        try:
+        with _extra("ag-ui"):
             from agentkit.serving import ag_ui
-        except ImportError as error:
-            raise RequestRefused("not_there", f"AG-UI needs {error.name}: {install_command('ag-ui')}") from error
         given = await self._body(request, ag_ui.RunAgentInput)
         run_id, after = await ag_ui.accept(self.service, given, owner)
         batches = await self.service.follow(run_id, after, owner)
@@ -294,6 +296,19 @@ class AgentApp:
             return self._streaming(told, {"Run-Id": run_id})
         whole = await _unless_left(request, openai_chat.completion(self.service, run_id, owner))
         return JSONResponse(whole, headers={"Run-Id": run_id})
+
+    async def _a2a(self, request: Request, owner: str) -> Response:
+        if self._a2a_dispatcher is None:
+            with _extra("a2a"):
+                from agentkit.serving import a2a_endpoint
+            self._a2a_dispatcher = a2a_endpoint.dispatcher(self.service, self._access.owner_in)
+        return await self._a2a_dispatcher.handle_requests(request)
+
+    async def _a2a_card(self, request: Request, owner: str) -> Response:
+        with _extra("a2a"):
+            from agentkit.serving import a2a_endpoint
+        here = str(request.url).removesuffix(AGENT_CARD)
+        return JSONResponse(a2a_endpoint.card_of(self.service, f"{here}/a2a"))
 
     async def _models(self, request: Request, owner: str) -> Response:
         card = {"id": self.service.name, "object": "model", "created": 0, "owned_by": "agentkit"}
@@ -329,6 +344,19 @@ class AgentApp:
     async def _body(self, request: Request, model: type[BodyT]) -> BodyT:
         limits = self.service.limits
         return await read_body(request, model, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+
+
+@contextmanager
+def _extra(name: str) -> Generator[None]:
+    """Name the extra of a protocol whose package is missing.
+
+    Raises:
+        RequestRefused: It is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise RequestRefused("not_there", f"this protocol needs {error.name}: {install_command(name)}") from error
 
 
 async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
