@@ -204,14 +204,6 @@ class EventCheckpointer(Checkpointer):
             CheckpointError: see `Checkpointer.create`.
         """
 
-    async def summary(self, run_id: str) -> RunSummary:
-        """Return the entry of a run.
-
-        Raises:
-            CheckpointError: see `load`.
-        """
-        return (await self.load(run_id)).summary
-
     @abstractmethod
     async def unended_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
@@ -231,6 +223,14 @@ class EventCheckpointer(Checkpointer):
         Raises:
             CheckpointError: the run is unknown, or an event is damaged.
         """
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """Return the entry of a run.
+
+        Raises:
+            CheckpointError: see `load`.
+        """
+        return (await self.load(run_id)).summary
 
     @abstractmethod
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
