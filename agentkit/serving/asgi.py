@@ -18,6 +18,8 @@ import anyio
 from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -147,6 +149,7 @@ class AgentApp:
                 ),
                 Mount("/mcp", self._guarded_mcp(mcp_endpoint.endpoint(self._mcp))),
             ],
+            middleware=[Middleware(CORSMiddleware, **_cors(access.origins))] if access.origins else [],
             exception_handlers={HTTPException: self._no_route},
             lifespan=lambda _: self.running(),
         )
@@ -344,6 +347,16 @@ class AgentApp:
     async def _body(self, request: Request, model: type[BodyT]) -> BodyT:
         limits = self.service.limits
         return await read_body(request, model, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+
+
+def _cors(origins: Collection[str]) -> dict[str, Any]:
+    """Return what tells browsers that pages of these origins may ask, and read the answers."""
+    return {
+        "allow_origins": sorted(origins),
+        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        "expose_headers": ["Location", "Run-Id", *vercel.HEADERS],
+    }
 
 
 @contextmanager

@@ -300,6 +300,20 @@ async def test_web_pages_and_foreign_names_are_refused(journal: Path) -> None:
             await client.ask("POST", "/runs", 201, json=body, headers={"Origin": origin})
 
 
+async def test_a_browser_is_told_which_pages_may_ask(journal: Path) -> None:
+    page = "https://app.example"
+    async with served(clerk(), journal, key="ann", origins=[page]) as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        for origin, status in ((page, 200), ("https://evil.example", 400)):
+            headers = {"Origin": origin, "Authorization": "", **asked}
+            response = await client.http.options("/runs", headers=headers)
+            allowed = response.headers.get("access-control-allow-origin")
+            assert (response.status_code, allowed) == (status, page if status == 200 else None)
+        response = await client.http.post("/runs", json={"prompt": "a"}, headers={"Origin": page})
+        assert response.headers["access-control-allow-origin"] == page
+        assert "Run-Id" in response.headers["access-control-expose-headers"]
+
+
 @pytest.mark.parametrize(
     ("given", "status", "told"),
     [
