@@ -38,7 +38,7 @@ from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.metrics import Metrics
 from agentkit.serving.service import WAITING, AgentService, RunRequest
 from mcp_servers.distribution import install_command
-from modelstack.inference.server.bodies import BodyT, read_body
+from modelstack.inference.server.bodies import BodyT, read_body, read_content
 from modelstack.inference.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class AgentApp:
                     for method, endpoints in methods.items()
                     for path, endpoint in endpoints.items()
                 ),
-                Mount("/mcp", self._guarded_mcp(mcp_endpoint.endpoint(self._mcp))),
+                Mount("/mcp", self._guarded_mcp(mcp_endpoint.endpoint(self._mcp, service.limits.max_body_bytes))),
             ],
             middleware=[Middleware(CORSMiddleware, **_cors(access.origins))] if access.origins else [],
             exception_handlers={HTTPException: self._no_route},
@@ -305,6 +305,9 @@ class AgentApp:
             with _extra("a2a"):
                 from agentkit.serving import a2a_endpoint
             self._a2a_dispatcher = a2a_endpoint.dispatcher(self.service, self._access.owner_in)
+        limits = self.service.limits
+        content = await read_content(request, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        request._body = content  # pyright: ignore[reportPrivateUsage] - the dispatcher would read without a limit
         return await self._a2a_dispatcher.handle_requests(request)
 
     async def _a2a_card(self, request: Request, owner: str) -> Response:

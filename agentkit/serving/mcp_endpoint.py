@@ -73,10 +73,12 @@ def mcp_server(service: AgentService, owner_of: Callable[[Mapping[str, str]], st
     return server
 
 
-def endpoint(server: MCPServer) -> Starlette:
+def endpoint(server: MCPServer, max_bytes: int) -> Starlette:
     """Return the server as an application; hosts and origins are checked before it is asked."""
     checked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    return server.streamable_http_app(streamable_http_path="/", transport_security=checked)
+    return server.streamable_http_app(
+        streamable_http_path="/", transport_security=checked, max_request_body_size=max_bytes
+    )
 
 
 async def _answered(service: AgentService, run_id: str, owner: str, context: Context[Any, Any]) -> Answer:

@@ -374,6 +374,15 @@ async def test_an_application_that_mounts_the_service_starts_it(journal: Path) -
             assert (await client.ask("GET", f"/desk/runs/{run_id}?wait=9", 200))["output"] == "done: a"
 
 
+@pytest.mark.parametrize("path", ["/runs", "/ag-ui", "/vercel", "/v1/chat/completions", "/a2a", "/mcp/"])
+async def test_a_body_that_is_too_large_is_refused_at_every_endpoint(journal: Path, path: str) -> None:
+    async with served(clerk(), journal) as client:
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        response = await client.http.post(path, content=b"[" + b"1," * 600_000, headers=headers)
+        assert response.status_code == 413, response.text
+        assert (await client.ask("GET", "/runs", 200))["runs"] == []
+
+
 async def test_ended_runs_are_deleted_after_their_time(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentkit.serving.worker.SWEEP_S", 0.05)
     async with served(clerk(), journal, limits=ServiceLimits(keep_s=0.1, drain_s=0.1)) as client:
