@@ -51,7 +51,10 @@ MODULES_OF_EXTRAS = {
     "parquet": ("pyarrow",),
     "ray": ("datatrove", "ray"),
     "release": ("cryptography", "yaml"),
-    "serve": ("prometheus_client", "starlette", "uvicorn"),
+    "serve": ("prometheus_client", "sse_starlette", "starlette", "uvicorn"),
+    "a2a": ("a2a",),
+    "acp": ("acp",),
+    "ag-ui": ("ag_ui",),
     "verifiers": ("math_verify", "reasoning_gym"),
 }
 """Modules that each extra of pyproject.toml brings; the first extra in this order is named."""

@@ -28,7 +28,7 @@ from tests.docs.warm_programs import can_fork, warm_programs
 from tests.golden import UPDATE
 
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
-LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", *DATA}
+LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", "js", *DATA}
 EMBEDDED = re.compile(r"(?<=[\"' =])local(?::small|:medium)?(?=[\"'\s?])")
 """Names of the embedded model's larger profiles, which tests do not have."""
 FIRST = {ROOT, ROOT / "docs", ROOT / "docs" / "get-started"}

@@ -19,6 +19,9 @@ __all__ = ["agentkit", "own_directories"]
 COMBINED = ("all", "dev")
 """Extras for which no module is missing: they repeat others, or are for development."""
 OTHER_NAMES = {
+    "a2a-sdk": "a2a",
+    "ag-ui-protocol": "ag_ui",
+    "agent-client-protocol": "acp",
     "fasttext-predict": "fasttext",
     "llama-cpp-python": "llama_cpp",
     "lm-format-enforcer": "lmformatenforcer",

@@ -281,7 +281,9 @@ async def test_a_journal_that_keeps_no_inner_runs_asks_about_the_outer_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its state of the inner run is the one before the approved call, which must not run again by itself."""
-    monkeypatch.setattr("agentkit.persistence.checkpointer._MemoryJournal.inner_run", RunJournal.inner_run)
+    monkeypatch.setattr(
+        "agentkit.persistence.in_memory_checkpointer._MemoryJournal.inner_run", RunJournal.inner_run
+    )
     world, keeper = World(), InMemoryCheckpointer()
 
     def agent() -> Agent[None, str]:
