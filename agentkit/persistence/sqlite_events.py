@@ -47,7 +47,7 @@ def append(run_id: str, sent: Sequence[SentEvent], connection: sqlite3.Connectio
 
 
 def read(run_id: str, after: int, limit: int, connection: sqlite3.Connection) -> list[StoredEvent]:
-    """Return stored events of a run; see `Checkpointer.events`."""
+    """Return stored events of a run; see `EventCheckpointer.events`."""
     rows = connection.execute(
         "SELECT number, time, body FROM events WHERE run_id = ? AND number > ? ORDER BY number LIMIT ?",
         (run_id, after, limit),

@@ -37,6 +37,7 @@ from agentkit.serving.errors import RequestRefused
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.metrics import Metrics
 from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.worker import SESSION
 from mcp_servers.distribution import install_command
 from modelstack.inference.server.bodies import BodyT, read_body, read_content
 from modelstack.inference.server.errors import ApiError
@@ -415,8 +416,6 @@ def _ends(event: StoredEvent) -> bool:
 
 
 def _entry(summary: RunSummary) -> dict[str, Any]:
-    from agentkit.serving.worker import SESSION
-
     return {
         "run_id": summary.run_id,
         "status": summary.status,

@@ -72,17 +72,15 @@ class Followers:
             after = events[-1].number
 
     async def look(self) -> None:
-        """Wake readers of runs that other processes perform, for ever."""
-        while True:
-            await anyio.sleep(POLL_S)
-            elsewhere = [run_id for run_id in self._waiting if run_id not in self._recent]
-            if not elsewhere:
-                continue
-            last = await self._checkpointer.last_events(elsewhere)
-            for run_id in elsewhere:
-                # A run that is gone wakes its readers too, which are then told so.
-                if last.get(run_id, -1) != self._read_until.get(run_id):
-                    self._wake(run_id)
+        """Wake readers of runs of which other processes have stored events since they were read."""
+        elsewhere = [run_id for run_id in self._waiting if run_id not in self._recent]
+        if not elsewhere:
+            return
+        last = await self._checkpointer.last_events(elsewhere)
+        for run_id in elsewhere:
+            # A run that is gone wakes its readers too, which are then told so.
+            if last.get(run_id, -1) != self._read_until.get(run_id):
+                self._wake(run_id)
 
     async def _page(self, run_id: str, after: int) -> Sequence[StoredEvent]:
         return await self._checkpointer.events(run_id, after=after, limit=PAGE)

@@ -57,6 +57,6 @@ def _of_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # of a .py file
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickles look their module up
+    sys.modules[path.stem] = module  # dataclasses and pickles look it up; modules beside it import it
     spec.loader.exec_module(module)
     return module

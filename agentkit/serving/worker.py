@@ -32,7 +32,7 @@ from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.agent_run import AgentRun, entered
 from agentkit.run.resume import with_unknown
 from agentkit.run.state import RunState
-from agentkit.serving.followers import Followers
+from agentkit.serving.followers import POLL_S, Followers
 from agentkit.serving.limits import ServiceLimits
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class Worker:
         self._name, self._limits = name, limits
         self.followers = Followers(checkpointer)
         self._held: dict[str, HeldRun] = {}
-        self._starting: set[str] = set()
-        """Runs that have a place here, those that are about to be held included."""
+        self._places: set[str] = set()
+        """Runs that are held here or about to be; at most `limits.max_runs`."""
         self._tasks: TaskGroup | None = None
         self._is_closing = False
         self._has_room = anyio.Event()
@@ -150,6 +150,10 @@ class Worker:
     def n_running(self) -> int:
         """Number of runs that this process performs."""
         return len(self._held)
+
+    @property
+    def _n_free(self) -> int:
+        return self._limits.max_runs - len(self._places | self._held.keys())
 
     @property
     def is_open(self) -> bool:
@@ -169,7 +173,7 @@ class Worker:
             tasks.start_soon(self._repeat, self._take_up_free_runs, self._until_room)
             tasks.start_soon(self._repeat, self._listen, partial(anyio.sleep, LISTEN_S))
             tasks.start_soon(self._repeat, self._store_pieces, partial(anyio.sleep, STORE_S))
-            tasks.start_soon(self._repeat, self.followers.look, partial(anyio.sleep, 1.0))
+            tasks.start_soon(self._repeat, self.followers.look, partial(anyio.sleep, POLL_S))
             tasks.start_soon(self._repeat, self._delete_old_runs, partial(anyio.sleep, SWEEP_S))
             try:
                 yield
@@ -310,7 +314,7 @@ class Worker:
 
     async def _take_up_free_runs(self) -> None:
         """Perform runs that nobody holds: those that wait for room, and those of processes that ended."""
-        n_free = self._limits.max_runs - len(self._held) - len(self._starting)
+        n_free = self._n_free
         if n_free <= 0 or self._is_closing:
             return
         now = time.monotonic()
@@ -318,7 +322,7 @@ class Worker:
         n_most = n_free + len(self._not_before)
         for summary in await self._journal.unheld_runs(metadata={SERVED: self._name}, limit=n_most):
             is_ours = summary.agent_name == self._declared.name and summary.run_id not in self._not_before
-            if is_ours and self.take_place(summary.run_id):
+            if is_ours and summary.run_id not in self._places and self.take_place(summary.run_id):
                 try:
                     await self._take_up(summary.run_id)
                 except BaseException:
@@ -380,14 +384,14 @@ class Worker:
 
     def take_place(self, run_id: str) -> bool:
         """Reserve a place for a run; return False if all are taken."""
-        if len(self._held) + len(self._starting - self._held.keys()) >= self._limits.max_runs:
+        if self._n_free <= 0:
             return False
-        self._starting.add(run_id)
+        self._places.add(run_id)
         return True
 
     def give_place_back(self, run_id: str) -> None:
         """Free the place of a run, if it has one."""
-        self._starting.discard(run_id)
+        self._places.discard(run_id)
         self.followers.left(run_id)
         self._has_room.set()
 

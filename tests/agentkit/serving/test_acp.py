@@ -56,7 +56,7 @@ class Editor:
 
     @property
     def text(self) -> str:
-        """What the agent has said."""
+        """Text that the agent has said."""
         chunks = [each for each in self.updates if each["sessionUpdate"] == "agent_message_chunk"]
         return "".join(chunk["content"]["text"] for chunk in chunks)
 
