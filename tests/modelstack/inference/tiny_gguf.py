@@ -73,10 +73,12 @@ def write_tiny_gguf(
     chat_template: str | None = CHATML_TEMPLATE,
     user_defined: tuple[str, ...] = USER_DEFINED_TOKENS,
     pooling: gguf.PoolingType | None = None,
+    ends: bool = True,
 ) -> Path:
     """Write a model with random weights and return its path; the same seed gives the same file.
 
-    With `pooling` it says that it was trained for embeddings, of texts with the end token.
+    With `pooling` it says that it was trained for embeddings, of texts with the end token. Without `ends` its
+    greedy replies go on until the context is full: the logits of control tokens are 0.
     """
     shape = shape or TinyShape()
     writer = gguf.GGUFWriter(path, "llama")
@@ -92,7 +94,10 @@ def write_tiny_gguf(
             writer.add_tensor(name, tensor.astype(np.float32))
         else:
             scale = 1.0 if name == "token_embd.weight" else 1.5 / np.sqrt(dimensions[-1])
-            writer.add_tensor(name, (scale * rng.normal(size=dimensions)).astype(dtype))
+            tensor = scale * rng.normal(size=dimensions)
+            if name == "output.weight" and not ends:
+                tensor[: len(CONTROL_TOKENS)] = 0.0
+            writer.add_tensor(name, tensor.astype(dtype))
     _finish(writer)
     return path
 

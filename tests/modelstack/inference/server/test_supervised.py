@@ -28,6 +28,7 @@ from modelstack.inference.server.errors import ApiError
 from modelstack.inference.server.front import FrontApp, whole_events
 from modelstack.inference.server.replying import Limits
 from modelstack.inference.server.worker_process import Supervisor, Worker
+from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf
 
 ASK = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"
@@ -83,6 +84,14 @@ def server(tiny_gguf: Path) -> Iterator[Supervised]:
         yield found
 
 
+@pytest.fixture
+def endless_server(tmp_path: Path) -> Iterator[Supervised]:
+    """A server whose replies are still being written, however late a worker is killed."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", shape=TinyShape(context=16_384), ends=False)
+    with supervised(str(path), "--threads", "1", "--running", "4", "--waiting", "100") as found:
+        yield found
+
+
 def last_data(text: str) -> Any:
     return json.loads(text.strip().splitlines()[-1].removeprefix("data: "))
 
@@ -109,13 +118,14 @@ def test_requests_go_through_to_the_worker_and_back(server: Supervised) -> None:
         assert too_large.status_code == 413
 
 
-def test_a_stream_whose_worker_is_killed_ends_in_an_error_of_its_protocol(server: Supervised) -> None:
+def test_a_stream_whose_worker_is_killed_ends_in_an_error_of_its_protocol(endless_server: Supervised) -> None:
+    server = endless_server
     streams: dict[str, dict[str, Any]] = {
         "/v1/completions": LONG,
         "/v1/messages": {"model": "tiny", "messages": ASK, "max_tokens": 8_000, "stream": True},
         "/v1/responses": {"model": "tiny", "input": "hello", "stream": True},
     }
-    busy = threading.Barrier(len(streams) + 2)
+    busy = threading.Barrier(len(streams) + 1)
 
     def read(path: str, body: dict[str, Any]) -> str:
         with server.client as client, client.stream("POST", path, json=body) as response:
@@ -124,8 +134,7 @@ def test_a_stream_whose_worker_is_killed_ends_in_an_error_of_its_protocol(server
             busy.wait(60)
             return text + "".join(parts)
 
-    with ThreadPoolExecutor(len(streams) + 1) as pool:
-        pool.submit(read, "/v1/completions", {**LONG, "n": 4})  # keeps the worker busy until it is killed
+    with ThreadPoolExecutor(len(streams)) as pool:
         reading = {path: pool.submit(read, path, body) for path, body in streams.items()}
         busy.wait(60)
         server.kill_worker()
