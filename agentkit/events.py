@@ -361,6 +361,17 @@ class CancelRequestedEvent:
     event_kind: Literal["cancel_requested"] = "cancel_requested"
 
 
+@dataclass(frozen=True, slots=True)
+class ResumeRequestedEvent:
+    """A client asked to continue a run that had failed."""
+
+    by: str
+    """Name of the client's key."""
+    deadline: float | None = None
+    """Time at which the run is cancelled now, in seconds since 1970; None: never."""
+    event_kind: Literal["resume_requested"] = "resume_requested"
+
+
 AgentEvent = Annotated[
     RunStartedEvent
     | RunResumedEvent
@@ -386,7 +397,8 @@ AgentEvent = Annotated[
     | RewardEvent
     | RunRequestedEvent
     | DecisionEvent
-    | CancelRequestedEvent,
+    | CancelRequestedEvent
+    | ResumeRequestedEvent,
     TaggedBy("event_kind"),
 ]
 """Any event of a run, told apart by `event_kind`."""

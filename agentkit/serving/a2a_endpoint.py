@@ -47,6 +47,7 @@ from agentkit.events import (
 from agentkit.persistence.checkpointer import RunSummary
 from agentkit.serving.bodies import DecisionsBody
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import RunEnd, end_in, wait_for_end
 from agentkit.serving.service import WAITING, AgentService, RunRequest
 from agentkit.serving.worker import CANCELLED, SESSION
 from mcp_servers.distribution import NAME
@@ -95,9 +96,7 @@ class ServiceHandler(RequestHandler):
             owner = self._owner(context)
             run_id, after = await self._accept(params.message, owner)
             if not params.configuration.return_immediately:
-                async for events in await self._service.follow(run_id, after, owner):
-                    if isinstance(events[-1].event, RunFinishedEvent | RunFailedEvent):
-                        break
+                await wait_for_end(await self._service.follow(run_id, after, owner))
             return await self._task(run_id, owner)
 
     async def on_message_send_stream(
@@ -189,10 +188,9 @@ class ServiceHandler(RequestHandler):
             for event in (each.event for each in events):
                 for update in told.updates(event):
                     yield update
-            last = events[-1].event
-            if isinstance(last, RunFinishedEvent | RunFailedEvent):
+            if (end := end_in(events)) is not None:
                 stored, _ = await self._service.stored(run_id, owner)
-                yield told.end(last, stored.state.pending)
+                yield told.end(end, stored.state.pending)
                 return
 
     async def _task(self, run_id: str, owner: str) -> pb.Task:
@@ -200,7 +198,7 @@ class ServiceHandler(RequestHandler):
         stored, end = await self._service.stored(run_id, owner)
         summary: RunSummary = stored.summary
         task = pb.Task(id=run_id, context_id=summary.metadata.get(SESSION, ""))
-        if isinstance(end, RunFinishedEvent | RunFailedEvent):
+        if isinstance(end, RunEnd):
             task.status.CopyFrom(_ended(end, stored.state.pending))
         else:
             task.status.CopyFrom(_status(_STATES.get(summary.status, pb.TASK_STATE_WORKING)))
@@ -233,7 +231,7 @@ class _Told:
             case _:
                 pass
 
-    def end(self, event: RunFinishedEvent | RunFailedEvent, pending: tuple[PendingCall, ...]) -> Any:
+    def end(self, event: RunEnd, pending: tuple[PendingCall, ...]) -> Any:
         return self._status(_ended(event, pending))
 
     def _status(self, status: pb.TaskStatus) -> Any:
@@ -249,7 +247,7 @@ class _Told:
         )
 
 
-def _ended(event: RunFinishedEvent | RunFailedEvent, pending: tuple[PendingCall, ...]) -> pb.TaskStatus:
+def _ended(event: RunEnd, pending: tuple[PendingCall, ...]) -> pb.TaskStatus:
     if isinstance(event, RunFailedEvent):
         state = pb.TASK_STATE_CANCELED if event.error_type == CANCELLED else pb.TASK_STATE_FAILED
         return _status(state, pb.Part(text=f"{event.error_type}: {event.error}"))

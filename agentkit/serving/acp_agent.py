@@ -7,7 +7,7 @@ closed, and a run that was going on when the process ended goes on. A call that 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -58,6 +58,7 @@ from agentkit.events import (
 )
 from agentkit.messages import ModelMessage, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import end_in
 from agentkit.serving.service import WAITING, AgentService, RunRequest
 from agentkit.serving.threads import answers_in
 from agentkit.serving.worker import CANCELLED, LOCAL_OWNER
@@ -66,7 +67,6 @@ from mcp_servers.distribution import NAME
 if TYPE_CHECKING:
     from acp.interfaces import Client
 
-    from agentkit.persistence.stored_events import StoredEvent
 
 logger = logging.getLogger(__name__)
 
@@ -171,21 +171,22 @@ class EditorAgent:
         """Ignore a notification of an extension, as the protocol asks."""
 
     async def _performed(self, session_id: str, run_id: str) -> PromptResponse:
-        batches: AsyncIterator[Sequence[StoredEvent]] = await self._service.follow(run_id, 0, LOCAL_OWNER)
         told = _Told()
-        async for events in batches:
+        async for events in await self._service.follow(run_id, 0, LOCAL_OWNER):
             for event in (each.event for each in events):
                 for update in told.updates(event):
                     await self._update(session_id, update)
-            last = events[-1].event
-            if isinstance(last, RunFailedEvent):
-                if last.error_type == CANCELLED:
+            match end_in(events):
+                case RunFailedEvent(error_type=kind) if kind == CANCELLED:
                     return PromptResponse(stop_reason="cancelled")
-                raise RequestError.internal_error({"message": f"{last.error_type}: {last.error}"})
-            if isinstance(last, RunFinishedEvent) and last.status in WAITING:
-                await self._ask(session_id, run_id)
-            elif isinstance(last, RunFinishedEvent):
-                return PromptResponse(stop_reason=_STOP_REASONS.get(last.status, "end_turn"))
+                case RunFailedEvent() as end:
+                    raise RequestError.internal_error({"message": f"{end.error_type}: {end.error}"})
+                case RunFinishedEvent(status=status) if status in WAITING:
+                    await self._ask(session_id, run_id)
+                case RunFinishedEvent(status=status):
+                    return PromptResponse(stop_reason=_STOP_REASONS.get(status, "end_turn"))
+                case None:
+                    pass
         raise AssertionError("a run is followed until it ends")
 
     async def _ask(self, session_id: str, run_id: str) -> None:

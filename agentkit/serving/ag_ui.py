@@ -53,6 +53,7 @@ from agentkit.events import (
     CancelRequestedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
+    ResumeRequestedEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunRequestedEvent,
@@ -65,13 +66,13 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import Batches, until_end
 from agentkit.serving.service import WAITING, AgentService, RunRequest
 from agentkit.serving.threads import answers_in, waiting_run
 from agentkit.serving.worker import CANCELLED
 
 if TYPE_CHECKING:
     from agentkit.messages import ModelResponse
-    from agentkit.persistence.stored_events import StoredEvent
 
 ANSWER_SCHEMA = {
     "type": "object",
@@ -89,6 +90,7 @@ _TOLD_BY_OTHERS = (
     ToolCallDeltaEvent,
     ToolCallEvent,
     CancelRequestedEvent,
+    ResumeRequestedEvent,
 )
 """Events whose content other events of the protocol have."""
 
@@ -107,15 +109,13 @@ async def accept(service: AgentService, given: RunAgentInput, owner: str) -> tup
     return await service.submit(RunRequest(prompt, given.thread_id, key), owner), 0
 
 
-async def lines(batches: AsyncIterator[Sequence[StoredEvent]], given: RunAgentInput) -> AsyncIterator[bytes]:
+async def lines(batches: Batches, given: RunAgentInput) -> AsyncIterator[bytes]:
     """Yield the events of a run as server-sent events of the protocol, until the run ends or waits."""
     encoder, stream = EventEncoder(), AgUiStream(given.thread_id, given.run_id, list(given.messages))
-    async for events in batches:
+    async for events in until_end(batches):
         told = [each for event in events for each in stream.told(event.event)]
         if told:
             yield "".join(map(encoder.encode, told)).encode()
-        if isinstance(events[-1].event, RunFinishedEvent | RunFailedEvent):
-            return
 
 
 @dataclass(slots=True)

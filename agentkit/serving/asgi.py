@@ -26,7 +26,7 @@ from starlette.routing import Mount, Route
 
 from agentkit.errors import AgentKitError, CheckpointError, UserError
 from agentkit.events import RunFailedEvent, RunFinishedEvent
-from agentkit.persistence.checkpointer import EventCheckpointer, RunSummary
+from agentkit.persistence.checkpointer import UNENDED, EventCheckpointer, RunSummary
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_events import StoredEvent
@@ -34,9 +34,10 @@ from agentkit.serving import mcp_endpoint, openai_chat, vercel
 from agentkit.serving.access import AGENT_CARD, Access
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import Batches, until_end, wait_for_end
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.metrics import Metrics
-from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.service import AgentService, RunRequest
 from agentkit.serving.worker import SESSION
 from mcp_servers.distribution import install_command
 from modelstack.inference.server.bodies import BodyT, read_body, read_content
@@ -226,10 +227,9 @@ class AgentApp:
 
     async def _ended(self, run_id: str, owner: str) -> None:
         """Wait until a run does not go on."""
+        n_before = await self.service.n_events(run_id, owner)  # the end of a run that still goes on comes behind
         if (await self.service.summary(run_id, owner)).status == "running":
-            async for events in await self.service.follow(run_id, 0, owner):
-                if _ends(events[-1]):
-                    return
+            await wait_for_end(await self.service.follow(run_id, n_before, owner))
 
     async def _events(self, request: Request, owner: str) -> Response:
         run_id = request.path_params["run_id"]
@@ -238,7 +238,7 @@ class AgentApp:
             raise RequestRefused("bad_request", f"Last-Event-ID {given!r} is not the number of an event.")
         after = int(given)
         summary = await self.service.summary(run_id, owner)
-        if after and summary.status not in ("running", *WAITING):
+        if after and summary.status not in UNENDED:
             (*_, last) = await self.service.page(run_id, after - 1, owner)
             if last.number == after:
                 return Response(status_code=204)  # all is read: an EventSource does not ask again
@@ -398,21 +398,15 @@ async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
     return found
 
 
-async def _lines(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def _lines(batches: Batches) -> AsyncIterator[bytes]:
     """Yield events as server-sent events, until one ends the run or lets it wait."""
-    async for events in batches:
+    async for events in until_end(batches):
         yield b"".join(map(_line, events))
-        if _ends(events[-1]):
-            return
 
 
 def _line(event: StoredEvent) -> bytes:
     fields = f'{{"number":{event.number},"time":{event.time},{event.body[1:]}'
     return f"id: {event.number}\ndata: {fields}\n\n".encode()
-
-
-def _ends(event: StoredEvent) -> bool:
-    return isinstance(event.event, RunFinishedEvent | RunFailedEvent)
 
 
 def _entry(summary: RunSummary) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import TypeAlias
 
 import anyio
 
+from agentkit.events import RunFailedEvent, RunFinishedEvent
 from agentkit.persistence.checkpointer import EventCheckpointer
 from agentkit.persistence.stored_events import StoredEvent
 
@@ -20,6 +22,32 @@ PAGE = 100
 """Events that are read from the journal at a time."""
 RECENT = 256
 """Events of a run that are kept in memory while this process performs it."""
+RunEnd: TypeAlias = RunFinishedEvent | RunFailedEvent
+"""Event that is the last one of a run, or of its part before a client has to decide."""
+Batches: TypeAlias = AsyncIterator[Sequence[StoredEvent]]
+"""Events of a run, several at a time."""
+
+
+def end_in(events: Sequence[StoredEvent]) -> RunEnd | None:
+    """Return the last of some events if it ends a run or lets it wait, else None."""
+    last = events[-1].event
+    return last if isinstance(last, RunEnd) else None
+
+
+async def until_end(batches: Batches) -> Batches:
+    """Yield the events of a run until it ends or waits."""
+    async for events in batches:
+        yield events
+        if end_in(events) is not None:
+            return
+
+
+async def wait_for_end(batches: Batches) -> RunEnd:
+    """Return the event that ends a run or lets it wait."""
+    async for events in batches:
+        if (end := end_in(events)) is not None:
+            return end
+    raise AssertionError("a run is followed until it ends")
 
 
 class Followers:
@@ -51,7 +79,7 @@ class Followers:
             recent.extend(events)
         self._wake(run_id)
 
-    async def follow(self, run_id: str, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def follow(self, run_id: str, after: int) -> Batches:
         """Yield the events behind number `after`, several at a time, for ever.
 
         Raises:

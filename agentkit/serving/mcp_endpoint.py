@@ -16,13 +16,13 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 
 from agentkit.approvals.pending import Decision, PendingCall
-from agentkit.events import RunFailedEvent, RunFinishedEvent, ToolCallEvent
+from agentkit.events import RunFailedEvent, ToolCallEvent
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import end_in
 from agentkit.serving.service import WAITING, AgentService, RunRequest
-from agentkit.serving.threads import cancelled_if_left
+from agentkit.serving.threads import cancelled_if_left, failed, output_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,10 @@ async def _answered(service: AgentService, run_id: str, owner: str, context: Con
             if isinstance(event, ToolCallEvent):
                 n_calls += 1
                 await context.report_progress(n_calls, message=f"calls {event.tool_name}")
-        last = events[-1].event
-        if isinstance(last, RunFailedEvent):
-            raise RequestRefused("failed", f"run {run_id} failed: {last.error_type}: {last.error}")
-        if isinstance(last, RunFinishedEvent) and last.status in WAITING:
+        end = end_in(events)
+        if isinstance(end, RunFailedEvent):
+            raise failed(end)
+        if end is not None and end.status in WAITING:
             stored, _ = await service.stored(run_id, owner)
             decisions = await _decisions(stored.state.pending, context)
             if decisions is None:
@@ -104,12 +104,10 @@ async def _answered(service: AgentService, run_id: str, owner: str, context: Con
                 text = (
                     f"A call waits for a person, who decides at {where}/decisions; the answer is then at {where}."
                 )
-                return Answer(run_id=run_id, status=last.status, answer=text)
+                return Answer(run_id=run_id, status=end.status, answer=text)
             await service.decide(run_id, decisions, owner)
-        elif isinstance(last, RunFinishedEvent):
-            output = last.output
-            text = output if isinstance(output, str) else "" if output is None else to_json(output).decode()
-            return Answer(run_id=run_id, status=last.status, answer=text)
+        elif end is not None:
+            return Answer(run_id=run_id, status=end.status, answer=output_text(end.output))
     raise AssertionError("a run is followed until it ends")
 
 

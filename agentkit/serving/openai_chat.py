@@ -8,7 +8,7 @@ decision ends in an error that names the run.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,12 +24,12 @@ from agentkit.events import (
 )
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import RunEnd, wait_for_end
 from agentkit.serving.service import WAITING, AgentService, RunRequest
-from agentkit.serving.threads import cancelled_if_left
+from agentkit.serving.threads import cancelled_if_left, failed, output_text
 from modelstack.inference.server.bodies import Body
 
 if TYPE_CHECKING:
-    from agentkit.persistence.stored_events import StoredEvent
     from agentkit.usage import RunUsage
 
 END = b"data: [DONE]\n\n"
@@ -113,9 +113,11 @@ async def completion(service: AgentService, run_id: str, owner: str) -> dict[str
         RequestRefused: the run failed, or waits for a decision.
     """
     async with cancelled_if_left(service, run_id, owner):
-        end = await _end_of(await service.follow(run_id, 0, owner))
+        end = await wait_for_end(await service.follow(run_id, 0, owner))
+        if isinstance(end, RunFailedEvent) or end.status in WAITING:
+            raise _refusal(end)
     choice = {"index": 0, "finish_reason": _reason(end), "logprobs": None}
-    message = {"role": "assistant", "content": _content(end.output), "refusal": None}
+    message = {"role": "assistant", "content": output_text(end.output), "refusal": None}
     choices = [{**choice, "message": message}]
     return {**_head(service, run_id, "chat.completion"), "choices": choices, "usage": _usage(end.usage)}
 
@@ -196,26 +198,12 @@ class _Stream:
         return {**self.head, "choices": [choice]}
 
 
-async def _end_of(batches: AsyncIterator[Sequence[StoredEvent]]) -> RunFinishedEvent:
-    async for events in batches:
-        last = events[-1].event
-        if isinstance(last, RunFailedEvent) or (isinstance(last, RunFinishedEvent) and last.status in WAITING):
-            raise _refusal(last)
-        if isinstance(last, RunFinishedEvent):
-            return last
-    raise AssertionError("a run is followed until it ends")
-
-
-def _refusal(event: RunFinishedEvent | RunFailedEvent) -> RequestRefused:
+def _refusal(event: RunEnd) -> RequestRefused:
     if isinstance(event, RunFailedEvent):
-        return RequestRefused("failed", f"run {event.run_id} failed: {event.error_type}: {event.error}")
+        return failed(event)
     where = f"/runs/{event.run_id}"
     told = f"run {event.run_id} waits for a decision: decide at {where}/decisions, and read its result at {where}."
     return RequestRefused("needs_decision", told)
-
-
-def _content(output: Any) -> str:
-    return output if isinstance(output, str) else "" if output is None else to_json(output).decode()
 
 
 def _reason(event: RunFinishedEvent) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +23,7 @@ from agentkit.events import (
     AgentEvent,
     CancelRequestedEvent,
     DecisionEvent,
-    RunFailedEvent,
-    RunFinishedEvent,
+    ResumeRequestedEvent,
     RunRequestedEvent,
 )
 from agentkit.persistence.checkpointer import (
@@ -39,6 +38,7 @@ from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.resume import decided
 from agentkit.run.state import RunState
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import Batches, RunEnd
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.worker import (
     CANCELLED,
@@ -232,7 +232,10 @@ class AgentService:
             await self._require_idle({SERVED: self.name, OWNER: owner, SESSION: session})
         stored, journal = await self._claimed(run_id, FAILED)
         held = await self._worker.held_again(stored, journal)
-        held.past.deadline = self._deadline(None)
+        resumed = ResumeRequestedEvent(owner, self._deadline(None))
+        held.past.see(resumed)
+        assert journal.outbox is not None
+        journal.outbox(resumed)
         state = interrupted(stored)
         await journal.save(state, "running")
         await self._worker.go_on(held, state)
@@ -270,7 +273,7 @@ class AgentService:
         await self._claimed(run_id, (summary.status,))
         await self._journal.delete(run_id)
 
-    async def follow(self, run_id: str, after: int, owner: str) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def follow(self, run_id: str, after: int, owner: str) -> Batches:
         """Return an iterator over the events of a run behind number `after`, which never ends.
 
         Raises:
@@ -322,7 +325,7 @@ class AgentService:
         stored = await self._journal.load(run_id)
         last = (await self._journal.last_events([run_id])).get(run_id, 0)
         found = [each.event for each in await self._journal.events(run_id, after=max(0, last - 2))]
-        ends = [event for event in found if isinstance(event, RunFinishedEvent | RunFailedEvent)]
+        ends = [event for event in found if isinstance(event, RunEnd)]
         has_ended = stored.summary.status != "running"
         return stored, ends[-1] if ends and has_ended else None
 

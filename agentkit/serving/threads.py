@@ -1,18 +1,30 @@
-"""Runs of conversations that another protocol names, for the adapters of such protocols."""
+"""What the adapters of protocols share: the waiting run of a conversation, answers of calls, outputs, errors."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
+from pydantic_core import to_json
 
 from agentkit.approvals.pending import PendingCall
-from agentkit.events import ModelRequestEvent
+from agentkit.events import ModelRequestEvent, RunFailedEvent
 from agentkit.messages import RetryPromptPart, ToolReturnPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.service import WAITING, AgentService
+
+
+def failed(end: RunFailedEvent) -> RequestRefused:
+    """Return the error of a request whose run failed."""
+    return RequestRefused("failed", f"run {end.run_id} failed: {end.error_type}: {end.error}")
+
+
+def output_text(output: Any) -> str:
+    """Return the output of a run as text: JSON if it is no text, nothing if there is none."""
+    return output if isinstance(output, str) else "" if output is None else to_json(output).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ with answers to waiting calls. A step whose server was killed while it was writt
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from agentkit.events import (
     DecisionEvent,
     ModelRequestEvent,
     ModelResponseEvent,
+    ResumeRequestedEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunRequestedEvent,
@@ -35,13 +36,13 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.serving.errors import RequestRefused
+from agentkit.serving.followers import Batches, RunEnd, until_end
 from agentkit.serving.service import WAITING, AgentService, RunRequest
 from agentkit.serving.threads import answers_in, waiting_run
 from agentkit.serving.worker import CANCELLED
 
 if TYPE_CHECKING:
     from agentkit.messages import ModelResponse
-    from agentkit.persistence.stored_events import StoredEvent
 
 HEADERS: Mapping[str, str] = {"x-vercel-ai-ui-message-stream": "v1"}
 END = b"data: [DONE]\n\n"
@@ -49,7 +50,14 @@ Chunk = dict[str, Any]
 """Part of the stream, as the SDK's `uiMessageChunkSchema` has it."""
 _REASONS = {"completed": "stop", "truncated": "length", "limit_reached": "length", "filtered": "content-filter"}
 """Finish reasons by the status of a run; the others are "other"."""
-_TOLD_BY_OTHERS = (RunRequestedEvent, RunStartedEvent, ToolCallDeltaEvent, ToolCallEvent, CancelRequestedEvent)
+_TOLD_BY_OTHERS = (
+    RunRequestedEvent,
+    RunStartedEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+    CancelRequestedEvent,
+    ResumeRequestedEvent,
+)
 """Events whose content other parts of the stream have."""
 
 
@@ -112,16 +120,14 @@ async def running_run(service: AgentService, chat: str, owner: str) -> str | Non
     return found[0].run_id if found and found[0].status == "running" else None
 
 
-async def lines(batches: AsyncIterator[Sequence[StoredEvent]], run_id: str) -> AsyncIterator[bytes]:
+async def lines(batches: Batches, run_id: str) -> AsyncIterator[bytes]:
     """Yield the events of a run as server-sent events of the stream, until the run ends or waits."""
     stream = UIMessageStream(run_id)
-    async for events in batches:
+    async for events in until_end(batches):
         told = [each for event in events for each in stream.told(event.event)]
         if told:
             yield b"".join(b"data: " + to_json(chunk) + b"\n\n" for chunk in told)
-        if isinstance(events[-1].event, RunFinishedEvent | RunFailedEvent):
-            yield END
-            return
+    yield END
 
 
 @dataclass(slots=True)
@@ -235,7 +241,7 @@ class UIMessageStream:
             self._open = None
             yield {"type": "reset-step"}
 
-    def _end(self, event: RunFinishedEvent | RunFailedEvent) -> Iterator[Chunk]:
+    def _end(self, event: RunEnd) -> Iterator[Chunk]:
         yield from self._end_part()
         yield from self._end_step()
         if isinstance(event, RunFailedEvent):

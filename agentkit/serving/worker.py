@@ -21,6 +21,7 @@ from agentkit.events import (
     AgentEvent,
     CancelRequestedEvent,
     HandoffEvent,
+    ResumeRequestedEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunRequestedEvent,
@@ -79,6 +80,8 @@ class Past:
                 self.prompt, self.history, self.deadline = event.prompt, event.history, event.deadline
             case CancelRequestedEvent():
                 self.cancelled_by = event.by
+            case ResumeRequestedEvent():
+                self.deadline = event.deadline
             case RunFailedEvent() | RunFinishedEvent():
                 self.cancelled_by = None
             case HandoffEvent():

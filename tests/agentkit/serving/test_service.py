@@ -188,6 +188,32 @@ async def test_a_run_ends_at_its_deadline(journal: Path) -> None:
         assert refused["error"]["param"] == "timeout_s"
 
 
+async def test_a_resumed_run_has_a_new_deadline_wherever_it_goes_on(journal: Path) -> None:
+    limits = ServiceLimits(max_runs=1, drain_s=0.2)
+    async with served(clerk(), journal, limits=limits) as client:
+        failed = await client.run("boom", timeout_s=0.3)
+        assert (await client.end(failed))["error"]["type"] == "RuntimeError"
+        hog = await client.run("wait")
+        await anyio.sleep(0.3)
+        await client.ask(
+            "POST", f"/runs/{failed}/resume", 202
+        )  # taken up later, from the journal
+        await client.ask("POST", f"/runs/{hog}/cancel", 202)
+        assert (await client.end(failed))["error"]["type"] == "RuntimeError"
+        asked, resumed = (e for e in await client.events(failed) if e["event_kind"].endswith("_requested"))
+        assert asked["deadline"] < asked["time"] + 1 < resumed["deadline"]
+
+
+async def test_a_process_takes_up_runs_until_its_last_place(journal: Path) -> None:
+    async with (
+        served(clerk(), journal, limits=ServiceLimits(max_runs=3, drain_s=0.2)) as one,
+        served(clerk(), journal, limits=ServiceLimits(max_runs=1, drain_s=0.2)) as other,
+    ):
+        for client in (one, one, other):
+            await client.run("wait")
+        assert (await one.end(await other.run("a")))["output"] == "done: a"
+
+
 async def test_a_failure_is_told_and_the_run_can_be_resumed(journal: Path) -> None:
     async with served(clerk(), journal) as client:
         run_id = await client.run("a boom")
