@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from agentkit.cli import acp, chat, demo, doctor, mcp, models, resume, run, serve, trace
+from agentkit.cli import acp, chat, demo, doctor, mcp, models, resume, run, serve, studio, trace
 from modelstack.terminal.plain_help import PlainGroup, PlainTyper
 
 INTERRUPTED = 130
@@ -40,6 +40,7 @@ app.command()(resume.resume)
 app.command()(resume.runs)
 app.command()(chat.chat)
 app.command()(serve.serve)
+app.command()(studio.studio)
 app.command()(acp.acp)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

@@ -138,7 +138,7 @@ class AgentOptions:
         """Return the options with headers and environment variables for the MCP servers."""
         return replace(self, headers=headers or (), allow_env=allow_env or ())
 
-    def agent(self, on_event: Sink, toolsets: Sequence[Toolset]) -> Agent[None, str]:
+    def agent(self, on_event: Sink | None, toolsets: Sequence[Toolset]) -> Agent[None, str]:
         """Create the agent with the toolsets of `--mcp`; nothing is started yet.
 
         Raises:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 
 from starlette.requests import Request
 
+from agentkit import studio
 from agentkit.errors import UserError
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.worker import LOCAL_OWNER
@@ -20,7 +21,7 @@ from agentkit.serving.worker import LOCAL_OWNER
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 AGENT_CARD = "/.well-known/agent-card.json"
 """Path of the description of the agent that A2A's clients read."""
-OPEN_PATHS = frozenset({"/health/live", "/health/ready", AGENT_CARD})
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", AGENT_CARD, studio.ROOT, studio.FILE})
 """Paths that need no key."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LEAST_KEY = 16

@@ -8,7 +8,8 @@ approve by calling a tool.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -51,7 +52,8 @@ class Answer(BaseModel):
 
 def mcp_server(service: AgentService, owner_of: Callable[[Mapping[str, str]], str]) -> MCPServer:
     """Return an MCP server with the tool; `owner_of` returns the client's name from the headers of a request."""
-    server = MCPServer(name=service.agent_name or service.name)
+    with _same_logging():
+        server = MCPServer(name=service.agent_name or service.name)
 
     @server.tool(name=TOOL)
     async def ask(
@@ -71,6 +73,18 @@ def mcp_server(service: AgentService, owner_of: Callable[[Mapping[str, str]], st
             raise ToolError(error.message) from error  # told to the client; other errors are only logged
 
     return server
+
+
+@contextmanager
+def _same_logging() -> Generator[None]:
+    """Undo the set-up of the root logger by `MCPServer`: logging belongs to the application."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def endpoint(server: MCPServer, max_bytes: int) -> Starlette:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -24,6 +24,7 @@ from agentkit.events import (
     CancelRequestedEvent,
     DecisionEvent,
     ResumeRequestedEvent,
+    RewardEvent,
     RunRequestedEvent,
 )
 from agentkit.persistence.checkpointer import (
@@ -39,6 +40,7 @@ from agentkit.run.resume import decided
 from agentkit.run.state import RunState
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, RunEnd
+from agentkit.serving.forks import forked_state
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.worker import (
     CANCELLED,
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
 WAITING: tuple[StoredStatus, ...] = ("needs_approval", "needs_results")
 """Statuses of runs that wait for a client."""
 FAILED: tuple[StoredStatus, ...] = ("failed",)
+LAST_EVENTS = 8
+"""Events that are read at a time to find a run's end."""
 CANCEL_S = 5.0
 """Seconds that a request to cancel waits for the run's end; it is cancelled all the same."""
 _KINDS: Mapping[type[Decision], Literal["approve", "deny", "settle"]] = {
@@ -84,6 +88,10 @@ class RunRequest:
     """Seconds until the run is cancelled; None takes the service's limit."""
     history: tuple[ModelMessage, ...] = ()
     """Earlier conversation, without a session."""
+    is_fork: bool = False
+    """Whether the model answers the last message of `history`, instead of the prompt."""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Stored with the run, for the adapter of a protocol."""
 
 
 class AgentService:
@@ -110,6 +118,7 @@ class AgentService:
             limits: Limits of number and time.
         """
         declared = replace(agent._declared, checkpointer=None)  # pyright: ignore[reportPrivateUsage]
+        self._agent = agent
         self.agent_name, self.name, self.limits = declared.name, name, limits
         self._journal, self._session_of, self._deps = checkpointer, session_of, deps
         self._worker = Worker(declared, checkpointer, name=name, options=self._options, limits=limits)
@@ -124,9 +133,11 @@ class AgentService:
         """Whether requests are accepted."""
         return self._worker.is_open
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that performs runs while it is open; see `Worker.running`."""
-        return self._worker.running()
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Perform runs while the context is open, with the model and the tool servers kept open between them."""
+        async with self._agent, self._worker.running():
+            yield
 
     def _options(self, owner: str, session: str | None) -> ResumeOptions[Any]:
         options: ResumeOptions[Any] = {}
@@ -168,9 +179,9 @@ class AgentService:
             outbox(asked)
             if has_room:
                 self._worker.followers.performs(run_id)
-            state = RunState(run_id=run_id)
+            state = forked_state(run_id, request.history) if request.is_fork else RunState(run_id=run_id)
             journal = await self._journal.create(
-                state, agent_name=self.agent_name, metadata=metadata, outbox=outbox
+                state, agent_name=self.agent_name, metadata={**request.metadata, **metadata}, outbox=outbox
             )
         except BaseException as error:
             self._worker.give_place_back(run_id)
@@ -262,6 +273,18 @@ class AgentService:
         held = await self._worker.held_again(stored, journal)
         await self._worker.note_end(held, CANCELLED, f"{owner} cancelled it.", stored.state)
 
+    async def reward(self, run_id: str, reward: RewardEvent, owner: str) -> None:
+        """Store a reward of a run or of one of its steps.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has not ended.
+            CheckpointError: the journal cannot be written.
+        """
+        summary = await self._owned(run_id, owner)
+        if summary.status in UNENDED:
+            raise RequestRefused("not_ended", f"run {run_id} has not ended: its status is {summary.status!r}.")
+        await self._journal.append_event(run_id, reward)
+
     async def delete(self, run_id: str, owner: str) -> None:
         """Delete a run that is not being performed.
 
@@ -324,10 +347,13 @@ class AgentService:
         await self._owned(run_id, owner)
         stored = await self._journal.load(run_id)
         last = (await self._journal.last_events([run_id])).get(run_id, 0)
-        found = [each.event for each in await self._journal.events(run_id, after=max(0, last - 2))]
-        ends = [event for event in found if isinstance(event, RunEnd)]
-        has_ended = stored.summary.status != "running"
-        return stored, ends[-1] if ends and has_ended else None
+        while stored.summary.status != "running" and last > 0:  # from the end, where rewards may stand behind it
+            before = max(0, last - LAST_EVENTS)
+            for each in reversed(await self._journal.events(run_id, after=before, limit=last - before)):
+                if isinstance(each.event, RunEnd):
+                    return stored, each.event
+            last = before
+        return stored, None
 
     async def runs(self, owner: str, *, session: str | None = None, limit: int = 100) -> Sequence[RunSummary]:
         """Return the runs of a client, latest first."""

@@ -33,7 +33,8 @@ from agentkit.tracing.redaction import redact
 
 TRACE_VERSION = 1
 TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"
-_DELTAS = (TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent)
+DELTAS = (TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent)
+"""Events that no trace has."""
 
 
 class JsonlTrace:
@@ -50,14 +51,14 @@ class JsonlTrace:
         Raises:
             UserError: the directory cannot be written.
         """
-        if isinstance(event, _DELTAS):
+        if isinstance(event, DELTAS):
             return
         if isinstance(event, (RunStartedEvent, RunResumedEvent)):
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
         try:
-            _write(self._file, _line(event))
+            _write(self._file, trace_line(event, time.time()))
         finally:
             if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
                 self._file.close()
@@ -88,7 +89,7 @@ def add_reward(path: Path, event: RewardEvent) -> None:
     try:
         _drop_cut_line(path)
         with path.open("ab") as file:
-            file.write(_line(event))
+            file.write(trace_line(event, time.time()))
     except OSError as error:
         raise UserError(f"trace {path} cannot be written: {error.strerror}.") from error
 
@@ -100,9 +101,10 @@ def _write(file: FileIO, line: bytes) -> None:
         n_written += file.write(line[n_written:])
 
 
-def _line(event: AgentEvent) -> bytes:
+def trace_line(event: AgentEvent, at: float) -> bytes:
+    """Return an event as a line of a trace, without secrets; `at` is its time in seconds since 1970."""
     fields = {name: getattr(event, name) for name in event.__slots__}
-    record = {"time": time.time(), "version": TRACE_VERSION, **fields}
+    record = {"time": at, "version": TRACE_VERSION, **fields}
     return redact(written_json(record)) + b"\n"
 
 

@@ -145,12 +145,13 @@ async def served(
 
 
 @asynccontextmanager
-async def listening(served: Any) -> AsyncIterator[str]:
-    """Yield the address of an application that a server of its own runs."""
+async def listening(served: Any, port: int = 0) -> AsyncIterator[str]:
+    """Yield the address of an application that a server of its own runs; port 0 is any free one."""
     config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started:
             await anyio.sleep(0.005)

@@ -195,9 +195,7 @@ async def test_a_resumed_run_has_a_new_deadline_wherever_it_goes_on(journal: Pat
         assert (await client.end(failed))["error"]["type"] == "RuntimeError"
         hog = await client.run("wait")
         await anyio.sleep(0.3)
-        await client.ask(
-            "POST", f"/runs/{failed}/resume", 202
-        )  # taken up later, from the journal
+        await client.ask("POST", f"/runs/{failed}/resume", 202)  # taken up later, from the journal
         await client.ask("POST", f"/runs/{hog}/cancel", 202)
         assert (await client.end(failed))["error"]["type"] == "RuntimeError"
         asked, resumed = (e for e in await client.events(failed) if e["event_kind"].endswith("_requested"))
