@@ -52,7 +52,12 @@ def _of_module(name: str) -> ModuleType:
 def _of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}.")
-    if (folder := str(path.resolve().parent)) not in sys.path:
+    path = path.resolve()
+    if (loaded := sys.modules.get(path.stem)) is not None:
+        if getattr(loaded, "__file__", None) == str(path):
+            return loaded
+        raise UserError(f"{path.name} has the name of the module {path.stem!r}, which is in use: rename the file.")
+    if (folder := str(path.parent)) not in sys.path:
         sys.path.insert(0, folder)  # for modules beside it
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # of a .py file

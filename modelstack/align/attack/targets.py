@@ -14,8 +14,7 @@ from modelstack.errors import UserError
 from modelstack.inference.engine import BatchingEngine, ContextWindowError, GenerateRequest, SamplingParams
 from modelstack.inference.grammar import GrammarError
 from modelstack.tokenizer.chat import Role
-from modelstack.toolcalls.convention import ResponseFormat
-from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.compiler import text_grammar
 
 if TYPE_CHECKING:
     from modelstack.align.monitor.watch import Watch
@@ -79,12 +78,7 @@ class EngineTarget:
         """
         self._engine, self._encoder, self._new_watch = engine, manner.encoder(()), new_watch
         self._end_ids = manner.end_ids
-        try:
-            vocabulary = manner.convention.ending(engine.vocabulary)
-            compiler = GrammarCompiler(vocabulary, convention=manner.convention)
-        except ValueError as error:
-            raise UserError(f"the model's tokenizer cannot be masked: {error}") from error
-        self._grammar = compiler.compile(ResponseFormat())
+        self._grammar = text_grammar(manner.convention.ending(engine.vocabulary), manner.convention)
         self._max_tokens, self._temperature = max_tokens, temperature
 
     @property
@@ -114,14 +108,12 @@ class EngineTarget:
         for turn in attempt.turns:
             ids += encoder.encode_turn(turn.role, turn.content, previous=last).ids
             last = turn.role
-        given, grammar = encoder.content_ids(attempt.prefill), self._grammar.start()
-        for token in given:
-            grammar.advance(token)
+        given = encoder.content_ids(attempt.prefill)
         return GenerateRequest(
             [*ids, *encoder.generation_ids(last or "user"), *given],
             self._max_tokens,
             conversation=conversation,
-            grammar=grammar,
+            grammar=self._grammar.start_behind(given),
             sampling=SamplingParams(temperature=self._temperature, seed=seed),
             end_ids=self._end_ids,
             watch=None if self._new_watch is None else self._new_watch(last == "user"),

@@ -29,7 +29,7 @@ from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ResponseFormat
-from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler, text_grammar
 from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
 GrammarOf = Callable[[PolicyTask], Grammar | None]
@@ -83,10 +83,7 @@ class TextReplies:
             UserError: The vocabulary lacks single characters, so that it cannot be masked.
         """
         self._policy, self._encoder, self._max_tokens = policy, encoder, max_tokens
-        try:
-            self._grammar = GrammarCompiler(encoder.vocabulary).compile(ResponseFormat())
-        except ValueError as error:
-            raise UserError(f"the model's tokenizer cannot be masked: {error}") from error
+        self._grammar = text_grammar(encoder.vocabulary)
 
     def to(self, prompts: Sequence[Sequence[int]], given: Sequence[Sequence[int]] = ()) -> list[Sampled]:
         """Return the reply to each prompt, behind the tokens that are `given` as its beginning.
@@ -101,11 +98,8 @@ class TextReplies:
         return [row.sampled() for row in rows]
 
     def _row(self, given: Sequence[int]) -> _Row:
-        grammar = self._grammar.start()
-        for token in given:
-            grammar.advance(token)
         draws = Draws(self._encoder.vocabulary, self._encoder.end_ids, 0.0, 0)
-        return _Row.begun(draws, grammar, self._max_tokens)
+        return _Row.begun(draws, self._grammar.start_behind(given), self._max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

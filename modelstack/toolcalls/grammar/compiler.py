@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, get_args
 
+from modelstack.errors import UserError
 from modelstack.inference.grammar import Grammar
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
@@ -91,6 +92,17 @@ class CompiledGrammar:
         """Return the grammar state of a new generation."""
         return self.start_tracked()
 
+    def start_behind(self, given: Sequence[int]) -> Grammar:
+        """Return the grammar state behind the tokens of a reply's beginning.
+
+        Raises:
+            GrammarError: The format has no reply with this beginning.
+        """
+        grammar = self.start()
+        for token in given:
+            grammar.advance(token)
+        return grammar
+
     def start_tracked(self) -> TrackedGrammar:
         """Return the grammar state of a new generation with its concrete type."""
         return TrackedGrammar(self._template.start(), self._tokens, self._response, self._steps)
@@ -118,6 +130,18 @@ class CompiledGrammar:
             ResponseParseError: the reply does not follow the format.
         """
         return self.convention.parse(text, self.format)
+
+
+def text_grammar(vocabulary: Vocabulary, convention: Convention = JSON_LIST) -> CompiledGrammar:
+    """Return the grammar of a reply without tools: text that no call begins.
+
+    Raises:
+        UserError: The vocabulary lacks single characters, so that it cannot be masked.
+    """
+    try:
+        return GrammarCompiler(vocabulary, convention=convention).compile(ResponseFormat())
+    except ValueError as error:
+        raise UserError(f"the model's tokenizer cannot be masked: {error}") from error
 
 
 class GrammarCompiler:

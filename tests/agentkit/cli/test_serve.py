@@ -28,7 +28,8 @@ def make_agent():
 
 
 @pytest.fixture
-def module(tmp_path: Path) -> Path:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delitem(sys.modules, "greeting_app", raising=False)
     file = tmp_path / "greeting_app.py"
     file.write_text(MODULE)
     return file
@@ -68,6 +69,7 @@ def wait_for(client: httpx.Client, server: subprocess.Popen[str]) -> None:
         (["nothing"], "'nothing' names no agent: write MODULE:NAME or FILE.py:NAME"),
         (["greeting_app.py:other"], "greeting_app.py has no 'other'; agents in it: agent"),
         (["greeting_app.py:number"], "is int, not an Agent"),
+        (["json.py:agent"], "json.py has the name of the module 'json', which is in use: rename the file"),
         (["missing.py:agent"], "there is no file 'missing.py'"),
         (["no_such_module_here:agent"], "there is no module 'no_such_module_here'"),
         (["greeting_app.py:agent", "--host", "0.0.0.0"], "lets other machines run this agent"),
@@ -81,6 +83,7 @@ def test_what_cannot_be_served_is_named(
     module: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
 ) -> None:
     monkeypatch.chdir(module.parent)
+    module.with_name("json.py").write_text(MODULE)
     monkeypatch.setenv("SHORT_KEY", "short")
     monkeypatch.setenv("LONG_KEY", "l" * 32)
     result = CliRunner().invoke(app, ["serve", *arguments, "--journal", str(module.with_suffix(".db"))])
