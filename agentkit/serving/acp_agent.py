@@ -235,7 +235,7 @@ class _Told:
         match event:
             case ModelRequestEvent():
                 self._has_text = False
-                for call_id, content in answers_in(event):
+                for call_id, content, _ in answers_in(event):
                     if call_id in self._started - self._ended:
                         yield self._end(call_id, content, is_error=True)
             case TextDeltaEvent():

@@ -211,7 +211,7 @@ class AgUiStream:
     def _unheard_results(self, event: ModelRequestEvent) -> Iterator[BaseEvent]:
         """Tell the answers of calls that did not run, which are in the next request only."""
         heard = {message.tool_call_id for message in self.messages if isinstance(message, ToolMessage)}
-        for call_id, content in answers_in(event):
+        for call_id, content, _ in answers_in(event):
             if call_id not in heard:
                 yield self._result(call_id, content)
 

@@ -302,6 +302,9 @@ class AgentService:
         Raises:
             RequestRefused: the run is unknown to this client, or has no event with that number.
         """
+        held = self._worker.held(run_id)
+        if after == 0 and held is not None and held.owner == owner:  # a request that has just begun it
+            return self._worker.followers.follow(run_id, after)
         await self._owned(run_id, owner)
         last = (await self._journal.last_events([run_id])).get(run_id, 0)
         if not 0 <= after <= last:

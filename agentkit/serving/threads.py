@@ -1,11 +1,11 @@
-"""What the adapters of protocols share: the waiting run of a conversation, answers of calls, outputs, errors."""
+"""Shared parts of protocol adapters: the waiting run of a conversation, answers of calls, outputs, errors."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from pydantic_core import to_json
@@ -15,6 +15,9 @@ from agentkit.events import ModelRequestEvent, RunFailedEvent
 from agentkit.messages import RetryPromptPart, ToolReturnPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.service import WAITING, AgentService
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 
 def failed(end: RunFailedEvent) -> RequestRefused:
@@ -53,11 +56,14 @@ async def waiting_run(service: AgentService, session: str, owner: str) -> Waitin
     return WaitingRun(run_id, pending, await service.n_events(run_id, owner))
 
 
-def answers_in(event: ModelRequestEvent) -> Iterator[tuple[str, str]]:
-    """Yield id and content of the calls that a request answers; a call that did not run is answered there only."""
+def answers_in(event: ModelRequestEvent) -> Iterator[tuple[str, str, bool]]:
+    """Yield the answers of calls in a request: id, content, and whether it is an error.
+
+    A call that did not run is answered there only.
+    """
     for part in (part for message in event.messages for part in message.parts):
         if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id is not None:
-            yield part.tool_call_id, part.content
+            yield part.tool_call_id, part.content, isinstance(part, RetryPromptPart) or part.is_error
 
 
 @asynccontextmanager
@@ -71,3 +77,25 @@ async def cancelled_if_left(service: AgentService, run_id: str, owner: str) -> A
         with anyio.CancelScope(shield=True), suppress(RequestRefused):  # refused if it has ended
             await service.cancel(run_id, owner)
         raise
+
+
+async def unless_left(request: Request, work: Awaitable[Any]) -> Any:
+    """Return what `work` returns; cancel it if the client closes the connection."""
+    found: Any = None
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await anyio.sleep(0.2)
+        tasks.cancel_scope.cancel()
+
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            found = await work
+        except Exception as error:  # the task group would wrap it in an ExceptionGroup
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return found

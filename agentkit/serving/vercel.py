@@ -181,7 +181,7 @@ class UIMessageStream:
                 pass
 
     def _request(self, event: ModelRequestEvent) -> Iterator[Chunk]:
-        for call_id, content in answers_in(event):
+        for call_id, content, _ in answers_in(event):
             if call_id in self._answered or (call_id not in self._called and call_id not in self._denied):
                 continue  # told with its result, here or in the stream before
             self._answered.add(call_id)
