@@ -338,6 +338,8 @@ class RunRequestedEvent:
     """Time at which the run is cancelled, in seconds since 1970; None: never."""
     history: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...] = ()
     """Earlier conversation that the client gave; empty with a session, which has it."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """Tools that the client runs itself, besides the agent's own."""
     event_kind: Literal["run_requested"] = "run_requested"
 
 

@@ -48,7 +48,8 @@ from agentkit.persistence.checkpointer import RunSummary
 from agentkit.serving.bodies import DecisionsBody
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import RunEnd, end_in, wait_for_end
-from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.worker import CANCELLED, SESSION
 from mcp_servers.distribution import NAME
 

@@ -59,7 +59,8 @@ from agentkit.events import (
 from agentkit.messages import ModelMessage, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import end_in
-from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import answers_in
 from agentkit.serving.worker import CANCELLED, LOCAL_OWNER
 from mcp_servers.distribution import NAME

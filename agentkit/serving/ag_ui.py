@@ -7,7 +7,7 @@ call that waits is an interrupt; the entries under `resume` decide about it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,25 +50,21 @@ from agentkit.approvals.pending import Approve, Decision, Deny, PendingCall, Set
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
-    CancelRequestedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
-    ResumeRequestedEvent,
     RunFailedEvent,
     RunFinishedEvent,
-    RunRequestedEvent,
     RunResumedEvent,
-    RunStartedEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
-    ToolCallDeltaEvent,
-    ToolCallEvent,
     ToolResultEvent,
 )
+from agentkit.serving.client_tools import client_tool
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, until_end
-from agentkit.serving.service import WAITING, AgentService, RunRequest
-from agentkit.serving.threads import answers_in, waiting_run
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
+from agentkit.serving.threads import TOLD_BY_OTHERS, answers_in, waiting_run
 from agentkit.serving.worker import CANCELLED
 
 if TYPE_CHECKING:
@@ -84,15 +80,6 @@ ANSWER_SCHEMA = {
 }
 """JSON Schema of the payload that answers an interrupt."""
 CUSTOM_PREFIX = "agentkit."
-_TOLD_BY_OTHERS = (
-    RunRequestedEvent,
-    RunStartedEvent,
-    ToolCallDeltaEvent,
-    ToolCallEvent,
-    CancelRequestedEvent,
-    ResumeRequestedEvent,
-)
-"""Events whose content other events of the protocol have."""
 
 
 async def accept(service: AgentService, given: RunAgentInput, owner: str) -> tuple[str, int]:
@@ -102,16 +89,17 @@ async def accept(service: AgentService, given: RunAgentInput, owner: str) -> tup
         RequestRefused: the request asks for something that is not there, or see `AgentService`.
     """
     _refuse_without_effect(given)
-    if given.resume:
-        return await _decided(service, given.thread_id, given.resume, owner)
-    prompt = _prompt(given)
+    results = _results(given)
+    if given.resume or results:
+        return await _decided(service, given, results, owner)
     key = f"ag-ui {given.thread_id} {given.run_id}"
-    return await service.submit(RunRequest(prompt, given.thread_id, key), owner), 0
+    tools = tuple(client_tool(each.name, each.description, each.parameters or {}) for each in given.tools or ())
+    return await service.submit(RunRequest(_prompt(given), given.thread_id, key, tools=tools), owner), 0
 
 
 async def lines(batches: Batches, given: RunAgentInput) -> AsyncIterator[bytes]:
     """Yield the events of a run as server-sent events of the protocol, until the run ends or waits."""
-    encoder, stream = EventEncoder(), AgUiStream(given.thread_id, given.run_id, list(given.messages))
+    encoder, stream = EventEncoder(), AgUiStream.answering(given)
     async for events in until_end(batches):
         told = [each for event in events for each in stream.told(event.event)]
         if told:
@@ -126,6 +114,8 @@ class AgUiStream:
     run_id: str
     messages: list[Message]
     """Complete messages: first those of the request, then those of the run."""
+    page_tools: frozenset[str] = frozenset()
+    """Names of the tools that the page runs."""
     pending: list[PendingCall] = field(default_factory=list[PendingCall])
     """Calls that have been asked about since the run last went on."""
     _has_begun: bool = False
@@ -134,6 +124,12 @@ class AgUiStream:
     _thought: str | None = None
     """Id of the reasoning that is being written."""
     _n: int = 0
+
+    @classmethod
+    def answering(cls, given: RunAgentInput) -> AgUiStream:
+        """Return the stream that answers a request."""
+        tools = frozenset(tool.name for tool in given.tools or ())
+        return cls(given.thread_id, given.run_id, list(given.messages), tools)
 
     def told(self, event: AgentEvent) -> Iterator[BaseEvent]:
         """Yield the protocol's events for an event of the run."""
@@ -159,7 +155,7 @@ class AgUiStream:
                 yield from self._fail(event)
             case ApprovalRequestedEvent():
                 self.pending.append(event.call)
-            case _ if not isinstance(event, _TOLD_BY_OTHERS):
+            case _ if not isinstance(event, TOLD_BY_OTHERS):
                 value = to_jsonable_python(event, inf_nan_mode="strings", serialize_unknown=True)
                 yield CustomEvent(name=CUSTOM_PREFIX + event.event_kind, value=value)
             case _:
@@ -226,8 +222,9 @@ class AgUiStream:
     def _finish(self, event: RunFinishedEvent) -> Iterator[BaseEvent]:
         yield from self._end_texts()
         outcome: Any = RunFinishedSuccessOutcome()
-        if event.status in WAITING:
-            outcome = RunFinishedInterruptOutcome(interrupts=[self._interrupt(call) for call in self.pending])
+        interrupts = [self._interrupt(call) for call in self.pending if not self._is_the_pages(call)]
+        if event.status in WAITING and interrupts:
+            outcome = RunFinishedInterruptOutcome(interrupts=interrupts)
         yield AgUiFinished(
             thread_id=self.thread_id,
             run_id=self.run_id,
@@ -235,6 +232,10 @@ class AgUiStream:
             outcome=outcome,
             metadata={CUSTOM_PREFIX + "status": event.status},
         )
+
+    def _is_the_pages(self, call: PendingCall) -> bool:
+        """Whether the page runs a call, and sends its result with the next request."""
+        return call.kind == "external" and call.tool_name in self.page_tools
 
     def _interrupt(self, call: PendingCall) -> Interrupt:
         return Interrupt(
@@ -266,18 +267,37 @@ class AgUiStream:
             self._thought = None
 
 
+def _results(given: RunAgentInput) -> dict[str, ToolMessage]:
+    """Return the results at the end of the messages, by call id: those of tools that the page has run."""
+    found: dict[str, ToolMessage] = {}
+    for message in reversed(given.messages):
+        if not isinstance(message, ToolMessage):
+            break
+        found[message.tool_call_id] = message
+    return found
+
+
 async def _decided(
-    service: AgentService, thread_id: str, resume: Sequence[ResumeEntry], owner: str
+    service: AgentService, given: RunAgentInput, results: Mapping[str, ToolMessage], owner: str
 ) -> tuple[str, int]:
-    """Apply the answers to the interrupts of a thread's run; return its id and its last event before them."""
-    waiting = await waiting_run(service, thread_id, owner)
-    known = ", ".join(waiting.pending)
-    answers = {entry.interrupt_id: entry for entry in resume}
+    """Apply the answers to the waiting calls of a thread's run; return its id and its last event before them."""
+    waiting = await waiting_run(service, given.thread_id, owner)
+    answers = {entry.interrupt_id: entry for entry in given.resume or ()}
     if stale := answers.keys() - waiting.pending.keys():
+        known = ", ".join(waiting.pending)
         raise RequestRefused("stale_decision", f"the interrupt {min(stale)!r} does not wait; waiting: {known}.")
-    if waiting.pending.keys() - answers.keys():
-        raise RequestRefused("unprocessable", f"resume must answer all interrupts of the thread at once: {known}.")
-    decisions = [_decision(call, answers[digest]) for digest, call in waiting.pending.items()]
+    decisions: list[Decision] = []
+    for digest, call in waiting.pending.items():
+        result = results.get(call.tool_call_id) if call.kind == "external" else None
+        if digest in answers:
+            decisions.append(_decision(call, answers[digest]))
+        elif result is not None:
+            content = _text_of(result.content)
+            is_error = result.error is not None
+            decisions.append(Settle(call.tool_call_id, content or result.error or "", is_error, digest))
+        else:
+            text = f"the request must answer all calls that wait; {digest} ({call.tool_name}) is not answered."
+            raise RequestRefused("unprocessable", text)
     await service.decide(waiting.run_id, decisions, owner)
     return waiting.run_id, waiting.n_events
 
@@ -307,34 +327,25 @@ def _prompt(given: RunAgentInput) -> str:
     for message in reversed(given.messages):
         if not isinstance(message, UserMessage):
             break
-        said.append(_text(message))
+        said.append(_text_of(message.content))
     if not said:
         raise RequestRefused("unprocessable", "messages must end with a message of the user, or resume be given.")
     context = [f"{each.description}: {each.value}" for each in given.context or ()]
     return "\n\n".join([*context, *reversed(said)])
 
 
-def _text(message: UserMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
+def _text_of(content: str | Sequence[Any]) -> str:
+    if isinstance(content, str):
+        return content
     texts: list[str] = []
-    for part in message.content:
+    for part in content:
         if part.type != "text":
-            raise RequestRefused(
-                "unprocessable", f"this agent reads text, and the message has a part {part.type!r}."
-            )
+            raise RequestRefused("unprocessable", f"this agent reads text; a message has a part {part.type!r}.")
         texts.append(part.text)
     return "\n".join(texts)
 
 
 def _refuse_without_effect(given: RunAgentInput) -> None:
-    if given.tools:
-        names = ", ".join(repr(tool.name) for tool in given.tools)
-        raise RequestRefused(
-            "unprocessable",
-            f"the page offers the tools {names}; a served agent has its own only. Declare them in the agent as "
-            f"Tool.external, and answer their interrupts.",
-        )
     for name in ("state", "forwarded_props"):
         if value := getattr(given, name):
             raise RequestRefused("unprocessable", f"{name}={value!r} would have no effect here: leave it out.")

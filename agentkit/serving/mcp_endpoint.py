@@ -12,6 +12,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
@@ -22,13 +24,15 @@ from agentkit.approvals.pending import Decision, PendingCall
 from agentkit.events import RunFailedEvent, ToolCallEvent
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import end_in
-from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import cancelled_if_left, failed, output_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.applications import Starlette
+    from starlette.types import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,11 @@ def _same_logging() -> Generator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def owned(scope: Scope, owner: str) -> Scope:
+    """Return a request as that of a client: the SDK answers a session of another client as an unknown one."""
+    return {**scope, "user": AuthenticatedUser(AccessToken(token="", client_id=owner, scopes=[]))}
 
 
 def endpoint(server: MCPServer, max_bytes: int) -> Starlette:

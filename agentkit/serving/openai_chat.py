@@ -25,7 +25,8 @@ from agentkit.events import (
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import RunEnd, wait_for_end
-from agentkit.serving.service import WAITING, AgentService, RunRequest
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import cancelled_if_left, failed, output_text
 from modelstack.inference.server.bodies import Body
 

@@ -33,8 +33,9 @@ from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPar
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import wait_for_end
 from agentkit.serving.response_events import ASKED, ResponseName, RunResponses, ToldResponse, parsed_name
+from agentkit.serving.run_request import RunRequest
 from agentkit.serving.run_routes import Endpoint, read, streaming
-from agentkit.serving.service import CANCEL_S, WAITING, AgentService, RunRequest
+from agentkit.serving.service import CANCEL_S, WAITING, AgentService
 from agentkit.serving.threads import unless_left, waiting_run
 from modelstack.inference.server.bodies import Body
 from modelstack.inference.server.errors import ApiError

@@ -23,7 +23,8 @@ from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, until_end, wait_for_end
 from agentkit.serving.forks import ForkBody, words_of
 from agentkit.serving.limits import ServiceLimits
-from agentkit.serving.service import AgentService, RunRequest
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import AgentService
 from agentkit.serving.worker import SESSION
 from agentkit.tracing.jsonl import DELTAS, trace_line
 from modelstack.inference.server.bodies import Body, BodyT, read_body

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -42,6 +42,8 @@ from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, RunEnd
 from agentkit.serving.forks import forked_state
 from agentkit.serving.limits import ServiceLimits
+from agentkit.serving.request_spans import trace_metadata
+from agentkit.serving.run_request import RunRequest
 from agentkit.serving.worker import (
     CANCELLED,
     OWNER,
@@ -57,7 +59,6 @@ from agentkit.serving.worker import (
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
-    from agentkit.messages import ModelMessage
     from agentkit.persistence.session import Session
     from agentkit.run.setup import ResumeOptions
 
@@ -73,25 +74,6 @@ _KINDS: Mapping[type[Decision], Literal["approve", "deny", "settle"]] = {
     Deny: "deny",
     Settle: "settle",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """A client's request for a run."""
-
-    prompt: str
-    session: str | None = None
-    """The client's name of the conversation that the run continues."""
-    idempotency_key: str | None = None
-    """Text of the client's: a request that repeats it is answered with the same run."""
-    timeout_s: float | None = None
-    """Seconds until the run is cancelled; None takes the service's limit."""
-    history: tuple[ModelMessage, ...] = ()
-    """Earlier conversation, without a session."""
-    is_fork: bool = False
-    """Whether the model answers the last message of `history`, instead of the prompt."""
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Stored with the run, for the adapter of a protocol."""
 
 
 class AgentService:
@@ -120,6 +102,7 @@ class AgentService:
         declared = replace(agent._declared, checkpointer=None)  # pyright: ignore[reportPrivateUsage]
         self._agent = agent
         self.agent_name, self.name, self.limits = declared.name, name, limits
+        self.telemetry = declared.telemetry
         self._journal, self._session_of, self._deps = checkpointer, session_of, deps
         self._worker = Worker(declared, checkpointer, name=name, options=self._options, limits=limits)
 
@@ -163,7 +146,7 @@ class AgentService:
             run_id = _id_of_key(self.name, owner, request.idempotency_key)
             if await self._journal.has(run_id):
                 return await self._same(run_id, request, owner)
-        metadata = {SERVED: self.name, OWNER: owner}
+        metadata, trace = {SERVED: self.name, OWNER: owner}, trace_metadata()
         if request.session is not None:
             await self._require_idle({**metadata, SESSION: request.session})
             metadata[SESSION] = request.session
@@ -172,16 +155,16 @@ class AgentService:
             if not has_room:
                 await self._require_waiting_room()
             known, past = Known(0), Past()
-            deadline = self._deadline(request.timeout_s)
-            asked = RunRequestedEvent(run_id, request.prompt, request.session, deadline, request.history)
+            asked = request.event(run_id, self._deadline(request.timeout_s))
             past.see(asked)
             outbox = self._worker.outbox(run_id, known)
             outbox(asked)
             if has_room:
                 self._worker.followers.performs(run_id)
             state = forked_state(run_id, request.history) if request.is_fork else RunState(run_id=run_id)
+            all_metadata = {**request.metadata, **trace, **metadata}
             journal = await self._journal.create(
-                state, agent_name=self.agent_name, metadata={**request.metadata, **metadata}, outbox=outbox
+                state, agent_name=self.agent_name, metadata=all_metadata, outbox=outbox
             )
         except BaseException as error:
             self._worker.give_place_back(run_id)
@@ -195,7 +178,7 @@ class AgentService:
             self._worker.give_place_back(run_id)
             raise
         if has_room:
-            self._worker.begin(HeldRun(run_id, owner, request.session, past, journal, known), state)
+            self._worker.begin(HeldRun(run_id, owner, request.session, past, journal, known, trace), state)
         else:
             await journal.release()
         return run_id
@@ -435,9 +418,7 @@ class AgentService:
     async def _same(self, run_id: str, request: RunRequest, owner: str) -> str:
         await self._owned(run_id, owner)
         (first,) = await self._journal.events(run_id, limit=1)
-        asked = first.event
-        wanted = (request.prompt, request.session, request.history)
-        if not isinstance(asked, RunRequestedEvent) or (asked.prompt, asked.session, asked.history) != wanted:
+        if not (isinstance(first.event, RunRequestedEvent) and request.is_repeated_by(first.event)):
             raise RequestRefused(
                 "idempotency_conflict",
                 f"the idempotency key {request.idempotency_key!r} was used for another request; use a new one.",

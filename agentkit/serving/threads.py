@@ -11,13 +11,33 @@ import anyio
 from pydantic_core import to_json
 
 from agentkit.approvals.pending import PendingCall
-from agentkit.events import ModelRequestEvent, RunFailedEvent
+from agentkit.events import (
+    CancelRequestedEvent,
+    ModelRequestEvent,
+    ResumeRequestedEvent,
+    RunFailedEvent,
+    RunRequestedEvent,
+    RunStartedEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+)
 from agentkit.messages import RetryPromptPart, ToolReturnPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.service import WAITING, AgentService
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+
+TOLD_BY_OTHERS = (
+    RunRequestedEvent,
+    RunStartedEvent,
+    ToolCallDeltaEvent,
+    ToolCallEvent,
+    CancelRequestedEvent,
+    ResumeRequestedEvent,
+)
+"""Events whose content other events of a protocol have."""
 
 
 def failed(end: RunFailedEvent) -> RequestRefused:

@@ -19,26 +19,21 @@ from agentkit.approvals.pending import Approve, Decision, Deny, PendingCall, Set
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
-    CancelRequestedEvent,
     DecisionEvent,
     ModelRequestEvent,
     ModelResponseEvent,
-    ResumeRequestedEvent,
     RunFailedEvent,
     RunFinishedEvent,
-    RunRequestedEvent,
     RunResumedEvent,
-    RunStartedEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
-    ToolCallDeltaEvent,
-    ToolCallEvent,
     ToolResultEvent,
 )
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, RunEnd, until_end
-from agentkit.serving.service import WAITING, AgentService, RunRequest
-from agentkit.serving.threads import answers_in, waiting_run
+from agentkit.serving.run_request import RunRequest
+from agentkit.serving.service import WAITING, AgentService
+from agentkit.serving.threads import TOLD_BY_OTHERS, answers_in, waiting_run
 from agentkit.serving.worker import CANCELLED
 
 if TYPE_CHECKING:
@@ -50,15 +45,6 @@ Chunk = dict[str, Any]
 """Part of the stream, as the SDK's `uiMessageChunkSchema` has it."""
 _REASONS = {"completed": "stop", "truncated": "length", "limit_reached": "length", "filtered": "content-filter"}
 """Finish reasons by the status of a run; the others are "other"."""
-_TOLD_BY_OTHERS = (
-    RunRequestedEvent,
-    RunStartedEvent,
-    ToolCallDeltaEvent,
-    ToolCallEvent,
-    CancelRequestedEvent,
-    ResumeRequestedEvent,
-)
-"""Events whose content other parts of the stream have."""
 
 
 class UIPart(BaseModel):
@@ -172,7 +158,7 @@ class UIMessageStream:
                 yield from self._resume()
             case RunFinishedEvent() | RunFailedEvent():
                 yield from self._end(event)
-            case _ if not isinstance(event, _TOLD_BY_OTHERS):
+            case _ if not isinstance(event, TOLD_BY_OTHERS):
                 if isinstance(event, DecisionEvent) and event.decision == "deny":
                     self._denied.add(event.tool_call_id)
                 data = json.loads(to_json(event, inf_nan_mode="strings", serialize_unknown=True))

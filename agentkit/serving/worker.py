@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,17 @@ from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.agent_run import AgentRun, entered
 from agentkit.run.resume import with_unknown
 from agentkit.run.state import RunState
+from agentkit.serving.client_tools import client_toolset
 from agentkit.serving.followers import POLL_S, Followers
 from agentkit.serving.limits import ServiceLimits
+from agentkit.serving.request_spans import continued_trace
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from agentkit.run.declaration import Declaration
     from agentkit.run.setup import ResumeOptions
+    from agentkit.tools.definition import ToolDefinition
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class Past:
 
     prompt: str = ""
     history: tuple[ModelMessage, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+    """Tools of the client."""
     deadline: float | None = None
     """Time at which the run is cancelled, in seconds since 1970."""
     n: int = 0
@@ -77,7 +82,8 @@ class Past:
         """Note what an event says."""
         match event:
             case RunRequestedEvent():
-                self.prompt, self.history, self.deadline = event.prompt, event.history, event.deadline
+                self.prompt, self.history = event.prompt, event.history
+                self.tools, self.deadline = event.tools, event.deadline
             case CancelRequestedEvent():
                 self.cancelled_by = event.by
             case ResumeRequestedEvent():
@@ -107,6 +113,8 @@ class HeldRun:
     past: Past
     journal: RunJournal
     known: Known
+    trace: Mapping[str, str]
+    """Metadata with the trace context of the request that began the run."""
     n_foreign: int = 0
     """Events that others have added, as far as they were read."""
     is_parked: bool = False
@@ -203,7 +211,7 @@ class Worker:
         if (deadline := held.past.deadline) is not None:
             held.scope.deadline = anyio.current_time() + deadline - time.time()
         try:
-            with held.scope:
+            with held.scope, continued_trace(held.trace):
                 await self._run(held, state)
             if held.scope.cancelled_caught and (end := self._why_cancelled(held)) is not None:
                 with anyio.CancelScope(shield=True):
@@ -231,6 +239,8 @@ class Worker:
                 self._options(held.owner, held.session),
                 outbox,
             )
+            if held.past.tools:
+                setup = replace(setup, toolsets=(*setup.toolsets, client_toolset(held.past.tools)))
             async with entered(setup) as run:
                 await run.finish(pace=pace)
         except CheckpointError as error:
@@ -289,7 +299,7 @@ class Worker:
         journal.outbox = outbox = self.outbox(run_id, known)
         if stored.state.handed and past.n_handoffs >= len(stored.state.handed):
             outbox.leave_out_next(HandoffEvent)  # stored already, and the run reports it again when it begins
-        return HeldRun(run_id, owner, session, past, journal, known)
+        return HeldRun(run_id, owner, session, past, journal, known, metadata)
 
     async def _past(self, run_id: str) -> Past:
         past = Past()
@@ -394,9 +404,11 @@ class Worker:
 
     def give_place_back(self, run_id: str) -> None:
         """Free the place of a run, if it has one."""
+        was_full = self._n_free <= 0
         self._places.discard(run_id)
         self.followers.left(run_id)
-        self._has_room.set()
+        if was_full:  # else no run waits for this process
+            self._has_room.set()
 
 
 def interrupted(stored: StoredRun) -> RunState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import pytest
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
+from agentkit import Agent, ModelResponse, TextPart, tool
+from agentkit.messages import ModelMessage, ToolReturnPart
+from agentkit.models.base import ModelRequestParameters
+from agentkit.serving import app
+from agentkit.testing import FunctionModel, call
 from tests.agentkit.serving.npm_clients import printed_by
-from tests.agentkit.serving.served_agents import KEYS, Client, clerk, served
+from tests.agentkit.serving.served_agents import KEYS, Client, clerk, said, served
 
 pytestmark = pytest.mark.anyio
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)
@@ -102,7 +108,8 @@ async def test_a_cancelled_run_has_that_outcome(tmp_path: Path) -> None:
     ("changes", "status", "told"),
     [
         ({"messages": []}, 422, "messages must end with a message of the user"),
-        ({"tools": [{"name": "click", "description": "Click."}]}, 422, "'click'"),
+        ({"tools": [{"name": "t", "description": "", "parameters": {"type": "array"}}]}, 422, "object schema"),
+        ({"messages": [{"id": "1", "role": "tool", "toolCallId": "x", "content": "y"}]}, 409, "no run of the"),
         ({"state": {"n": 1}}, 422, "state={'n': 1} would have no effect"),
         ({"forwardedProps": {"x": 1}}, 422, "forwarded_props"),
         ({"resume": [{"interruptId": "x", "status": "resolved"}]}, 409, "no run of the conversation 't' waits"),
@@ -144,3 +151,65 @@ async def test_a_wrong_answer_to_an_interrupt_is_named(tmp_path: Path) -> None:
         abandoned = {"interruptId": interrupt.id, "status": "cancelled"}
         told_events = await events_of(client, given("", runId="r2", resume=[abandoned]))
         assert told_events[-1].result == "done: shred"
+
+
+HIGHLIGHT = {"name": "highlight", "description": "Highlights.", "parameters": {"properties": {"word": {}}}}
+
+
+def painter() -> Agent[None, str]:
+    """Return an agent that calls the tools in its prompt at once, then tells the results; one needs approval."""
+
+    def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
+        results = [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
+        if results:
+            return ModelResponse((TextPart("; ".join(part.content for part in results)),))
+        calls = [call(name, word=name) for name in said(messages).split()]
+        return ModelResponse(tuple(calls))
+
+    @tool(requires_approval=True)
+    def paint(word: str) -> str:
+        """Paint a word."""
+        return f"painted {word}"
+
+    return Agent(FunctionModel(reply), tools=[paint], name="painter")
+
+
+async def test_the_protocols_client_runs_tools_of_its_page(tmp_path: Path) -> None:
+    async with served(painter(), tmp_path / "runs.db") as client:
+        url = f"{str(client.http.base_url).rstrip('/')}/ag-ui"
+        found = await printed_by("ag_ui_page_tools.mjs", "@ag-ui/client", "1.0.0", url, "highlight")
+        assert found["outcomes"] == ["success", "success"]
+        assert found["messages"][-1]["content"] == "highlit highlight"
+        (run,) = (await client.ask("GET", "/runs", 200))["runs"]
+        assert run["status"] == "completed"
+
+
+async def test_a_tool_of_the_page_and_an_approval_are_answered_together(tmp_path: Path) -> None:
+    journal = tmp_path / "runs.db"
+    async with served(painter(), journal) as client:
+        told = await events_of(client, given("highlight paint", tools=[HIGHLIGHT]))
+        (interrupt,) = told[-1].outcome.interrupts  # the page's own call is none
+        ids = {each.tool_call_name: each.tool_call_id for each in told if each.type == "TOOL_CALL_START"}
+    async with served(painter(), journal) as client:  # another process has the page's tools from the journal
+        result = {
+            "id": "2",
+            "role": "tool",
+            "toolCallId": ids["highlight"],
+            "content": "it failed",
+            "error": "x",
+        }
+        body = given("", messages=[result], runId="r2", tools=[HIGHLIGHT])
+        refused = await client.ask("POST", "/ag-ui", 422, json=body)
+        assert interrupt.id in refused["error"]["message"]
+        resume = [{"interruptId": interrupt.id, "status": "resolved", "payload": True}]
+        told = await events_of(client, {**body, "resume": resume})
+        assert told[-1].result == "it failed; painted paint"
+        (run,) = (await client.ask("GET", "/runs", 200))["runs"]
+        stored = await app(painter(), journal=journal).service.stored(run["run_id"], "local")
+        assert stored[0].state.tainted  # by the page's result
+
+
+async def test_a_tool_of_the_page_with_the_name_of_an_own_one_fails_the_run(tmp_path: Path) -> None:
+    async with served(painter(), tmp_path / "runs.db") as client:
+        told = await events_of(client, given("paint", tools=[{**HIGHLIGHT, "name": "paint"}]))
+        assert told[-1].type == "RUN_ERROR" and "paint" in told[-1].message
