@@ -72,6 +72,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--conversations", "2", "--shared", "128", "--turns", "2"),
         takes_model=True,
     ),
+    "studio_page": Benchmark(
+        "evals.speed.studio_page",
+        "bytes of the studio's page, and time to its first paint in a browser",
+        quick=("--loads", "1"),
+    ),
     "monitor": Benchmark(
         "evals.speed.monitor",
         "cost of a monitor on hidden states, for a token and for a request",
