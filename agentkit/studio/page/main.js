@@ -1,11 +1,11 @@
 // The page: which runs are shown, and what its buttons do.
 
-import { apply, conversationAt, firstDifference, isRunning, isWaiting, newRun, runOfTrace } from "./run.js";
+import { apply, contentOf, conversationAt, firstDifference, isRunning, isWaiting, newRun } from "./run.js";
 import { ask, follow, Refused, setKey, traceOf } from "./service.js";
 import { el, runView, statusText } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
-const state = { session: null, runs: [], shown: [], compared: null, isBusy: false };
+const state = { session: null, runs: [], cases: [], scores: null, shown: [], compared: null, isBusy: false };
 let following = new AbortController();
 let frame = 0;
 
@@ -63,11 +63,16 @@ function drawNow() {
 }
 
 function drawRuns() {
+  const entry = (title, told, isShown, open) => el("li", {},
+    el("button", { type: "button", "aria-current": String(isShown), onclick: () => attempt(open) }, el("b", {}, title), el("span", {}, told)));
+  const isShown = (id) => state.shown.some((each) => each.id === id);
+  byId("cases").replaceChildren(...state.cases.map((run) => {
+    const told = run.score ? `score ${run.score.value} · ${statusText(run)}` : statusText(run);
+    return entry(run.id, told, state.shown.includes(run), () => showFile(run));
+  }));
   byId("runs").replaceChildren(...state.runs.map((run) => {
-    const isShown = state.shown.some((each) => each.id === run.run_id);
     const when = new Date(1000 * run.created_at).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
-    return el("li", {}, el("button", { type: "button", "aria-current": String(isShown), onclick: () => attempt(() => show(run)) },
-      el("b", {}, titleOf(run)), el("span", {}, `${when} · ${statusText(run)}`)));
+    return entry(titleOf(run), `${when} · ${statusText(run)}`, isShown(run.run_id), () => show(run));
   }));
 }
 
@@ -218,13 +223,24 @@ async function openFork(run, number) {
   byId("fork-dialog").showModal();
 }
 
+/** Opens traces, and the `runs.jsonl` and `scores.jsonl` of an evaluation; a second trace is compared with the first. */
 async function openFiles(files) {
-  for (const file of files) {
-    const run = Object.assign(runOfTrace(await file.text(), file.name), { isFile: true });
-    stopFollowing();
-    Object.assign(state, { session: null, shown: [run], compared: state.shown.at(-1)?.isFile ? state.shown.at(-1) : null });
-  }
+  const found = await Promise.all([...files].map(async (file) => contentOf(await file.text(), file.name)));
   byId("file").value = "";
+  for (const { run, cases, scores } of found) {
+    if (cases) state.cases = cases;
+    if (run) showFile(run, state.shown.at(-1)?.isFile ? state.shown.at(-1) : null);
+    state.scores = scores ?? state.scores;
+  }
+  for (const run of state.cases) run.score = state.scores?.get(run.id) ?? run.score;
+  if (found.some(({ cases }) => cases)) showFile(state.cases[0]);
+  drawRuns();
+  draw();
+}
+
+function showFile(run, compared = null) {
+  stopFollowing();
+  Object.assign(state, { session: null, shown: [run], compared });
   drawRuns();
   draw();
 }

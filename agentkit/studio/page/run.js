@@ -5,7 +5,7 @@ export function newRun(id) {
   return {
     id, agent: null, model: "", session: null, prompt: "", history: [], nHistory: 0, status: "running", steps: [],
     plan: null, pending: [], usage: null, confidence: null, output: null, error: null, rewards: [], last: 0,
-    startedAt: null, endedAt: null,
+    startedAt: null, endedAt: null, score: null, isFile: false,
   };
 }
 
@@ -179,23 +179,57 @@ export function firstDifference(one, other) {
   return step?.number ?? null;
 }
 
-/** Returns the run of a trace: one JSON object a line, of which the last one may be cut. */
-export function runOfTrace(text, name) {
-  const run = newRun(name);
+/** Returns the objects in a file of one JSON object a line; its last line may be cut. */
+function linesOf(text, name) {
   const lines = text.split("\n").slice(0, -1).filter(Boolean);
-  if (!lines.length) throw new Error(`${name} has no whole line of a trace`);
-  lines.forEach((line, index) => {
-    let event;
+  if (!lines.length) throw new Error(`${name} has no whole line`);
+  return lines.map((line, index) => {
     try {
-      event = JSON.parse(line);
+      return JSON.parse(line);
     } catch {
       throw new Error(`${name}, line ${index + 1}, is not JSON`);
     }
+  });
+}
+
+/** Returns what a file holds: the run of a trace, the runs of an evaluation's cases, or the cases' scores by id. */
+export function contentOf(text, name) {
+  const lines = linesOf(text, name);
+  if (typeof lines[0]?.case_id === "string") {
+    if ("value" in lines[0]) return { scores: new Map(lines.map((score) => [score.case_id, score])) };
+    if (Array.isArray(lines[0].messages)) return { cases: lines.map((record) => runOfCase(record)) };
+  }
+  const run = newRun(name);
+  lines.forEach((event, index) => {
     if (event?.version !== 1 || typeof event.event_kind !== "string") {
-      throw new Error(`${name}, line ${index + 1}, is not an event of a trace of version 1`);
+      throw new Error(`${name}, line ${index + 1}, is neither an event of a trace of version 1 nor a case of an evaluation`);
     }
     apply(run, event);
   });
   if (run.status === "running") run.status = "unfinished";
-  return run;
+  run.isFile = true;
+  return { run };
+}
+
+/** Returns the run of a case; an evaluation keeps its messages, and no times. */
+function runOfCase(record) {
+  const run = newRun(record.case_id);
+  let unread = [];
+  for (const message of record.messages) {
+    unread.push(message);
+    if (message.kind === "response") {
+      const step = run.steps.length + 1;
+      unread.pop();
+      apply(run, { event_kind: "model_request", step, messages: unread });
+      apply(run, { event_kind: "model_response", step, response: message, duration_s: null });
+      unread = [];
+    }
+    for (const part of message.kind === "request" ? message.parts : []) {
+      if (part.part_kind === "tool-return") {
+        apply(run, { event_kind: "tool_result", ...part, outcome: part.is_error ? "failed" : "success", error: null, duration_s: null });
+      }
+    }
+  }
+  const { status, usage, output = null, error } = record;
+  return Object.assign(run, { status, usage, output, error: error ? String(error) : null, isFile: true });
 }

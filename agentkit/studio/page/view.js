@@ -191,7 +191,8 @@ function endView(run, acts) {
   if (run.error) view.append(el("p", { class: "notice error" }, visible(run.error)));
   const last = run.steps.at(-1)?.text ?? "";
   if (run.output !== null && run.output !== last) view.append(el("pre", { tabIndex: 0, "aria-label": "Output" }, visible(typeof run.output === "string" ? run.output : JSON.stringify(run.output, null, 2))));
-  if (run.steps.length > 1) view.append(timelineView(run));
+  if (run.score) view.append(scoreView(run.score));
+  if (run.steps.length > 1 && run.startedAt) view.append(timelineView(run));
   if (run.rewards.length) view.append(el("p", { class: "notice" }, `Rewards: ${run.rewards.map((each) => `${each.reward} by ${each.source}${each.step ? ` for step ${each.step}` : ""}`).join(", ")}`));
   const row = el("div", { class: "row" });
   if (isOver(run) && acts.reward) row.append(...rewardButtons(run, acts, null));
@@ -199,6 +200,12 @@ function endView(run, acts) {
   if (acts.compare) row.append(acts.compare());
   if (row.childElementCount) view.append(row);
   return view;
+}
+
+function scoreView({ value, answer, explanation }) {
+  const lines = [["Answer", answer], ["Explanation", explanation]].filter(([, text]) => text);
+  return el("div", { class: "score" }, el("p", { class: value ? "good" : "error" }, `Score ${value}`),
+    ...lines.map(([name, text]) => el("p", { class: "text" }, el("b", {}, `${name}: `), visible(String(text)))));
 }
 
 function rewardButtons(run, acts, step) {

@@ -195,7 +195,7 @@ async def test_a_trace_is_opened_forked_with_another_result_and_compared(browser
         trace = tmp_path / "trace.jsonl"
         await (await download.value).save_as(trace)
         assert trace.name and (await download.value).suggested_filename == f"{first}.jsonl"
-        await seen.page.get_by_label("Open a trace").set_input_files(trace)
+        await seen.page.get_by_label("Open files").set_input_files(trace)
         await expect(seen.page.get_by_text("It says hello.")).to_be_visible()
         await expect(seen.button("Save the trace")).to_have_count(0)  # it is a file already
         await seen.button("Fork step 2").click()
@@ -293,20 +293,52 @@ async def test_axe_finds_nothing(browser: Browser, tmp_path: Path, scheme: Any, 
         assert await seen.page.evaluate(overflow) == 0
 
 
+async def test_the_cases_of_an_evaluation_are_shown_with_their_scores(browser: Browser, tmp_path: Path) -> None:
+    messages = [
+        {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "Read the note"}]},
+        {"kind": "response", "parts": [_part("tool-call", tool_name="read", arguments="{}")], "usage": USAGE},
+        {"kind": "request", "parts": [_part("tool-return", tool_name="read", content="hello")]},
+        {"kind": "response", "parts": [{"part_kind": "text", "content": "Good bye."}], "usage": USAGE},
+    ]
+    case = {"status": "completed", "messages": messages, "usage": None, "output": "Good bye.", "error": None}
+    score = {"case_id": "second", "value": 0.0, "explanation": "wanted hello", "answer": "Good bye."}
+    runs, scores = tmp_path / "runs.jsonl", tmp_path / "scores.jsonl"
+    runs.write_text("".join(json.dumps({"case_id": name, **case}) + "\n" for name in ("first", "second")))
+    scores.write_text(json.dumps(score) + "\n")
+    async with studio(browser, reader(), tmp_path / "runs.db") as seen:
+        await seen.page.get_by_label("Open files").set_input_files([runs, scores])
+        cases = seen.page.get_by_label("Cases of an evaluation").get_by_role("button")
+        await expect(cases).to_have_text(["firstcompleted", "secondscore 0 · completed"])
+        await cases.nth(1).click()
+        await expect(seen.page.get_by_text("wanted hello")).to_be_visible()
+        await expect(seen.page.get_by_label("Result")).to_have_text("hello")
+        await seen.button("Fork step 2").click()
+        await seen.button("Run the fork").click()
+        await seen.ends("completed")
+        await expect(seen.page.locator(".answer").first).to_have_text("It says hello.")
+
+
+USAGE = {"input_tokens": 3, "cache_read_tokens": 0, "output_tokens": 1}
+
+
+def _part(kind: str, **fields: str) -> dict[str, str]:
+    return {"part_kind": kind, "tool_call_id": "one", **fields}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("", "has no whole line"),
-        ("{}\n", "line 1, is not an event"),
+        ("{}\n", "line 1, is neither an event"),
         ("no\n", "line 1, is not JSON"),
-        ('{"version": 2, "event_kind": "run_started"}\n', "version 1"),
+        ('{"version": 2, "event_kind": "run_started"}\n', "of version 1"),
     ],
 )
 async def test_a_file_that_is_no_trace_is_refused(browser: Browser, tmp_path: Path, text: str, told: str) -> None:
     trace = tmp_path / "other.jsonl"
     trace.write_text(text)
     async with studio(browser, clerk(), tmp_path / "runs.db") as seen:
-        await seen.page.get_by_label("Open a trace").set_input_files(trace)
+        await seen.page.get_by_label("Open files").set_input_files(trace)
         await expect(seen.page.get_by_role("status")).to_contain_text(told)
 
 
