@@ -35,20 +35,36 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_agent_is_served_until_the_server_is_told_to_stop(module: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "greeting_app:make_agent"], "serves greeting_app:make_agent"),
+        (["serve", "greeting_app.py:agent", "--workers", "2"], "serves greeting_app.py:agent"),
+        (["studio", "greeting_app.py:agent", "--no-open"], "/studio/"),
+    ],
+)
+def test_an_agent_is_served_until_the_server_is_told_to_stop(
+    module: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
     port = free_port()
-    names = ["greeting_app:make_agent", f"{module}:agent"]
-    command = [str(Path(sys.executable).with_name("agentkit")), "serve", names[workers - 1], "--port", str(port)]
-    command += ["--journal", str(tmp_path / "new" / "runs.db"), "--workers", str(workers)]
+    command = [str(Path(sys.executable).with_name("agentkit")), *arguments, "--port", str(port)]
+    command += ["--journal", str(tmp_path / "new" / "runs.db")]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
             wait_for(client, server)
             run_id = client.post("/runs", json={"prompt": "Hi."}).json()["run_id"]
             assert client.get(f"/runs/{run_id}?wait=20").json()["output"] == "hello"
+            assert client.get("/studio/").status_code == (200 if arguments[0] == "studio" else 404)
         server.send_signal(signal.SIGTERM)
-        told = server.communicate(timeout=30)[1]
-    assert f"http://127.0.0.1:{port} serves {names[workers - 1]}" in told and "Traceback" not in told
+        said = server.communicate(timeout=30)[1]
+    assert f"http://127.0.0.1:{port}" in said and told in said and "Traceback" not in said
+
+
+def test_the_studio_names_what_it_cannot_show(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(module.parent)
+    for agent, told in (("nothing", "names no agent"), ("greeting_app.py:number", "is int, not an Agent")):
+        result = CliRunner().invoke(app, ["studio", agent, "--no-open"])
+        assert result.exit_code == 1 and told in " ".join(result.output.split())
 
 
 def wait_for(client: httpx.Client, server: subprocess.Popen[str]) -> None:
