@@ -56,6 +56,8 @@ class InMemoryCheckpointer(EventCheckpointer):
     def __init__(self) -> None:
         """Start empty."""
         self._runs: dict[str, _Kept] = {}
+        self._unended: dict[str, _Kept] = {}
+        """Runs that have not ended; looked through for each request of a served agent, unlike all runs."""
 
     async def create(
         self,
@@ -70,8 +72,8 @@ class InMemoryCheckpointer(EventCheckpointer):
             raise known_already(state.run_id)
         now = time.time()
         summary = RunSummary(state.run_id, agent_name, "running", now, now, dict(metadata or {}))
-        kept = self._runs[state.run_id] = _Kept(summary, state)
-        journal = _owned(kept, _MemoryJournal(self._runs, kept))
+        kept = self._runs[state.run_id] = self._unended[state.run_id] = _Kept(summary, state)
+        journal = _owned(kept, _MemoryJournal(self._runs, self._unended, kept))
         journal.outbox = outbox
         if outbox is not None:
             journal.store(outbox.with_state())
@@ -90,7 +92,7 @@ class InMemoryCheckpointer(EventCheckpointer):
         kept = self._known(run_id)
         if kept.is_held:
             raise going_on(run_id, "this process")
-        return _stored(kept), _owned(kept, _MemoryJournal(self._runs, kept))
+        return _stored(kept), _owned(kept, _MemoryJournal(self._runs, self._unended, kept))
 
     async def list_runs(
         self,
@@ -100,34 +102,27 @@ class InMemoryCheckpointer(EventCheckpointer):
         limit: int = 100,
     ) -> Sequence[RunSummary]:
         """Return runs, latest first."""
-        found = self._found(status, metadata)
+        found = _found(self._runs, status, metadata)
         return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
-
-    def _found(self, status: StoredStatus | None, metadata: Mapping[str, str] | None) -> list[RunSummary]:
-        wanted = (metadata or {}).items()
-        return [
-            kept.summary
-            for kept in self._runs.values()
-            if status in (None, kept.summary.status) and wanted <= kept.summary.metadata.items()
-        ]
 
     async def delete(self, run_id: str) -> None:
         """Delete a run."""
         self._known(run_id)
         del self._runs[run_id]
+        self._unended.pop(run_id, None)
 
     async def unended_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
         """Return runs that have not ended."""
-        found = [summary for summary in self._found(None, metadata) if summary.status in UNENDED]
+        found = _found(self._unended, None, metadata)
         return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
 
     async def unheld_runs(
         self, *, metadata: Mapping[str, str] | None = None, limit: int = 100
     ) -> Sequence[RunSummary]:
         """Return runs that no journal holds."""
-        found = self._found("running", metadata)
+        found = _found(self._unended, "running", metadata)
         free = [summary for summary in found if not self._runs[summary.run_id].is_held]
         return sorted(free, key=lambda summary: summary.updated_at)[:limit]
 
@@ -146,7 +141,7 @@ class InMemoryCheckpointer(EventCheckpointer):
 
     async def delete_ended(self, *, before: float, metadata: Mapping[str, str] | None = None) -> int:
         """Delete runs that ended before a time."""
-        ended = [each for each in self._found(None, metadata) if each.status not in UNENDED]
+        ended = [each for each in _found(self._runs, None, metadata) if each.status not in UNENDED]
         old = [each.run_id for each in ended if each.updated_at < before]
         for run_id in old:
             del self._runs[run_id]
@@ -164,14 +159,32 @@ class InMemoryCheckpointer(EventCheckpointer):
         return self._runs[run_id]
 
 
+def _found(
+    runs: Mapping[str, _Kept], status: StoredStatus | None, metadata: Mapping[str, str] | None
+) -> list[RunSummary]:
+    wanted = (metadata or {}).items()
+    return [
+        kept.summary
+        for kept in runs.values()
+        if status in (None, kept.summary.status) and wanted <= kept.summary.metadata.items()
+    ]
+
+
 def _owned(kept: _Kept, journal: _MemoryJournal) -> _MemoryJournal:
     kept.owner = ref(journal)
     return journal
 
 
 class _MemoryJournal(RunJournal):
-    def __init__(self, runs: dict[str, _Kept], kept: _Kept, outer: _MemoryJournal | None = None) -> None:
+    def __init__(
+        self,
+        runs: dict[str, _Kept],
+        unended: dict[str, _Kept],
+        kept: _Kept,
+        outer: _MemoryJournal | None = None,
+    ) -> None:
         self._runs = runs
+        self._unended = unended
         self._kept = kept
         self._outer = outer
         self.is_released = False
@@ -188,7 +201,7 @@ class _MemoryJournal(RunJournal):
         if self.outbox is not None:
             self.store(self.outbox.with_state())
         kept.state = state
-        kept.summary = replace(kept.summary, status=status, updated_at=time.time())
+        self._set_status(status)
         unknown = unknown_calls(state)
         kept.calls = {call_id: part for call_id, part in kept.calls.items() if call_id in unknown}
         kept.inner.clear()
@@ -197,11 +210,19 @@ class _MemoryJournal(RunJournal):
             kept.calls[starting.tool_call_id] = None
 
     async def failed(self) -> None:
-        kept = self._own()
+        self._own()
         if self.outbox is not None:
             self.store(self.outbox.with_state())
-        kept.summary = replace(kept.summary, status="failed", updated_at=time.time())
+        self._set_status("failed")
         self.is_released = True
+
+    def _set_status(self, status: StoredStatus) -> None:
+        kept = self._kept
+        kept.summary = replace(kept.summary, status=status, updated_at=time.time())
+        if status in UNENDED:
+            self._unended[kept.summary.run_id] = kept
+        else:
+            self._unended.pop(kept.summary.run_id, None)
 
     async def release(self) -> None:
         self.is_released = True
@@ -232,7 +253,7 @@ class _MemoryJournal(RunJournal):
     async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
         own = self._own()
         kept = own.inner[call_id] = _Kept(replace(own.summary, run_id=state.run_id), state)
-        return _owned(kept, _MemoryJournal({state.run_id: kept}, kept, self))
+        return _owned(kept, _MemoryJournal({state.run_id: kept}, {}, kept, self))
 
     def _own(self) -> _Kept:
         if self._outer is not None and self._kept not in self._outer._own().inner.values():

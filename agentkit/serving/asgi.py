@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,21 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, request_response
 
 from agentkit import studio
 from agentkit.errors import AgentKitError, CheckpointError, UserError
 from agentkit.persistence.checkpointer import EventCheckpointer
-from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
-from agentkit.persistence.sqlite_session import SQLiteSession
+from agentkit.persistence.named_journal import named_journal
+from agentkit.persistence.sql_checkpointer import SQLCheckpointer
 from agentkit.serving import mcp_endpoint, openai_chat, vercel
 from agentkit.serving.access import AGENT_CARD, Access
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.metrics import Metrics
+from agentkit.serving.observed_endpoint import ObservedEndpoint
 from agentkit.serving.openai_responses import ResponseRoutes
+from agentkit.serving.request_spans import RequestSpans
 from agentkit.serving.run_routes import Endpoint, RunRoutes, read, streaming
 from agentkit.serving.service import AgentService
 from agentkit.serving.threads import unless_left
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from agentkit.persistence.session import Session
 
 logger = logging.getLogger(__name__)
+
+MCP = "/mcp"
+"""Path under which the MCP server is mounted."""
 
 
 def app(
@@ -68,8 +72,8 @@ def app(
 
     Args:
         agent: The agent; its own `checkpointer` has no part in served runs.
-        journal: SQLite file of the runs, or a checkpointer that stores events.
-        session_of: Returns the conversation with an id; needed with a checkpointer that is not a SQLite file.
+        journal: SQLite file of the runs, `postgresql://` URL, or a checkpointer that stores events.
+        session_of: Returns the conversation with an id; None: those of the journal, if it is in SQL.
         keys: Keys by the name of their client; None: no key is needed, and only this machine's names are answered.
         hosts: Names in the `Host` header that are answered; see `Access`.
         origins: Origins of web pages that may ask.
@@ -81,11 +85,11 @@ def app(
     Raises:
         UserError: an argument has a value that is not allowed.
     """
-    checkpointer = SQLiteCheckpointer(journal) if isinstance(journal, str | Path) else journal
+    checkpointer = named_journal(journal) if isinstance(journal, str | Path) else journal
     if not isinstance(checkpointer, EventCheckpointer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"journal={checkpointer!r}: name a file, or an EventCheckpointer, which stores events.")
-    if session_of is None and isinstance(checkpointer, SQLiteCheckpointer):
-        session_of = partial(SQLiteSession, checkpointer.database)
+    if session_of is None and isinstance(checkpointer, SQLCheckpointer):
+        session_of = checkpointer.session
     if session_of is None:
         kind = type(checkpointer).__name__
         raise UserError(f"session_of=None: {kind} keeps no conversations; name a function that returns them.")
@@ -102,7 +106,7 @@ class AgentApp:
         """Answer for a service; see `app`."""
         self.service = service
         self._access = access
-        self._metrics = Metrics(service)
+        self._metrics, self._spans = Metrics(service), RequestSpans(service.telemetry)
         get: dict[str, Endpoint] = {
             "/health/live": self._live,
             "/health/ready": self._ready,
@@ -132,11 +136,11 @@ class AgentApp:
         self._starlette = Starlette(
             routes=[
                 *(
-                    Route(path, self._guarded(path, endpoint), methods=[method])
+                    Route(path, self._observed(path, self._guarded(path, endpoint)), methods=[method])
                     for method, endpoints in methods.items()
                     for path, endpoint in endpoints.items()
                 ),
-                Mount("/mcp", self._guarded_mcp(mcp_endpoint.endpoint(self._mcp, service.limits.max_body_bytes))),
+                Mount(MCP, self._observed(MCP, self._guarded_mcp())),
             ],
             middleware=[Middleware(CORSMiddleware, **_cors(access.origins))] if access.origins else [],
             exception_handlers={HTTPException: self._no_route},
@@ -153,27 +157,30 @@ class AgentApp:
         async with self.service.running(), self._mcp.session_manager.run():
             yield
 
-    def _guarded_mcp(self, endpoint: ASGIApp) -> ASGIApp:
+    def _observed(self, path: str, endpoint: ASGIApp) -> ASGIApp:
+        return ObservedEndpoint(endpoint, path, self._metrics, self._spans)
+
+    def _guarded_mcp(self) -> ASGIApp:
+        endpoint = mcp_endpoint.endpoint(self._mcp, self.service.limits.max_body_bytes)
+
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                self._access.owner(Request(scope), "/mcp")
+                owner = self._access.owner(Request(scope), MCP)
             except RequestRefused as error:
-                await _refused(error, "/mcp")(scope, receive, send)
+                await _refused(error, MCP)(scope, receive, send)
                 return
-            await endpoint(scope, receive, send)
+            await endpoint(mcp_endpoint.owned(scope, owner), receive, send)
 
         return guarded
 
-    def _guarded(self, path: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, path: str, endpoint: Endpoint) -> ASGIApp:
         async def guarded(request: Request) -> Response:
             try:
-                response = await endpoint(request, self._access.owner(request, path))
+                return await endpoint(request, self._access.owner(request, path))
             except Exception as error:
-                response = _refused(error, path)
-            self._metrics.requests.labels(path, request.method, str(response.status_code)).inc()
-            return response
+                return _refused(error, path)
 
-        return guarded
+        return request_response(guarded)
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404

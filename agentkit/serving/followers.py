@@ -90,7 +90,7 @@ class Followers:
             self._waiting.setdefault(run_id, set()).add(news)  # before the look, which another process may outrun
             self._read_until[run_id] = min(after, self._read_until.get(run_id, after))
             try:
-                events = self._from_memory(run_id, after) or await self._page(run_id, after)
+                events = () if self._has_all(run_id, after) else await self._behind(run_id, after)
                 if not events:
                     await news.wait()
                     continue
@@ -110,8 +110,14 @@ class Followers:
             if last.get(run_id, -1) != self._read_until.get(run_id):
                 self._wake(run_id)
 
-    async def _page(self, run_id: str, after: int) -> Sequence[StoredEvent]:
-        return await self._checkpointer.events(run_id, after=after, limit=PAGE)
+    def _has_all(self, run_id: str, after: int) -> bool:
+        """Whether `after` is the last event of a run that this process performs, and which wakes its readers."""
+        recent = self._recent.get(run_id)
+        return bool(recent) and recent[-1].number == after
+
+    async def _behind(self, run_id: str, after: int) -> Sequence[StoredEvent]:
+        found = self._from_memory(run_id, after)
+        return found or await self._checkpointer.events(run_id, after=after, limit=PAGE)
 
     def _from_memory(self, run_id: str, after: int) -> Sequence[StoredEvent]:
         """Return the events behind `after`; none if memory lacks one of them."""

@@ -374,6 +374,8 @@ class AgentService:
         try:
             summary = await self._journal.summary(run_id)
         except CheckpointError as error:
+            if await self._journal.has(run_id):  # raises if the journal cannot be used
+                raise
             raise unknown from error
         if (summary.metadata.get(SERVED), summary.metadata.get(OWNER)) != (self.name, owner):
             raise unknown
@@ -384,6 +386,7 @@ class AgentService:
         try:
             stored, journal = await self._journal.claim(run_id)
         except CheckpointError as error:
+            await self._journal.has(run_id)  # raises if the journal cannot be used
             raise RequestRefused("held", f"run {run_id} is going on; cancel it first, or wait.") from error
         try:
             _require_status(stored.summary, statuses)

@@ -61,6 +61,11 @@ class JsonProcess:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._child.pid
+
     def ask(self, line: str) -> dict[str, Any]:
         """Send a line; return the answer.
 

@@ -130,6 +130,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--turns", "1", "--row", "+ int8", "--no-transformers"),
         takes_model=True,
     ),
+    "serving_agents": Benchmark(
+        "evals.speed.serving_agents",
+        "requests a CPU second of a served agent, durable and in memory, compared with pydantic-ai and Google ADK",
+        quick=("--program", "agentkit-memory", "--repeats", "1", "--requests", "20", "--clients", "4"),
+    ),
     "prompt_arrival": Benchmark(
         "evals.speed.prompt_arrival",
         "time between the tokens of running replies while a long prompt arrives, with one process and with two",
