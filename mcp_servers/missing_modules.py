@@ -52,6 +52,7 @@ MODULES_OF_EXTRAS = {
     "ray": ("datatrove", "ray"),
     "release": ("cryptography", "yaml"),
     "serve": ("prometheus_client", "sse_starlette", "starlette", "uvicorn"),
+    "postgres": ("psycopg",),
     "a2a": ("a2a",),
     "acp": ("acp",),
     "ag-ui": ("ag_ui",),

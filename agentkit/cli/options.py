@@ -294,13 +294,29 @@ def trace_directory(named: Path | None, *, no_trace: bool) -> Path | None:
     return None if no_trace else named or default_trace_directory()
 
 
+def journal_name(named: str | None) -> str:
+    """Return the journal's path or its PostgreSQL URL: `named`, AGENTKIT_JOURNAL, or a file as `journal_file`."""
+    from agentkit.persistence.named_journal import is_postgres
+
+    name = named or os.environ.get(JOURNAL_VARIABLE, "")
+    return name if is_postgres(name) else str(journal_file(Path(named) if named else None))
+
+
 def journal_file(named: Path | None) -> Path:
-    """Return the journal's path: `named`, AGENTKIT_JOURNAL, or a file in the user's state directory."""
+    """Return the journal's path: `named`, AGENTKIT_JOURNAL, or a file in the user's state directory.
+
+    Raises:
+        UserError: it is the URL of a PostgreSQL database.
+    """
     import platformdirs
 
+    kept = os.environ.get(JOURNAL_VARIABLE)
+    if re.match(r"postgres(ql)?:/", str(named or kept)):  # the URL may have a password
+        raise UserError(
+            "the journal is a PostgreSQL database, which only `agentkit serve` takes; name a file with --journal."
+        )
     if named is not None:
         return named
-    kept = os.environ.get(JOURNAL_VARIABLE)
     return Path(kept).expanduser() if kept else Path(platformdirs.user_state_dir("agentkit")) / "runs.db"
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentkit.cli.options import JournalOption, journal_file
+from agentkit.cli.options import journal_name
 from agentkit.errors import UserError
+from agentkit.persistence.named_journal import is_postgres, named_journal
 
 if TYPE_CHECKING:
     from agentkit.serving.asgi import AgentApp
@@ -25,7 +26,10 @@ SETTINGS_VARIABLE = "AGENTKIT_SERVE_SETTINGS"
 
 def serve(
     agent: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="The agent, or FILE.py:NAME.")],
-    journal: JournalOption = None,
+    journal: Annotated[
+        str | None,
+        typer.Option("--journal", metavar="FILE", help="SQLite file of the runs, or postgresql://USER@HOST/NAME."),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port to listen on.")] = DEFAULT_PORT,
     key: Annotated[
@@ -59,9 +63,10 @@ def serve(
 
         raise UserError(f"`agentkit serve` needs {error.name}: {install_command('serve')}") from error
     _require_key(host, key or (), no_key)
+    runs_are_in = journal_name(journal)
     settings = {
         "agent": agent,
-        "journal": str(journal_file(journal)),
+        "journal": runs_are_in,
         "keys": None if not key else dict(_split(each) for each in key),
         "origins": origin or [],
         "hosts": name or (["*"] if no_key else None),
@@ -72,7 +77,8 @@ def serve(
     os.environ[SETTINGS_VARIABLE] = json.dumps(settings)
     made = served_app()  # an error in the module or the settings is told before anything listens
     address = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
-    print(f"{address} serves {agent}; runs are in {settings['journal']}", file=sys.stderr, flush=True)
+    name_of_journal = named_journal(runs_are_in).name
+    print(f"{address} serves {agent}; runs are in {name_of_journal}", file=sys.stderr, flush=True)
     uvicorn.run(
         "agentkit.cli.serve:served_app" if workers > 1 else made,
         factory=workers > 1,
@@ -98,7 +104,8 @@ def served_app() -> AgentApp:
 
     settings = json.loads(os.environ[SETTINGS_VARIABLE])
     variables: Mapping[str, str] | None = settings["keys"]
-    Path(settings["journal"]).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not is_postgres(settings["journal"]):
+        Path(settings["journal"]).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return app(
         named_agent(settings["agent"]),
         journal=settings["journal"],

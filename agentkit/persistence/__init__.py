@@ -2,6 +2,8 @@
 
 from agentkit.persistence.checkpointer import Checkpointer, EventCheckpointer, RunJournal, RunSummary, StoredRun
 from agentkit.persistence.in_memory_checkpointer import InMemoryCheckpointer
+from agentkit.persistence.postgres_checkpointer import PostgresCheckpointer
+from agentkit.persistence.postgres_session import PostgresSession
 from agentkit.persistence.session import InMemorySession, Session, SessionHistory
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 from agentkit.persistence.sqlite_session import SQLiteSession
@@ -12,6 +14,8 @@ __all__ = [
     "EventCheckpointer",
     "InMemoryCheckpointer",
     "InMemorySession",
+    "PostgresCheckpointer",
+    "PostgresSession",
     "RunJournal",
     "RunSummary",
     "SQLiteCheckpointer",

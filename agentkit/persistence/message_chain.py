@@ -8,61 +8,76 @@ read.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable
 
 from agentkit.errors import CheckpointError
 from agentkit.messages import ModelMessage
+from agentkit.persistence.sql_database import Transaction
 from agentkit.persistence.stored_state import message_from_json, message_to_json
 
 _ID_BYTES = 16
 """Length of an id in bytes; with 128 bits, chance collisions are negligible."""
+_CHAIN = """
+WITH RECURSIVE chain(id) AS (
+    SELECT ? UNION SELECT parent FROM messages JOIN chain USING (id) WHERE parent IS NOT NULL
+)
+"""
+"""Ids of a conversation's messages, in no order; a message that was made its own ancestor ends it."""
+_IN_CHAIN = "id IN (SELECT id FROM chain)"
 
 
-def add(connection: sqlite3.Connection, tip: bytes | None, messages: Iterable[ModelMessage]) -> bytes | None:
+def add(transaction: Transaction, tip: bytes | None, messages: Iterable[ModelMessage]) -> bytes | None:
     """Store messages after `tip`, unless they are stored already; return the new tip."""
+    rows: list[tuple[bytes, bytes | None, str]] = []
     for message in messages:
         body = message_to_json(message).decode()
         parent, tip = tip, _id(tip, body)
-        connection.execute(
-            "INSERT OR IGNORE INTO messages(id, parent, body) VALUES (?, ?, ?)", (tip, parent, body)
-        )
+        rows.append((tip, parent, body))
+    if rows:
+        insert = "INSERT INTO messages(id, parent, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        transaction.executemany(insert, rows)
     return tip
 
 
-def read(connection: sqlite3.Connection, tip: bytes | None, *, whose: str) -> tuple[ModelMessage, ...]:
+def read(transaction: Transaction, tip: bytes | None, *, whose: str) -> tuple[ModelMessage, ...]:
     """Return the conversation that ends with `tip`.
 
     Raises:
         CheckpointError: a message is missing or was changed.
     """
+    if tip is None:
+        return ()
+    rows = transaction.execute(f"{_CHAIN} SELECT id, parent, body FROM messages WHERE {_IN_CHAIN}", (tip,))
+    stored = {message_id: (parent, body) for message_id, parent, body in rows}
     messages: list[ModelMessage] = []
     while tip is not None:
-        row = connection.execute("SELECT parent, body FROM messages WHERE id = ?", (tip,)).fetchone()
-        if row is None:
-            raise CheckpointError(f"{whose}: a message before its last {len(messages)} is missing from the file.")
-        parent, body = row
+        if tip not in stored:
+            raise CheckpointError(f"{whose}: a message before its last {len(messages)} is missing.")
+        parent, body = stored[tip]
         if _id(parent, body) != tip:
-            raise CheckpointError(f"{whose}: the message before its last {len(messages)} was changed in the file.")
+            raise CheckpointError(f"{whose}: the message before its last {len(messages)} was changed.")
         messages.append(message_from_json(body, whose=whose))
         tip = parent
     return tuple(reversed(messages))
 
 
-def tips(connection: sqlite3.Connection, tip: bytes | None) -> list[bytes | None]:
+def tips(transaction: Transaction, tip: bytes | None) -> list[bytes | None]:
     """Return the ids of the chain up to `tip`: None for the empty conversation, then one id per message."""
+    if tip is None:
+        return [None]
+    rows = transaction.execute(f"{_CHAIN} SELECT id, parent FROM messages WHERE {_IN_CHAIN}", (tip,))
+    parents: dict[bytes | None, bytes | None] = dict(rows.fetchall())
     found: list[bytes | None] = []
     while tip is not None and tip not in found:
         found.append(tip)
-        row = connection.execute("SELECT parent FROM messages WHERE id = ?", (tip,)).fetchone()
-        tip = None if row is None else row[0]
+        tip = parents.get(tip)
     return [None, *reversed(found)]
 
 
-def forget_end(connection: sqlite3.Connection, tip: bytes | None) -> None:
+def forget_end(transaction: Transaction, tip: bytes | None) -> None:
     """Delete the messages at the end of a chain that no run, branch or other message refers to."""
     while tip is not None:
-        parent = connection.execute(
+        parent = transaction.execute(
             """
             SELECT parent FROM messages WHERE id = ?1
                 AND NOT EXISTS (SELECT 1 FROM runs WHERE tip = ?1)
@@ -73,13 +88,13 @@ def forget_end(connection: sqlite3.Connection, tip: bytes | None) -> None:
         ).fetchone()
         if parent is None:
             return
-        connection.execute("DELETE FROM messages WHERE id = ?", (tip,))
+        transaction.execute("DELETE FROM messages WHERE id = ?", (tip,))
         (tip,) = parent
 
 
-def forget_unused(connection: sqlite3.Connection) -> None:
+def forget_unused(transaction: Transaction) -> None:
     """Delete the messages that are not reachable from any run or branch."""
-    connection.execute(
+    transaction.execute(
         """
         WITH RECURSIVE used(id) AS (
             SELECT tip FROM runs WHERE tip IS NOT NULL

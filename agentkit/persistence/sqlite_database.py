@@ -11,24 +11,45 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from agentkit.errors import CheckpointError, UserError
+from agentkit.persistence import message_chain
+from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
 from agentkit.persistence.sqlite_format import FORMAT_VERSION, bring_up, checked_version
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 _RETRY_S = 0.01
 _WAIT_MS = 30_000
 """Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
 
 
-class SQLiteDatabase:
+class SQLiteTransaction(sqlite3.Connection):
+    """Connection to a file; a transaction that writes is alone, so nothing has to be locked."""
+
+    FOR_UPDATE: ClassVar[str] = ""
+    # Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
+    HAS_METADATA: ClassVar[str] = """NOT EXISTS (
+        SELECT 1 FROM json_each(?1) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM json_each(runs.metadata) AS has
+            WHERE has.key = wanted.key AND has.value = wanted.value
+        )
+    )"""
+    RUN_IDS: ClassVar[str] = "json_each(?1) AS wanted"
+
+    def now(self) -> float:
+        """Return the time by this machine's clock: all processes that use the file are on it."""
+        return time.time()
+
+    def take_turn(self, name: str) -> None:
+        """Return at once: the transaction is alone."""
+
+
+class SQLiteDatabase(JournalDatabase):
     """A file that several journals and sessions of a process share; opened on first use."""
 
     def __init__(self, path: str | Path) -> None:
@@ -40,18 +61,17 @@ class SQLiteDatabase:
         if str(path) in ("", ":memory:"):
             raise UserError(f"path={str(path)!r} is no file; use InMemoryCheckpointer to keep runs in memory.")
         self.path = Path(path).expanduser()
+        self.name = str(self.path)
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: SQLiteTransaction | None = None
         self._pid = 0
 
-    async def write(self, work: Work[T], *, durable: bool = False, is_short: bool = True) -> T:
+    async def write(
+        self, work: Work[T], *, durable: bool = False, is_short: bool = True, drops_messages: bool = False
+    ) -> T:
         """Run `work` in one transaction that writes.
 
-        Args:
-            work: Receives the connection.
-            durable: Wait until the disk has the data.
-            is_short: Work of less than a millisecond runs at once if nothing else holds the file; other work runs
-                in a worker thread.
+        Short work runs at once if nothing else holds the file; other work runs in a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
@@ -65,8 +85,7 @@ class SQLiteDatabase:
     async def read(self, work: Work[T], *, is_short: bool = False) -> T:
         """Run `work`, which only reads, in one transaction; no writer has to wait for it.
 
-        Work of less than a millisecond (`is_short`) runs at once if nothing else holds the file; other work runs
-        in a worker thread.
+        Short work runs at once if nothing else holds the file; other work runs in a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
@@ -76,6 +95,20 @@ class SQLiteDatabase:
         from anyio.to_thread import run_sync
 
         return await run_sync(partial(self._read, work))
+
+    async def delete(self, work: Work[int]) -> int:
+        """Run `work`, which deletes rows, and delete unused messages in the same transaction.
+
+        Raises:
+            CheckpointError: the file cannot be used.
+        """
+
+        def with_messages(transaction: Transaction) -> int:
+            if n_deleted := work(transaction):
+                message_chain.forget_unused(transaction)
+            return n_deleted
+
+        return await self.write(with_messages, is_short=False)
 
     def _at_once(self, work: Work[T], begin: str) -> tuple[T] | None:
         """Return the result of work that runs in this thread; None if the file is not open, or is held."""
@@ -150,14 +183,16 @@ class SQLiteDatabase:
         """True if this process opened the file: a forked child must not use its parent's connection."""
         return self._connection is not None and self._pid == os.getpid()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> SQLiteTransaction:
         if self._connection is None or not self._is_open:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             except OSError as error:
                 raise CheckpointError(f"journal {str(self.path)!r} cannot be opened: {error.strerror}.") from error
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, factory=SQLiteTransaction
+            )
             try:
                 self._prepare(connection)
             except BaseException:

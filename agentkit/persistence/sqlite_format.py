@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from agentkit.errors import CheckpointError
+from agentkit.persistence.sql_database import IS_UNENDED
 
 FORMAT_VERSION = 4
 _APPLICATION_ID = 0x41474B4A
@@ -35,8 +36,6 @@ CREATE TABLE events( -- of runs that are served
 ) WITHOUT ROWID
 """
 _INNER_RUNS = "CREATE INDEX inner_runs ON runs(part_of) WHERE part_of IS NOT NULL"
-IS_UNENDED = "part_of IS NULL AND status IN ('running', 'needs_approval', 'needs_results')"
-"""Condition of runs that have not ended, word for word that of their index."""
 _UNENDED = f"CREATE INDEX unended_runs ON runs(updated_at) WHERE {IS_UNENDED}"
 _TABLES = (
     """

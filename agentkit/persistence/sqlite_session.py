@@ -1,20 +1,17 @@
-"""Conversations in the SQLite file of the runs; common beginnings are stored once."""
+"""Conversations in the SQLite file of the runs."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Self
 
-from agentkit.messages import ModelMessage
-from agentkit.persistence import message_chain
-from agentkit.persistence.session import MAIN, Session, SessionHistory, check_fork, gone_on
+from agentkit.persistence.session import MAIN, SessionHistory
+from agentkit.persistence.sql_database import Transaction
+from agentkit.persistence.sql_session import SQLSession, version_of
 from agentkit.persistence.sqlite_database import SQLiteDatabase
 
 
-class SQLiteSession(Session):
+class SQLiteSession(SQLSession):
     """A conversation in a file, which processes may share."""
 
     def __init__(self, database: SQLiteDatabase | str | Path, id: str, *, branch: str = MAIN) -> None:
@@ -23,80 +20,17 @@ class SQLiteSession(Session):
         Raises:
             UserError: the path names a database in memory.
         """
-        self._database = database if isinstance(database, SQLiteDatabase) else SQLiteDatabase(database)
-        self._id = id
-        self._branch = branch
-
-    @property
-    def id(self) -> str:
-        """The name given at construction."""
-        return self._id
+        self._file = database if isinstance(database, SQLiteDatabase) else SQLiteDatabase(database)
+        super().__init__(self._file, id, branch)
 
     async def load(self) -> SessionHistory:
         """Return the conversation."""
-        return await self._database.read(self._load)
+        if await self._database.read(self._tip, is_short=True) is None:  # a new one needs no worker thread
+            return SessionHistory((), version_of(None))
+        return await super().load()
 
-    async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
-        """Add the messages of a run."""
-        return await self._database.write(partial(self._append, messages, version))
-
-    async def delete(self) -> None:
-        """Delete all branches; messages that a run in the file shares stay until the run is deleted."""
-        await self._database.write(self._delete, is_short=False)
-
-    @property
-    def branch(self) -> str:
-        """The branch's name."""
-        return self._branch
-
-    async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
-        """Create a branch."""
-        await self._database.write(partial(self._fork, branch, n_messages))
-        return SQLiteSession(self._database, self._id, branch=branch)
-
-    async def branches(self) -> Sequence[str]:
-        """Return the branches' names."""
-        return await self._database.read(self._branches)
-
-    def _load(self, connection: sqlite3.Connection) -> SessionHistory:
-        tip = self._tip(connection)
-        whose = f"session {self._id!r}, branch {self._branch!r}"
-        return SessionHistory(message_chain.read(connection, tip, whose=whose), _version(tip))
-
-    def _append(self, messages: Sequence[ModelMessage], version: str, connection: sqlite3.Connection) -> str:
-        tip = self._tip(connection)
-        if _version(tip) != version:
-            raise gone_on(self)
-        tip = message_chain.add(connection, tip, messages)
-        self._move(self._branch, tip, connection)
-        return _version(tip)
-
-    def _fork(self, branch: str, n_messages: int | None, connection: sqlite3.Connection) -> None:
-        tips = message_chain.tips(connection, self._tip(connection))
-        check_fork(self, branch, n_messages, len(tips) - 1, taken=branch in self._branches(connection))
-        self._move(branch, tips[-1 if n_messages is None else n_messages], connection)
-
-    def _branches(self, connection: sqlite3.Connection) -> list[str]:
-        rows = connection.execute(
-            "SELECT branch FROM branches WHERE session_id = ?1 UNION SELECT ?2 ORDER BY branch", (self._id, MAIN)
-        )
-        return [name for (name,) in rows]
-
-    def _delete(self, connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM branches WHERE session_id = ?", (self._id,))
-        message_chain.forget_unused(connection)
-
-    def _tip(self, connection: sqlite3.Connection) -> bytes | None:
-        row = connection.execute(
-            "SELECT tip FROM branches WHERE session_id = ? AND branch = ?", (self._id, self._branch)
-        ).fetchone()
-        return None if row is None else row[0]
-
-    def _move(self, branch: str, tip: bytes | None, connection: sqlite3.Connection) -> None:
-        connection.execute(
-            "INSERT OR REPLACE INTO branches(session_id, branch, tip, updated_at) VALUES (?, ?, ?, ?)",
-            (self._id, branch, tip, time.time()),
-        )
+    def _of_branch(self, branch: str) -> Self:
+        return type(self)(self._file, self._id, branch=branch)
 
 
 async def latest_session(database: SQLiteDatabase, prefix: str) -> str | None:
@@ -106,8 +40,8 @@ async def latest_session(database: SQLiteDatabase, prefix: str) -> str | None:
         CheckpointError: the file cannot be read.
     """
 
-    def find(connection: sqlite3.Connection) -> str | None:
-        row = connection.execute(
+    def find(transaction: Transaction) -> str | None:
+        row = transaction.execute(
             "SELECT session_id FROM branches WHERE substr(session_id, 1, length(?1)) = ?1 "
             "ORDER BY updated_at DESC LIMIT 1",
             (prefix,),
@@ -115,7 +49,3 @@ async def latest_session(database: SQLiteDatabase, prefix: str) -> str | None:
         return None if row is None else row[0]
 
     return await database.read(find)
-
-
-def _version(tip: bytes | None) -> str:
-    return "" if tip is None else tip.hex()

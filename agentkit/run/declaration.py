@@ -305,12 +305,12 @@ class Declaration(Generic[DepsT, OutputT]):
 
 
 def checkpointer_of(named: Checkpointer | str | Path | None) -> Checkpointer | None:
-    """Return a checkpointer; a path names a SQLite file."""
+    """Return a checkpointer; a path names a SQLite file, a URL a PostgreSQL database."""
     if not isinstance(named, str | Path):
         return named
-    from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+    from agentkit.persistence.named_journal import named_journal
 
-    return SQLiteCheckpointer(named)
+    return named_journal(named)
 
 
 def handoffs_of(given: Sequence[NamedAgent | Handoff]) -> tuple[Handoff, ...]:

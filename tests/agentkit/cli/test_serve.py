@@ -89,6 +89,7 @@ def wait_for(client: httpx.Client, server: subprocess.Popen[str]) -> None:
         (["missing.py:agent"], "there is no file 'missing.py'"),
         (["no_such_module_here:agent"], "there is no module 'no_such_module_here'"),
         (["greeting_app.py:agent", "--host", "0.0.0.0"], "lets other machines run this agent"),
+        (["greeting_app.py:agent", "--journal", "postgresql://me:hunter2@[::1/x"], "the DSN cannot be read"),
         (["greeting_app.py:agent", "--key", "web"], "--key 'web': write NAME=VARIABLE"),
         (["greeting_app.py:agent", "--key", "web=UNSET_KEY"], "'UNSET_KEY' with a client's key is empty"),
         (["greeting_app.py:agent", "--key", "web=SHORT_KEY"], "the key of 'web' has 5 characters"),
@@ -102,5 +103,6 @@ def test_what_cannot_be_served_is_named(
     module.with_name("json.py").write_text(MODULE)
     monkeypatch.setenv("SHORT_KEY", "short")
     monkeypatch.setenv("LONG_KEY", "l" * 32)
-    result = CliRunner().invoke(app, ["serve", *arguments, "--journal", str(module.with_suffix(".db"))])
+    result = CliRunner().invoke(app, ["serve", "--journal", str(module.with_suffix(".db")), *arguments])
     assert result.exit_code == 1 and told in " ".join(result.output.split())
+    assert "hunter2" not in result.output

@@ -178,7 +178,7 @@ async def test_a_call_that_destroys_waits_for_the_disk(tmp_path: Path) -> None:
         "PRAGMA synchronous=FULL",
         "PRAGMA busy_timeout=30000",
         "BEGIN IMMEDIATE",
-        "INSERT OR IGNORE INTO",
+        "INSERT INTO",
         "UPDATE runs",
         "COMMIT",
         "PRAGMA busy_timeout=0",

@@ -19,6 +19,7 @@ from agentkit.messages import ModelMessage, ModelRequest, TextPart, ToolReturnPa
 from agentkit.models.base import Model, ModelRequestParameters
 from agentkit.serving import ServiceLimits, app
 from agentkit.testing import FunctionModel, call
+from agentkit.tracing.telemetry import Telemetry
 
 KEYS = {"ann": "a" * 20, "bob": "b" * 20}
 
@@ -50,7 +51,10 @@ def clerks_reply(messages: Sequence[ModelMessage], parameters: ModelRequestParam
 
 
 def clerk(
-    note: Callable[[str], None] = lambda word: None, model: Model | None = None, pause_s: float = 0
+    note: Callable[[str], None] = lambda word: None,
+    model: Model | None = None,
+    pause_s: float = 0,
+    telemetry: Telemetry | None = None,
 ) -> Agent[None, str]:
     """Return an agent that files what it is told to, one call a word, and asks before it shreds.
 
@@ -58,6 +62,7 @@ def clerk(
         note: Called with the word of each call: its effect.
         model: The model; None: `clerks_reply`.
         pause_s: Seconds before and after an effect.
+        telemetry: Reports runs and requests.
     """
 
     async def noted(word: str) -> str:
@@ -82,7 +87,8 @@ def clerk(
         return "never"
 
     tools: list[Any] = [file, shred, wait]
-    return Agent(model or FunctionModel(clerks_reply), tools=tools, name="clerk", tool_timeout_s=5)
+    model = model or FunctionModel(clerks_reply)
+    return Agent(model, tools=tools, name="clerk", tool_timeout_s=5, telemetry=telemetry)
 
 
 class Client:
