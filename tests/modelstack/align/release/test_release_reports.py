@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 pytest.importorskip("cryptography", reason="needs cryptography (extra `release`)")
 
 from modelstack.align.attack.run import RECORDS_FILE, Record
+from modelstack.align.release.about import About
 from modelstack.align.release.check import check_release
 from modelstack.align.release.contamination import measured_results, recorded_results
 from modelstack.align.release.figures import Measured, Results, is_worse, merged, read_results, share
 from modelstack.align.release.memorisation import CANARY, memorisation, probe_of
 from modelstack.align.release.parts import weights_sha256
-from modelstack.align.release.shipped import shipped_about, shipped_results
+from modelstack.align.release.shipped import shipped_about, shipped_releases, shipped_results
 from modelstack.align.release.signature import PASSWORD_VARIABLE, new_key, read_private_key, read_public_key
 from modelstack.align.release.sources import read_source
 from modelstack.cli import app
@@ -27,6 +28,9 @@ from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
 from modelstack.posttrain.base import Base, load_base
 from modelstack.posttrain.stages.record import DataFile, DataManifest
+from modelstack.posttrain.stages.stage import open_stage
+from modelstack.posttrain.weights_by_name import shipped_adapter
+from modelstack.recipe_file import read_recipe
 from tests.modelstack.align.release.releases import figure, keys, results, toy_adapter
 from tests.modelstack.posttrain.toy_stages import toy_record
 from tests.modelstack.sft.toy_sft import write_base
@@ -241,6 +245,15 @@ def test_a_shipped_adapter_with_recorded_results_is_released(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert check_release(out, public) == []
     assert "## Tampering" in (out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", shipped_releases())
+def test_each_shipped_adapter_has_facts_and_an_intact_record(name: str) -> None:
+    file, shipped = shipped_about(name), shipped_adapter(name)
+    assert file is not None and shipped is not None
+    stated = {each.sha256 for each in read_recipe(About, file).earlier}
+    parents = open_stage(shipped[0].parent).record.parents
+    assert {parent.sha256 for parent in parents if parent.kind != "base"} <= stated
 
 
 @pytest.mark.usefixtures("smollm2_gguf")
