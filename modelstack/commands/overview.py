@@ -6,7 +6,7 @@ It is plain text in 80 columns, equal on a terminal and in a pipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -105,7 +105,7 @@ def runs_in(folder: Path) -> Iterator[FoundRun]:
                 break
 
 
-def _wrapped(commands: Sequence[str]) -> list[str]:
+def _wrapped(commands: Iterable[str]) -> list[str]:
     """Return lines of commands, none of which is broken at the spaces in it."""
     told = ", ".join(command.replace(" ", NO_BREAK_SPACE) for command in commands)
     lines = wrap(told, WIDTH, initial_indent=" " * 18, subsequent_indent=" " * 18, break_on_hyphens=False)
