@@ -6,7 +6,7 @@ It is plain text in 80 columns, equal on a terminal and in a pipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
