@@ -5,7 +5,8 @@ documents, with the same code for both programs. Known states are sums of direct
 can count how many a dictionary found. Programs take turns, each training in its own process. SAELens has an
 environment of its own that shares our torch. Our folder is also loaded in SAELens, and outputs are compared.
 
-    python -m evals.speed.sae [--tokens 2000000] [--seeds 3] [--threads 2] [--env .venv-peers-sae]
+    python -m evals.speed.sae [--tokens 2000000] [--seeds 3] [--threads 2] [--env .venv-peers-sae] [--work FOLDER]
+    modelstack sae features smollm2-135m --sae FOLDER/real-modelstack-0 --out FOLDER/features
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LEAST_RECOVERED, LEAST_ALIVE = 0.97, 0.95
 """Bounds on real states: loss recovered, and share of latents that fire on held-out text."""
 MOST_DIFFERENCE = 1e-4
 """Bound of the difference of outputs of one folder in both programs, over the largest output."""
-HELD_OUT, ROW_TOKENS, EVALUATION_ROWS = 0.05, 512, 64
+HELD_OUT, ROW_TOKENS, SKIP_FIRST, EVALUATION_ROWS = 0.05, 512, 1, 64
 KNOWN_DIRECTIONS, KNOWN_WIDTH, KNOWN_ACTIVE, KNOWN_BATCH = 1024, 256, 16, 1024
 SHOWN = {
     REAL: ("loss_recovered", "explained_variance", "alive", "l0"),
@@ -62,7 +63,9 @@ def real_states(options: argparse.Namespace, file: Path) -> tuple[int, Callable[
 
     set_up_process(options.threads)
     base = load_merged(starting_point(options.model), precision="bf16", device="cpu")
-    source = StateSource(base.model, HookPoint(layer=options.layer), base.tokenizer.vocabulary.special_ids, 1)
+    source = StateSource(
+        base.model, HookPoint(layer=options.layer), base.tokenizer.vocabulary.special_ids, SKIP_FIRST
+    )
     loaders: list[PackedLoader] = []
     for is_out in (False, True):
         documents = sample_documents(find_files([SHIPPED_CORPUS]), None, held_out=is_out, share=HELD_OUT)
@@ -158,7 +161,16 @@ def _task(part: str, options: argparse.Namespace, file: Path, width: int) -> Sae
         seed=0,
         threads=options.threads,
         precision=options.precision,
+        **(_origin(options) if is_real else {}),
     )
+
+
+def _origin(options: argparse.Namespace) -> dict[str, Any]:
+    from modelstack.posttrain.starting_point import starting_point
+
+    parent = starting_point(options.model).parent
+    weights = {"model": parent.name, "weights_sha256": parent.sha256}
+    return {**weights, "layer": options.layer, "row_tokens": ROW_TOKENS, "skip_first": SKIP_FIRST}
 
 
 def _changed(task: SaeTask, **changes: Any) -> SaeTask:

@@ -53,6 +53,12 @@ class SaeTask:
     threads: int
     precision: str = "fp32"
     """Number type of modelstack's scores."""
+    model: str = "known states"
+    weights_sha256: str = "0" * 64
+    layer: int = 0
+    row_tokens: int = 1
+    skip_first: int = 0
+    """Origin of the states: with it, `modelstack sae features` opens the folder."""
 
 
 class TimedBatches:
@@ -105,12 +111,12 @@ def trained_by_modelstack(task: SaeTask, batches: TimedBatches) -> None:
     for _ in range(n_steps):
         trainer.step(next(batches))
     origin = SaeOrigin(
-        model="benchmark",
-        weights_sha256="0" * 64,
-        hook=HookPoint(layer=0),
+        model=task.model,
+        weights_sha256=task.weights_sha256,
+        hook=HookPoint(layer=task.layer),
         recipe_sha256="0" * 64,
-        row_tokens=1,
-        skip_first=0,
+        row_tokens=task.row_tokens,
+        skip_first=task.skip_first,
         n_tokens=trainer.n_tokens,
     )
     save_sae(Path(task.out), trainer.finished(), origin)
