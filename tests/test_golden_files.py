@@ -15,6 +15,7 @@ from tests.golden import commands_of
 WITHOUT = {
     "agentkit acp": "speaks a protocol until its input ends; `test_acp.py` is its client",
     "agentkit serve": "serves until it is stopped; `test_serve.py` holds what it prints",
+    "agentkit studio": "serves until it is stopped; `test_serve.py` holds what it prints",
     "agentkit constitution show": "prints a file of the package as it is",
     "modelstack recipes show": "prints a file of the package as it is",
 }

@@ -157,7 +157,7 @@ async def test_what_lies_between(said: Text) -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_conversions_are_those_of_zoneinfo(local: datetime, source: str, target: str) -> None:
-    local = local.replace(microsecond=0)
+    local = local.replace(microsecond=0, fold=0)  # the text of a time has no fold
     expected = local.replace(tzinfo=ZoneInfo(source))
     text = local.isoformat()
     if expected.astimezone(UTC).astimezone(ZoneInfo(source)).replace(tzinfo=None) != local:
