@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 _RETRY_S = 0.01
 _TURN_S = 0.002
-"""Seconds to wait for another thread of this process. Its work takes a tenth of that, and a worker thread would hold
-the file in turn, so that the work of all others went to worker threads too."""
+"""Seconds to wait for another thread of this process, whose work takes a tenth of that.
+
+In a worker thread, work would hold the file in turn, and keep that of all others out of the event loop's thread.
+"""
 _WAIT_MS = 30_000
 """Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
 
