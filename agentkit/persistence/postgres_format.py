@@ -68,6 +68,8 @@ CREATE INDEX branches_by_tip ON branches(tip) WHERE tip IS NOT NULL;
 CREATE TABLE journal_format(version INTEGER NOT NULL, written_by TEXT NOT NULL)
 """
 
+_TABLE_OF = "SELECT 1 FROM pg_tables WHERE schemaname = %s"
+
 
 def bring_up(connection: Connection[tuple[Any, ...]], schema: str, journal: str) -> None:
     """Create the tables of a schema without any.
@@ -87,6 +89,11 @@ def bring_up(connection: Connection[tuple[Any, ...]], schema: str, journal: str)
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"agentkit {schema} format",))
         if _is_current(connection, schema, journal):
             return
+        # Not before the lock: another process may create the tables between the two looks at them.
+        if _found(connection, f"{_TABLE_OF} LIMIT 1", schema):
+            raise CheckpointError(
+                f"journal {journal!r}: the schema {schema!r} has tables of another program; name another schema."
+            )
         # CREATE SCHEMA IF NOT EXISTS needs the right to create one even if it exists.
         if not _found(connection, "SELECT 1 FROM pg_namespace WHERE nspname = %s", schema):
             connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
@@ -99,14 +106,9 @@ def _is_current(connection: Connection[tuple[Any, ...]], schema: str, journal: s
     """Return whether the tables are there.
 
     Raises:
-        CheckpointError: they are another program's, or another version's.
+        CheckpointError: they are another version's.
     """
-    tables = "SELECT 1 FROM pg_tables WHERE schemaname = %s"
-    if not _found(connection, f"{tables} AND tablename = 'journal_format'", schema):
-        if _found(connection, f"{tables} LIMIT 1", schema):
-            raise CheckpointError(
-                f"journal {journal!r}: the schema {schema!r} has tables of another program; name another schema."
-            )
+    if not _found(connection, f"{_TABLE_OF} AND tablename = 'journal_format'", schema):
         return False
     row = connection.execute(f'SELECT version, written_by FROM "{schema}".journal_format'.encode()).fetchone()
     found, written_by = row or (None, "an unknown version")
