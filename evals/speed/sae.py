@@ -50,7 +50,7 @@ def real_states(options: argparse.Namespace, file: Path) -> tuple[int, Callable[
     """Write states of the model to a file; return their width, and the measurement of a folder."""
     from modelstack.align.sae.hook_point import HookPoint
     from modelstack.align.sae.reconstruction import measured
-    from modelstack.align.sae.sae_folder import load_sae
+    from modelstack.align.sae.sae_folder import load_sae, save_sae
     from modelstack.align.sae.state_windows import StateSource
     from modelstack.data.loader import PackedLoader, PackingConfig
     from modelstack.data.shard_writing import SourcedText, write_shards
@@ -84,7 +84,16 @@ def real_states(options: argparse.Namespace, file: Path) -> tuple[int, Callable[
             print(f"\rstates: {n_written:,} of {options.tokens:,}", end="", flush=True)
     print()
     rows = list(islice(loaders[1], options.rows))
-    return base.config.hidden_size, lambda folder: measured(source, load_sae(folder).autoencoder, rows)[0]
+
+    def measure(folder: Path) -> dict[str, float]:
+        saved = load_sae(folder)
+        figures, found = measured(source, saved.autoencoder, rows)
+        if saved.origin is not None:  # ours: with the values of its latents, `modelstack sae steer` opens it
+            densities_F, highest_F = found.density_F, found.highest_F
+            save_sae(folder, saved.autoencoder, saved.origin, density_F=densities_F, highest_F=highest_F)
+        return figures
+
+    return base.config.hidden_size, measure
 
 
 def known_states(options: argparse.Namespace, file: Path) -> tuple[int, Callable[[Path], dict[str, float]]]:
