@@ -22,8 +22,9 @@ const NOTICES = {
   resume_requested: (e) => `${e.by} asked to resume the run.`,
 };
 
-/** Changes a run by its next event. */
+/** Changes a run by its next event; one that was read before, by another reader of the run, changes nothing. */
 export function apply(run, event) {
+  if (event.number <= run.last) return;
   run.last = event.number ?? run.last;
   const step = run.steps.at(-1);
   switch (event.event_kind) {
