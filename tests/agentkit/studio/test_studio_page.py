@@ -24,6 +24,7 @@ from mcp_servers.browser.chromium import StartError, find_chromium
 from tests.agentkit.serving.served_agents import KEYS, Client, clerk, client_of, kinds, listening
 
 pytestmark = pytest.mark.anyio
+expect.set_options(timeout=30_000)  # a busy machine takes seconds where five milliseconds are usual
 
 HOSTILE = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\u202etxt.exe"
 
