@@ -72,6 +72,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--conversations", "2", "--shared", "128", "--turns", "2"),
         takes_model=True,
     ),
+    "served_steps": Benchmark(
+        "evals.speed.served_steps",
+        "CPU time of a step of a served agent, compared with the loop and its journal alone",
+        quick=("--sessions", "5", "--repeats", "1"),
+    ),
     "studio_page": Benchmark(
         "evals.speed.studio_page",
         "bytes of the studio's page, and time to its first paint in a browser",
