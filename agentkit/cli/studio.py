@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +35,27 @@ if TYPE_CHECKING:
     from agentkit.agent import Agent
 
 DEFAULT_PORT = 8090
+_OF_A_NEW_AGENT = (
+    "model",
+    "mcp",
+    "header",
+    "allow_env",
+    "max_steps",
+    "instructions",
+    "temperature",
+    "thinking",
+    "seed",
+    "trace_dir",
+    "no_trace",
+    "ask",
+)
+"""Options that an agent of the application has itself."""
 NAME = "studio"
 """Name of the service in the journal, for an agent of the command line."""
 
 
 def studio(
+    context: typer.Context,
     agent: Annotated[
         str | None,
         typer.Argument(metavar="[MODULE:NAME]", help="The agent, or FILE.py:NAME; else --model with --mcp."),
@@ -84,6 +101,7 @@ def studio(
     else:
         from agentkit.serving.named_agent import named_agent
 
+        _require_none_of(_OF_A_NEW_AGENT, context, agent)
         served = named_agent(agent)
     file = journal_file(journal)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -109,3 +127,10 @@ def studio(
     )
     with suppress(KeyboardInterrupt):
         Server(config).run()
+
+
+def _require_none_of(names: Sequence[str], context: typer.Context, agent: str) -> None:
+    sources = {name: context.get_parameter_source(name) for name in names}
+    if given := [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{options} would have no effect on {agent!r}, which has its own: leave it out.")

@@ -62,8 +62,15 @@ def test_an_agent_is_served_until_the_server_is_told_to_stop(
 
 def test_the_studio_names_what_it_cannot_show(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(module.parent)
-    for agent, told in (("nothing", "names no agent"), ("greeting_app.py:number", "is int, not an Agent")):
-        result = CliRunner().invoke(app, ["studio", agent, "--no-open"])
+    for arguments, told in (
+        (["nothing"], "names no agent"),
+        (["greeting_app.py:number"], "is int, not an Agent"),
+        (
+            ["greeting_app.py:agent", "--model", "local:tiny", "--no-trace"],
+            "--model, --no-trace would have no effect",
+        ),
+    ):
+        result = CliRunner().invoke(app, ["studio", *arguments, "--no-open"])
         assert result.exit_code == 1 and told in " ".join(result.output.split())
 
 

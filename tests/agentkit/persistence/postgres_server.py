@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-psycopg = pytest.importorskip("psycopg", reason="needs psycopg (extra `postgres`)")
-
-from agentkit.persistence import PostgresCheckpointer  # noqa: E402
-from agentkit.persistence.postgres_database import PostgresDatabase  # noqa: E402
+from agentkit.persistence import PostgresCheckpointer
+from agentkit.persistence.postgres_database import PostgresDatabase
 
 ACCOUNT = "postgres"
 """System account that runs the server for root, whom PostgreSQL refuses."""
@@ -29,7 +28,7 @@ schemas = (f"journal_{n}" for n in itertools.count())
 
 
 class NoServer(Exception):
-    """No server can be started; the message has the reason."""
+    """PostgreSQL is not on this machine; the message has the reason. A server that fails is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class PostgresServer:
             done = subprocess.run(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd="/")
             if done.returncode:
                 output.seek(0)
-                raise NoServer(f"{program} failed: {output.read().strip()[-500:]}")
+                raise RuntimeError(f"{program} failed: {output.read().strip()[-500:]}")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,8 @@ class Databases:
     def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Execute a statement as another program."""
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
-            connection.execute(f'SET search_path TO "{self.schema}"')
-            done = connection.execute(statement, parameters)
+            connection.execute(f'SET search_path TO "{self.schema}"'.encode())
+            done = connection.execute(statement.encode(), parameters)
             return done.fetchall() if done.description else []
 
     def expire(self) -> None:
@@ -118,7 +117,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     """Start a server, and stop it at the end.
 
     Raises:
-        NoServer: PostgreSQL is not installed, or does not start.
+        NoServer: PostgreSQL, or its account, is not on this machine.
     """
     # The path of a socket has at most 107 bytes, and pytest's own folders cannot be entered by another account.
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:

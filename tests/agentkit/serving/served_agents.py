@@ -128,6 +128,21 @@ class Client:
         return found
 
 
+async def one_run_of_a_session_stays(one: Client, other: Client) -> None:
+    """Begin runs in a session at once at two services with one journal; each that is accepted is in it whole."""
+    for n in range(5):
+        body = {"prompt": "a", "session": f"talk {n}"}
+        asked = [client.http.post("/runs", json=body) for client in (one, other, one, other)]
+        responses = await asyncio.gather(*asked)
+        begun = [response.json()["run_id"] for response in responses if response.status_code == 201]
+        refused = [response.json()["error"]["code"] for response in responses if response.status_code != 201]
+        assert begun and set(refused) <= {"session_busy"}
+        for run_id in begun:
+            assert (await one.end(run_id))["status"] == "completed"
+        messages = (await one.ask("GET", f"/sessions/talk {n}", 200))["messages"]
+        assert len(messages) == 4 * len(begun)
+
+
 def kinds(events: Sequence[dict[str, Any]]) -> list[str]:
     """Return the kinds of events, without pieces of replies, whose number depends on the clock."""
     return [event["event_kind"] for event in events if not event["event_kind"].endswith("_delta")]

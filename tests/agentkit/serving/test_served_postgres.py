@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +11,14 @@ import pytest
 
 from agentkit.serving import ServiceLimits, app
 from tests.agentkit.persistence.postgres_server import Databases, databases, server
-from tests.agentkit.serving.served_agents import Client, clerk, client_of, kinds, listening
+from tests.agentkit.serving.served_agents import (
+    Client,
+    clerk,
+    client_of,
+    kinds,
+    listening,
+    one_run_of_a_session_stays,
+)
 
 __all__ = ["databases", "server"]
 
@@ -60,17 +66,7 @@ async def test_services_share_runs_sessions_and_cancellations(databases: Databas
 
 async def test_of_runs_that_are_begun_in_a_session_at_once_one_stays(databases: Databases) -> None:
     async with service(databases) as one, service(databases) as other:
-        for n in range(5):
-            body = {"prompt": "a", "session": f"talk {n}"}
-            asked = [client.http.post("/runs", json=body) for client in (one, other, one, other)]
-            responses = await asyncio.gather(*asked)
-            begun = [response.json()["run_id"] for response in responses if response.status_code == 201]
-            refused = [response.json()["error"]["code"] for response in responses if response.status_code != 201]
-            assert begun and set(refused) <= {"session_busy"}
-            for run_id in begun:
-                assert (await one.end(run_id))["status"] == "completed"
-            messages = (await one.ask("GET", f"/sessions/talk {n}", 200))["messages"]
-            assert len(messages) == 4 * len(begun)
+        await one_run_of_a_session_stays(one, other)
 
 
 async def test_a_database_that_stops_is_an_error_of_the_service_and_runs_go_on_later(databases: Databases) -> None:

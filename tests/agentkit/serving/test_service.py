@@ -14,7 +14,15 @@ from starlette.routing import Mount
 from agentkit.errors import UserError
 from agentkit.persistence import InMemoryCheckpointer, InMemorySession, SQLiteCheckpointer
 from agentkit.serving import ServiceLimits, app
-from tests.agentkit.serving.served_agents import KEYS, clerk, client_of, kinds, listening, served
+from tests.agentkit.serving.served_agents import (
+    KEYS,
+    clerk,
+    client_of,
+    kinds,
+    listening,
+    one_run_of_a_session_stays,
+    served,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -79,17 +87,7 @@ async def test_a_session_goes_on_and_has_one_run_at_a_time(journal: Path) -> Non
 
 async def test_of_runs_that_are_begun_in_a_session_at_once_one_stays(journal: Path) -> None:
     async with served(clerk(), journal) as one, served(clerk(), journal) as other:
-        for n in range(5):
-            body = {"prompt": "a", "session": f"talk {n}"}
-            asked = [client.http.post("/runs", json=body) for client in (one, other, one, other)]
-            responses = await asyncio.gather(*asked)
-            begun = [response.json()["run_id"] for response in responses if response.status_code == 201]
-            refused = [response.json()["error"]["code"] for response in responses if response.status_code != 201]
-            assert begun and set(refused) <= {"session_busy"}
-            for run_id in begun:
-                assert (await one.end(run_id))["status"] == "completed"
-            messages = (await one.ask("GET", f"/sessions/talk {n}", 200))["messages"]
-            assert len(messages) == 4 * len(begun)
+        await one_run_of_a_session_stays(one, other)
 
 
 async def test_a_run_whose_session_went_on_without_it_fails(journal: Path) -> None:
