@@ -25,8 +25,6 @@ def named_agent(name: str) -> Agent[Any, Any]:
     module_name, colon, attribute = name.rpartition(":")
     if not colon or not module_name or not attribute.isidentifier():
         raise UserError(f"{name!r} names no agent: write MODULE:NAME or FILE.py:NAME, for example app.py:agent.")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
     module = _of_file(Path(module_name)) if module_name.endswith(".py") else _of_module(module_name)
     names: dict[str, Any] = vars(module)
     if attribute not in names:
@@ -41,6 +39,7 @@ def named_agent(name: str) -> Agent[Any, Any]:
 
 
 def _of_module(name: str) -> ModuleType:
+    _look_for_modules_in(os.getcwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -57,11 +56,17 @@ def _of_file(path: Path) -> ModuleType:
         if getattr(loaded, "__file__", None) == str(path):
             return loaded
         raise UserError(f"{path.name} has the name of the module {path.stem!r}, which is in use: rename the file.")
-    if (folder := str(path.parent)) not in sys.path:
-        sys.path.insert(0, folder)  # for modules beside it
+    # For what the file imports: modules beside it, and packages of the current directory.
+    _look_for_modules_in(os.getcwd())
+    _look_for_modules_in(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # of a .py file
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses and pickles look it up; modules beside it import it
     spec.loader.exec_module(module)
     return module
+
+
+def _look_for_modules_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

@@ -30,6 +30,8 @@ def make_agent():
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "greeting_app", raising=False)
+    # Loading a file lets its folder be searched for modules, by the worker processes of later tests too.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     file = tmp_path / "greeting_app.py"
     file.write_text(MODULE)
     return file
@@ -113,3 +115,5 @@ def test_what_cannot_be_served_is_named(
     result = CliRunner().invoke(app, ["serve", "--journal", str(module.with_suffix(".db")), *arguments])
     assert result.exit_code == 1 and told in " ".join(result.output.split())
     assert "hunter2" not in result.output
+    if arguments[0] == "json.py:agent":  # it must not hide the module from processes that start later
+        assert str(module.parent) not in sys.path
