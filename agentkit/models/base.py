@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.models.model_price import ModelPrice, Prices
 from agentkit.models.providers import IN_PROCESS_PROVIDER
 from agentkit.tools.definition import ToolDefinition
+
+if TYPE_CHECKING:
+    from agentkit.files import FileKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class ModelProfile:
     parallel_tool_calls: bool = True
     native_output: bool = False
     """Accepts a JSON Schema for the final answer."""
+    inputs: frozenset[FileKind] | None = None
+    """Kinds of files that the model reads besides text; None: not known, and all are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,9 @@ class ModelSettings:
     """"required": the first response of a run must call a tool; later ones are free, or no run would end."""
     stop: tuple[str, ...] = ()
     thinking_tokens: int | None = None
-    """Maximum number of thinking tokens of a model in this process. 0: an empty thought, which tells a model that
-    was trained to think not to do so. None: it answers at once."""
+    """Maximum number of thinking tokens. 0: no thinking; a model in this process that was trained to think writes
+    an empty thought. None: the model's default; a model in this process answers at once. Models of a provider that
+    take no number decide themselves how much they think."""
     timeout_s: float | None = None
     """Seconds until a reply begins, retries included, and between two pieces of it; a reply that continues may
     take any time."""
@@ -106,6 +113,8 @@ class ModelRequestParameters:
     tool_choice: Literal["auto", "required", "none"] = "auto"
     parallel_tool_calls: bool = True
     settings: ModelSettings = ModelSettings()
+    prices: Prices = field(default_factory=dict[str, ModelPrice])
+    """Prices that the application gave. A model that asks several others prices each of their replies."""
 
     @property
     def callable_tools(self) -> tuple[ToolDefinition, ...]:
@@ -232,6 +241,21 @@ class Model(ABC):
     def adapter(self) -> str | None:
         """Name and hash of the LoRA adapter on the model's weights, for traces; None without one."""
         return None
+
+    @property
+    def base_url(self) -> str | None:
+        """Address of the API that is asked, by which the price list knows the provider; None without one."""
+        return None
+
+    @property
+    def is_free(self) -> bool:
+        """True if a request costs no money, because the model runs in this process."""
+        return False
+
+    @property
+    def answering_models(self) -> tuple[Model, ...]:
+        """Models whose replies this one returns: itself, unless it asks others."""
+        return (self,)
 
     @property
     def profile(self) -> ModelProfile:

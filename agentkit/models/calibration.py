@@ -13,6 +13,7 @@ from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.base import Model, ModelProfile, ModelRequestParameters, OnDelta
 from agentkit.models.confidence import Calibration, decision_confidence
 from agentkit.models.held_deltas import HeldDeltas
+from agentkit.models.prices import priced_request
 
 
 class CalibratedModel(Model):
@@ -57,6 +58,21 @@ class CalibratedModel(Model):
         return self._model.provider
 
     @property
+    def base_url(self) -> str | None:
+        """The model's address."""
+        return self._model.base_url
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the model is free."""
+        return self._model.is_free
+
+    @property
+    def answering_models(self) -> tuple[Model, ...]:
+        """The model, or those that it asks."""
+        return self._model.answering_models
+
+    @property
     def adapter(self) -> str | None:
         """The model's adapter."""
         return self._model.adapter
@@ -90,9 +106,8 @@ class CalibratedModel(Model):
             ModelError: the model failed.
         """
         deltas = HeldDeltas(on_delta, hold=self._abstain_below is not None)
-        response = await self._model.request(
-            messages, parameters, on_delta=None if on_delta is None else deltas.push
-        )
+        tell = None if on_delta is None else deltas.push
+        response = await priced_request(self._model, messages, parameters, on_delta=tell)
         response = self._calibration.applied(response)
         confidence = decision_confidence(response)
         if self._abstain_below is None or confidence is None or confidence >= self._abstain_below:

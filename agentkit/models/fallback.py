@@ -14,14 +14,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agentkit.errors import ContextWindowExceeded, ModelError, UnexpectedModelBehavior, UserError
 from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.base import Model, ModelProfile, ModelRequestParameters, OnDelta
 from agentkit.models.confidence import decision_confidence
 from agentkit.models.held_deltas import HeldDeltas
-from agentkit.usage import RequestUsage
+from agentkit.models.prices import priced_request
+from agentkit.usage import NO_COST, RequestUsage
+
+if TYPE_CHECKING:
+    from agentkit.files import FileKind
 
 HandOver = Callable[[ModelError], bool]
 
@@ -105,8 +109,18 @@ class FallbackModel(Model):
         return self._models[0].adapter
 
     @property
+    def is_free(self) -> bool:
+        """True if all models are free."""
+        return all(model.is_free for model in self._models)
+
+    @property
+    def answering_models(self) -> tuple[Model, ...]:
+        """All models, and those that they ask."""
+        return tuple(each for model in self._models for each in model.answering_models)
+
+    @property
     def profile(self) -> ModelProfile:
-        """Capabilities that all models share."""
+        """Capabilities that all models share; files are taken if one of them reads them."""
         return common_profile([model.profile for model in self._models])
 
     async def __aenter__(self) -> Self:
@@ -132,7 +146,7 @@ class FallbackModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Return the first accepted reply; its usage includes that of rejected replies.
+        """Return the first accepted reply; its usage and cost include those of rejected replies.
 
         Raises:
             AllModelsFailed: every model failed or was unsure; names each.
@@ -140,19 +154,20 @@ class FallbackModel(Model):
             ModelError: an error that is not handed over, or came after deltas had been delivered.
         """
         errors: list[ModelError] = []
-        usage = RequestUsage()
+        usage = RequestUsage(cost=NO_COST)
         for n_before, model in enumerate(self._models):
             is_last = n_before == len(self._models) - 1
             deltas = HeldDeltas(on_delta, hold=self._min_confidence is not None and not is_last)
             try:
-                response = await model.request(messages, parameters, on_delta=deltas.push if on_delta else None)
+                tell = deltas.push if on_delta else None
+                response = await priced_request(model, messages, parameters, on_delta=tell)
             except ModelError as error:
                 _refuse_second_start(error, deltas, errors)
                 if not self._hands_over(error):
                     raise
                 errors.append(error)
                 continue
-            usage = _sum(usage, response.usage)
+            usage = usage.plus(response.usage)
             unsure = None if is_last else self._unsure(model, response)
             if unsure is None:
                 deltas.release()
@@ -181,7 +196,18 @@ def common_profile(profiles: Sequence[ModelProfile]) -> ModelProfile:
         context_window=min(windows, default=None),
         parallel_tool_calls=all(p.parallel_tool_calls for p in profiles),
         native_output=all(p.native_output for p in profiles),
+        inputs=_inputs_of_any(profiles),
     )
+
+
+def _inputs_of_any(profiles: Sequence[ModelProfile]) -> frozenset[FileKind] | None:
+    """Return the kinds of files that one of the models reads; the others are told of a file in words."""
+    read: set[FileKind] = set()
+    for profile in profiles:
+        if profile.inputs is None:
+            return None
+        read |= profile.inputs
+    return frozenset(read)
 
 
 def _refuse_second_start(error: ModelError, deltas: HeldDeltas, earlier: list[ModelError]) -> None:
@@ -209,11 +235,3 @@ def _predicate(on: HandOver | type[ModelError] | tuple[type[ModelError], ...]) -
     if isinstance(on, type):
         return lambda error: isinstance(error, on)
     return on
-
-
-def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
-    return RequestUsage(
-        one.input_tokens + other.input_tokens,
-        one.cache_read_tokens + other.cache_read_tokens,
-        one.output_tokens + other.output_tokens,
-    )

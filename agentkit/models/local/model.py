@@ -158,6 +158,11 @@ class LocalModel(Model):
         return None if self._lora is None else adapter_identity(Path(self._lora))
 
     @property
+    def is_free(self) -> bool:
+        """True: it runs in this process."""
+        return True
+
+    @property
     def profile(self) -> ModelProfile:
         """Capabilities of the model; the context window is known once the model is loaded."""
         return ModelProfile(
@@ -167,6 +172,7 @@ class LocalModel(Model):
             context_window=self._loaded.engine.context_window if self._loaded is not None else None,
             parallel_tool_calls=True,
             native_output=True,
+            inputs=frozenset(),
         )
 
     async def request(

@@ -33,7 +33,7 @@ from agentkit.models.base import (
 )
 from agentkit.models.local.convention import tool_specs
 from agentkit.models.local.transcript import Prompt
-from agentkit.usage import RequestUsage
+from agentkit.usage import NO_COST, RequestUsage
 from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, digits_wanted
 from modelstack.toolcalls.decoding import Reply, Structured
@@ -53,7 +53,7 @@ def response_format(
     """Return the format of a reply to this request; long numbers in `messages` may be repeated."""
     tools = tool_specs(parameters.callable_tools)
     told = (UserPromptPart, ToolReturnPart)
-    texts = (part.content for message in messages for part in message.parts if isinstance(part, told))
+    texts = (part.text for message in messages for part in message.parts if isinstance(part, told))
     answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
     if parameters.tool_choice == "required" and tools:
         answer = None
@@ -71,9 +71,9 @@ def request_text(messages: Sequence[ModelMessage]) -> str | None:
     turns: list[tuple[str, str]] = []
     for part in (part for message in messages for part in message.parts):
         match part:
-            case UserPromptPart(content=text):
+            case UserPromptPart(text=text):
                 turns.append(("user", text))
-            case ToolReturnPart(content=text) | RetryPromptPart(content=text):
+            case ToolReturnPart(text=text) | RetryPromptPart(text=text):
                 turns.append(("tool", text))
             case _:
                 continue
@@ -124,7 +124,7 @@ def to_response(
         finish_reason = "length"
     return ModelResponse(
         parts=_parts(reply, choices, output),
-        usage=RequestUsage(n_prompt, generation.stats.reused_tokens, len(generation.ids)),
+        usage=free_usage(n_prompt, generation),
         model_name=model_name,
         finish_reason=finish_reason,
         decoding=decoding_of(generation.stats),
@@ -137,6 +137,14 @@ def has_abstained(reply: Reply, *, without_words: bool = False) -> bool:
     """Return whether a reply says that no tool fits, in whatever form or only in one without words."""
     parsed = reply.parsed
     return parsed is not None and parsed.abstained and not (without_words and parsed.answer)
+
+
+def free_usage(n_prompt: int, generation: Generation) -> RequestUsage:
+    """Return the usage of a reply, which says itself that it is free.
+
+    A transcript recognises its own replies by identity, so the run must not replace the response to price it.
+    """
+    return RequestUsage(n_prompt, generation.stats.reused_tokens, len(generation.ids), cost=NO_COST)
 
 
 def decoding_of(stats: GenerationStats) -> DecodingStats:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentkit.messages import ModelResponse, ThinkingPart
-from agentkit.models.local.reply import decoding_of
-from agentkit.usage import RequestUsage
+from agentkit.models.local.reply import decoding_of, free_usage
 from modelstack.inference.engine import Generation
 from modelstack.inference.thinking import ThoughtfulReply
 
@@ -14,6 +13,6 @@ from modelstack.inference.thinking import ThoughtfulReply
 def with_thought(response: ModelResponse, thought: ThoughtfulReply, written: Generation) -> ModelResponse:
     """Return a response with its thought as a part, and with the thought's tokens and cost added."""
     text = thought.thought.strip()
-    usage = RequestUsage(response.usage.input_tokens, written.stats.reused_tokens, len(written.ids))
+    usage = free_usage(response.usage.input_tokens, written)
     parts = (ThinkingPart(text), *response.parts) if text else response.parts
     return replace(response, parts=parts, usage=usage, decoding=decoding_of(written.stats))

@@ -213,9 +213,9 @@ class Transcripts:
                 case SystemPromptPart(content=text):
                     if not skip_system:
                         turns.append(("system", text))
-                case UserPromptPart(content=text):
+                case UserPromptPart(text=text):
                     turns.append(("user", text))
-                case ToolReturnPart(tool_name=name, content=text):
+                case ToolReturnPart(tool_name=name, text=text):
                     turns.append(("tool", self._manner.result(name, text)))
                 case RetryPromptPart(tool_call_id=None, content=text):
                     turns.append(("user", text))

@@ -7,14 +7,18 @@ grows, so a server's prefix cache holds.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentkit.errors import UserError
+from agentkit.files import files_of, kind_of, readable
 from agentkit.messages import (
+    BinaryContent,
+    Content,
+    ContentItem,
+    FileReference,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -24,6 +28,7 @@ from agentkit.messages import (
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
+    text_of,
 )
 from agentkit.models.base import (
     ModelProfile,
@@ -32,13 +37,12 @@ from agentkit.models.base import (
     OutputSchema,
     merged_objects,
 )
-from agentkit.models.openai.strict_schema import allows_strict
+from agentkit.models.openai.call_arguments import sendable_arguments
+from agentkit.models.openai.output_format import json_schema_format, output_instruction
 from agentkit.tools.definition import ToolDefinition
 
-MAX_SCHEMA_NAME_CHARS = 64
-"""OpenAI's bound on the name of a response format."""
-
 _RESERVED = frozenset({"messages", "stream"})
+_AUDIO_FORMATS = {"audio/mpeg": "mp3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def chat_body(
     Raises:
         UserError: `extra_body` sets a field that the request is built around.
     """
-    body: dict[str, Any] = {"model": model_name, "messages": chat_messages(messages, dialect)}
+    body: dict[str, Any] = {"model": model_name, "messages": chat_messages(messages, dialect, profile.inputs)}
     tools = parameters.callable_tools
     if offered := parameters.offered_tools:
         body["tools"] = [_tool(tool) for tool in offered]
@@ -104,24 +108,36 @@ def chat_body(
     return merged_objects(body, settings.extra_body)
 
 
-def chat_messages(messages: Sequence[ModelMessage], dialect: Dialect = OPENAI) -> list[dict[str, Any]]:
-    """Return the conversation as OpenAI's messages."""
+def chat_messages(
+    messages: Sequence[ModelMessage], dialect: Dialect = OPENAI, inputs: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the conversation as OpenAI's messages.
+
+    `inputs` are the kinds of files that the model reads; None: all are sent.
+    """
     mapped: list[dict[str, Any]] = []
     for message in messages:
         if isinstance(message, ModelRequest):
-            mapped.extend(_request_messages(message))
+            mapped.extend(_request_messages(message, inputs))
         else:
             mapped.append(_assistant_message(message, dialect))
     return mapped
 
 
-def _request_messages(request: ModelRequest) -> list[dict[str, Any]]:
-    """Return answers to calls first, for they must follow the calls directly; adjacent system parts become one."""
+def _request_messages(request: ModelRequest, inputs: Collection[str] | None) -> list[dict[str, Any]]:
+    """Return answers to calls first, for they must follow the calls directly; adjacent system parts become one.
+
+    A tool message holds text only, so the files of results follow the answers in a message of the user.
+    """
     answers: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
+    files: list[ContentItem] = []
     for part in request.parts:
         if isinstance(part, ToolReturnPart) or (isinstance(part, RetryPromptPart) and part.tool_call_id):
-            answers.append({"role": "tool", "tool_call_id": part.tool_call_id, "content": part.content})
+            content = readable(part.content, inputs)
+            answers.append({"role": "tool", "tool_call_id": part.tool_call_id, "content": text_of(content)})
+            if found := files_of(content):
+                files += [f"Files of the result of {part.tool_name}:", *found]
         elif isinstance(part, SystemPromptPart):
             if others and others[-1]["role"] == "system":
                 others[-1]["content"] += "\n\n" + part.content
@@ -129,8 +145,31 @@ def _request_messages(request: ModelRequest) -> list[dict[str, Any]]:
                 others.append({"role": "system", "content": part.content})
         else:
             assert isinstance(part, UserPromptPart | RetryPromptPart)
-            others.append({"role": "user", "content": part.content})
+            others.append({"role": "user", "content": _user_content(readable(part.content, inputs))})
+    if files:
+        answers.append({"role": "user", "content": _user_content(tuple(files))})
     return answers + others
+
+
+def _user_content(content: Content) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    return [{"type": "text", "text": item} if isinstance(item, str) else _file_part(item) for item in content]
+
+
+def _file_part(file: BinaryContent | FileReference) -> dict[str, Any]:
+    """Return a file as a content part ("Create chat completion", user message)."""
+    assert isinstance(file, BinaryContent)  # `readable` leaves no references
+    data = b64encode(file.data).decode()
+    url = f"data:{file.media_type};base64,{data}"
+    match kind_of(file):
+        case "image":
+            return {"type": "image_url", "image_url": {"url": url}}
+        case "audio":
+            form = _AUDIO_FORMATS.get(file.media_type, file.media_type.partition("/")[2])
+            return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+        case _:
+            return {"type": "file", "file": {"filename": file.name or "document.pdf", "file_data": url}}
 
 
 def _assistant_message(response: ModelResponse, dialect: Dialect) -> dict[str, Any]:
@@ -146,28 +185,8 @@ def _assistant_message(response: ModelResponse, dialect: Dialect) -> dict[str, A
 
 
 def _call(part: ToolCallPart) -> dict[str, Any]:
-    function = {"name": part.tool_name, "arguments": _sendable_arguments(part.arguments)}
+    function = {"name": part.tool_name, "arguments": sendable_arguments(part.arguments)}
     return {"id": part.tool_call_id, "type": "function", "function": function}
-
-
-def _sendable_arguments(arguments: str) -> str:
-    """Wrap arguments that are not a JSON object.
-
-    Chat templates parse the arguments, so one bad call in the history would make a server refuse every later
-    request (litellm#33678).
-    """
-    if not arguments.strip():
-        return "{}"
-    try:
-        if isinstance(json.loads(arguments, parse_constant=_no_constant), dict):
-            return arguments
-    except (ValueError, RecursionError):
-        pass
-    return json.dumps({"invalid_arguments": arguments}, ensure_ascii=False)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _tool(tool: ToolDefinition) -> dict[str, Any]:
@@ -188,32 +207,16 @@ def _output_mode(profile: ModelProfile, dialect: Dialect, *, has_tools: bool) ->
 
 def _add_output(body: dict[str, Any], output: OutputSchema, mode: str) -> None:
     if mode == "json_schema":
-        body["response_format"] = {"type": "json_schema", "json_schema": _json_schema_format(output)}
+        body["response_format"] = {"type": "json_schema", "json_schema": json_schema_format(output)}
         return
     if mode == "json_object":
         body["response_format"] = {"type": "json_object"}
-    instruction = _output_instruction(output)
+    instruction = output_instruction(output)
     messages: list[dict[str, Any]] = body["messages"]
     if messages and messages[0]["role"] == "system":
         messages[0] = {"role": "system", "content": f"{messages[0]['content']}\n\n{instruction}"}
     else:
         messages.insert(0, {"role": "system", "content": instruction})
-
-
-def _json_schema_format(output: OutputSchema) -> dict[str, Any]:
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", output.name)[:MAX_SCHEMA_NAME_CHARS] or "output"
-    described = {"description": output.description} if output.description else {}
-    schema = dict(output.json_schema)
-    return {"name": name, **described, "schema": schema, "strict": allows_strict(schema)}
-
-
-def _output_instruction(output: OutputSchema) -> str:
-    described = f" ({output.description})" if output.description else ""
-    schema = json.dumps(dict(output.json_schema), ensure_ascii=False, separators=(",", ":"))
-    return (
-        f"Give your final answer{described} as one JSON object, with no other text and no code fence, "
-        f"that is valid under this JSON Schema:\n{schema}"
-    )
 
 
 def _add_settings(body: dict[str, Any], settings: ModelSettings, dialect: Dialect) -> None:

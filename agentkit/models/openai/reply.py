@@ -13,8 +13,9 @@ from agentkit.basics.well_formed import SurrogateJoiner
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.messages import ModelResponse, ModelResponsePart, TextPart, ThinkingPart, ToolCallPart
 from agentkit.models.base import ModelDelta, TextDelta, ThinkingDelta
+from agentkit.models.http.json_fields import list_field, object_field, optional_field, text_field
+from agentkit.models.http.reply import ReplyBuilder
 from agentkit.models.local.tool_probability import TokenLogprob, opening_call_probability, read_logprobs
-from agentkit.models.openai.json_fields import list_field, object_field, optional_field, text_field
 from agentkit.models.openai.tool_call_assembly import ToolCallAssembler
 from agentkit.usage import RequestUsage
 
@@ -32,7 +33,7 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning")
 """DeepSeek, llama.cpp and SGLang use the first, OpenRouter, Ollama and newer vLLM the second."""
 
 
-class ReplyBuilder:
+class ChatReplyBuilder(ReplyBuilder):
     """Builds one response while it arrives."""
 
     def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
@@ -55,16 +56,16 @@ class ReplyBuilder:
         """True once the server gave a finish reason; only the usage may still follow."""
         return bool(self._finish_reason)
 
-    def feed(self, chunk: Any) -> list[ModelDelta]:
+    def feed(self, data: Any) -> list[ModelDelta]:
         """Add one chunk, or a whole reply; return its deltas.
 
         Raises:
             UnexpectedModelBehavior: a field has the wrong type.
         """
-        self._model_name = text_field(chunk, "model") or self._model_name
-        self._usage = _read_usage(object_field(chunk, "usage")) or self._usage
+        self._model_name = text_field(data, "model") or self._model_name
+        self._usage = _read_usage(object_field(data, "usage")) or self._usage
         deltas: list[ModelDelta] = []
-        for choice in list_field(chunk, "choices"):
+        for choice in list_field(data, "choices"):
             if not optional_field(choice, "index", int):
                 deltas.extend(self._feed_choice(choice))
         return deltas
@@ -170,10 +171,11 @@ def _read_usage(usage: dict[str, Any]) -> RequestUsage | None:
     if not usage:
         return None
     details = usage.get("prompt_tokens_details")
-    cached: Any = cast("dict[str, Any]", details).get("cached_tokens") if isinstance(details, dict) else None
+    kinds = cast("dict[str, Any]", details) if isinstance(details, dict) else {}
     return RequestUsage(
         input_tokens=_count(usage.get("prompt_tokens")),
-        cache_read_tokens=_count(cached) or _count(usage.get("prompt_cache_hit_tokens")),
+        cache_read_tokens=_count(kinds.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")),
+        cache_write_tokens=_count(kinds.get("cache_write_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
     )
 

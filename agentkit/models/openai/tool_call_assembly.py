@@ -16,7 +16,7 @@ from typing import Any
 from agentkit.basics.well_formed import well_formed
 from agentkit.messages import ToolCallPart, new_call_id
 from agentkit.models.base import ToolCallDelta
-from agentkit.models.openai.json_fields import object_field, optional_field, text_field
+from agentkit.models.http.json_fields import object_field, optional_field, text_field
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from modelstack.inference.server.chat_completions import (
     token_logprobs,
 )
 from modelstack.inference.server.conversations import (
+    ToolChoice,
     past_call,
     require_one_form,
     results_in_order,
@@ -46,6 +47,7 @@ from modelstack.inference.server.turns import (
     ThoughtPiece,
     Turn,
 )
+from modelstack.toolcalls.convention import ToolSpec
 
 LOGPROBS = "message.output_text.logprobs"
 """Value of `include` that asks for log-probabilities."""
@@ -86,6 +88,17 @@ class NamedFunction(Body):
     name: str
 
 
+class AllowedTools(Body):
+    """Choice among some tools; all of them stay in the prompt, so that what was read of it holds."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction] = Field(min_length=1)
+
+
+Choice = Literal["none", "auto", "required"] | NamedFunction | AllowedTools
+
+
 class SchemaFormat(Body):
     """Schema of an answer."""
 
@@ -110,7 +123,7 @@ class ResponsesBody(OpenAIBody):
     input: str | list[CallItem | ResultItem | ReasoningItem | MessageItem]
     instructions: str | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction = "auto"
+    tool_choice: Choice = "auto"
     text: TextOptions | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
     previous_response_id: None = None
@@ -130,10 +143,7 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         ApiError: Fields contradict each other.
     """
     tools = tuple(tool_spec(each.name, each.description, each.parameters, "tools") for each in body.tools or ())
-    choice = body.tool_choice
-    is_named = isinstance(choice, NamedFunction)
-    name = choice.name if is_named else None
-    callable_, must_call = tool_choice("named" if is_named else choice, tools, name)
+    callable_, must_call = _tool_choice(body.tool_choice, tools)
     schema = _answer_schema(body)
     require_one_form(must_call, schema is not None, "text.format")
     return ReplyRequest(
@@ -141,7 +151,7 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         tools=tools,
         callable=callable_,
         must_call=must_call,
-        parallel=body.parallel_tool_calls and not is_named,
+        parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, NamedFunction),
         answer_schema=schema,
         max_tokens=body.max_output_tokens,
         thinking_tokens=body.thinking_tokens,
@@ -149,6 +159,23 @@ def responses_request(body: ResponsesBody, adapter: str | None, temperature: flo
         adapter=adapter,
         n_top_logprobs=body.n_top_logprobs(bool(body.include), f"include=[{LOGPROBS!r}]"),
     )
+
+
+def _tool_choice(choice: Choice, tools: Sequence[ToolSpec]) -> ToolChoice:
+    """Return which tools a reply may call, and whether it must.
+
+    Raises:
+        ApiError: The choice names a tool that the request does not have, or forces a call without tools.
+    """
+    match choice:
+        case NamedFunction(name=name):
+            return tool_choice("named", tools, name)
+        case AllowedTools(mode=mode, tools=allowed):
+            for each in allowed:
+                tool_choice("named", tools, each.name)
+            return frozenset(each.name for each in allowed), mode == "required"
+        case _:
+            return tool_choice(choice, tools)
 
 
 def _answer_schema(body: ResponsesBody) -> dict[str, Any] | None:

@@ -66,7 +66,8 @@ def model_of(waits: list[float]) -> Callable[..., OpenAICompatibleModel]:
 
     def make(server: ChatServer, **options: Any) -> OpenAICompatibleModel:
         backoff = Backoff(rng=random.Random(7), now=lambda: NOW, sleep=sleep)
-        return OpenAICompatibleModel("m", **{"base_url": server.base_url, "backoff": backoff, **options})
+        arguments: dict[str, Any] = {"base_url": server.base_url, "backoff": backoff, **options}
+        return OpenAICompatibleModel("m", **arguments)
 
     return make
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from agentkit.models.calibration import CalibratedModel
 from agentkit.models.confidence import Calibration, Decision, decision_confidence, log_loss
 from agentkit.testing import ScriptedModel
 from agentkit.tools.function import tool
+from agentkit.usage import RequestUsage
 
 pytestmark = pytest.mark.anyio
 
@@ -165,8 +168,8 @@ async def test_a_calibrated_confidence_hands_over() -> None:
 
 
 async def test_a_reply_that_was_taken_at_once_stays_the_very_object() -> None:
-    """A local model knows by that what it has evaluated."""
-    response = unsure()
+    """A local model knows by that what it has evaluated; its replies say that they cost nothing."""
+    response = replace(unsure(), usage=RequestUsage(cost=Decimal(0)))
     model = FallbackModel(
         ScriptedModel([response]), ScriptedModel([ModelResponse((TextPart("larger"),))]), min_confidence=0.1
     )

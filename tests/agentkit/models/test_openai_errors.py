@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from agentkit.errors import ContextWindowExceeded, ModelHTTPError
-from agentkit.models.openai.errors import Endpoint, error_in_reply, status_error
+from agentkit.models.http.errors import Endpoint, error_in_reply, status_error
+from agentkit.models.openai.errors import CHAT_ERRORS
 
 ENDPOINT = Endpoint(
-    "m", "http://host/v1", has_key=True, secrets=("sk-secret-key", "Bearer tok-12345", "tok-12345")
+    "m", "http://host/v1", CHAT_ERRORS, has_key=True, secrets=("sk-secret-key", "Bearer tok-12345", "tok-12345")
 )
 
 OVERFLOWS: dict[str, tuple[int, Any]] = {
@@ -152,7 +153,7 @@ def test_hints_say_what_to_change(status_code: int, body: str, hint: str) -> Non
 
 
 def test_without_a_key_the_hint_says_so() -> None:
-    assert "no key was sent" in str(status_error(Endpoint("m", "http://host/v1"), 401, ""))
+    assert "no key was sent" in str(status_error(Endpoint("m", "http://host/v1", CHAT_ERRORS), 401, ""))
 
 
 def test_a_redirect_names_its_target() -> None:

@@ -14,13 +14,13 @@ from agentkit.errors import UnexpectedModelBehavior
 from agentkit.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart
 from agentkit.models.base import ModelDelta, TextDelta, ThinkingDelta, ToolCallDelta
 from agentkit.models.local.tool_probability import opening_call_probability
-from agentkit.models.openai.reply import ReplyBuilder
+from agentkit.models.openai.reply import ChatReplyBuilder
 from agentkit.usage import RequestUsage
 
 
 def built(*chunks: Any, tools: tuple[str, ...] = ("add", "add_all", "now"), taken: tuple[str, ...] = ()) -> Any:
     """The response and the deltas of a stream of chunks."""
-    builder = ReplyBuilder(tools, taken)
+    builder = ChatReplyBuilder(tools, taken)
     deltas: list[ModelDelta] = [delta for chunk in chunks for delta in builder.feed(chunk)]
     deltas += builder.close()
     return builder.response("asked"), deltas

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.errors import UnexpectedModelBehavior
-from agentkit.models.openai.sse import MAX_LINE_BYTES, ServerEvent, SSEParser
+from agentkit.models.http.sse import MAX_LINE_BYTES, ServerEvent, SSEParser
 
 
 def parsed(*chunks: bytes, max_line_bytes: int = MAX_LINE_BYTES) -> list[ServerEvent]:

@@ -1,7 +1,7 @@
 """Parses server-sent events from bytes (HTML standard, section 9.2.6), with a bound on buffered data.
 
 Lines are split on bytes and decoded whole, so a character or a line end may be cut anywhere between two reads.
-`id` and `retry` fields are ignored: a chat completion is never resumed.
+`id` and `retry` fields are ignored: a reply is never resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An HTTP exchange of a chat completion: send, check, read, with every read bounded in bytes and in time.
+"""An HTTP exchange with a model's server: send, check, read, with every read bounded in bytes and in time.
 
 The content type decides how a reply is read, not the request: some servers always stream, others never do.
 """
@@ -17,9 +17,9 @@ import anyio
 from agentkit.errors import ModelConnectionError, ModelTimeout, UnexpectedModelBehavior
 from agentkit.messages import ModelResponse
 from agentkit.models.base import ModelDelta, OnDelta
-from agentkit.models.openai.errors import Endpoint, error_event, error_in_reply, status_error
-from agentkit.models.openai.reply import ReplyBuilder
-from agentkit.models.openai.sse import ServerEvent, SSEParser
+from agentkit.models.http.errors import Endpoint, details_of, error_event, error_in_reply, status_error
+from agentkit.models.http.reply import ReplyBuilder
+from agentkit.models.http.sse import ServerEvent, SSEParser
 from agentkit.models.retries import retry_after_s
 
 if TYPE_CHECKING:
@@ -31,10 +31,14 @@ MAX_ERROR_BODY_BYTES = 64 * 2**10
 MAX_SNIPPET_CHARS = 200
 DRAIN_S = 0.1
 """Seconds to wait, after the last event, for the end of the body, so that the connection can be reused."""
+_KEEP_ALIVE_TYPES = ("ping", "keepalive")
+"""Types of events that say nothing but that the server is there (Anthropic, OpenAI Responses)."""
+_DONE = "[DONE]"
+"""Data of the last event in OpenAI's chat completions and their imitations; the only event that is not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class HTTPRequest:
     """Content of a request, with its connect and idle timeouts."""
 
     url: str
@@ -44,7 +48,7 @@ class ChatRequest:
     idle_timeout_s: float
 
 
-class ChatExchange:
+class HTTPExchange:
     """An attempt at a request; the caller keeps it to read its progress."""
 
     def __init__(
@@ -75,7 +79,7 @@ class ChatExchange:
         arrived = self._reply.describe()
         return f"after {arrived} had arrived" if arrived else "before anything had arrived"
 
-    async def run(self, client: httpx.AsyncClient, request: ChatRequest) -> ModelResponse:
+    async def run(self, client: httpx.AsyncClient, request: HTTPRequest) -> ModelResponse:
         """Send the request and read the reply to its end.
 
         Raises:
@@ -102,8 +106,9 @@ class ChatExchange:
     async def _read(self, response: httpx.Response, body: _Body) -> ModelResponse:
         encoding = response.headers.get("content-encoding", "identity")
         if not response.is_success:
-            self.retry_after_s = retry_after_s(response.headers, self._now())
             text = await _beginning(body) if encoding == "identity" else ""
+            asked_s = retry_after_s(response.headers, self._now())
+            self.retry_after_s = details_of(self._endpoint, text).retry_after_s if asked_s is None else asked_s
             raise status_error(self._endpoint, response.status_code, text, response.headers)
         if encoding != "identity":  # not requested, and could expand to any size
             raise UnexpectedModelBehavior(f"the server's reply is {encoding!r}-encoded, which was not asked for.")
@@ -128,17 +133,19 @@ class ChatExchange:
         self._take(bytes(content).decode("utf-8", "replace"))
 
     async def _read_events(self, body: _Body) -> None:
-        """Read events up to `[DONE]`; after a finish reason the reply is complete even if the stream breaks."""
+        """Read events up to the last; a finished reply is complete even if the stream breaks."""
         import httpx
 
         parser = SSEParser()
         try:
             while (chunk := await self._next(body)) is not None:
                 for event in parser.feed(chunk):
-                    if event.data.strip() == "[DONE]":
-                        await body.drain()
-                        return
-                    self._take_event(event)
+                    if event.data.strip() != _DONE:
+                        self._take_event(event)
+                        if not self._reply.ended:
+                            continue
+                    await body.drain()
+                    return
         except (httpx.TransportError, ModelTimeout):
             if not self._reply.finished:
                 raise
@@ -146,9 +153,13 @@ class ChatExchange:
             self._take_tail(parser)
 
     def _take_tail(self, parser: SSEParser) -> None:
-        """Handle a stream that ended without `[DONE]`; a readable last event still counts."""
-        for event in parser.close():
-            if event.data.strip() == "[DONE]":
+        """Handle a stream that ended without its end mark; a readable last event still counts."""
+        try:
+            events = list(parser.close())
+        except UnexpectedModelBehavior:
+            events = []  # cut inside a character
+        for event in events:
+            if event.data.strip() == _DONE:
                 return
             if _is_json(event.data):
                 self._take_event(event)
@@ -168,8 +179,9 @@ class ChatExchange:
             raise UnexpectedModelBehavior(f"{self._name} sent what is not JSON: {shown!r}") from None
         if error := error_in_reply(self._endpoint, chunk):
             raise error
-        self._on_progress()
-        self._deliver(self._reply.feed(chunk))
+        if not _is_keep_alive(chunk):
+            self._on_progress()
+            self._deliver(self._reply.feed(chunk))
 
     def _deliver(self, deltas: list[ModelDelta]) -> None:
         if self._on_delta is None:
@@ -251,6 +263,10 @@ async def _beginning(body: _Body) -> str:
     except (httpx.TransportError, TimeoutError):
         pass
     return content[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace")
+
+
+def _is_keep_alive(event: Any) -> bool:
+    return isinstance(event, dict) and cast("dict[str, Any]", event).get("type") in _KEEP_ALIVE_TYPES
 
 
 def _is_json(text: str) -> bool:

@@ -1,0 +1,1 @@
+"""Claude models behind Anthropic's Messages API."""

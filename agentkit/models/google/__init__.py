@@ -1,0 +1,1 @@
+"""Google's Gemini models behind the `generateContent` API."""
