@@ -1,4 +1,4 @@
-"""Command line and transports: stdio, or Streamable HTTP on loopback behind a bearer token.
+"""Command line and transports: stdio, or Streamable HTTP behind a bearer token.
 
 A browser page can reach a loopback port (DNS rebinding: CVE-2025-66416 in the Python SDK before 1.23), so HTTP
 always checks four things:
@@ -7,7 +7,8 @@ always checks four things:
 - the Origin header against exact names with the real port (mcp's own `127.0.0.1:*` pattern also matches
   `127.0.0.1:1@evil`);
 - a JSON content type of the body, which a page's form cannot set;
-- a bearer token, which other local users do not have.
+- a bearer token, which other local users do not have, or an access token of an authorization server
+  (`mcp_servers.oauth`).
 
 The kernel confines the process before the server is built, so files that the server reads at its start (a
 database, a repository) are read under the confinement too. The HTTP port is bound before that, and no port after
@@ -27,16 +28,20 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mcp_servers.confinement.confining import confine
 from mcp_servers.failures import StartError
+from mcp_servers.oauth.options import add_oauth_arguments, prepared_verifier, resource_of, with_reach
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_servers.confinement.declared import Confinement
+    from mcp_servers.oauth.protected_resource import ProtectedResource
+    from mcp_servers.oauth.verifying import TokenVerifier
 
 TOKEN_VARIABLE = "MCP_SERVER_TOKEN"
 MIN_TOKEN_CHARS = 16
@@ -62,6 +67,7 @@ def add_transport_arguments(parser: argparse.ArgumentParser, confined_to: str) -
         default=os.environ.get(TOKEN_VARIABLE),
         help=f"bearer token that clients must send (default: ${TOKEN_VARIABLE}, else generated and printed)",
     )
+    add_oauth_arguments(parser)
     parser.add_argument_group("confinement", confined_to)
 
 
@@ -78,8 +84,9 @@ def serve(build: Callable[[], Server[Any]], options: argparse.Namespace, confine
     """
     try:
         if options.http:
-            _serve_http(build, confinement, options.host, options.port, options.token)
+            _serve_http(build, confinement, options)
         else:
+            resource_of(options, "")  # refuses options that are for HTTP
             notice = confine(confinement) if confinement else ""
             server = build()
             _tell(notice)
@@ -108,39 +115,62 @@ def _serve_stdio(server: Server[Any]) -> None:
 
 
 def _serve_http(
-    build: Callable[[], Server[Any]], confinement: Confinement | None, host: str, port: int, token: str | None
+    build: Callable[[], Server[Any]], confinement: Confinement | None, options: argparse.Namespace
 ) -> None:
     import uvicorn
 
+    host, token = options.host, options.token
     check_host(host)
     check_token(token)
-    listener = _listen(host, port)
+    listener = _listen(host, options.port)
+    bound_port = listener.getsockname()[1]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}{MCP_PATH}"
+    resource = resource_of(options, url)
+    verifier = None if resource is None else prepared_verifier(resource)
+    if confinement and resource is not None:
+        confinement = with_reach(confinement, resource, verifier)
     notice = confine(confinement) if confinement else ""
     server = build()
-    bound_port = listener.getsockname()[1]
     secret = token or secrets.token_urlsafe(GENERATED_TOKEN_BYTES)
-    shown_host = f"[{host}]" if ":" in host else host
-    print(f"{server.name}: http://{shown_host}:{bound_port}{MCP_PATH}", file=sys.stderr)
-    if token is None:
+    print(f"{server.name}: {url}", file=sys.stderr)
+    if resource is not None:
+        print(f"access tokens: for {resource.url} of {resource.issuer}", file=sys.stderr)
+    elif token is None:
         print(f"token: {secret}", file=sys.stderr)
     _tell(notice)
     sys.stderr.flush()
-    app = http_app(server, host, bound_port, secret)
+    if resource is None or verifier is None:
+        app = http_app(server, host, bound_port, secret)
+    else:
+        app = oauth_app(server, host, bound_port, replace(resource, name=server.name), verifier)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
 
 
 def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
     """Return the ASGI application: checks the token first, then the headers that a page could send, then MCP."""
+    return RequireToken(_checked_app(server, host, [f"{name}:{port}" for name in allowed_names(host)]), token)
+
+
+def oauth_app(
+    server: Server[Any], host: str, port: int, resource: ProtectedResource, verifier: TokenVerifier
+) -> ASGIApp:
+    """Return the ASGI application: checks the access token first, and is also reached by the resource's host."""
+    from mcp_servers.oauth.guard import RequireOAuth
+
+    hosts = [*(f"{name}:{port}" for name in allowed_names(host)), resource.host]
+    return RequireOAuth(_checked_app(server, host, hosts), resource, verifier)
+
+
+def _checked_app(server: Server[Any], host: str, hosts: list[str]) -> ASGIApp:
     from mcp.server.transport_security import TransportSecuritySettings
 
-    hosts = [f"{name}:{port}" for name in allowed_names(host)]
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=True,
         allowed_hosts=hosts,
         allowed_origins=[f"http://{name}" for name in hosts],
     )
     app = server.streamable_http_app(streamable_http_path=MCP_PATH, transport_security=security, host=host)
-    return RequireToken(CheckHeaders(app, security.allowed_origins), token)
+    return CheckHeaders(app, security.allowed_origins)
 
 
 def allowed_names(host: str) -> tuple[str, ...]:

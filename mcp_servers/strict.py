@@ -14,10 +14,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -31,9 +31,15 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from mcp_servers import __version__
 from mcp_servers.answers import bounded_data, bounded_failure, bounded_text
+from mcp_servers.completion import offer_completion
+from mcp_servers.current_request import serving_request
 from mcp_servers.failures import ToolFailure, suggestion
 from mcp_servers.hidden import visible
+from mcp_servers.limited_calls import limited_call
 from mcp_servers.long_calls import reporting
+from mcp_servers.prompts import Prompt, offer_prompts
+from mcp_servers.resources import Resources, offer_resources
+from mcp_servers.watching import POLL_S, Watcher, offer_subscriptions
 
 MAX_PARALLEL_CALLS = 4
 """Calls that run at once; more wait. It bounds memory and descriptors to this multiple of one call's limits."""
@@ -176,10 +182,24 @@ def strict_server(
     *,
     instructions: str,
     tools: Sequence[StrictTool],
+    resources: Resources | None = None,
+    prompts: Sequence[Prompt] = (),
     on_close: Callable[[], None] | None = None,
     on_close_async: Callable[[], Awaitable[None]] | None = None,
+    poll_s: float = POLL_S,
 ) -> Server[Any]:
-    """Serve `tools`; `on_close` (on a thread) and `on_close_async` run when a connection's lifespan ends."""
+    """Serve `tools`, `resources` and `prompts`, with completion of their arguments.
+
+    Args:
+        name: Name of the server.
+        instructions: Text for the model about all tools.
+        tools: The tools.
+        resources: The resources; with a `state` clients can subscribe to them.
+        prompts: The prompts.
+        on_close: Runs on a thread when a connection's lifespan ends.
+        on_close_async: Runs before `on_close`.
+        poll_s: Seconds between two looks at the resources to which clients subscribed.
+    """
     by_name = {tool.definition.name: tool for tool in tools}
     limiter = anyio.CapacityLimiter(MAX_PARALLEL_CALLS)
 
@@ -195,15 +215,16 @@ def strict_server(
             raise MCPError(types.INVALID_PARAMS, _failure_text(_unknown_tool(params.name, by_name)))
         try:
             arguments = tool.parse(params.arguments or {})
-            with reporting(ctx.session.report_progress):
-                return await _performed(tool.function, arguments, limiter)
+            with reporting(ctx.session.report_progress), serving_request(ctx):
+                return await limited_call(limiter, _answer, tool.function, **arguments)
         except ToolFailure as failure:
             return _error_result(str(failure))
 
     @asynccontextmanager
-    async def lifespan(server: Server[Any]) -> AsyncIterator[None]:
+    async def lifespan(server: Server[Any]) -> AsyncIterator[Watcher | None]:
         try:
-            yield
+            async with AsyncExitStack() as stack:
+                yield await _started(resources, poll_s, stack)
         finally:
             with anyio.CancelScope(shield=True):
                 if on_close_async is not None:
@@ -211,7 +232,7 @@ def strict_server(
                 if on_close is not None:
                     await anyio.to_thread.run_sync(on_close)
 
-    return Server(
+    server = Server[Any](
         name,
         version=__version__,
         instructions=instructions,
@@ -220,17 +241,30 @@ def strict_server(
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+    templates = resources.templates if resources is not None else ()
+    if resources is not None:
+        offer_resources(server, resources, limiter)
+        if resources.state is not None:
+            offer_subscriptions(server)
+    if prompts:
+        offer_prompts(server, prompts, limiter)
+    completers = {("resource", each.uri_template): each.completers for each in templates} | {
+        ("prompt", each.definition.name): each.completers for each in prompts
+    }
+    if any(completers.values()):
+        offer_completion(server, completers, limiter)
+    return server
 
 
-async def _performed(
-    function: ToolFunction, arguments: dict[str, Any], limiter: anyio.CapacityLimiter
-) -> types.CallToolResult:
-    if inspect.iscoroutinefunction(function):
-        async with limiter:
-            return _answer(await function(**arguments))
-    plain = cast("Callable[..., ToolResult]", function)
-    # Formatting a large answer takes time too, so it runs on the thread.
-    return await anyio.to_thread.run_sync(lambda: _answer(plain(**arguments)), limiter=limiter)
+async def _started(resources: Resources | None, poll_s: float, stack: AsyncExitStack) -> Watcher | None:
+    """Start watching resources until `stack` is closed; None if clients cannot subscribe."""
+    if resources is None or resources.state is None:
+        return None
+    watcher = Watcher(resources.state, poll_s)
+    tasks = await stack.enter_async_context(anyio.create_task_group())
+    stack.callback(tasks.cancel_scope.cancel)
+    tasks.start_soon(watcher.run)
+    return watcher
 
 
 def _answer(result: ToolResult) -> types.CallToolResult:

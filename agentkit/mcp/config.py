@@ -2,7 +2,8 @@
 
     {"mcpServers": {
         "notes": {"command": "python", "args": ["-m", "notes_server"], "env": {"TOKEN": "${TOKEN}"}},
-        "search": {"type": "http", "url": "https://example.com/mcp", "headers": {...}, "assume_harmless": true}
+        "search": {"type": "http", "url": "https://example.com/mcp", "headers": {...}, "assume_harmless": true},
+        "mail": {"url": "https://mail.example.com/mcp", "auth": {"type": "oauth", "scopes": ["mail.read"]}}
     }}
 
 `${NAME}` and `${NAME:-default}` take environment variables, but only those that the caller allows: a file
@@ -17,14 +18,45 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentkit.errors import UserError
 from agentkit.mcp.target import HttpTarget, StdioTarget
 
+if TYPE_CHECKING:
+    from agentkit.mcp.oauth.options import OAuth
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class MCPAuthConfig(BaseModel):
+    """A login with OAuth; the fields are those of `agentkit.mcp.oauth.OAuth`. Log in with `agentkit mcp login`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: Literal["oauth"] = "oauth"
+    client_name: str = "agentkit"
+    scopes: tuple[str, ...] | None = Field(default=None, strict=False)
+    client_id: str | None = None
+    client_secret: str | None = Field(default=None, repr=False)
+    private_key: str | None = Field(default=None, repr=False)
+    issuer: str | None = None
+    client_metadata_url: str | None = None
+    grant: Literal["authorization_code", "client_credentials"] = "authorization_code"
+    redirect_port: int = 0
+    account: str = ""
+
+    def options(self) -> OAuth:
+        """Return the options; nobody is asked.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+        from agentkit.mcp.oauth.options import OAuth
+
+        return OAuth(**self.model_dump(exclude={"type"}))
 
 
 class MCPServerConfig(BaseModel):
@@ -40,6 +72,8 @@ class MCPServerConfig(BaseModel):
     """Working directory, relative to the file's folder."""
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    auth: MCPAuthConfig | None = None
+    """Login with OAuth; other hosts do not know this key."""
     disabled: bool = False
     assume_harmless: bool = False
     """Treats missing hints as harmless, as in `MCPToolset`; other hosts do not know this key."""
@@ -50,8 +84,8 @@ class MCPServerConfig(BaseModel):
             raise ValueError("give either `command` (a child process) or `url` (streamable HTTP)")
         if self.command is None and (self.args or self.env or self.cwd is not None):
             raise ValueError("`args`, `env` and `cwd` belong to `command`, not to `url`")
-        if self.url is None and self.headers:
-            raise ValueError("`headers` belong to `url`, not to `command`")
+        if self.url is None and (self.headers or self.auth is not None):
+            raise ValueError("`headers` and `auth` belong to `url`, not to `command`")
         if self.type is not None and (self.type == "stdio") != (self.command is not None):
             raise ValueError(f"type {self.type!r} does not fit {'`command`' if self.command else '`url`'}")
         return self
@@ -59,7 +93,7 @@ class MCPServerConfig(BaseModel):
     def target(self) -> StdioTarget | HttpTarget:
         """Return the target for `MCPToolset`."""
         if self.url is not None:
-            return HttpTarget(self.url, self.headers)
+            return HttpTarget(self.url, self.headers, None if self.auth is None else self.auth.options())
         return StdioTarget(self.command or "", self.args, self.env, self.cwd)
 
 

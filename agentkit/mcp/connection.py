@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.owner import ConnectionOptions, Owner
+from agentkit.mcp.resource_updates import ResourceUpdates
 from agentkit.mcp.results import error_text
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Connection:
         self._last_task: asyncio.Task[None] | None = None
         self.clocks = CallClocks()
         """Time limits of the calls."""
+        self.updates = ResourceUpdates()
+        """Subscribers to changes of resources."""
         self.epoch = 0
         """Counter that grows with every generation and every change of the tools."""
 
@@ -87,7 +90,13 @@ class Connection:
             delays = RECONNECT_DELAYS_S if again else (0.0,)
             self.epoch += 1
             self._owner = Owner(
-                self._target, self._options, self._changed, delays, after=self._last_task, clocks=self.clocks
+                self._target,
+                self._options,
+                self._changed,
+                delays,
+                after=self._last_task,
+                clocks=self.clocks,
+                updates=self.updates,
             )
             self._last_task = self._owner.task
             if again:
@@ -97,6 +106,11 @@ class Connection:
     def has_lost(self, client: Client) -> bool:
         """Return whether `client` belongs to a generation that has ended."""
         return self._owner is None or self._owner.lost or not self._owner.serves(client)
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Error of the login because of which the server refused the last request; None if there was none."""
+        return self._owner.refusal if self._owner is not None else None
 
     @property
     def fault(self) -> str:

@@ -7,20 +7,18 @@ executed and may be sent again, whatever the tool does.
 A body that is not an event stream is read up to a limit, because an endless one would exhaust memory. Event
 streams have mcp's own limit of 1 MiB per event.
 
-`undelivered` travels in a context variable, because mcp sends each message in its sender's context. Imported only
-when a connection is opened: it imports httpx2.
+Imported only when a connection is opened: it imports httpx2.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httpx2
 
+from agentkit.mcp.delivery import delivery
 from agentkit.mcp.message_bounds import MAX_CONTAINERS, MAX_MESSAGE_BYTES, n_containers
 
 TIMEOUT_S = 30.0
@@ -28,16 +26,6 @@ READ_TIMEOUT_S = 300.0
 """Seconds that a server may hold a stream open without sending; both timeouts are mcp's own defaults."""
 
 SESSION_HEADER = "mcp-session-id"
-
-
-@dataclass(slots=True)
-class Delivery:
-    """Delivery state of one call."""
-
-    undelivered: bool = False
-
-
-delivery: ContextVar[Delivery | None] = ContextVar("agentkit_mcp_delivery", default=None)
 
 
 class SessionClient(httpx2.AsyncClient):
@@ -49,14 +37,16 @@ class SessionClient(httpx2.AsyncClient):
         on_end: Callable[[], None],
         on_status: Callable[[int], None],
         silence_s: float = 0.0,
+        auth: httpx2.Auth | None = None,
     ) -> None:
         """Send `headers` with every request; a stream may be silent for `silence_s` or `READ_TIMEOUT_S`.
 
-        `on_status` receives the status of each answer.
+        `on_status` receives the status of each answer. `auth` adds tokens and answers refusals.
         """
         # No compression: a small compressed body could expand to any size.
         headers = {"accept-encoding": "identity", **headers}
-        super().__init__(headers=headers, timeout=httpx2.Timeout(TIMEOUT_S, read=max(READ_TIMEOUT_S, silence_s)))
+        timeout = httpx2.Timeout(TIMEOUT_S, read=max(READ_TIMEOUT_S, silence_s))
+        super().__init__(headers=headers, timeout=timeout, auth=auth)
         self._on_end = on_end
         self._on_status = on_status
 

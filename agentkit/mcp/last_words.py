@@ -79,7 +79,8 @@ def http_refusal(status: int, target: Any) -> str:
     if status == HTTPStatus.UNAUTHORIZED:
         return (
             f"{answer}: it wants a secret. Give it as a header: MCPToolset.http(url, headers={{...}}), or "
-            f"--header 'Authorization: Bearer ${{TOKEN}}' on the command line."
+            f"--header 'Authorization: Bearer ${{TOKEN}}' on the command line. With OAuth: `agentkit mcp login "
+            f"URL` and MCPToolset.http(url, auth=OAuth())."
         )
     if status == HTTPStatus.NOT_FOUND:
         return f"{answer}. Is the path of the URL right? Many servers have /mcp."

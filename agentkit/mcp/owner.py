@@ -12,25 +12,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
 
 from agentkit.errors import MCPConnectionError
 from agentkit.mcp.call_clocks import CallClocks
+from agentkit.mcp.client_features import ClientFeatures
 from agentkit.mcp.elicitation import OnElicit, elicitation_callback
 from agentkit.mcp.last_words import http_refusal, last_words, start_failure
+from agentkit.mcp.resource_updates import ResourceUpdates
 from agentkit.mcp.results import bounded, error_text
 from agentkit.mcp.target import HttpTarget, StderrTail, StdioTarget, open_target
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
     from mcp import Client
+
+    from agentkit.mcp.oauth.session import OAuthSession
+
+    Waiting: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +68,7 @@ class ConnectionOptions:
     mode: str
     on_elicit: OnElicit | None
     elicit_timeout_s: float
+    features: ClientFeatures
 
     @property
     def silence_s(self) -> float:
@@ -79,15 +87,18 @@ class Owner:
         delays_s: Sequence[float],
         after: asyncio.Task[None] | None,
         clocks: CallClocks,
+        updates: ResourceUpdates,
     ) -> None:
         """Start connecting after the task `after` has ended: one attempt per delay until one succeeds.
 
-        `clocks` are the clocks of the calls, which stop while a person is asked.
+        `clocks` are the clocks of the calls, which stop while a person is asked; `updates` receives changes of
+        resources.
         """
         self._target = target
         self._options = options
         self._on_change = on_change
         self._clocks = clocks
+        self._updates = updates
         self._client: Client | None = None
         self._scope = anyio.CancelScope()
         self._settled = asyncio.Event()
@@ -99,6 +110,7 @@ class Owner:
         self._status = 0
         self._cause: BaseException | None = None
         self._fault: Exception | None = None
+        self._login: OAuthSession | None = None
         self.was_live = False
         """True once it has been connected."""
         self.task = asyncio.create_task(self._run(delays_s, after), name=f"mcp-{options.name}")
@@ -135,6 +147,8 @@ class Owner:
         """Wait until connected."""
         await self._settled.wait()
         if self._client is None:
+            if (refusal := self.refusal) is not None:
+                raise copy(refusal) from refusal  # each user of the connection gets an error of its own
             message = f"MCP server {self._options.name!r} {self._failure}"
             raise MCPConnectionError(message, stderr=self._stderr) from self._cause
         return self._client
@@ -181,6 +195,7 @@ class Owner:
         try:
             client_class = await _client_class()
             self._scope.deadline = anyio.current_time() + self._options.connect_timeout_s
+            self._login = await _login_of(self._target, self._options.name, self._waiting_on_a_person)
             async with (
                 open_target(
                     self._target,
@@ -189,15 +204,18 @@ class Owner:
                     on_fault=self._note_fault,
                     on_status=self._note_status,
                     silence_s=self._options.silence_s,
+                    login=self._login,
                 ) as target,
                 self._new_client(client_class, target) as client,
                 anyio.create_task_group() as tasks,
             ):
+                await self._options.features.begin(client)
                 await tasks.start(self._listen, client)
                 self._scope.deadline = math.inf
                 self._client, self.was_live = client, True
                 self._settled.set()
                 await self._end.wait()
+                self._updates.ended()
                 self._scope.deadline = anyio.current_time() + SHUTDOWN_S
                 tasks.cancel_scope.cancel()
             if self._fault is not None:
@@ -209,6 +227,18 @@ class Owner:
             self._end.set()
             if not self._stopping:
                 await self._keep_last_words(stderr)
+
+    @contextmanager
+    def _waiting_on_a_person(self) -> Generator[None]:
+        """Stop the clocks of connecting and of calls while a person logs in."""
+        deadline, began = self._scope.deadline, anyio.current_time()
+        self._scope.deadline = math.inf
+        try:
+            with self._clocks.stopped():
+                yield
+        finally:
+            if not self._end.is_set():  # else it has the limit of the shutdown
+                self._scope.deadline = deadline + (anyio.current_time() - began)
 
     def _note_status(self, status: int) -> None:
         self._status = status
@@ -231,11 +261,20 @@ class Owner:
     def said(self, error: BaseException) -> str:
         """Return a server's reason for an error, safe to print; the values of headers are left out."""
         text = self._refusal(error) or error_text(error)
+        if self._login is not None:
+            text = self._login.redacted(text)
         return self._target.redacted(text) if isinstance(self._target, HttpTarget) else text
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Error of the login because of which the server refused the last request; None if there was none."""
+        return self._login.refusal if self._login is not None else None
 
     def _refusal(self, error: BaseException) -> str:
         """Return the HTTP status that mcp reports as an error without naming it; "" for another error."""
-        return http_refusal(self._status, self._target) if str(error) in _UNNAMED_STATUS else ""
+        if str(error) not in _UNNAMED_STATUS:
+            return ""
+        return str(self.refusal or "") or http_refusal(self._status, self._target)
 
     async def _keep_last_words(self, stderr: StderrTail) -> None:
         with anyio.CancelScope(shield=True):
@@ -254,13 +293,16 @@ class Owner:
                 options.on_elicit, options.name, self._clocks, options.elicit_timeout_s
             ),
             cache=None,  # the toolset keeps the listing and knows when it is stale
+            **options.features.arguments(),
         )
 
     async def _on_message(self, message: Any) -> None:
-        from mcp_types import ToolListChangedNotification
+        from mcp_types import ResourceUpdatedNotification, ToolListChangedNotification
 
         if isinstance(message, ToolListChangedNotification):
             self._on_change()
+        elif isinstance(message, ResourceUpdatedNotification):
+            self._updates.received(str(message.params.uri))
 
     async def _listen(self, client: Client, *, task_status: TaskStatus[None]) -> None:
         """Keep a subscription to changes of the tools open (2026-07-28; older servers push without one)."""
@@ -307,6 +349,20 @@ async def _client_class() -> Any:
         return Client
 
     return await anyio.to_thread.run_sync(load)  # the first import takes 0.7 s of CPU
+
+
+async def _login_of(target: Any, name: str, waiting: Waiting) -> OAuthSession | None:
+    """Return the login for a target with OAuth; None for others."""
+    if not isinstance(target, HttpTarget) or target.auth is None:
+        return None
+
+    def load() -> Any:
+        from agentkit.mcp.oauth.session import OAuthSession
+
+        return OAuthSession
+
+    session_class = await anyio.to_thread.run_sync(load)
+    return session_class(target.url, target.auth, name, waiting)
 
 
 def _first_leaf(error: BaseException) -> BaseException:

@@ -1,16 +1,22 @@
 """Turns a server's result into tool output for the model and the program. Pure functions.
 
-The text blocks are the model's `content`, the structured value is the program's `data`. Images, audio and binary
-resources are named with type and size, never included. Text that is cut or removed leaves a note.
+The content blocks are the model's `content`, the structured value is the program's `data`. Images, audio and PDF
+documents are files of the content, which the runtime checks (`agentkit.files`). Other binary resources are named
+with type and size. Text that is cut or removed leaves a note.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
+from agentkit.basics.base64_bytes import size_text
 from agentkit.basics.hidden import strip_data
+from agentkit.files import is_readable_type
+from agentkit.messages import BinaryContent, Content, ContentItem, with_line
 from agentkit.tools.json_schema import CheckTooCostly, SchemaCheck
 from agentkit.tools.tool import ToolOutput
 
@@ -42,10 +48,10 @@ def tool_output(
         if problems:
             text = "The server's result breaks the tool's own output schema:\n" + "\n".join(problems)
             return ToolOutput(bounded(text, limit, clean=clean), is_error=True)
-    text = _text(result)
-    if not text and structured is not None:
-        text = to_json(structured).decode()
-    return ToolOutput(bounded(text, limit, clean=clean) + note, structured)
+    content = _content(result, limit, clean=clean)
+    if not content and structured is not None:
+        content = bounded(to_json(structured).decode(), limit, clean=clean)
+    return ToolOutput(with_line(content, note.strip()) if note else content, structured)
 
 
 def bounded(text: str, limit: int, *, clean: bool) -> str:
@@ -73,6 +79,44 @@ def _broken(result: CallToolResult, check: SchemaCheck) -> list[str]:
     return check.problems(result.structured_content)
 
 
+def _content(result: CallToolResult, limit: int, *, clean: bool) -> Content:
+    """Return the blocks of a result: files, and text of at most `limit` characters in all."""
+    blocks = [(block, _file(block)) for block in result.content]
+    items: list[ContentItem] = []
+    for is_text, group in groupby(blocks, key=lambda pair: pair[1] is None):
+        if not is_text:
+            items += [file for _, file in group if file is not None]
+            continue
+        text = "\n".join(_block(block) for block, _ in group)
+        items.append(bounded(text, limit, clean=clean))
+        limit = max(0, limit - len(text))
+    if not items:
+        return ""
+    return items[0] if len(items) == 1 and isinstance(items[0], str) else tuple(items)
+
+
+def _file(block: ContentBlock) -> BinaryContent | None:
+    """Return the file in a block; None if it is text, a link, no base64, or of a type that models do not read."""
+    from mcp_types import BlobResourceContents
+
+    match block.type:
+        case "image" | "audio":
+            return _decoded(block.data, block.mime_type, None)
+        case "resource" if isinstance(block.resource, BlobResourceContents):
+            return _decoded(block.resource.blob, block.resource.mime_type, str(block.resource.uri))
+        case _:
+            return None
+
+
+def _decoded(data: str, media_type: str | None, name: str | None) -> BinaryContent | None:
+    if media_type is None or not is_readable_type(media_type):
+        return None
+    try:
+        return BinaryContent(b64decode(data, validate=True), media_type, name)
+    except ValueError:
+        return None
+
+
 def _text(result: CallToolResult) -> str:
     return "\n".join(_block(block) for block in result.content)
 
@@ -84,21 +128,16 @@ def _block(block: ContentBlock) -> str:
         case "text":
             return block.text
         case "image" | "audio":
-            return f"[{block.type}: {block.mime_type}, {_size(_n_decoded(block.data))}]"
+            return f"[{block.type}: {block.mime_type}, {size_text(_n_decoded(block.data))}]"
         case "resource_link":
-            facts = [block.title or block.name, block.mime_type, _size(block.size) if block.size else None]
+            facts = [block.title or block.name, block.mime_type, size_text(block.size) if block.size else None]
             return f"[resource {block.uri}: {', '.join(fact for fact in facts if fact)}]"
         case "resource":
             resource = block.resource
             if isinstance(resource, BlobResourceContents):
-                size = _size(_n_decoded(resource.blob))
+                size = size_text(_n_decoded(resource.blob))
                 return f"[resource {resource.uri}: {resource.mime_type or 'binary'}, {size}]"
             return f"[resource {resource.uri}]\n{resource.text}"
-
-
-def _size(n_bytes: int) -> str:
-    """Return a size in words, without floats: a server may state a number too large for one."""
-    return f"{n_bytes:,} bytes" if n_bytes < 10_000 else f"{n_bytes // 1000:,} kB"
 
 
 def _n_decoded(base64: str) -> int:

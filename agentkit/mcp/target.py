@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mcp.client.stdio import StdioServerParameters
     from mcp.server import MCPServer, Server
 
+    from agentkit.mcp.oauth.options import OAuth
+    from agentkit.mcp.oauth.session import OAuthSession
+
     ClientTarget: TypeAlias = "MCPServer | Server[Any] | Transport | StdioServerParameters | str"
 
 logger = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ class HttpTarget:
 
     url: str
     headers: Mapping[str, str] | None = field(default=None, repr=False)
+    auth: OAuth | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the URL and the headers before anything is sent; no message has the value of a header."""
@@ -82,6 +86,22 @@ class HttpTarget:
                 raise UserError(
                     f"MCP server {describe(self)!r}: the value of header {name!r} must be one line of ASCII text."
                 )
+        if self.auth is not None:
+            self._check_auth()
+
+    def _check_auth(self) -> None:
+        """Check that tokens may be sent to the URL.
+
+        Raises:
+            UserError: it is not encrypted, or a header would compete with the token.
+        """
+        from agentkit.mcp.oauth.urls import checked_url
+
+        checked_url(self.url, "MCP server URL", error=UserError)
+        if any(name.lower() == "authorization" for name in self.headers or {}):
+            raise UserError(
+                f"MCP server {describe(self)!r}: give auth=OAuth(...) or the header Authorization, not both."
+            )
 
     def redacted(self, text: str) -> str:
         """Return `text` without the values of the headers: a server may repeat what it was sent."""
@@ -158,11 +178,13 @@ async def open_target(
     on_fault: Callable[[Exception], None],
     on_status: Callable[[int], None],
     silence_s: float = 0.0,
+    login: OAuthSession | None = None,
 ) -> AsyncGenerator[ClientTarget]:
     """Yield a new target for `mcp.Client`, for one connection.
 
     `on_end` is called when its stream ends, `on_fault` before that if the stream cannot continue. A stream over
-    HTTP may be silent for at least `silence_s`; `on_status` receives the status of each HTTP answer.
+    HTTP may be silent for at least `silence_s`; `on_status` receives the status of each HTTP answer. `login` gives
+    the tokens for HTTP.
     """
     from mcp.client.stdio import StdioServerParameters
     from mcp.client.streamable_http import streamable_http_client
@@ -187,7 +209,8 @@ async def open_target(
         with stderr.open() as errlog:
             yield _Watched(stdio_transport(target, errlog=errlog, on_fault=on_fault), on_end)
     elif isinstance(target, HttpTarget):
-        async with SessionClient(target.headers or {}, on_end, on_status, silence_s) as http:
+        auth = None if login is None else _oauth_requests(login, target.url)
+        async with SessionClient(target.headers or {}, on_end, on_status, silence_s, auth) as http:
             yield _Watched(streamable_http_client(target.url, http_client=http), on_end)
     elif isinstance(target, TransportTarget):
         if target.used:
@@ -201,6 +224,12 @@ async def open_target(
         raise UserError(
             f"an MCP target is a server object, a URL, StdioServerParameters or a transport, not {target!r}."
         )
+
+
+def _oauth_requests(login: OAuthSession, url: str) -> Any:
+    from agentkit.mcp.oauth.http_auth import OAuthRequests
+
+    return OAuthRequests(login, url)
 
 
 def _in_this_environment(target: StdioTarget) -> tuple[str, list[str]]:

@@ -15,11 +15,12 @@ import logging
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import anyio
 import anyio.to_thread
@@ -28,7 +29,8 @@ from agentkit.basics.near_names import MAX_NAME_CHARS
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call import CallOptions, Trust, call_tool, is_repeatable
-from agentkit.mcp.config import MCPServerConfig, load_mcp_config
+from agentkit.mcp.client_features import ClientFeatures, LogLevel, OnLog, Roots
+from agentkit.mcp.config import load_mcp_config
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.elicitation import ANSWER_TIMEOUT_S, OnElicit
 from agentkit.mcp.listing import (
@@ -40,8 +42,11 @@ from agentkit.mcp.listing import (
     fetch_tools,
     make_listing,
 )
+from agentkit.mcp.options import MCPOptions, options_of
 from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, PinnedListing, ToolPins, target_key
+from agentkit.mcp.resource_tools import resource_tools
+from agentkit.mcp.server_data import ServerData
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
 from agentkit.tools.definition import ToolAnnotations
 from agentkit.tools.tool import Tool, ToolOutput
@@ -51,30 +56,10 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp_types import Tool as WireTool
 
+    from agentkit.mcp.oauth.options import OAuth
     from agentkit.mcp.target import ClientTarget
 
 logger = logging.getLogger(__name__)
-
-
-class MCPOptions(TypedDict, total=False):
-    """The keyword arguments of `MCPToolset`, for the constructors that pass them on."""
-
-    id: str | None
-    allow: Collection[str] | None
-    trust: Trust
-    assume_harmless: bool
-    on_elicit: OnElicit | None
-    elicit_timeout_s: float
-    call_timeout_s: float
-    connect_timeout_s: float
-    result_limit: int
-    max_tools: int
-    max_pages: int
-    on_bad_tool: OnBadTool
-    reconnect: bool
-    pins: ToolPins | None
-    pins_key: str | None
-    mode: Literal["auto", "legacy"] | str
 
 
 @dataclass(slots=True)
@@ -91,8 +76,8 @@ class _Live:
     """Tools of that listing that are left out until they are accepted."""
 
 
-class MCPToolset(Toolset):
-    """The tools of an MCP server.
+class MCPToolset(ServerData, Toolset):
+    """The tools of an MCP server, with its resources and prompts.
 
     Example:
         ```python
@@ -112,7 +97,12 @@ class MCPToolset(Toolset):
         assume_harmless: bool = False,
         on_elicit: OnElicit | None = None,
         elicit_timeout_s: float = ANSWER_TIMEOUT_S,
+        on_log: OnLog | None = None,
+        log_level: LogLevel = "warning",
+        roots: Sequence[str | os.PathLike[str]] | None = None,
+        resources: Literal["tools"] | None = None,
         call_timeout_s: float = 30.0,
+        max_total_timeout_s: float = 600.0,
         connect_timeout_s: float = 30.0,
         result_limit: int = 64_000,
         max_tools: int = 1_000,
@@ -137,7 +127,14 @@ class MCPToolset(Toolset):
                 `agentkit.guardrails.TaintRule`).
             on_elicit: Answers the server's questions; without it they are declined.
             elicit_timeout_s: Seconds for one answer; after that the question is cancelled.
-            call_timeout_s: Seconds for one call. The clock stops while `on_elicit` runs.
+            on_log: Receives the server's log messages; without it they are not asked for.
+            log_level: Least severe level of messages for `on_log`.
+            roots: Folders to name to a server that asks where the user works; None: it cannot ask. `set_roots`
+                replaces them.
+            resources: "tools" offers the model `list_resources` and `read_resource`, if the server has resources.
+            call_timeout_s: Seconds for one call. The clock stops while `on_elicit` runs, and starts again when the
+                server reports progress.
+            max_total_timeout_s: Seconds for one call in all, with progress.
             connect_timeout_s: Seconds for starting, reaching and negotiating, and for the whole tool list.
             result_limit: Characters of a result that the model sees; the value for the program stays whole.
             max_tools: More tools than this are an error.
@@ -153,23 +150,34 @@ class MCPToolset(Toolset):
             mode: How to negotiate: "auto", "legacy" for a server that fails when probed, or a version.
 
         Raises:
-            UserError: the URL is not http or https, or `allow` is a single string.
+            UserError: the URL is not http or https, or an option has a wrong value.
         """
         if isinstance(allow, str):
             raise UserError(f"allow={allow!r} is one string; give a list of names: allow=[{allow!r}].")
+        if resources not in (None, "tools"):
+            raise UserError(f"resources={resources!r}: give 'tools' to offer them to the model, or None.")
         if isinstance(target, str):
             target = HttpTarget(target)
         self._id = id or describe(target)
         self._target: Any = TransportTarget(target) if hasattr(target, "__aenter__") else target
         self._allow = frozenset(allow) if allow is not None else None
         self._bounds = Bounds(max_tools, max_pages)
+        self._max_pages = max_pages
         self._on_bad_tool: OnBadTool = on_bad_tool
         self._pins = pins
         self._pinned_as = target_key(target, pins_key)
-        self._calls = CallOptions(call_timeout_s, result_limit, trust)
+        self._calls = CallOptions(call_timeout_s, max_total_timeout_s, result_limit, trust)
+        self._roots = Roots(roots)
+        self._offers_resources = resources == "tools"
         self._assume_harmless = assume_harmless
         self._connecting = ConnectionOptions(
-            self._id, connect_timeout_s, reconnect, mode, on_elicit, elicit_timeout_s
+            self._id,
+            connect_timeout_s,
+            reconnect,
+            mode,
+            on_elicit,
+            elicit_timeout_s,
+            ClientFeatures(self._id, self._roots, on_log, log_level),
         )
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self._revisions = itertools.count(1)
@@ -192,13 +200,20 @@ class MCPToolset(Toolset):
         return cls(StdioTarget(command, tuple(os.fspath(arg) for arg in args), env, cwd), **options)
 
     @classmethod
-    def http(cls, url: str, *, headers: Mapping[str, str] | None = None, **options: Unpack[MCPOptions]) -> Self:
-        """Connect to a streamable HTTP endpoint, with `headers` on every request.
+    def http(
+        cls,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        auth: OAuth | None = None,
+        **options: Unpack[MCPOptions],
+    ) -> Self:
+        """Connect to a streamable HTTP endpoint, with `headers` on every request; `auth` logs in with OAuth.
 
         Raises:
-            UserError: the URL is not http or https.
+            UserError: the URL is not http or https, or tokens may not be sent to it.
         """
-        return cls(HttpTarget(url, headers), **options)
+        return cls(HttpTarget(url, headers, auth), **options)
 
     @classmethod
     def from_config(
@@ -213,7 +228,7 @@ class MCPToolset(Toolset):
         """
         servers = load_mcp_config(path, allow_env=allow_env)
         enabled = {name: server for name, server in servers.items() if not server.disabled}
-        return [cls(server.target(), **_options_of(name, server, options)) for name, server in enabled.items()]
+        return [cls(server.target(), **options_of(name, server, options)) for name, server in enabled.items()]
 
     @property
     def id(self) -> str:
@@ -330,6 +345,9 @@ class MCPToolset(Toolset):
             raise UserError(f"MCP server {self._id!r} is not connected; use it inside `async with toolset:`.")
         return live
 
+    def _connection(self) -> Connection:
+        return self._here().connection
+
     def _forget_unused(self, live: _Live) -> None:
         loop = asyncio.get_running_loop()
         if live.connection.users == 0 and self._live.get(loop) is live:
@@ -348,7 +366,10 @@ class MCPToolset(Toolset):
                     check_allowed(self._allow, wire, server=self._id)
                 pinned = await self._held_to_pins(wire)
                 live.listing = await self._made(pinned.tools)
-                live.tools = tuple(self._tool(tool) for tool in live.listing.tools.values())
+                live.tools = (
+                    *(self._tool(tool) for tool in live.listing.tools.values()),
+                    *self._resource_tools(client, live.listing.tools),
+                )
                 live.epoch, live.added = epoch, pinned.added
                 self._warn(live.listing, pinned)
                 # mcp checks results against output schemas with unbounded `re`; `SchemaCheck` replaces that check.
@@ -376,19 +397,23 @@ class MCPToolset(Toolset):
     async def _fetch(self, connection: Connection) -> tuple[Client, int, list[WireTool]]:
         """Fetch the list; retry once if the server dies meanwhile, since listing has no side effects."""
         from mcp import MCPError
+        from mcp_types import METHOD_NOT_FOUND
 
         timeout_s = self._connecting.connect_timeout_s
         for is_last in (False, True):
             client = await connection.client()
             epoch = connection.epoch  # a change during the fetch makes it stale again
             try:
-                with anyio.fail_after(timeout_s):
+                with connection.clocks.limited(timeout_s):  # stops while a person logs in
                     return client, epoch, await fetch_tools(client, self._bounds, server=self._id)
-            except TimeoutError:
                 raise MCPConnectionError(
                     f"MCP server {self._id!r} did not list its tools within connect_timeout_s={timeout_s:g} s."
-                ) from None
+                )
             except (MCPError, RuntimeError) as error:
+                if isinstance(error, MCPError) and error.code == METHOD_NOT_FOUND and not _has_tools(client):
+                    return client, epoch, []  # a server of resources or prompts only
+                if connection.refusal is not None:
+                    raise copy(connection.refusal) from error
                 died = connection.has_lost(client) or (isinstance(error, MCPError) and is_closed(error))
                 if is_last or not died:
                     raise MCPConnectionError(
@@ -421,6 +446,18 @@ class MCPToolset(Toolset):
             is_repeatable=is_repeatable(tool, self._calls),
         )
 
+    def _resource_tools(self, client: Client, own: Collection[str]) -> list[Tool]:
+        """Return the tools for the server's resources; a tool of its own with the same name takes precedence."""
+        if not self._offers_resources or client.server_capabilities.resources is None:
+            return []
+        tools = resource_tools(
+            self,
+            is_untrusted=self._is_untrusted,
+            is_consequential=not self._assume_harmless,
+            result_limit=self._calls.result_limit,
+        )
+        return [tool for tool in tools if tool.name not in own]
+
     async def _call(self, tool: ServerTool, arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
         live = self._here()
 
@@ -431,6 +468,10 @@ class MCPToolset(Toolset):
             return client if unchanged else None
 
         return await call_tool(live.connection, tool, arguments, context, self._calls, verify)
+
+
+def _has_tools(client: Client) -> bool:
+    return client.server_capabilities.tools is not None
 
 
 def _is_consequential(hints: ToolAnnotations, *, assume_harmless: bool) -> bool:
@@ -446,12 +487,6 @@ def _is_consequential(hints: ToolAnnotations, *, assume_harmless: bool) -> bool:
     if reaches_out is None:
         reaches_out = not assume_harmless
     return reaches_out or (destroys and not hints.read_only)
-
-
-def _options_of(name: str, server: MCPServerConfig, options: MCPOptions) -> MCPOptions:
-    """Return the options of one server of a file."""
-    of_file: MCPOptions = {"assume_harmless": server.assume_harmless}
-    return {**of_file, **options, "id": name}
 
 
 async def _leave_unchecked(name: str, result: Any) -> None:

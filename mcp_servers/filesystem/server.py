@@ -18,9 +18,11 @@ from mcp_servers.child import KillableChild
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem import reading, searching, writing
 from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_entry, parse_source, parse_target
+from mcp_servers.filesystem.resources import FileResources
 from mcp_servers.filesystem.results import Change, FileInfo, FoundNames, Listing, TextMatches, TextWindow
 from mcp_servers.filesystem.root import NotFound, Root
 from mcp_servers.strict import ADDS, CHANGES, READS, ToolResult, strict_server, strict_tool
+from mcp_servers.watching import POLL_S
 
 NAME = "agentkit-filesystem"
 INSTRUCTIONS = (
@@ -162,8 +164,12 @@ def _finding(root: Root, function: Callable[..., ToolResult]) -> Callable[..., T
     return found
 
 
-def build_server(root: str, *, write: bool = False, limits: Limits | None = None) -> Server[Any]:
+def build_server(
+    root: str, *, write: bool = False, limits: Limits | None = None, poll_s: float = POLL_S
+) -> Server[Any]:
     """Return a server for the folder `root`; it can be passed to `mcp.Client` as it is.
+
+    `poll_s` is the time between two looks at the files to whose changes clients have subscribed.
 
     Raises:
         StartError: The folder cannot be opened.
@@ -191,4 +197,11 @@ def build_server(root: str, *, write: bool = False, limits: Limits | None = None
         ]
     tools = [strict_tool(_finding(opened, function), annotations) for function, annotations in offered]
     instructions = INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY
-    return strict_server(NAME, instructions=instructions, tools=tools, on_close=regex_child.close)
+    return strict_server(
+        NAME,
+        instructions=instructions,
+        tools=tools,
+        resources=FileResources(opened, limits).resources(),
+        on_close=regex_child.close,
+        poll_s=poll_s,
+    )

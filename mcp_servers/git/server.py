@@ -11,6 +11,7 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.git import writing
 from mcp_servers.git.policy import Limits, check_path, check_time
 from mcp_servers.git.repository import Repository, open_repository
+from mcp_servers.git.resources import GitResources
 from mcp_servers.git.results import (
     Blame,
     Branches,
@@ -212,4 +213,11 @@ def build_server(
         tools += [strict_tool(function, ADDS) for function in (change.git_add, change.git_unstage)]
         tools += [strict_tool(change.git_commit, CHANGES), strict_tool(change.git_create_branch, ADDS)]
         tools += [strict_tool(change.git_switch, CHANGES)]
-    return strict_server(NAME, instructions=INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY, tools=tools)
+    offered = GitResources(opened)
+    return strict_server(
+        NAME,
+        instructions=INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY,
+        tools=tools,
+        resources=offered.resources(),
+        prompts=offered.prompts(),
+    )

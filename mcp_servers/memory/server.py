@@ -29,6 +29,7 @@ from mcp_servers.memory.policy import (
     clean_text,
     search_words,
 )
+from mcp_servers.memory.resources import EntityResources
 from mcp_servers.memory.results import Added, Deleted, Graph, History, Matches, Nodes
 from mcp_servers.memory.store_file import create_if_absent
 from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
@@ -251,4 +252,12 @@ def build_server(path: str, *, read_only: bool = False, limits: Limits | None = 
         tools += [strict_tool(tool, ADDS) for tool in adding]
         tools += [strict_tool(tool, CHANGES) for tool in deleting]
     instructions = INSTRUCTIONS + (READ_ONLY if read_only else WRITABLE)
-    return strict_server(NAME, instructions=instructions, tools=tools, on_close=child.close)
+    offered = EntityResources(store.read_graph, store.open_nodes)
+    return strict_server(
+        NAME,
+        instructions=instructions,
+        tools=tools,
+        on_close=child.close,
+        resources=offered.resources(),
+        prompts=offered.prompts(),
+    )

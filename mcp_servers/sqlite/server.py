@@ -15,6 +15,7 @@ from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.sqlite.exporting import Exporter, ExportFolder
 from mcp_servers.sqlite.policy import Limits
+from mcp_servers.sqlite.resources import SchemaResources
 from mcp_servers.sqlite.results import Changes, Exported, Plan, Rows, Table, TableList
 from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
 
@@ -140,7 +141,15 @@ def build_server(
         for close_one in closing:
             close_one()
 
-    return strict_server(NAME, instructions=instructions, tools=tools, on_close=close)
+    offered = SchemaResources(database.list_tables, database.describe_table)
+    return strict_server(
+        NAME,
+        instructions=instructions,
+        tools=tools,
+        resources=offered.resources(),
+        prompts=offered.prompts(),
+        on_close=close,
+    )
 
 
 def _checked(path: str, write: bool) -> str:

@@ -1,4 +1,7 @@
-"""The tools that the conformance scenarios call, on the base that all our servers stand on; servers on ports.
+"""What the conformance scenarios call, on the base that all our servers stand on; servers on ports.
+
+Tools, resources and prompts are written as an author of a server writes them. Our own servers ask the client for
+nothing and send no log messages (both deprecated in 2026-07-28): here mcp's own calls do, on the current request.
 
 The scenarios send no token. The transport of our servers asks for one, and does here too: what stands before it
 adds the token, and nothing else differs from `python -m mcp_servers.NAME --http`.
@@ -13,16 +16,20 @@ import socket
 import struct
 import sys
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import mcp_types as types
 import uvicorn
 from mcp.server.lowlevel.server import Server
+from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
+from mcp_servers.current_request import current_request
 from mcp_servers.failures import ToolFailure
 from mcp_servers.long_calls import report_progress_async
+from mcp_servers.prompts import prompt
+from mcp_servers.resources import Body, Resources, Template
 from mcp_servers.serving import http_app
 from mcp_servers.strict import READS, ToolResult, strict_server, strict_tool
 
@@ -111,6 +118,67 @@ async def test_tool_with_progress() -> Said:
     return Said(text="Done.")
 
 
+async def test_tool_with_logging() -> Said:
+    """Send three log messages."""
+    request = current_request()
+    for text in ("Tool execution started", "Tool processing data", "Tool execution completed"):
+        await request.session.send_log_message("info", text, related_request_id=request.request_id)
+        await asyncio.sleep(0.05)
+    return Said(text="Logged.")
+
+
+async def test_sampling(prompt: str) -> Said:
+    """Ask the client's model."""
+    request = current_request()
+    question = types.SamplingMessage(role="user", content=types.TextContent(text=prompt))
+    reply = await request.session.create_message([question], max_tokens=100, related_request_id=request.request_id)
+    assert isinstance(reply.content, types.TextContent)
+    return Said(text=f"LLM response: {reply.content.text}")
+
+
+async def asked(message: str, properties: dict[str, Any], required: Sequence[str] = ()) -> Said:
+    """Ask the person at the client."""
+    request = current_request()
+    schema = {"type": "object", "properties": properties, "required": list(required)}
+    reply = await request.session.elicit_form(message, schema, request.request_id)
+    return Said(text=f"Elicitation completed: action={reply.action}, content={json.dumps(reply.content)}")
+
+
+async def test_elicitation(message: str) -> Said:
+    """Ask the person for a name and an address."""
+    return await asked(message, {"username": {"type": "string"}, "email": {"type": "string"}}, ["username"])
+
+
+async def test_elicitation_sep1034_defaults() -> Said:
+    """Ask with defaults."""
+    return await asked(
+        "Are these right?",
+        {
+            "name": {"type": "string", "default": "John Doe"},
+            "age": {"type": "integer", "default": 30},
+            "score": {"type": "number", "default": 95.5},
+            "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
+            "verified": {"type": "boolean", "default": True},
+        },
+    )
+
+
+async def test_elicitation_sep1330_enums() -> Said:
+    """Ask for choices, in each way that the protocol has for them."""
+    options = ["option1", "option2", "option3"]
+    titled = [{"const": f"value{n}", "title": title} for n, title in enumerate(("First", "Second", "Third"), 1)]
+    return await asked(
+        "Choose.",
+        {
+            "untitledSingle": {"type": "string", "enum": options},
+            "titledSingle": {"type": "string", "oneOf": titled},
+            "legacyEnum": {"type": "string", "enum": ["opt1", "opt2"], "enumNames": ["One", "Two"]},
+            "untitledMulti": {"type": "array", "items": {"type": "string", "enum": options}},
+            "titledMulti": {"type": "array", "items": {"anyOf": titled}},
+        },
+    )
+
+
 TOOLS = (
     test_simple_text,
     test_image_content,
@@ -119,13 +187,88 @@ TOOLS = (
     test_multiple_content_types,
     test_error_handling,
     test_tool_with_progress,
+    test_tool_with_logging,
+    test_sampling,
+    test_elicitation,
+    test_elicitation_sep1034_defaults,
+    test_elicitation_sep1330_enums,
 )
+
+TEMPLATES = (
+    Template(
+        "test://static-text", "text", "A text.", lambda: Body("This is the content of a static text resource.")
+    ),
+    Template(
+        "test://static-binary", "picture", "A red pixel.", lambda: Body(base64.b64decode(RED_PIXEL), "image/png")
+    ),
+    Template("test://watched-resource", "watched", "A text to subscribe to.", lambda: Body("Watched.")),
+    Template(
+        "test://template/{id}/data",
+        "data",
+        "Data of an id.",
+        lambda id: Body(
+            json.dumps({"id": id, "templateTest": True, "data": f"Data for ID: {id}"}), "application/json"
+        ),
+        media_type="application/json",
+    ),
+)
+
+
+def test_simple_prompt() -> str:
+    """Return a text."""
+    return "This is a simple prompt for testing."
+
+
+def test_prompt_with_arguments(
+    arg1: Annotated[str, Field(description="First.")], arg2: Annotated[str, Field(description="Second.")]
+) -> str:
+    """Return a text with the arguments in it."""
+    return f"Prompt with arguments: arg1={arg1!r}, arg2={arg2!r}"
+
+
+def test_prompt_with_embedded_resource(resourceUri: str) -> list[types.PromptMessage]:
+    """Return a resource and a text."""
+    resource = types.TextResourceContents(
+        uri=resourceUri, mime_type="text/plain", text="Embedded resource content for testing."
+    )
+    return [
+        types.PromptMessage(role="user", content=types.EmbeddedResource(resource=resource)),
+        types.PromptMessage(role="user", content=types.TextContent(text="Please process the embedded resource.")),
+    ]
+
+
+def test_prompt_with_image() -> list[types.PromptMessage]:
+    """Return an image and a text."""
+    return [
+        types.PromptMessage(role="user", content=types.ImageContent(data=RED_PIXEL, mime_type="image/png")),
+        types.PromptMessage(role="user", content=types.TextContent(text="Please analyze the image above.")),
+    ]
+
+
+PROMPTS = (
+    prompt(test_simple_prompt),
+    prompt(test_prompt_with_arguments, {"arg1": lambda value, given: ["test", "testing", "paris"]}),
+    prompt(test_prompt_with_embedded_resource),
+    prompt(test_prompt_with_image),
+)
+
+
+async def set_level(context: Any, params: types.SetLevelRequestParams) -> types.EmptyResult:
+    """Accept any level: the scenarios set the lowest."""
+    return types.EmptyResult()
 
 
 def build_server() -> Server[Any]:
     """Return the server."""
-    tools = [strict_tool(tool, READS) for tool in TOOLS]
-    return strict_server("conformance-fixture", instructions="", tools=tools)
+    server = strict_server(
+        "conformance-fixture",
+        instructions="",
+        tools=[strict_tool(tool, READS) for tool in TOOLS],
+        resources=Resources(TEMPLATES, lambda: [], state=lambda uri: uri),
+        prompts=PROMPTS,
+    )
+    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_level)
+    return server
 
 
 async def serve(servers: Mapping[str, Server[Any]]) -> None:

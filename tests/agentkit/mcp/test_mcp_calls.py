@@ -23,7 +23,7 @@ from agentkit.errors import ModelRetry
 from agentkit.events import AgentEvent, ToolProgressEvent, ToolResultEvent
 from agentkit.mcp import Elicitation, MCPToolset
 from agentkit.mcp.call_clocks import CallClocks
-from agentkit.messages import ToolReturnPart
+from agentkit.messages import BinaryContent, ToolReturnPart, text_of
 from agentkit.testing import ScriptedModel, call
 from agentkit.tools.tool import Tool, ToolOutput
 
@@ -80,7 +80,9 @@ async def test_a_structured_value_without_text_is_rendered_compactly(context: Ru
     )
 
 
-async def test_pictures_sounds_and_resources_are_described_and_not_dumped(context: RunContext[None]) -> None:
+async def test_pictures_sounds_and_documents_are_files_and_other_resources_are_described(
+    context: RunContext[None],
+) -> None:
     data = base64.b64encode(bytes(30_000)).decode()
     result = types.CallToolResult(
         content=[
@@ -90,12 +92,16 @@ async def test_pictures_sounds_and_resources_are_described_and_not_dumped(contex
             types.ResourceLink(uri="file:///a.txt", name="a.txt", mime_type="text/plain", size=12),
             types.EmbeddedResource(resource=types.TextResourceContents(uri="file:///b.txt", text="inside b")),
             types.EmbeddedResource(resource=types.BlobResourceContents(uri="file:///c", blob=data)),
+            types.ImageContent(data=data[:20], mime_type="image/svg+xml"),
         ]
     )
     assert (await output_of(answering(result), context)).content == (
-        "See:\n[image: image/png, 30 kB]\n[audio: audio/wav, 30 bytes]\n"
+        "See:",
+        BinaryContent(bytes(30_000), "image/png"),
+        BinaryContent(bytes(30), "audio/wav"),
         "[resource file:///a.txt: a.txt, text/plain, 12 bytes]\n"
-        "[resource file:///b.txt]\ninside b\n[resource file:///c: binary, 30 kB]"
+        "[resource file:///b.txt]\ninside b\n[resource file:///c: binary, 30 kB]\n"
+        "[image: image/svg+xml, 15 bytes]",
     )
 
 
@@ -108,7 +114,7 @@ async def test_an_error_result_reaches_the_model(context: RunContext[None]) -> N
 async def test_a_huge_result_is_cut_with_a_note(context: RunContext[None]) -> None:
     output = await output_of(answering(text("x" * 2_000_000)), context)
     assert output.content == "x" * 64_000 + "\n[1,936,000 of 2,000,000 characters cut]"
-    assert (await output_of(answering(text("x" * 10)), context, result_limit=4)).content.startswith(
+    assert text_of((await output_of(answering(text("x" * 10)), context, result_limit=4)).content).startswith(
         "xxxx\n[6 of 10"
     )
 
@@ -288,15 +294,15 @@ async def test_a_clock_goes_on_where_it_stood_when_the_last_question_is_answered
     clocks = CallClocks()
     with clocks.limited(100.0) as first:
         with clocks.stopped():
-            assert first.deadline == math.inf
+            assert first.scope.deadline == math.inf
             with clocks.stopped(), clocks.limited(50.0) as second:
-                assert second.deadline == math.inf
-            assert first.deadline == math.inf
-        left_s = first.deadline - anyio.current_time()
+                assert second.scope.deadline == math.inf
+            assert first.scope.deadline == math.inf
+        left_s = first.scope.deadline - anyio.current_time()
         assert 0.0 < left_s <= 100.0
         with clocks.limited(0.0) as expired:
             await anyio.sleep_forever()
-    assert (expired.cancelled_caught, first.cancelled_caught) == (True, False)
+    assert (expired.scope.cancelled_caught, first.scope.cancelled_caught) == (True, False)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

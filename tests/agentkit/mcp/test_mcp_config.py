@@ -131,3 +131,32 @@ def test_a_file_that_is_nested_too_deeply_is_named(tmp_path: Path, text: str) ->
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"mcp\.json: (nested too deeply|mcpServers\.a\.args)"):
         load_mcp_config(path)
+
+
+def test_a_server_with_a_login_says_how_in_the_file(tmp_path: Path) -> None:
+    auth = {"type": "oauth", "scopes": ["read"], "client_id": "c", "client_secret": "${SECRET}", "account": "work"}
+    path = write(tmp_path, {"mail": {"url": "https://mail.example/mcp", "auth": auth}})
+    (server,) = load_mcp_config(path, allow_env=["SECRET"], environment={"SECRET": "hunter2"}).values()
+    target = server.target()
+    assert isinstance(target, HttpTarget) and target.auth is not None
+    assert (target.auth.scopes, target.auth.client_secret, target.auth.account) == (("read",), "hunter2", "work")
+    assert target.auth.on_authorize is None  # nobody is asked because of a file
+    assert "hunter2" not in repr(server) + repr(target)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"command": "x", "auth": {}}, "belong to `url`"),
+        ({"url": "https://a.example", "auth": {"scope": "x"}}, "auth.scope"),
+        ({"url": "https://a.example", "auth": "oauth"}, "mcpServers.a.auth"),
+        ({"url": "http://a.example", "auth": {}}, "must be https"),
+        ({"url": "https://a.example", "auth": {"client_secret": "s"}}, "belong to a client_id"),
+        ({"url": "https://a.example", "auth": {}, "headers": {"Authorization": "x"}}, "not both"),
+    ],
+)
+def test_a_login_that_cannot_work_is_refused_with_its_reason(
+    tmp_path: Path, entry: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        MCPToolset.from_config(write(tmp_path, {"a": entry}))
