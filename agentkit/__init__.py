@@ -23,7 +23,9 @@ from agentkit.errors import (
     ApprovalRequired,
     CheckpointError,
     ContextWindowExceeded,
+    MCPAuthorizationRequired,
     MCPConnectionError,
+    MCPRequestError,
     ModelConnectionError,
     ModelError,
     ModelHTTPError,
@@ -66,8 +68,10 @@ from agentkit.events import (
     ToolProgressEvent,
     ToolResultEvent,
 )
+from agentkit.files import FileLimits, read_file
 from agentkit.limits import UsageLimits
 from agentkit.messages import (
+    BinaryContent,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -87,6 +91,7 @@ from agentkit.models.base import (
     ModelSettings,
     block_model_requests,
 )
+from agentkit.models.model_price import ModelPrice
 from agentkit.results import RunResult
 from agentkit.run.agent_run import AgentRun
 from agentkit.run.setup import (
@@ -145,13 +150,17 @@ if TYPE_CHECKING:
         Summary,
     )
     from agentkit.mcp.config import load_mcp_config
+    from agentkit.mcp.oauth.options import OAuth
     from agentkit.mcp.pins import ToolPins
     from agentkit.mcp.toolset import MCPToolset
     from agentkit.middleware import Middleware
+    from agentkit.models.anthropic.model import AnthropicModel
     from agentkit.models.calibration import CalibratedModel
     from agentkit.models.fallback import FallbackModel
+    from agentkit.models.google.model import GeminiModel
     from agentkit.models.local.model import LocalModel
     from agentkit.models.openai.model import OpenAICompatibleModel
+    from agentkit.models.openai.responses import OpenAIResponsesModel
     from agentkit.models.resolve import resolve_model
     from agentkit.persistence.checkpointer import Checkpointer
     from agentkit.persistence.in_memory_checkpointer import InMemoryCheckpointer
@@ -189,10 +198,12 @@ __all__ = [
     "AgentRunError",
     "AgentStream",
     "Allow",
+    "AnthropicModel",
     "ApprovalRequestedEvent",
     "ApprovalRequired",
     "Approve",
     "AskWhenUnsure",
+    "BinaryContent",
     "Block",
     "CalibratedModel",
     "CancelRequestedEvent",
@@ -205,8 +216,10 @@ __all__ = [
     "DecisionEvent",
     "Deny",
     "FallbackModel",
+    "FileLimits",
     "FunctionModel",
     "FunctionToolset",
+    "GeminiModel",
     "Guardrail",
     "GuardrailEvent",
     "Handoff",
@@ -217,7 +230,9 @@ __all__ = [
     "InjectionWords",
     "LimitReachedEvent",
     "LocalModel",
+    "MCPAuthorizationRequired",
     "MCPConnectionError",
+    "MCPRequestError",
     "MCPToolset",
     "Middleware",
     "Model",
@@ -226,6 +241,7 @@ __all__ = [
     "ModelHTTPError",
     "ModelMessage",
     "ModelPlanner",
+    "ModelPrice",
     "ModelProfile",
     "ModelRequest",
     "ModelRequestEvent",
@@ -235,7 +251,9 @@ __all__ = [
     "ModelSettings",
     "ModelTimeout",
     "NoOutputError",
+    "OAuth",
     "OpenAICompatibleModel",
+    "OpenAIResponsesModel",
     "PendingCall",
     "Plan",
     "PlanEvent",
@@ -309,6 +327,7 @@ __all__ = [
     "messages_from_json",
     "messages_to_json",
     "output_guardrail",
+    "read_file",
     "resolve_model",
     "tool",
     "tool_call_guardrail",
@@ -317,6 +336,7 @@ __all__ = [
 
 _LAZY = {
     "Allow": "agentkit.guardrails.verdicts",
+    "AnthropicModel": "agentkit.models.anthropic.model",
     "AskWhenUnsure": "agentkit.guardrails.rules",
     "Block": "agentkit.guardrails.verdicts",
     "CalibratedModel": "agentkit.models.calibration",
@@ -325,6 +345,7 @@ _LAZY = {
     "Compaction": "agentkit.history.compaction",
     "FallbackModel": "agentkit.models.fallback",
     "FunctionModel": "agentkit.testing.models",
+    "GeminiModel": "agentkit.models.google.model",
     "Guardrail": "agentkit.guardrails.guardrail",
     "Handoff": "agentkit.teams.handoffs",
     "HiddenCharacters": "agentkit.guardrails.rules",
@@ -335,7 +356,9 @@ _LAZY = {
     "MCPToolset": "agentkit.mcp.toolset",
     "Middleware": "agentkit.middleware",
     "ModelPlanner": "agentkit.planning.planner",
+    "OAuth": "agentkit.mcp.oauth.options",
     "OpenAICompatibleModel": "agentkit.models.openai.model",
+    "OpenAIResponsesModel": "agentkit.models.openai.responses",
     "Plan": "agentkit.planning.plan",
     "PlanStep": "agentkit.planning.plan",
     "PlanTemplate": "agentkit.planning.planner",

@@ -18,8 +18,10 @@ from typing_extensions import TypeVar
 from agentkit.approvals.pending import Decision
 from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.files import FileLimits, Prompt
 from agentkit.limits import UsageLimits
 from agentkit.models.base import Model, ModelSettings
+from agentkit.models.model_price import Prices, checked_prices
 from agentkit.output import output_spec
 from agentkit.results import RunResult
 from agentkit.run import sync
@@ -83,6 +85,8 @@ class Agent(Generic[DepsT, OutputT]):
         middleware: Sequence[Middleware] = (),
         prepare_tools: PrepareTools | None = None,
         handoffs: Sequence[Agent[DepsT, OutputT] | Handoff] = (),
+        file_limits: FileLimits = FileLimits(),
+        prices: Prices | None = None,
         guardrails: Sequence[Guardrail | GuardrailSource] = (),
         taint_rule: bool = True,
         trace: str | Path | None = None,
@@ -125,6 +129,9 @@ class Agent(Generic[DepsT, OutputT]):
                 names; sync or async. See `agentkit.tools.prepare`.
             handoffs: Agents that this agent may hand the conversation over to; they continue the same run. A
                 `Handoff` sets when, and what the other agent sees; see `agentkit.teams.handoffs`.
+            file_limits: Bounds on the images, sounds and documents of a message; see `agentkit.files`.
+            prices: Prices by the name of a model, `{"my-model": ModelPrice(...)}`, for models that the price list
+                of the extra `cost` does not know; they hold for hand-offs too. See `agentkit.models.prices`.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
             taint_rule: After a result of an untrusted tool (MCP tools by default), destructive and open-world
                 calls require approval. An MCP tool without annotations counts as both
@@ -168,6 +175,8 @@ class Agent(Generic[DepsT, OutputT]):
             middleware=tuple(middleware),
             prepare_tools=prepare_tools,
             handoffs=handoffs_of(handoffs),
+            file_limits=file_limits,
+            prices=checked_prices(prices),
             guardrails=tuple(guardrails),
             taint_rule=taint_rule,
             trace=Path(trace) if trace is not None else None,
@@ -185,7 +194,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     # -- running ------------------------------------------------------------------------------------------
 
-    async def run(self, prompt: str, **options: Unpack[RunOptions[DepsT]]) -> RunResult[OutputT]:
+    async def run(self, prompt: Prompt, **options: Unpack[RunOptions[DepsT]]) -> RunResult[OutputT]:
         """Run until the model answers, or a call waits for an approval; see `RunOptions`.
 
         A `session` stores the messages of the run, without text that a guardrail blocked.
@@ -198,7 +207,7 @@ class Agent(Generic[DepsT, OutputT]):
         async with self.iter(prompt, **options) as run:
             return await run.finish()
 
-    def run_sync(self, prompt: str, **options: Unpack[RunOptions[DepsT]]) -> RunResult[OutputT]:
+    def run_sync(self, prompt: Prompt, **options: Unpack[RunOptions[DepsT]]) -> RunResult[OutputT]:
         """Run and wait, from any thread; an event loop that runs in this thread is blocked meanwhile.
 
         Raises:
@@ -209,7 +218,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     @asynccontextmanager
     async def run_stream(
-        self, prompt: str, **options: Unpack[RunOptions[DepsT]]
+        self, prompt: Prompt, **options: Unpack[RunOptions[DepsT]]
     ) -> AsyncGenerator[AgentStream[OutputT]]:
         """Run in the background and iterate over the events; leaving the context early cancels the run.
 
@@ -221,7 +230,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     @contextmanager
     def run_stream_sync(
-        self, prompt: str, **options: Unpack[RunOptions[DepsT]]
+        self, prompt: Prompt, **options: Unpack[RunOptions[DepsT]]
     ) -> Generator[SyncAgentStream[OutputT]]:
         """Run in the background loop and iterate over the events in this thread, like `run_stream`."""
         with sync.opened(self.run_stream(prompt, **options)) as (stream, portal):
@@ -229,7 +238,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     @asynccontextmanager
     async def iter(
-        self, prompt: str, **options: Unpack[RunOptions[DepsT]]
+        self, prompt: Prompt, **options: Unpack[RunOptions[DepsT]]
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
         """Run step by step: iterate over the run to see each action before it is performed."""
         async with entered(await self._declared.new_setup(prompt, options)) as run:

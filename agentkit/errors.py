@@ -109,6 +109,27 @@ def _rebuild_connection_error(message: str, stderr: str) -> MCPConnectionError:
     return MCPConnectionError(message, stderr=stderr)
 
 
+class MCPAuthorizationRequired(MCPConnectionError):
+    """An MCP server wants a login that is missing, has ended or was refused; the message says how to log in."""
+
+    def __init__(self, message: str, *, url: str = "") -> None:
+        """Store the URL of the server, without its query, with the message."""
+        super().__init__(message)
+        self.url = url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the keyword argument."""
+        return _rebuild_authorization_required, (str(self), self.url)
+
+
+def _rebuild_authorization_required(message: str, url: str) -> MCPAuthorizationRequired:
+    return MCPAuthorizationRequired(message, url=url)
+
+
+class MCPRequestError(AgentRunError):
+    """An MCP server refused a request for a resource, prompt or completion, or its answer cannot be used."""
+
+
 class ToolDefinitionError(AgentRunError):
     """A server's tool definitions are unusable: too many, colliding, or with a rejected schema."""
 

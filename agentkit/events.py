@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from agentkit.approvals.pending import PendingCall
 from agentkit.basics.tagged import TaggedBy
-from agentkit.messages import ModelRequest, ModelResponse
+from agentkit.messages import Content, FileReference, ModelRequest, ModelResponse
 from agentkit.models.base import ModelSettings, OutputSchema, TokensDelta
 from agentkit.planning.plan import PlanStep
 from agentkit.run.state import Compacted
@@ -184,6 +184,8 @@ class ToolResultEvent:
     data: Any = None
     error: str | None = None
     """Class and whole message of an exception that the tool did not declare; `content` has the cleaned form."""
+    files: tuple[FileReference, ...] = ()
+    """Files of the result, which `content` names."""
     event_kind: Literal["tool_result"] = "tool_result"
 
 
@@ -331,7 +333,7 @@ class RunRequestedEvent:
     """A client of a server asked for a run (`agentkit.serving`); its first event."""
 
     run_id: str
-    prompt: str
+    prompt: Content
     session: str | None = None
     """The client's name of the conversation that the run continues; None: a conversation of its own."""
     deadline: float | None = None

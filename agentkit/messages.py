@@ -11,8 +11,10 @@ import json
 import secrets
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+from agentkit.basics.base64_bytes import Base64, size_text
 from agentkit.basics.tagged import TaggedBy
 from agentkit.usage import RequestUsage
 
@@ -27,13 +29,99 @@ class SystemPromptPart:
     content: str
     part_kind: Literal["system-prompt"] = "system-prompt"
 
+    @property
+    def text(self) -> str:
+        """The content."""
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryContent:
+    """An image, a sound or a document in a prompt or in a tool's result.
+
+    Example:
+        ```python
+        agent.run_sync(["What is wrong in this chart?", read_file("chart.png")])
+        ```
+    """
+
+    data: Annotated[bytes, Base64()] = field(repr=False)
+    media_type: str
+    """Media type, such as "image/png"."""
+    name: str | None = None
+    """File name; None if there is none."""
+    kind: Literal["binary"] = "binary"
+
+    @property
+    def reference(self) -> FileReference:
+        """The same file without its bytes."""
+        return FileReference(sha256(self.data).hexdigest(), self.media_type, len(self.data), self.name)
+
+    @property
+    def note(self) -> str:
+        """See `FileReference.note`."""
+        return _note(self.media_type, len(self.data), self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class FileReference:
+    """A file whose bytes are stored elsewhere: in the journal of the run, under their hash."""
+
+    sha256: str
+    """SHA-256 of the bytes in hexadecimal."""
+    media_type: str
+    size: int
+    """Number of bytes."""
+    name: str | None = None
+    """File name; None if there is none."""
+    kind: Literal["file"] = "file"
+
+    @property
+    def note(self) -> str:
+        """Text in place of the file where only text can be shown, such as "[image/png, 20 kB: chart.png]"."""
+        return _note(self.media_type, self.size, self.name)
+
+
+def _note(media_type: str, size: int, name: str | None) -> str:
+    return f"[{media_type}, {size_text(size)}{f': {name}' if name else ''}]"
+
+
+ContentItem = str | Annotated[BinaryContent | FileReference, TaggedBy("kind")]
+"""A piece of a message: text or a file."""
+Content = str | tuple[ContentItem, ...]
+"""Content of a message: text, or text and files in order."""
+
+
+def text_of(content: Content) -> str:
+    """Return content as text, with a note in place of each file; pieces are separated by line breaks."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(item if isinstance(item, str) else item.note for item in content)
+
+
+def with_text(content: Content, text: str) -> Content:
+    """Return content with its text replaced, and its files behind the text."""
+    if isinstance(content, str):
+        return text
+    return (text, *(item for item in content if not isinstance(item, str)))
+
+
+def with_line(content: Content, line: str) -> Content:
+    """Return content with one more line of text at the end."""
+    return f"{content}\n{line}" if isinstance(content, str) else (*content, line)
+
 
 @dataclass(frozen=True, slots=True)
 class UserPromptPart:
     """Message of the user."""
 
-    content: str
+    content: Content
     part_kind: Literal["user-prompt"] = "user-prompt"
+
+    @property
+    def text(self) -> str:
+        """The content as text, with a note in place of each file."""
+        return text_of(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +130,17 @@ class ToolReturnPart:
 
     tool_name: str
     tool_call_id: str
-    content: str
-    """The text that the model sees."""
+    content: Content
+    """Text, or text and files, for the model."""
     data: Any = None
     """The value behind the text, for the application; JSON-serialisable."""
     is_error: bool = False
     part_kind: Literal["tool-return"] = "tool-return"
+
+    @property
+    def text(self) -> str:
+        """The content as text, with a note in place of each file."""
+        return text_of(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +152,11 @@ class RetryPromptPart:
     tool_call_id: str | None = None
     """The call that this part answers; None if the final answer was wrong."""
     part_kind: Literal["retry-prompt"] = "retry-prompt"
+
+    @property
+    def text(self) -> str:
+        """The content."""
+        return self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +172,10 @@ class ThinkingPart:
     """Reasoning that the model wrote before its answer."""
 
     content: str
+    signature: str | None = None
+    """Data with which the provider reads its reasoning again; not read here, and sent to that provider only."""
+    provider: str | None = None
+    """Provider that made the signature, as in `Model.provider`."""
     part_kind: Literal["thinking"] = "thinking"
 
 
@@ -89,6 +191,10 @@ class ToolCallPart:
     """Probability of this tool among all legal choices, under the grammar's mask."""
     alternatives: tuple[tuple[str, float], ...] = ()
     """The other tools and their probabilities; names are joined by "|" if one branch led to several tools."""
+    signature: str | None = None
+    """Signature as in `ThinkingPart`; some providers sign calls."""
+    provider: str | None = None
+    """Provider that made the signature."""
     part_kind: Literal["tool-call"] = "tool-call"
 
     def arguments_dict(self) -> dict[str, Any]:
@@ -173,7 +279,7 @@ def messages_to_json(messages: tuple[ModelMessage, ...] | list[ModelMessage]) ->
     """Return the conversation as JSON."""
     from pydantic_core import to_json
 
-    return to_json(tuple(messages), inf_nan_mode="strings")
+    return to_json(tuple(messages), inf_nan_mode="strings", bytes_mode="base64")
 
 
 def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:

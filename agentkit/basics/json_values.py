@@ -43,13 +43,13 @@ def json_form(value: Any) -> tuple[str, Any]:
 
 def written_json(value: Any) -> bytes:
     """Return any value as JSON: parts without a JSON form become text, NaN and infinity strings."""
-    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+    import pydantic_core  # names taken from it would cost as much as a small value
 
     try:
-        return to_json(value, inf_nan_mode="strings", serialize_unknown=True)
-    except PydanticSerializationError:  # lone surrogates, for example in an error's message
-        plain = to_jsonable_python(value, inf_nan_mode="strings", serialize_unknown=True)
-        return to_json(well_formed_data(plain))
+        return pydantic_core.to_json(value, inf_nan_mode="strings", serialize_unknown=True)
+    except pydantic_core.PydanticSerializationError:  # lone surrogates, for example in an error's message
+        plain = pydantic_core.to_jsonable_python(value, inf_nan_mode="strings", serialize_unknown=True)
+        return pydantic_core.to_json(well_formed_data(plain))
 
 
 def parsed_json(text: bytes | str) -> Any:

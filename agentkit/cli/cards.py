@@ -31,7 +31,7 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.messages import DecodingStats, ModelResponse, ThinkingPart, ToolCallPart
-from agentkit.usage import RunUsage
+from agentkit.usage import RunUsage, dollars_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,7 +194,7 @@ class EventPrinter:
             for part in message.parts:
                 if part.part_kind != "tool-return":  # shown as the call's result
                     self._note(f"{part.part_kind}:", "bold")
-                    self._block(part.content, "")
+                    self._block(part.text, "")
         if event.note is not None:
             self._note("note:", "bold")
             self._block(event.note, "")
@@ -277,6 +277,8 @@ def response_facts(response: ModelResponse, may_call: bool = False) -> str:
         facts.append(decoding_facts(response.decoding))
     elif response.usage.input_tokens or response.usage.output_tokens:
         facts.append(f"{count_of(response.usage.input_tokens, 'token')} in, {response.usage.output_tokens:,} out")
+    if response.usage.cost:
+        facts.append(dollars_text(response.usage.cost))
     if may_call and response.p_answer is not None and not response.tool_calls:
         facts.append(f"chose no tool, p {response.p_answer:.2f}")
     if response.abstained:
@@ -312,8 +314,19 @@ def usage_line(usage: RunUsage, confidence: float | None, duration_s: float | No
         f"{count_of(usage.input_tokens, 'token')} in{cached}",
         f"{usage.output_tokens:,} out",
     ]
+    if (cost := cost_text(usage)) is not None:
+        parts.append(cost)
     if confidence is not None and usage.tool_calls:
         parts.append(f"tool choice {confidence:.2f}")
     if duration_s is not None:
         parts.append(f"{duration_s:.1f} s")
     return " · ".join(parts)
+
+
+def cost_text(usage: RunUsage) -> str | None:
+    """Return a run's cost in words; None if its models are free, or if it is of a version that kept no costs."""
+    if not usage.unpriced_models:
+        return dollars_text(usage.known_cost) if usage.known_cost else None
+    missing = ", ".join(repr(one_line(name, 60)) for name in usage.unpriced_models)
+    begun = f"more than {dollars_text(usage.known_cost)}" if usage.known_cost else "cost unknown"
+    return f"{begun} (no price of {missing})"

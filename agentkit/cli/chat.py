@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from agentkit.cli.options import (
     AllowEnvOption,
     Ask,
     AskOption,
+    CostLimitOption,
     HeaderOption,
     InstructionsOption,
     JournalOption,
@@ -36,6 +38,8 @@ from agentkit.cli.options import (
     trace_directory,
 )
 from agentkit.errors import AgentKitError, UserError
+from agentkit.files import read_file
+from agentkit.messages import BinaryContent
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from agentkit.cli.cards import EventPrinter
     from agentkit.cli.chat_storage import ChatStorage
     from agentkit.events import AgentEvent
+    from agentkit.files import Prompt
     from agentkit.messages import ModelMessage
     from agentkit.run.state import RunState
     from agentkit.tools.toolset import Toolset
@@ -61,11 +66,12 @@ _BANNER_MARGIN = 11
 NO_REPLY = "(no answer)"
 """Placeholder for a reply if its turn ended before any text was written."""
 
-_HELP = """/tools   what the model can call
-/usage   requests, tool calls and tokens of this chat
-/reset   start a new conversation
-/quit    leave, like Ctrl-D
-Ctrl-C   stops the turn that is running"""
+_HELP = """/tools      what the model can call
+/file PATH  an image, sound or PDF document for the next message
+/usage      requests, tool calls and tokens of this chat
+/reset      start a new conversation
+/quit       leave, like Ctrl-D
+Ctrl-C      stops the turn that is running"""
 
 
 def chat(
@@ -74,6 +80,7 @@ def chat(
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
     max_steps: MaxStepsOption = None,
+    cost_limit: CostLimitOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
     thinking: ThinkingOption = None,
@@ -104,6 +111,7 @@ def chat(
     options = AgentOptions(
         model, mcp or (), max_steps, instructions, temperature, seed, trace, ask, thinking=thinking
     ).with_access(header, allow_env)
+    options = options.with_cost_limit(cost_limit)
     if go_on and no_journal:
         raise UserError("--continue needs the journal; leave --no-journal out.")
     printer = EventPrinter(notes, output, asks=True)
@@ -170,6 +178,8 @@ class _Chat:
     portal: BlockingPortal
     conversation: Conversation
     notes: Console
+    files: list[BinaryContent] = field(default_factory=list[BinaryContent])
+    """Files of the next message."""
 
     def talk(self) -> None:
         """Read lines until the user leaves."""
@@ -220,7 +230,10 @@ class _Chat:
         }
         if line in ("/quit", "/exit"):
             return False
-        if line in commands:
+        name, _, path = line.partition(" ")
+        if name == "/file" and path:
+            self._attach(path)
+        elif line in commands:
             commands[line]()
         else:
             from agentkit.cli.console import plain
@@ -228,31 +241,46 @@ class _Chat:
             self.notes.print(plain(f"{line.split()[0]} is not a command; /help lists them.", "yellow"))
         return True
 
-    def _turn(self, prompt: str) -> None:
+    def _attach(self, path: str) -> None:
+        """Add a file to the next message."""
+        from agentkit.cli.console import plain
+
+        try:
+            self.files.append(read_file(Path(path.strip()).expanduser()))
+        except UserError as error:
+            self._show_error(error)
+        else:
+            self.notes.print(plain(f"{self.files[-1].note} goes with the next message", "dim"))
+
+    def _turn(self, words: str) -> None:
         """Run one turn; Ctrl-C, also when pressed repeatedly, stops the turn and not the chat."""
         import anyio
 
+        prompt: Prompt = [words, *self.files] if self.files else words
+        self.files.clear()
         going_on: _GoingOn | None = None
         while True:
             scope = self.portal.call(anyio.CancelScope)
             future = self.portal.start_task_soon(self._run, prompt, going_on, scope)
-            stopped, waiting = False, None
-            while not future.done():
+            stopped, ended, waiting = False, False, None
+            while not ended:  # read at least once: a turn may fail before this line
                 try:
                     if stopped:
                         self.portal.call(scope.cancel)
                     waiting = future.result()
+                    ended = True
                 except KeyboardInterrupt:
                     stopped = True
                 except AgentKitError as error:
                     self._show_error(error)
+                    ended = True
             if stopped:
                 self.notes.print("stopped", style="yellow")
             if waiting is None:
                 return
             going_on = waiting, self._decide(waiting)
 
-    async def _run(self, prompt: str, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
+    async def _run(self, prompt: Prompt, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
         """Run or resume a turn; return its state if calls wait for a decision."""
         from anyio import CancelScope
 

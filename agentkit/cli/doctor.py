@@ -1,4 +1,4 @@
-"""`agentkit doctor`: what is installed, what is missing, and how to get it.
+"""`agentkit doctor`: what is installed, what is missing, and how to get it; with a URL, what an endpoint can do.
 
 Requirements are read from the package's own metadata, so they cannot disagree with `pyproject.toml`. Only a
 broken base install is a failure; everything else is optional.
@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from agentkit.cli.options import JsonOption
+from agentkit.errors import UserError
 from mcp_servers.distribution import NAME, install_command
 
 State = Literal["ok", "missing", "broken"]
@@ -45,15 +46,41 @@ class Check:
 
 
 def doctor(
+    url: Annotated[
+        str | None,
+        typer.Argument(metavar="URL", help="An endpoint to check instead, such as http://127.0.0.1:8080/v1."),
+    ] = None,
     as_json: JsonOption = False,
-    model: Annotated[Path | None, typer.Option(help="A GGUF file to look at, too.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A GGUF file to look at, too; with a URL, the model's name there."),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the key of the endpoint; it is never shown."),
+    ] = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option("--timeout", min=1.0, metavar="SECONDS", help="Longest wait for each reply of the endpoint."),
+    ] = 60.0,
 ) -> None:
-    """Show what is installed, what is missing and how to get it. Exit status 1: the base install is broken."""
+    """Show what is installed, what is missing and how to get it. Exit status 1: the base install is broken.
+
+    With a URL: ask an endpoint what it can do, by about 90 short requests, and print the model that suits it. Exit
+    status 1: no agent with tools can run on it.
+    """
     from modelstack.terminal.tables import print_json
 
+    if url is not None:
+        from agentkit.cli.endpoint_report import check_url
+
+        check_url(url, model=model, key_env=key_env, timeout_s=timeout_s, as_json=as_json)
+        return
+    if key_env is not None:
+        raise UserError(f"--key-env {key_env} is for an endpoint: agentkit doctor URL --key-env {key_env}.")
     checks = examine()
     if model is not None:
-        checks.append(_model_file(f"model {model.name}", model))
+        checks.append(_model_file(f"model {Path(model).name}", Path(model)))
     if as_json:
         print_json([asdict(check) for check in checks])
     else:

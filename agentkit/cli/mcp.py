@@ -1,29 +1,40 @@
-"""`agentkit mcp`: a server's tools, one call of a tool, and the pinned definitions."""
+"""`agentkit mcp`: a server's tools, resources and prompts, one call, the pinned definitions, and the login."""
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from agentkit.cli.mcp_login import login, logout
 from agentkit.cli.options import AllowEnvOption, HeaderOption, JsonOption
 from agentkit.errors import UserError
+from agentkit.messages import text_of
 from modelstack.terminal.plain_help import PlainTyper
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
 
     from agentkit.mcp.pins import Drift
+    from agentkit.mcp.prompts import Prompt
+    from agentkit.mcp.resources import ResourceContents
     from agentkit.mcp.toolset import MCPToolset
+    from agentkit.messages import ModelMessage
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
 AS_PINNED, NOT_AS_PINNED = "as pinned", "not as pinned"
 MAX_DESCRIPTION_CHARS = 300
 """Characters of a tool's description in a list on a terminal."""
-app = PlainTyper(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
+app = PlainTyper(
+    no_args_is_help=True, help="MCP servers: list, call, resources, prompts, pin, accept, verify, log in."
+)
+app.command()(login)
+app.command()(logout)
 
 ServerArgument = Annotated[
     str, typer.Argument(metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file.")
@@ -93,7 +104,7 @@ def call(
             raise UserError(f"{tool}: {signal}") from signal
         output = await tools[tool].call(checked, context)
         assert isinstance(output, ToolOutput)  # all tools of an MCP server return one
-        return output.content, output.is_error
+        return text_of(output.content), output.is_error
 
     content, is_error = _run(_only(server, key, header, allow_env), calling)
     if as_json:
@@ -102,6 +113,130 @@ def call(
         output_console().print(plain(content))
     if is_error:
         raise typer.Exit(1)
+
+
+@app.command()
+def resources(
+    server: ServerArgument,
+    uri: Annotated[str | None, typer.Argument(metavar="[URI]", help="Resource to read; none: list them.")] = None,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a server's resources and their templates, or read one. A file is named, not printed."""
+    from agentkit.cli.console import count_of, one_line, output_console, plain, print_tables
+    from modelstack.terminal.tables import Column, Table, print_json
+
+    async def listing(toolset: MCPToolset) -> list[tuple[str, str | None, str]]:
+        listed = await toolset.list_resources()
+        templates = await toolset.list_resource_templates()
+        return [(each.uri, each.media_type, each.description or each.name) for each in listed] + [
+            (each.uri_template, each.media_type, each.description or each.name) for each in templates
+        ]
+
+    async def reading(toolset: MCPToolset) -> ResourceContents:
+        return await toolset.read_resource(uri or "")
+
+    toolset = _only(server, key, header, allow_env)
+    if uri is not None:
+        contents = _run(toolset, reading)
+        if as_json:
+            items = [(each.uri, each.media_type, each.data) for each in contents.items]
+            print_json([{"uri": at, "media_type": kind, **_json_data(data)} for at, kind, data in items])
+        else:
+            output_console().print(plain(text_of(contents.content)))
+        return
+    columns = (
+        Column("uri", "uri"),
+        Column("type", "media_type", show=lambda kind: kind or ""),
+        Column("description", show=lambda text: one_line(text, MAX_DESCRIPTION_CHARS), below=True),
+    )
+    rows = _run(toolset, listing)
+    table = Table(columns, rows, f"{toolset.id}: {count_of(len(rows), 'resource')} and templates")
+    if as_json:
+        print_json(table.records())
+    else:
+        print_tables(table)
+
+
+@app.command()
+def prompts(
+    server: ServerArgument,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="Prompt to show; none: list them.")
+    ] = None,
+    arguments: Annotated[str, typer.Argument(metavar="[JSON]", help="Its arguments, an object of texts.")] = "{}",
+    key: KeyOption = None,
+    header: HeaderOption = None,
+    allow_env: AllowEnvOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a server's prompts, or show the messages of one."""
+    from agentkit.cli.console import count_of, one_line, output_console, plain, print_tables
+    from modelstack.terminal.tables import Column, Table, print_json
+
+    given = _texts(arguments)
+
+    async def filled(toolset: MCPToolset) -> list[tuple[str, str]]:
+        messages = (await toolset.get_prompt(prompt or "", given)).messages
+        return [_said(each) for each in messages]
+
+    async def listing(toolset: MCPToolset) -> list[Prompt]:
+        return await toolset.list_prompts()
+
+    toolset = _only(server, key, header, allow_env)
+    if prompt is not None:
+        messages = _run(toolset, filled)
+        if as_json:
+            print_json([{"role": role, "text": text} for role, text in messages])
+        for role, text in () if as_json else messages:
+            output_console().print(plain(f"{role}: {text}" if len(messages) > 1 else text))
+        return
+    columns = (
+        Column("prompt", "name"),
+        Column("arguments", show=", ".join),
+        Column("description", show=lambda text: one_line(text, MAX_DESCRIPTION_CHARS), below=True),
+    )
+    rows = [
+        (each.name, [f"{a.name}" if a.required else f"[{a.name}]" for a in each.arguments], each.description)
+        for each in _run(toolset, listing)
+    ]
+    table = Table(columns, rows, f"{toolset.id}: {count_of(len(rows), 'prompt')}")
+    if as_json:
+        print_json(table.records())
+    else:
+        print_tables(table)
+
+
+def _json_data(data: str | bytes) -> dict[str, str]:
+    return {"text": data} if isinstance(data, str) else {"base64": b64encode(data).decode("ascii")}
+
+
+def _said(message: ModelMessage) -> tuple[str, str]:
+    """Return role and text of a message of a prompt."""
+    if message.kind == "response":
+        return "model", message.text
+    parts = [part.text for part in message.parts if part.part_kind == "user-prompt"]
+    return "user", "\n".join(parts)
+
+
+def _texts(arguments: str) -> dict[str, str]:
+    """Return the arguments of a prompt.
+
+    Raises:
+        UserError: they are not a JSON object of texts.
+    """
+    try:
+        given: object = json.loads(arguments)
+    except ValueError:
+        given = None
+    texts = cast("dict[str, object]", given) if isinstance(given, dict) else {"": None}
+    if not all(isinstance(each, str) for each in texts.values()):
+        raise UserError(
+            f'{arguments!r}: the arguments of a prompt are a JSON object of texts, such as \'{{"topic": "tea"}}\'.'
+        )
+    return cast("dict[str, str]", given)
 
 
 @app.command()

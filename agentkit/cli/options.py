@@ -79,6 +79,19 @@ MaxStepsOption = Annotated[
         min=1, help="Maximum number of model requests; the last one is reserved for an answer without tools."
     ),
 ]
+FileOption = Annotated[
+    list[Path] | None,
+    typer.Option("--file", metavar="PATH", help="An image, sound or PDF document for the task; repeatable."),
+]
+CostLimitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--cost-limit",
+        metavar="DOLLARS",
+        help="US dollars that a run may cost (extra `cost`); a last answer follows. Models without a known price "
+        "are refused.",
+    ),
+]
 InstructionsOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")]
 TemperatureOption = Annotated[
     float | None, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the likeliest token.")
@@ -133,10 +146,16 @@ class AgentOptions:
     """Headers for the one MCP server at a URL, as "NAME: VALUE"."""
     allow_env: Sequence[str] = ()
     """Environment variables that the MCP servers may have."""
+    cost_limit: float | None = None
+    """US dollars that a run may cost."""
 
     def with_access(self, headers: Sequence[str] | None, allow_env: Sequence[str] | None) -> AgentOptions:
         """Return the options with headers and environment variables for the MCP servers."""
         return replace(self, headers=headers or (), allow_env=allow_env or ())
+
+    def with_cost_limit(self, dollars: float | None) -> AgentOptions:
+        """Return the options with a limit on the cost of a run."""
+        return replace(self, cost_limit=dollars)
 
     def agent(self, on_event: Sink | None, toolsets: Sequence[Toolset]) -> Agent[None, str]:
         """Create the agent with the toolsets of `--mcp`; nothing is started yet.
@@ -145,7 +164,7 @@ class AgentOptions:
             UserError: an option cannot be used.
         """
         from agentkit.agent import Agent
-        from agentkit.limits import UsageLimits
+        from agentkit.limits import DEFAULT_REQUEST_LIMIT, UsageLimits
         from agentkit.models.base import ModelSettings
         from agentkit.models.resolve import resolve_model
 
@@ -153,7 +172,7 @@ class AgentOptions:
             resolve_model(self.model),
             toolsets=toolsets,
             instructions=self.instructions,
-            limits=UsageLimits() if self.max_steps is None else UsageLimits(request_limit=self.max_steps),
+            limits=UsageLimits(request_limit=self.max_steps or DEFAULT_REQUEST_LIMIT, cost_limit=self.cost_limit),
             settings=ModelSettings(temperature=self.temperature, seed=self.seed, thinking_tokens=self.thinking),
             trace=self.trace,
             checkpointer=self.journal,
@@ -189,6 +208,7 @@ class AgentOptions:
             "headers": json.dumps([header for header in self.headers if is_without_secret(header)]),
             "allow_env": json.dumps(list(self.allow_env)),
             "max_steps": self.max_steps,
+            "cost_limit": self.cost_limit,
             "instructions": self.instructions,
             "temperature": self.temperature,
             "seed": self.seed,
@@ -215,6 +235,7 @@ class AgentOptions:
                 headers=(*json.loads(kept.get("headers", "[]")), *headers),
                 allow_env=(*json.loads(kept.get("allow_env", "[]")), *allow_env),
                 max_steps=int(kept["max_steps"]) if "max_steps" in kept else None,
+                cost_limit=float(kept["cost_limit"]) if "cost_limit" in kept else None,
                 instructions=kept.get("instructions"),
                 temperature=float(kept["temperature"]) if "temperature" in kept else None,
                 seed=int(kept["seed"]) if "seed" in kept else None,
@@ -271,6 +292,7 @@ def mcp_toolsets(
             configuration.
     """
     from agentkit.mcp.config import header_of
+    from agentkit.mcp.oauth.options import stored_login
     from agentkit.mcp.toolset import MCPToolset
 
     prefix = _PREFIXED.fullmatch(value)
@@ -279,7 +301,8 @@ def mcp_toolsets(
     found: Sequence[Toolset]
     kind = _kind_of(value)
     if kind == "url":
-        found = [MCPToolset.http(value, headers=dict(map(header_of, headers)), **options)]
+        given = dict(map(header_of, headers))
+        found = [MCPToolset.http(value, headers=given, auth=stored_login(value, given), **options)]
     elif kind == "file":
         found = MCPToolset.from_config(Path(value).expanduser(), allow_env=allow_env, **options)
     else:

@@ -22,6 +22,8 @@ from agentkit.cli.options import (
     AllowEnvOption,
     Ask,
     AskOption,
+    CostLimitOption,
+    FileOption,
     HeaderOption,
     InstructionsOption,
     JournalOption,
@@ -39,6 +41,8 @@ from agentkit.cli.options import (
     trace_directory,
 )
 from agentkit.errors import AgentKitError, AgentRunError, UserError
+from agentkit.files import Prompt, read_file
+from agentkit.messages import text_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,10 +68,12 @@ EXIT_CODES = {
 def run(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task; - reads it from standard input.")],
     model: ModelOption = "local",
+    file: FileOption = None,
     mcp: McpOption = None,
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
     max_steps: MaxStepsOption = None,
+    cost_limit: CostLimitOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
     thinking: ThinkingOption = None,
@@ -99,7 +105,10 @@ def run(
         journal=kept_in,
         thinking=thinking,
     ).with_access(header, allow_env)
-    perform(options, task=_from_standard_input() if task == "-" else task, as_json=as_json)
+    options = options.with_cost_limit(cost_limit)
+    words = _from_standard_input() if task == "-" else task
+    files = [read_file(path) for path in file or ()]
+    perform(options, task=[words, *files] if files else words, as_json=as_json)
 
 
 def _from_standard_input() -> str:
@@ -117,7 +126,7 @@ def _from_standard_input() -> str:
 
 
 def perform(
-    options: AgentOptions, *, task: str | None = None, run_id: str | None = None, as_json: bool
+    options: AgentOptions, *, task: Prompt | None = None, run_id: str | None = None, as_json: bool
 ) -> NoReturn:
     """Run a task or resume a run, ask about its calls, print the result and exit with its status."""
     from agentkit.cli.cards import NOTICES, EventPrinter, usage_line
@@ -163,7 +172,7 @@ def perform(
 def _result(
     agent: Agent[None, str],
     options: AgentOptions,
-    task: str | None,
+    task: Prompt | None,
     run_id: str | None,
     notes: Console,
     *,
@@ -174,8 +183,9 @@ def _result(
     if run_id is not None:
         result = anyio.run(agent.resume, run_id)
     else:
-        metadata = {**options.to_metadata(), "task": task or ""}
-        result = anyio.run(partial(agent.run, task or "", metadata=metadata))
+        prompt = task or ""
+        told = prompt if isinstance(prompt, str) else text_of(tuple(prompt))
+        result = anyio.run(partial(agent.run, prompt, metadata={**options.to_metadata(), "task": told}))
     while result.pending and may_ask:
         try:
             decisions = decide(result.pending, notes)
@@ -199,7 +209,7 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
         "status": result.status,
         "output": result.output_or_none,
         "tool_choice": result.confidence if result.usage.tool_calls else None,
-        "usage": _jsonable(result.usage),
+        "usage": result.usage.as_json(),
         "tool_calls": _calls(result.new_messages()),
         "pending": _jsonable(result.pending),
         "trace": str(trace / f"{result.run_id}.jsonl") if trace is not None else None,
@@ -209,7 +219,8 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
 def _failure(error: AgentKitError) -> dict[str, Any]:
     report: dict[str, Any] = {"status": "failed", "error": {"type": type(error).__name__, "message": str(error)}}
     if isinstance(error, AgentRunError):
-        report |= {"usage": _jsonable(error.usage), "tool_calls": _calls(error.messages)}
+        usage = None if error.usage is None else error.usage.as_json()
+        report |= {"usage": usage, "tool_calls": _calls(error.messages)}
     return report
 
 

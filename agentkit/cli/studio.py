@@ -15,6 +15,7 @@ from agentkit.cli.options import (
     AllowEnvOption,
     Ask,
     AskOption,
+    CostLimitOption,
     HeaderOption,
     InstructionsOption,
     JournalOption,
@@ -41,6 +42,7 @@ _OF_A_NEW_AGENT = (
     "header",
     "allow_env",
     "max_steps",
+    "cost_limit",
     "instructions",
     "temperature",
     "thinking",
@@ -65,6 +67,7 @@ def studio(
     header: HeaderOption = None,
     allow_env: AllowEnvOption = None,
     max_steps: MaxStepsOption = None,
+    cost_limit: CostLimitOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
     thinking: ThinkingOption = None,
@@ -97,6 +100,7 @@ def studio(
         options = AgentOptions(
             model, mcp or (), max_steps, instructions, temperature, seed, trace, ask, thinking=thinking
         ).with_access(header, allow_env)
+        options = options.with_cost_limit(cost_limit)
         served: Agent[Any, Any] = options.agent(None, options.toolsets())
     else:
         from agentkit.serving.named_agent import named_agent

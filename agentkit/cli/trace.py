@@ -127,7 +127,10 @@ def stats(
 
 def _stats_tables(found: TraceStats) -> dict[str, Table]:
     """Return the tables by their names in JSON."""
+    from decimal import Decimal
+
     from agentkit.tracing.stats import quantile
+    from agentkit.usage import dollars_text
     from modelstack.terminal.tables import Column, Table
 
     def counted(counts: Mapping[str, int]) -> str:
@@ -147,6 +150,7 @@ def _stats_tables(found: TraceStats) -> dict[str, Table]:
             model.input_tokens,
             model.cached_tokens,
             model.output_tokens,
+            None if model.cost is None else f"{model.cost:f}",
             _rounded(quantile(model.tool_choices, 0.5)) if model.tool_choices else None,
         )
         for name, model in sorted(found.models.items())
@@ -173,6 +177,7 @@ def _stats_tables(found: TraceStats) -> dict[str, Table]:
         Column("tokens in", "input_tokens", number),
         Column("cached", "cached_tokens", number),
         Column("tokens out", "output_tokens", number),
+        Column("cost", show=lambda amount: dollars_text(Decimal(amount))),
         Column("tool choice", "median_tool_choice", "{:.2f}".format),
     )
     columns_of_tools = (

@@ -16,7 +16,7 @@ from agentkit.errors import ModelRetry
 from agentkit.events import AgentEvent, GuardrailEvent, VerdictKind
 from agentkit.guardrails.guardrail import CheckedCall, CheckedResult, Guardrail, Guardrails
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
-from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
+from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart, with_text
 from agentkit.tools.tool import Tool
 
 _KINDS: dict[type[Any], VerdictKind] = {
@@ -82,7 +82,7 @@ class Checks:
         """Return a tool result after all checks, before the model sees it."""
         for each in self.guardrails.tool_result:
             is_error = isinstance(part, RetryPromptPart) or part.is_error
-            subject = CheckedResult(tool, part.content, call.tool_call_id, is_error)
+            subject = CheckedResult(tool, part.text, call.tool_call_id, is_error)
             verdict = await self._verdict(each, subject, context, call)
             if isinstance(verdict, Block):
                 text = f"The result was withheld: {verdict.reason}"
@@ -127,12 +127,15 @@ class Checks:
 
 def _rewritten(part: ToolReturnPart | RetryPromptPart, text: str) -> ToolReturnPart | RetryPromptPart:
     """Return a result with other text, and the value of that text; code in code mode reads the value."""
-    if isinstance(part, RetryPromptPart) or part.data is None:
+    if isinstance(part, RetryPromptPart):
         return replace(part, content=text)
+    content = with_text(part.content, text)
+    if part.data is None:
+        return replace(part, content=content)
     if isinstance(part.data, str):
-        return replace(part, content=text, data=text)
+        return replace(part, content=content, data=text)
     try:
         _, value = json_form(parsed_json(text))
     except (ValueError, RecursionError):  # plain text: the value that was read before no longer fits it
         value = None
-    return replace(part, content=text, data=value)
+    return replace(part, content=content, data=value)

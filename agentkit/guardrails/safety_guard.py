@@ -199,5 +199,5 @@ def _request(context: RunContext[Any]) -> str | None:
             if not n_responses:  # the message is of an earlier run
                 break
             n_responses -= 1
-        said += [part.content for part in message.parts if isinstance(part, UserPromptPart)]
+        said += [part.text for part in message.parts if isinstance(part, UserPromptPart)]
     return "\n".join(reversed(said)) or None

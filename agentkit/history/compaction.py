@@ -21,6 +21,7 @@ from functools import lru_cache
 
 from agentkit.errors import NoRequestLeft, UserError
 from agentkit.messages import (
+    Content,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -36,6 +37,8 @@ from agentkit.run.state import Compacted
 
 CHARS_PER_TOKEN = 4
 """Average for English text with common tokenizers; used only if a model has reported no count."""
+FILE_CHARS = 6_000
+"""Characters that a file counts for: about 1,500 tokens, as providers count an image of 1,000 by 1,000 pixels."""
 
 AskForNote = Callable[[Sequence[ModelMessage], ModelSettings, Model | None], Awaitable[ModelResponse]]
 """Asks a model (None: the run's) outside the conversation. Raises `NoRequestLeft` at the run's limits."""
@@ -93,9 +96,17 @@ def choose_cut(messages: Sequence[ModelMessage], n_first: int, max_chars: int) -
 def size(message: ModelMessage) -> int:
     """Return the number of characters of a message that a model reads."""
     return sum(
-        len(part.arguments) + len(part.tool_name) if isinstance(part, ToolCallPart) else len(part.content)
+        len(part.arguments) + len(part.tool_name)
+        if isinstance(part, ToolCallPart)
+        else _content_size(part.content)
         for part in message.parts
     )
+
+
+def _content_size(content: Content) -> int:
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(item) if isinstance(item, str) else FILE_CHARS for item in content)
 
 
 def n_tokens(messages: Sequence[ModelMessage]) -> int:
@@ -220,13 +231,13 @@ def _told(message: ModelMessage) -> list[str]:
     for part in message.parts:
         match part:
             case UserPromptPart():
-                lines.append(f"user: {part.content}")
+                lines.append(f"user: {part.text}")
             case TextPart():
                 lines.append(f"assistant: {part.content}")
             case ToolCallPart():
                 lines.append(f"assistant calls {part.tool_name} {part.arguments}")
             case ToolReturnPart():
-                lines.append(f"{part.tool_name} gives: {part.content}")
+                lines.append(f"{part.tool_name} gives: {part.text}")
             case RetryPromptPart():
                 lines.append(f"correction: {part.content}")
             case _:

@@ -54,6 +54,15 @@ class StoredRun:
     """Ids of calls whose inner runs the journal stored up to their last step."""
 
 
+class UnendedRun(CheckpointError):
+    """A run was not created because another one has not ended."""
+
+    def __init__(self, other: RunSummary) -> None:
+        """Name the other run."""
+        super().__init__(f"run {other.run_id!r} has not ended: its status is {other.status!r}.")
+        self.other = other
+
+
 class RunJournal(ABC):
     """Journal of one run, held by the process that performs the run."""
 
@@ -197,10 +206,20 @@ class EventCheckpointer(Checkpointer):
         agent_name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         outbox: Outbox | None = None,
+        alone_with: Mapping[str, str] | None = None,
     ) -> RunJournal:
         """Create the journal of a run; `outbox` becomes the journal's, and the same write stores its events.
 
+        Args:
+            state: The run's first state.
+            agent_name: Name of the agent.
+            metadata: Stored with the run.
+            outbox: Events of the run.
+            alone_with: Metadata that no other run may have that has not ended; of several runs that are created at
+                the same time, in any processes, one is. None: any number of runs.
+
         Raises:
+            UnendedRun: another run with the metadata `alone_with` has not ended; this one is not created.
             CheckpointError: see `Checkpointer.create`.
         """
 
@@ -231,6 +250,14 @@ class EventCheckpointer(Checkpointer):
             CheckpointError: see `load`.
         """
         return (await self.load(run_id)).summary
+
+    @abstractmethod
+    async def file(self, run_id: str, sha256: str) -> bytes | None:
+        """Return a file of a run's events or conversation by its hash; None if they have no such file.
+
+        Raises:
+            CheckpointError: the run is unknown.
+        """
 
     @abstractmethod
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:

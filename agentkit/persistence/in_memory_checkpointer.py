@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from weakref import ref
 
 from agentkit.events import AgentEvent
+from agentkit.file_references import Files, with_references
 from agentkit.messages import ToolCallPart
 from agentkit.persistence.checkpointer import (
     UNENDED,
@@ -16,6 +17,7 @@ from agentkit.persistence.checkpointer import (
     RunSummary,
     StoredRun,
     StoredStatus,
+    UnendedRun,
     going_on,
     known_already,
     taken_over,
@@ -37,6 +39,7 @@ class _Kept:
     """Journal that holds the run; a weak reference, so that an abandoned journal does not block a claim."""
     calls: dict[str, CallAnswer | None] = field(default_factory=dict[str, "CallAnswer | None"])
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
+    files: Files = field(default_factory=dict[str, bytes])
     inner: dict[str, _Kept] = field(default_factory=dict[str, "_Kept"])
 
     @property
@@ -47,6 +50,8 @@ class _Kept:
     def store(self, sent: Sequence[SentEvent]) -> list[StoredEvent]:
         new = numbered(sent, len(self.events))
         self.events += new
+        for each in new:
+            self.files.update(each.files)
         return new
 
 
@@ -66,10 +71,13 @@ class InMemoryCheckpointer(EventCheckpointer):
         agent_name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         outbox: Outbox | None = None,
+        alone_with: Mapping[str, str] | None = None,
     ) -> RunJournal:
         """Create the journal of a run."""
         if state.run_id in self._runs:
             raise known_already(state.run_id)
+        if alone_with is not None and (others := _found(self._unended, None, alone_with)):
+            raise UnendedRun(others[0])
         now = time.time()
         summary = RunSummary(state.run_id, agent_name, "running", now, now, dict(metadata or {}))
         kept = self._runs[state.run_id] = self._unended[state.run_id] = _Kept(summary, state)
@@ -129,6 +137,13 @@ class InMemoryCheckpointer(EventCheckpointer):
     async def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """Return stored events of a run."""
         return self._known(run_id).events[after : after + limit]
+
+    async def file(self, run_id: str, sha256: str) -> bytes | None:
+        """Return a file of a run by its hash."""
+        kept = self._known(run_id)
+        files = dict(kept.files)
+        with_references(kept.state.messages, files)
+        return files.get(sha256)
 
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the number of the last stored event of each run."""

@@ -11,7 +11,9 @@ import hashlib
 from collections.abc import Iterable
 
 from agentkit.errors import CheckpointError
+from agentkit.file_references import Files, references_in, with_files, with_references
 from agentkit.messages import ModelMessage
+from agentkit.persistence import sql_files
 from agentkit.persistence.sql_database import Transaction
 from agentkit.persistence.stored_state import message_from_json, message_to_json
 
@@ -24,18 +26,27 @@ WITH RECURSIVE chain(id) AS (
 """
 """Ids of a conversation's messages, in no order; a message that was made its own ancestor ends it."""
 _IN_CHAIN = "id IN (SELECT id FROM chain)"
+CHAIN_IDS = f"{_CHAIN.replace('?', '?1')} SELECT id FROM chain"
+"""Query of the ids of the messages of a conversation whose last one is `?1`."""
 
 
 def add(transaction: Transaction, tip: bytes | None, messages: Iterable[ModelMessage]) -> bytes | None:
     """Store messages after `tip`, unless they are stored already; return the new tip."""
     rows: list[tuple[bytes, bytes | None, str]] = []
+    files_of: dict[bytes, Files] = {}
     for message in messages:
+        files: Files = {}
+        (message,) = with_references([message], files)
         body = message_to_json(message).decode()
         parent, tip = tip, _id(tip, body)
         rows.append((tip, parent, body))
+        if files:
+            files_of[tip] = files
     if rows:
         insert = "INSERT INTO messages(id, parent, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
         transaction.executemany(insert, rows)
+    for message_id, files in files_of.items():
+        sql_files.add_of_message(transaction, message_id, files)
     return tip
 
 
@@ -43,10 +54,11 @@ def read(transaction: Transaction, tip: bytes | None, *, whose: str) -> tuple[Mo
     """Return the conversation that ends with `tip`.
 
     Raises:
-        CheckpointError: a message is missing or was changed.
+        CheckpointError: a message is missing, or it or one of its files was changed.
     """
     if tip is None:
         return ()
+    last = tip
     rows = transaction.execute(f"{_CHAIN} SELECT id, parent, body FROM messages WHERE {_IN_CHAIN}", (tip,))
     stored = {message_id: (parent, body) for message_id, parent, body in rows}
     messages: list[ModelMessage] = []
@@ -58,7 +70,10 @@ def read(transaction: Transaction, tip: bytes | None, *, whose: str) -> tuple[Mo
             raise CheckpointError(f"{whose}: the message before its last {len(messages)} was changed.")
         messages.append(message_from_json(body, whose=whose))
         tip = parent
-    return tuple(reversed(messages))
+    messages.reverse()
+    if not references_in(messages):
+        return tuple(messages)
+    return with_files(messages, sql_files.of_messages(transaction, CHAIN_IDS, last), whose=whose)
 
 
 def tips(transaction: Transaction, tip: bytes | None) -> list[bytes | None]:
@@ -87,13 +102,14 @@ def forget_end(transaction: Transaction, tip: bytes | None) -> None:
             (tip,),
         ).fetchone()
         if parent is None:
-            return
+            break
         transaction.execute("DELETE FROM messages WHERE id = ?", (tip,))
         (tip,) = parent
+    sql_files.forget_unused(transaction)
 
 
 def forget_unused(transaction: Transaction) -> None:
-    """Delete the messages that are not reachable from any run or branch."""
+    """Delete the messages, and their files, that are not reachable from any run or branch."""
     transaction.execute(
         """
         WITH RECURSIVE used(id) AS (
@@ -104,6 +120,7 @@ def forget_unused(transaction: Transaction) -> None:
         DELETE FROM messages WHERE id NOT IN (SELECT id FROM used)
         """
     )
+    sql_files.forget_unused(transaction)
 
 
 def _id(parent: bytes | None, body: str) -> bytes:

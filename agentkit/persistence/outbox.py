@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from agentkit.events import (
     AgentEvent,
@@ -38,21 +37,20 @@ SentEvent = tuple[float, AgentEvent]
 """Time, in seconds since 1970, and event."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    time: float
-    event: GrowingEvent
-
-
 class Outbox:
     """Listener that keeps the events of a run until its journal stores them."""
 
     def __init__(self, on_stored: Callable[[Sequence[StoredEvent]], None] | None = None) -> None:
         """Start empty; `on_stored` is called with the events of each write, once it is done."""
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[tuple[float, GrowingEvent]] = []
         self._lock = threading.Lock()
         self._on_stored = on_stored
         self._left_out: type[object] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event waits."""
+        return not self._waiting
 
     def leave_out_next(self, kind: type[object]) -> None:
         """Leave out the next event of a kind: the journal has it already."""
@@ -67,12 +65,14 @@ class Outbox:
             self._left_out = None
             return
         with self._lock:
-            if not self._waiting or not self._waiting[-1].event.takes(event):
-                self._waiting.append(_Waiting(time.time(), GrowingEvent(event)))
+            if not self._waiting or not self._waiting[-1][1].takes(event):
+                self._waiting.append((time.time(), GrowingEvent(event)))
 
     def with_state(self) -> list[SentEvent]:
         """Take the events that a write of the state stores: all."""
-        return self._take(lambda event: True)
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return [(at, event.joined()) for at, event in taken]
 
     def with_call(self, call_id: str) -> list[SentEvent]:
         """Take the events that the start or the answer of a call stores: its own, and those that change nothing.
@@ -101,10 +101,10 @@ class Outbox:
         with self._lock:
             if not self._waiting:
                 return []
-            wanted = [is_wanted(each.event.event) for each in self._waiting]
+            wanted = [is_wanted(each.event) for _, each in self._waiting]
             taken = [each for each, is_taken in zip(self._waiting, wanted, strict=True) if is_taken]
             self._waiting = [each for each, is_taken in zip(self._waiting, wanted, strict=True) if not is_taken]
-        return [(each.time, each.event.joined()) for each in taken]
+        return [(at, event.joined()) for at, event in taken]
 
 
 def changes_nothing(event: AgentEvent) -> bool:

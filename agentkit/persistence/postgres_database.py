@@ -21,7 +21,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from agentkit.errors import CheckpointError, UserError
-from agentkit.persistence import postgres_format
+from agentkit.persistence import postgres_format, sql_files
 from agentkit.persistence.sql_database import JournalDatabase, Rows, Transaction, Work
 from mcp_servers.distribution import install_command
 
@@ -346,6 +346,7 @@ def _forget(unused: Sequence[bytes], transaction: Transaction) -> None:
             f"DELETE FROM messages WHERE id = ANY(?) AND {_IS_UNUSED} RETURNING parent", (list(unused),)
         )
         unused = list({parent for (parent,) in rows if parent is not None})
+    sql_files.forget_unused(transaction)
 
 
 def _shown(given: dict[str, Any]) -> str:

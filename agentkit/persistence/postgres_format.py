@@ -57,6 +57,22 @@ CREATE TABLE events(
     body TEXT NOT NULL,
     PRIMARY KEY (run_id, number)
 );
+CREATE TABLE files( -- of messages and events
+    sha256 TEXT PRIMARY KEY,
+    data BYTEA NOT NULL
+);
+CREATE TABLE message_files(
+    message_id BYTEA REFERENCES messages(id) ON DELETE CASCADE,
+    sha256 TEXT REFERENCES files(sha256),
+    PRIMARY KEY (message_id, sha256)
+);
+CREATE INDEX messages_of_file ON message_files(sha256);
+CREATE TABLE run_files( -- of events
+    run_id TEXT REFERENCES runs(run_id) ON DELETE CASCADE,
+    sha256 TEXT REFERENCES files(sha256),
+    PRIMARY KEY (run_id, sha256)
+);
+CREATE INDEX runs_of_file ON run_files(sha256);
 CREATE TABLE branches(
     session_id TEXT,
     branch TEXT,

@@ -13,13 +13,14 @@ from typing import Any
 
 from agentkit.errors import CheckpointError
 from agentkit.events import AgentEvent
-from agentkit.persistence import message_chain, sql_events
+from agentkit.persistence import message_chain, sql_events, sql_files
 from agentkit.persistence.checkpointer import (
     EventCheckpointer,
     RunJournal,
     RunSummary,
     StoredRun,
     StoredStatus,
+    UnendedRun,
     going_on,
     unknown_run,
     with_calls,
@@ -62,10 +63,11 @@ class SQLCheckpointer(EventCheckpointer):
         agent_name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         outbox: Outbox | None = None,
+        alone_with: Mapping[str, str] | None = None,
     ) -> RunJournal:
         """Create the journal of a run; it shares the rows of its history with earlier runs."""
         lease = Lease()
-        work = partial(_create_in_turn, state, agent_name, dict(metadata or {}), lease.owner)
+        work = partial(_create_in_turn, state, agent_name, dict(metadata or {}), lease.owner, alone_with)
         sent = [] if outbox is None else outbox.with_state()
         tip = await sql_events.written_with(self._database, work, state.run_id, outbox, sent)
         journal = SQLJournal(self._database, state, tip, generation=0, lease=lease)
@@ -127,6 +129,17 @@ class SQLCheckpointer(EventCheckpointer):
 
         return await self._database.read(work, is_short=limit <= FEW)
 
+    async def file(self, run_id: str, sha256: str) -> bytes | None:
+        """Return a file of a run by its hash."""
+
+        def work(transaction: Transaction) -> bytes | None:
+            row = transaction.execute("SELECT tip FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            if row is None:
+                raise unknown_run(run_id)
+            return sql_files.of_run(transaction, run_id, message_chain.CHAIN_IDS, row[0], sha256)
+
+        return await self._database.read(work)
+
     async def last_events(self, run_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the number of the last stored event of each run."""
         return await self._database.read(partial(sql_events.last_events, run_ids), is_short=True)
@@ -175,10 +188,18 @@ class SQLCheckpointer(EventCheckpointer):
 
 
 def _create_in_turn(
-    state: RunState, agent_name: str | None, metadata: dict[str, str], owner: str, transaction: Transaction
+    state: RunState,
+    agent_name: str | None,
+    metadata: dict[str, str],
+    owner: str,
+    alone_with: Mapping[str, str] | None,
+    transaction: Transaction,
 ) -> bytes | None:
-    # In the order of their `created_at`: of runs that are created at once, each then sees the earlier ones.
-    transaction.take_turn("create")
+    if alone_with is not None:
+        # Of runs that are created at the same time, each then sees the earlier ones.
+        transaction.take_turn(f"create {json.dumps(dict(alone_with))}")
+        for other in _unended(dict(alone_with), 1, transaction):
+            raise UnendedRun(other)
     return create(state, agent_name, metadata, owner, transaction)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
+from agentkit.persistence import sql_files
 from agentkit.persistence.outbox import Outbox, SentEvent
 from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
 from agentkit.persistence.stored_events import StoredEvent, numbered
@@ -43,6 +44,9 @@ def append(run_id: str, sent: Sequence[SentEvent], transaction: Transaction) -> 
     events = numbered(sent, last)
     rows = [(run_id, each.number, each.time, each.body) for each in events]
     transaction.executemany("INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)", rows)
+    for each in events:
+        if each.files:
+            sql_files.add_of_events(transaction, run_id, each.files)
     return events
 
 

@@ -154,7 +154,7 @@ class SQLJournal(RunJournal):
 
         None are taken during another write of the journal: it has taken them, or they come after it.
         """
-        if self.outbox is None or self._turn.locked():
+        if self.outbox is None or self.outbox.is_empty or self._turn.locked():
             return []
         self._turn.acquire_nowait()
         turns.callback(self._turn.release)

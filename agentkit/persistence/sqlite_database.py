@@ -29,6 +29,11 @@ _TURN_S = 0.002
 
 In a worker thread, work would hold the file in turn, and keep that of all others out of the event loop's thread.
 """
+_LOG_PAGES = 4000
+"""Pages of the log, 16 MB, after which it is copied into the file, which waits for the disk.
+
+SQLite's default is 1000. The runs in progress write the same pages again and again, and each is copied once.
+"""
 _WAIT_MS = 30_000
 """Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
 
@@ -38,12 +43,8 @@ class SQLiteTransaction(sqlite3.Connection):
 
     FOR_UPDATE: ClassVar[str] = ""
     # Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
-    HAS_METADATA: ClassVar[str] = """NOT EXISTS (
-        SELECT 1 FROM json_each(?1) AS wanted WHERE NOT EXISTS (
-            SELECT 1 FROM json_each(runs.metadata) AS has
-            WHERE has.key = wanted.key AND has.value = wanted.value
-        )
-    )"""
+    # A merge patch (RFC 7396) with values that are there changes nothing; twice as fast as `json_each`.
+    HAS_METADATA: ClassVar[str] = "json_patch(runs.metadata, ?1) = json(runs.metadata)"
     RUN_IDS: ClassVar[str] = "json_each(?1) AS wanted"
 
     def now(self) -> float:
@@ -211,6 +212,7 @@ class SQLiteDatabase(JournalDatabase):
         version = checked_version(connection, self.path)
         _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")  # the default of some builds only: overwrites deleted text
         if version < FORMAT_VERSION:

@@ -4,6 +4,8 @@ Version 2 stores the started calls in the row of their run, so that a response a
 row. Version 1 had a table `calls`, in which a call without an answer was a started call. A program that knows only
 version 1 and has the file open during the migration can start no more calls: its table is gone. Version 3 stores
 inner runs as parts of their outer run, and names the process that holds a run. Version 4 stores events.
+Version 5 stores files, and events in the order of their writes: a table ordered by run has a page to write for
+each of many runs at once.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from agentkit.errors import CheckpointError
 from agentkit.persistence.sql_database import IS_UNENDED
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _APPLICATION_ID = 0x41474B4A
 """SQLite application id, "AGKJ" in ASCII; distinguishes our files from other programs' databases."""
 
@@ -32,9 +34,33 @@ CREATE TABLE events( -- of runs that are served
     number INTEGER NOT NULL, -- from 1, without gaps
     time REAL NOT NULL,
     body TEXT NOT NULL,
-    PRIMARY KEY (run_id, number)
-) WITHOUT ROWID
+    UNIQUE (run_id, number)
+)
 """
+_FILES = (
+    """
+CREATE TABLE files( -- of messages and events
+    sha256 TEXT PRIMARY KEY,
+    data BLOB NOT NULL
+)
+""",
+    """
+CREATE TABLE message_files(
+    message_id BLOB NOT NULL REFERENCES messages(id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL REFERENCES files(sha256),
+    PRIMARY KEY (message_id, sha256)
+) WITHOUT ROWID
+""",
+    "CREATE INDEX messages_of_file ON message_files(sha256)",
+    """
+CREATE TABLE run_files( -- of events
+    run_id TEXT NOT NULL REFERENCES runs(run_id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL REFERENCES files(sha256),
+    PRIMARY KEY (run_id, sha256)
+) WITHOUT ROWID
+""",
+    "CREATE INDEX runs_of_file ON run_files(sha256)",
+)
 _INNER_RUNS = "CREATE INDEX inner_runs ON runs(part_of) WHERE part_of IS NOT NULL"
 _UNENDED = f"CREATE INDEX unended_runs ON runs(updated_at) WHERE {IS_UNENDED}"
 _TABLES = (
@@ -67,6 +93,7 @@ CREATE TABLE runs(
     _UNENDED,
     _ANSWERS,
     _EVENTS,
+    *_FILES,
     """
 CREATE TABLE branches(
     session_id TEXT NOT NULL,
@@ -95,12 +122,20 @@ _FROM_VERSION_2 = (
     "ALTER TABLE runs ADD COLUMN lease_until REAL",
     _INNER_RUNS,
 )
-_FROM_VERSION_3 = (_EVENTS, _UNENDED)
+_FROM_VERSION_3 = (_EVENTS, _UNENDED, *_FILES)
+_FROM_VERSION_4 = (
+    "ALTER TABLE events RENAME TO events_of_version_4",
+    _EVENTS,
+    "INSERT INTO events SELECT run_id, number, time, body FROM events_of_version_4",
+    "DROP TABLE events_of_version_4",
+    *_FILES,
+)
 _STEPS = {
     0: _TABLES,
     1: (*_FROM_VERSION_1, *_FROM_VERSION_2, *_FROM_VERSION_3),
     2: (*_FROM_VERSION_2, *_FROM_VERSION_3),
     3: _FROM_VERSION_3,
+    4: _FROM_VERSION_4,
 }
 """Migration statements, by the version of the file."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
 from agentkit.basics.json_values import parsed_json, written_json
 from agentkit.errors import CheckpointError
 from agentkit.events import AgentEvent
+from agentkit.file_references import Files, event_with_references
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -24,7 +25,9 @@ class StoredEvent:
     time: float
     """Time at which it was sent, in seconds since 1970."""
     body: str
-    """The event as JSON."""
+    """The event as JSON, with a reference in place of each file."""
+    files: Files = field(default_factory=dict[str, bytes], repr=False, compare=False)
+    """The files of an event that is being stored; empty when it is read."""
 
     @property
     def event(self) -> AgentEvent:
@@ -43,7 +46,13 @@ def event_to_json(event: AgentEvent) -> str:
 
 def numbered(sent: Sequence[tuple[float, AgentEvent]], last: int) -> list[StoredEvent]:
     """Return events as they are stored behind the event `last`."""
-    return [StoredEvent(last + n, at, event_to_json(event)) for n, (at, event) in enumerate(sent, start=1)]
+    return [_stored(last + n, at, event) for n, (at, event) in enumerate(sent, start=1)]
+
+
+def _stored(number: int, at: float, event: AgentEvent) -> StoredEvent:
+    files: Files = {}
+    body = event_to_json(event_with_references(event, files))
+    return StoredEvent(number, at, body, files)
 
 
 def event_from_json(data: bytes | str, *, whose: str) -> AgentEvent:

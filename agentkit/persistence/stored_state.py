@@ -3,7 +3,7 @@
 A stored state is untrusted, because it may have been edited. It contains only data: no class names, nothing that
 is executed or imported (the attack path of LangGraph CVE-2025-64439 and langchain-core CVE-2025-68664). It is
 accepted only if serialising the parsed state gives the same JSON again. So an unknown key, at any level, is an
-error and is never carried along.
+error and is never carried along. A key that an earlier version did not write is missing; its value is empty.
 """
 
 from __future__ import annotations
@@ -187,6 +187,8 @@ def _difference(written: Any, stored: Any, where: str) -> str | None:
     if isinstance(written, Mapping):
         for key in [*written, *(key for key in stored if key not in written)]:  # pyright: ignore[reportUnknownVariableType]
             path = f"{where}.{key}".lstrip(".")
+            if key not in stored and not written[key]:
+                continue
             if key not in written or key not in stored:
                 return path
             if (found := _difference(written[key], stored[key], path)) is not None:
@@ -205,7 +207,8 @@ def _difference(written: Any, stored: Any, where: str) -> str | None:
 def _dumped(value: Any) -> bytes:
     from pydantic_core import to_json
 
-    return to_json(value, inf_nan_mode="strings")  # only a given history may contain NaN; tool results do not
+    # Only a given history may contain NaN; tool results do not.
+    return to_json(value, inf_nan_mode="strings", bytes_mode="base64")
 
 
 def _parsed(data: bytes | str, whose: str) -> Any:

@@ -77,8 +77,8 @@ def progressed(plan: Plan, parts: Sequence[ModelRequestPart]) -> Plan:
         if not isinstance(part, (ToolReturnPart, RetryPromptPart)) or part.tool_name != step.tool:
             continue
         if isinstance(part, ToolReturnPart) and not part.is_error:
-            return plan.with_current(replace(step, status="done", note=part.content[:_NOTE_CHARS]))
-        step = replace(step, n_failed=step.n_failed + 1, note=part.content[:_NOTE_CHARS])
+            return plan.with_current(replace(step, status="done", note=part.text[:_NOTE_CHARS]))
+        step = replace(step, n_failed=step.n_failed + 1, note=part.text[:_NOTE_CHARS])
     return _attempted(plan, step)
 
 

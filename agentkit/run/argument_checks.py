@@ -19,6 +19,7 @@ _OBJECTS = {
     "model": ("agentkit.models.base", "Model", 'model="local"'),
     "limits": ("agentkit.limits", "UsageLimits", "limits=UsageLimits(request_limit=5)"),
     "settings": ("agentkit.models.base", "ModelSettings", "settings=ModelSettings(temperature=0.0)"),
+    "file_limits": ("agentkit.files", "FileLimits", "file_limits=FileLimits(max_bytes=1_000_000)"),
     "code_mode": ("agentkit.tools.code_mode", "CodeMode", "code_mode=CodeMode()"),
     "planner": ("agentkit.planning.planner", "Planner", "planner=ModelPlanner()"),
     "compaction": (
@@ -56,12 +57,13 @@ _FUNCTIONS = {
 }
 
 _VALUES: dict[str, tuple[tuple[type[Any], ...], str, str]] = {
-    "prompt": ((str,), "a text", 'agent.run("What is the time?")'),
+    "prompt": ((str, list, tuple), "a text, or a list of texts and files", 'agent.run("What is the time?")'),
     "name": ((str,), "a text", 'name="helper"'),
     "retries": ((int,), "a whole number", "retries=2"),
     "tool_timeout_s": ((int, float), "a number of seconds", "tool_timeout_s=30"),
     "parallel_tool_calls": ((bool,), "True or False", "parallel_tool_calls=False"),
     "taint_rule": ((bool,), "True or False", "taint_rule=False"),
+    "tainted": ((bool,), "True or False", "tainted=True"),
     "trace": ((str, PathLike), "a folder", 'trace="traces"'),
     "metadata": ((Mapping,), "a mapping of texts", 'metadata={"user": "ann"}'),
 }
@@ -72,7 +74,7 @@ _NAMES: dict[str, tuple[tuple[type[Any], ...], str]] = {
     "checkpointer": ((str, PathLike), " or a path"),
 }
 """Types that name an object instead, in words."""
-_NEVER_NONE = ("model", "prompt", "tools", "toolsets", "limits", "settings", "retries")
+_NEVER_NONE = ("model", "prompt", "tools", "toolsets", "limits", "file_limits", "settings", "retries")
 _MAX_SHOWN_CHARS = 120
 
 

@@ -70,6 +70,11 @@ class Budget:
         self.add(RunUsage(tool_calls=1))
         return True
 
+    @property
+    def has_cost_limit(self) -> bool:
+        """True if this run or one of its outer runs has a limit in money."""
+        return any(each._limits.cost_limit is not None for each in (self, *self._outers()))
+
     def add(self, more: RunUsage) -> None:
         """Count usage here and in the outer budgets."""
         self.used = self.used.plus(more)

@@ -62,7 +62,7 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
         case ModelRequest():
             state, action = _ask(state, seen.parts, rules)
         case ModelResponse():
-            state, action = _on_response(state, seen, state.usage.plus_request(seen.usage), rules)
+            state, action = _on_response(state, seen, state.usage.plus_request(seen.usage, seen.model_name), rules)
         case CountedResponse(response=response):
             state, action = _on_response(state, response, state.usage, rules)
         case ToolOutcomes():
@@ -132,6 +132,8 @@ def _on_response(
     if cut_short is not None:
         state = _without_running(state, calls, "the response was filtered")
         return state, ReadOutput(response, cut_short) if response.text else Finish(cut_short)
+    if response.finish_reason == "error":  # the server broke off, or could not read a call that the model wrote
+        return _on_rejected(state, OutputRejected("The response ended with an error: answer again."), rules)
     if not response.text:
         return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
     if state.plan is not None and state.plan.current is not None:
@@ -213,7 +215,7 @@ def _handed_over(
 
 def _task(transfer: ToolReturnPart) -> str:
     """Return the task of a hand-off; middleware may have answered the call with text alone."""
-    return transfer.content if transfer.data is None else str(transfer.data)
+    return transfer.text if transfer.data is None else str(transfer.data)
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:

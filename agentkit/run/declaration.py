@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentkit.approvals.pending import Decision
-from agentkit.basics.well_formed import well_formed
 from agentkit.errors import UserError
+from agentkit.files import FileLimits, Prompt, checked_prompt, unreadable
 from agentkit.limits import UsageLimits
-from agentkit.messages import ModelMessage, ModelRequest, UserPromptPart
+from agentkit.messages import Content, ModelMessage, ModelRequest, UserPromptPart
 from agentkit.models.base import Model, ModelSettings
+from agentkit.models.model_price import Prices
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult
 from agentkit.run.agent_run import entered
@@ -79,6 +80,8 @@ class Declaration(Generic[DepsT, OutputT]):
     middleware: tuple[Middleware, ...]
     prepare_tools: PrepareTools | None
     handoffs: tuple[Handoff, ...]
+    file_limits: FileLimits
+    prices: Prices
     guardrails: tuple[Guardrail | GuardrailSource, ...]
     taint_rule: bool
     trace: Path | None
@@ -87,11 +90,11 @@ class Declaration(Generic[DepsT, OutputT]):
     on_event: Sink | None
     output_validators: tuple[OutputValidator, ...] = ()
 
-    async def new_setup(self, prompt: str, options: RunOptions[DepsT]) -> RunSetup[DepsT, OutputT]:
+    async def new_setup(self, prompt: Prompt | Content, options: RunOptions[DepsT]) -> RunSetup[DepsT, OutputT]:
         """Return the setup of a new run.
 
         Raises:
-            UserError: an option is unknown, or two options contradict each other.
+            UserError: an option is unknown, two options contradict each other, or a file of the prompt is refused.
         """
         check_options(options, RunOptions.__annotations__)
         check_arguments({"prompt": prompt})
@@ -103,10 +106,16 @@ class Declaration(Generic[DepsT, OutputT]):
             kept = await session.load()
             history, version = kept.messages, kept.version
         history = _whole(history)
-        state = RunState(messages=history, n_history=len(history))
-        request = ModelRequest((UserPromptPart(well_formed(prompt)),))
+        state = RunState(messages=history, n_history=len(history), tainted=options.get("tainted", False))
+        content = checked_prompt(prompt, self.file_limits)
+        setup = self._setup_of(state, ModelRequest((UserPromptPart(content),)), options)
+        if (file := unreadable(content, setup.model.profile.inputs)) is not None:
+            raise UserError(
+                f"prompt: the model {setup.model.name!r} does not read files like {file.note}; give a model that "
+                f"does, or say in words what is in it."
+            )
         return replace(
-            self._setup_of(state, request, options),
+            setup,
             checkpointer=self.checkpointer,
             metadata=options.get("metadata"),
             session=session,
@@ -145,7 +154,7 @@ class Declaration(Generic[DepsT, OutputT]):
         self,
         journal: RunJournal,
         state: RunState,
-        opening: tuple[str, Sequence[ModelMessage]],
+        opening: tuple[Content, Sequence[ModelMessage]],
         options: ResumeOptions[DepsT],
         outbox: Outbox,
     ) -> RunSetup[DepsT, OutputT]:
@@ -266,10 +275,12 @@ class Declaration(Generic[DepsT, OutputT]):
             history_processors=self.history_processors,
             middleware=self.middleware,
             prepare_tools=self.prepare_tools,
+            prices=self.prices,
             guardrails=self.guardrails,
             taint_rule=self.taint_rule,
             code_mode=self.code_mode,
             handoffs={each.tool_name: each.name for each in self.handoffs},
+            file_limits=self.file_limits,
         )
 
     def _sinks(self) -> tuple[Sink, ...]:

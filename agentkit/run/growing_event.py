@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from agentkit.events import AgentEvent, TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent, ToolProgressEvent
 
@@ -12,20 +12,22 @@ class GrowingEvent:
     """An event with the texts of later deltas, joined only once: a long text grows in linear time."""
 
     event: AgentEvent
-    more: list[str] = field(default_factory=list[str])
-    """Texts of later deltas that belong to the event."""
+    more: list[str] | None = None
+    """Texts of later deltas that belong to the event; None: none."""
 
     def takes(self, event: AgentEvent) -> bool:
         """Join an event if both concern the same text, call or progress; return whether it did."""
         last = self.event
+        if type(last) is not type(event):
+            return False
         match last, event:
             case (TextDeltaEvent(), TextDeltaEvent(text=text)) | (
                 ThinkingDeltaEvent(),
                 ThinkingDeltaEvent(text=text),
             ):
-                self.more.append(text)
+                self._grow(text)
             case ToolCallDeltaEvent(), ToolCallDeltaEvent() if last.index == event.index:
-                self.more.append(event.arguments)
+                self._grow(event.arguments)
                 if last.tool_name is None and event.tool_name is not None:
                     self.event = replace(last, tool_name=event.tool_name)
             case ToolProgressEvent(), ToolProgressEvent() if last.tool_call_id == event.tool_call_id:
@@ -33,6 +35,11 @@ class GrowingEvent:
             case _:
                 return False
         return True
+
+    def _grow(self, text: str) -> None:
+        if self.more is None:
+            self.more = []
+        self.more.append(text)
 
     def joined(self) -> AgentEvent:
         """Return the event with all of its text."""

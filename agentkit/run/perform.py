@@ -26,6 +26,7 @@ from agentkit.messages import (
     ModelResponse,
     ToolCallPart,
 )
+from agentkit.models.prices import priced_request
 from agentkit.results import RunResult, RunResultStatus
 from agentkit.run.actions import (
     Action,
@@ -114,6 +115,10 @@ class Performer(Generic[DepsT, OutputT]):
     async def start(self, *, goes_on: bool) -> None:
         """Begin or resume the run, up to its first action; `goes_on` says that it follows immediately."""
         self._goes_on = goes_on
+        if self._budget.has_cost_limit:
+            from agentkit.run.price_check import check_prices
+
+            await check_prices(self._setup, self.state)
         if self.state.handed:
             await self._take_over()
         else:
@@ -253,9 +258,9 @@ class Performer(Generic[DepsT, OutputT]):
 
         return SideRequests(self._setup, self._context, has_room, self._count, self.report)
 
-    def _count(self, usage: RequestUsage) -> None:
+    def _count(self, usage: RequestUsage, model_name: str) -> None:
         """Count a request whose response `step` does not count."""
-        self.state = self.state.changed(usage=self.state.usage.plus_request(usage))
+        self.state = self.state.changed(usage=self.state.usage.plus_request(usage, model_name))
 
     async def _observe(self, seen: Observation) -> None:
         before = self.state.limit
@@ -298,7 +303,7 @@ class Performer(Generic[DepsT, OutputT]):
             behind = self._behind_middleware(request)
             ask = behind.reply
         else:
-            ask = partial(setup.model.request, request.messages, request.parameters)
+            ask = partial(priced_request, setup.model, request.messages, request.parameters)
         if self.report is not None:
             self.report.asking()
             if behind is None:
@@ -374,6 +379,7 @@ class Performer(Generic[DepsT, OutputT]):
             nested=self._offer.nested,
             around_call=self._around_call if self._call_listeners else None,
             middleware=self._setup.middleware,
+            file_limits=self._setup.file_limits,
         )
         try:
             self.state, outcomes = await run_turn(self.state, action, scope)

@@ -44,7 +44,7 @@ def _task(state: RunState) -> str:
     if state.handed:
         return state.handed[-1].task
     prompts = (part for message in state.messages[state.n_history :] for part in message.parts)
-    return next((part.content for part in prompts if isinstance(part, UserPromptPart)), "")
+    return next((part.text for part in prompts if isinstance(part, UserPromptPart)), "")
 
 
 async def upset_of_plan(

@@ -30,6 +30,7 @@ from agentkit.messages import (
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
+    with_line,
 )
 from agentkit.run.state import CallAnswer, RunState
 
@@ -104,7 +105,7 @@ def with_copies(parts: Sequence[Any], copied: Mapping[str, str], response: Model
     by_id = {part.tool_call_id: part for part in parts}
     for call_id, first_id in copied.items():
         if call_id not in by_id and (first := by_id.get(first_id)) is not None:
-            content = first.content if is_repeat(first) else f"{first.content}\n{_COPIED}"
+            content = first.content if is_repeat(first) else with_line(first.content, _COPIED)
             by_id[call_id] = replace(first, tool_call_id=call_id, content=content)
     order = {call.tool_call_id: index for index, call in enumerate(response.tool_calls)}
     return sorted(by_id.values(), key=lambda part: order[part.tool_call_id])

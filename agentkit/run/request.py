@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
 from agentkit.events import TextCallsEvent
-from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, ModelResponse, TextPart, UserPromptPart
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    TextPart,
+    UserPromptPart,
+    with_text,
+)
 from agentkit.models.base import ModelRequestParameters, ModelSettings, OnDelta
 from agentkit.run.actions import Refused
 from agentkit.run.instructions import instructed, limit_note, resolved, with_note
@@ -60,6 +68,7 @@ async def composed(
         tool_choice=_tool_choice(setup.settings, state, final, bool(allowed)),
         parallel_tool_calls=setup.parallel_tool_calls,
         settings=setup.settings,
+        prices=setup.prices,
     )
     shown = conversation
     if state.compacted is not None:
@@ -112,7 +121,7 @@ async def guarded(
 
     # Later messages of the first step are notes of a plan, and interruptions, which were checked already.
     request = state.messages[state.n_history]
-    prompt = "\n".join(part.content for part in request.parts if isinstance(part, UserPromptPart))
+    prompt = "\n".join(part.text for part in request.parts if isinstance(part, UserPromptPart))
     response = await ask_beside(
         ask,
         check_input=partial(checks.input_beside, prompt, context) if beside else None,
@@ -166,10 +175,11 @@ async def checked_request(
     parts: list[ModelRequestPart] = []
     for part in request.parts:
         if isinstance(part, UserPromptPart):
-            text = await checks.input(part.content, context)
+            text = await checks.input(part.text, context)
             if not isinstance(text, str):
                 return Refused("prompt")
-            part = replace(part, content=text)
+            if text != part.text:
+                part = replace(part, content=with_text(part.content, text))
         parts.append(part)
     return ModelRequest(tuple(parts))
 

@@ -14,9 +14,11 @@ from agentkit.basics.near_names import near_names
 from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.events import AgentEvent
+from agentkit.files import FileLimits
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest
 from agentkit.models.base import Model, ModelSettings
+from agentkit.models.model_price import ModelPrice, Prices
 from agentkit.output import OutputSpec
 from agentkit.run.argument_checks import check_arguments
 from agentkit.run.instructions import Instructions
@@ -75,6 +77,8 @@ class RunSetup(Generic[DepsT, OutputT]):
     """Middleware, the first is outermost."""
     prepare_tools: PrepareTools | None = None
     """Chooses the tools of each step; None offers all."""
+    prices: Prices = field(default_factory=dict[str, ModelPrice])
+    """Prices that take precedence over the list, by the name of the model."""
     guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
     taint_rule: bool = False
     """True if a default `TaintRule` applies, unless `guardrails` contain one."""
@@ -92,6 +96,7 @@ class RunSetup(Generic[DepsT, OutputT]):
     """Budget of an inner run, which also counts in the outer budgets; None: the run creates its own."""
     handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
     """See `LoopRules`."""
+    file_limits: FileLimits = FileLimits()
     code_mode: CodeMode | None = None
     """Options of code mode; None if the model calls its tools directly."""
     team: Team | None = None
@@ -106,6 +111,7 @@ class RunSetup(Generic[DepsT, OutputT]):
             deps=self.deps,
             limits=self.limits,
             sinks=self.sinks,
+            prices={**self.prices, **other.prices},
             guardrails=tuple(dict.fromkeys((*self.guardrails, *other.guardrails))),
             taint_rule=self.taint_rule or other.taint_rule,
             checkpointer=self.checkpointer,
@@ -159,6 +165,9 @@ class RunOptions(ResumeOptions[DepsT], total=False):
 
     message_history: Sequence[ModelMessage]
     """Earlier conversation, for example `result.messages`."""
+    tainted: bool
+    """True if the prompt or the earlier conversation has untrusted content, such as a resource of an MCP server.
+    Results of untrusted tools are found without it."""
     metadata: Mapping[str, str] | None
     """Stored with the run in the journal, for searches."""
 

@@ -10,6 +10,7 @@ from agentkit.context import RunContext
 from agentkit.errors import NoRequestLeft
 from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.prices import priced_request
 from agentkit.run.report import Report
 from agentkit.run.request import SidePurpose
 from agentkit.run.setup import RunSetup
@@ -24,7 +25,7 @@ class SideRequests:
         setup: RunSetup[Any, Any],
         context: Callable[[], RunContext[Any]],
         has_room: Callable[[], bool],
-        count: Callable[[RequestUsage], None],
+        count: Callable[[RequestUsage, str], None],
         report: Report | None,
     ) -> None:
         """Ask only if `has_room`, which counts the request in outer budgets; `count` counts it in the run."""
@@ -36,14 +37,15 @@ class SideRequests:
 
     async def for_plan(self, messages: Sequence[ModelMessage], schema: OutputSchema) -> ModelResponse:
         """Ask the run's model for a plan; an `Ask` of planners."""
-        parameters = ModelRequestParameters(output=schema, settings=self._setup.settings)
-        return await self._ask("plan", self._setup.model, messages, parameters)
+        setup = self._setup
+        parameters = ModelRequestParameters(output=schema, settings=setup.settings, prices=setup.prices)
+        return await self._ask("plan", setup.model, messages, parameters)
 
     async def for_summary(
         self, messages: Sequence[ModelMessage], settings: ModelSettings, model: Model | None
     ) -> ModelResponse:
         """Ask a model, None for the run's, for a summary; an `AskForNote` of compactions."""
-        parameters = ModelRequestParameters(settings=settings)
+        parameters = ModelRequestParameters(settings=settings, prices=self._setup.prices)
         return await self._ask("summary", model or self._setup.model, messages, parameters)
 
     async def _ask(
@@ -60,8 +62,8 @@ class SideRequests:
 
             messages = await processed(messages, self._setup.history_processors, self._context())
         started = time.perf_counter()
-        response = await model.request(messages, parameters)
-        self._count(response.usage)
+        response = await priced_request(model, messages, parameters)
+        self._count(response.usage, response.model_name)
         if self._report is not None:
             self._report.side_request(purpose, model, messages, response, time.perf_counter() - started)
         return response

@@ -16,6 +16,7 @@ from agentkit.errors import ApprovalRequired, CheckpointError, NoRequestLeft, Us
 from agentkit.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from agentkit.middleware import CallModelNext, CallToolNext, Middleware, ModelCall
 from agentkit.models.base import OnDelta, TextDelta
+from agentkit.models.prices import priced_request
 from agentkit.run.budget import Budget
 from agentkit.run.report import Report
 from agentkit.run.request import Request
@@ -23,7 +24,7 @@ from agentkit.run.setup import RunSetup
 from agentkit.run.state import RunState
 from agentkit.tools.execution import as_output
 from agentkit.tools.tool import Tool, ToolOutput
-from agentkit.usage import RequestUsage, RunUsage
+from agentkit.usage import NO_COST, RequestUsage, RunUsage
 
 Recheck = Callable[[ToolCallPart, Tool], Awaitable[ToolCallPart | ToolReturnPart]]
 """Returns a changed call after guardrails, or the answer of a blocked one. Raises `UserError` if it must wait."""
@@ -49,7 +50,7 @@ class StepRequests:
         request: Request,
         context: RunContext[Any],
         state: Callable[[], RunState],
-        count: Callable[[RequestUsage], None],
+        count: Callable[[RequestUsage, str], None],
         budget: Budget,
         report: Report | None,
     ) -> None:
@@ -108,16 +109,17 @@ class StepRequests:
         self._n_open += 1
         if self._report is not None:
             self._report.request(self._state(), self._as_sent(call))
-        used = RequestUsage()  # a request that fails counts too
+        used, name = RequestUsage(cost=NO_COST), ""  # a request that fails counts too
         try:
-            response = await self._setup.model.request(call.messages, call.parameters, on_delta=on_delta)
-            used = response.usage
+            parameters = replace(call.parameters, prices=self._setup.prices)  # middleware may have made its own
+            response = await priced_request(self._setup.model, call.messages, parameters, on_delta=on_delta)
+            used, name = response.usage, response.model_name
         except Exception as error:
             self._failure = error
             raise
         finally:
             self._n_open -= 1
-            self._count(used)
+            self._count(used, name)
         self.received.append(response)
         return response
 

@@ -14,6 +14,7 @@ from agentkit.approvals.rules import reason_to_ask
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
 from agentkit.events import AgentEvent
+from agentkit.files import FileLimits
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
 from agentkit.run.state import CallAnswer, RunState
 from agentkit.tools.execution import CallResult, CallScope, Execute, TurnProgress
@@ -47,6 +48,7 @@ class TurnScope:
     around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
     """See `CallScope`."""
     middleware: Sequence[Middleware] = ()
+    file_limits: FileLimits = FileLimits()
 
 
 async def checked(
@@ -103,6 +105,7 @@ def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope,
         on_result=None if journal is None else _result_noted(journal, n_open),
         progress=scope.progress,
         around_call=scope.around_call,
+        file_limits=scope.file_limits,
         execute=_execute(state, scope) if scope.middleware else None,
     )
 

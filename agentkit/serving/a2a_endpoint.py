@@ -44,10 +44,13 @@ from agentkit.events import (
     RunStartedEvent,
     TextDeltaEvent,
 )
+from agentkit.files import KINDS, FileLimits
+from agentkit.messages import BinaryContent, Content
 from agentkit.persistence.checkpointer import RunSummary
 from agentkit.serving.bodies import DecisionsBody
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import RunEnd, end_in, wait_for_end
+from agentkit.serving.given_files import content_of, file_of_url
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.worker import CANCELLED, SESSION
@@ -78,7 +81,7 @@ def agent_card(service: AgentService, url: str) -> pb.AgentCard:
         version=version(NAME),
         supported_interfaces=[pb.AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
         capabilities=pb.AgentCapabilities(streaming=True, push_notifications=False),
-        default_input_modes=["text/plain"],
+        default_input_modes=["text/plain", *KINDS],
         default_output_modes=["text/plain", "application/json"],
         skills=[pb.AgentSkill(id=service.name, name=name, description="Answers a task.", tags=["agent"])],
     )
@@ -175,7 +178,8 @@ class ServiceHandler(RequestHandler):
         key = f"a2a {message.context_id} {message.message_id}" if message.message_id else None
         if key is not None and not message.context_id:  # a repeated message must find the session that it began
             session = f"a2a {message.message_id}"
-        return await self._service.submit(RunRequest(_text(message), session, key), owner), 0
+        prompt = _prompt(message, self._service.file_limits)
+        return await self._service.submit(RunRequest(prompt, session, key), owner), 0
 
     async def _followed(self, run_id: str, after: int, owner: str) -> AsyncGenerator[Any]:
         """Yield the task, then its updates, until it ends or waits."""
@@ -276,16 +280,23 @@ def _data_part(value: Any) -> pb.Part:
     return pb.Part(data=ParseDict(json.loads(to_json(value)), Value()))
 
 
-def _text(message: pb.Message) -> str:
-    texts: list[str] = []
-    for part in message.parts:
-        kind = part.WhichOneof("content")
-        if kind != "text":
-            raise ContentTypeNotSupportedError(f"this agent reads text, and the message has a part {kind!r}")
-        texts.append(part.text)
-    if not any(texts):
-        raise InvalidParamsError("the message has no text")
-    return "\n".join(texts)
+def _prompt(message: pb.Message, limits: FileLimits) -> Content:
+    try:
+        return content_of([_item(part) for part in message.parts], limits)
+    except RequestRefused as error:
+        raise InvalidParamsError(error.message) from error
+
+
+def _item(part: pb.Part) -> str | BinaryContent:
+    match part.WhichOneof("content"):
+        case "text":
+            return part.text
+        case "raw":
+            return BinaryContent(part.raw, part.media_type, part.filename or None)
+        case "url":
+            return file_of_url(part.url, part.filename or None)
+        case kind:
+            raise ContentTypeNotSupportedError(f"a part {kind!r} of a message is not read here")
 
 
 def _decisions(message: pb.Message) -> list[Decision]:

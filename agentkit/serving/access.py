@@ -72,6 +72,15 @@ class Access:
         Raises:
             RequestRefused: the host or the origin is not allowed, or the key is missing or wrong.
         """
+        self.check_source(request)
+        return LOCAL_OWNER if path in OPEN_PATHS else self.owner_in(request.headers)
+
+    def check_source(self, request: Request) -> None:
+        """Check the name under which the service is reached, and the web page that asks.
+
+        Raises:
+            RequestRefused: the host or the origin is not allowed.
+        """
         host = _without_port(request.headers.get("host", ""))
         if "*" not in self._hosts and host not in self._hosts:
             raise RequestRefused(
@@ -80,7 +89,6 @@ class Access:
         origin = request.headers.get("origin")
         if origin is not None and origin not in self.origins and not _is_same(origin, request):
             raise RequestRefused("forbidden", f"web pages of {origin!r} may not ask; allow them with `origins`.")
-        return LOCAL_OWNER if path in OPEN_PATHS else self.owner_in(request.headers)
 
     def owner_in(self, headers: Mapping[str, str]) -> str:
         """Return the name of the client whose key is in the headers of a request.

@@ -31,8 +31,11 @@ from acp import (
 from acp.schema import (
     AgentCapabilities,
     AllowedOutcome,
+    AudioContentBlock,
     AuthenticateResponse,
+    BlobResourceContents,
     EmbeddedResourceContentBlock,
+    ImageContentBlock,
     Implementation,
     PermissionOption,
     PromptCapabilities,
@@ -56,9 +59,19 @@ from agentkit.events import (
     ToolCallEvent,
     ToolResultEvent,
 )
-from agentkit.messages import ModelMessage, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
+from agentkit.files import FileLimits
+from agentkit.messages import (
+    BinaryContent,
+    Content,
+    ModelMessage,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import end_in
+from agentkit.serving.given_files import content_of, file_of_base64
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import answers_in
@@ -112,7 +125,7 @@ class EditorAgent:
             protocol_version=min(protocol_version, PROTOCOL_VERSION),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
-                prompt_capabilities=PromptCapabilities(embedded_context=True),
+                prompt_capabilities=PromptCapabilities(image=True, audio=True, embedded_context=True),
                 session_capabilities=SessionCapabilities(),
             ),
             agent_info=Implementation(name=self._service.agent_name or self._service.name, version=version(NAME)),
@@ -148,7 +161,8 @@ class EditorAgent:
     async def prompt(self, session_id: str, prompt: Sequence[Any], **_: Any) -> PromptResponse:
         """Perform a run, and tell it while it goes on."""
         try:
-            run_id = await self._service.submit(RunRequest(_text(prompt), session_id), LOCAL_OWNER)
+            content = _prompt(prompt, self._service.file_limits)
+            run_id = await self._service.submit(RunRequest(content, session_id), LOCAL_OWNER)
             self._runs[session_id] = run_id
             return await self._performed(session_id, run_id)
         except RequestRefused as error:
@@ -270,7 +284,7 @@ def _told_again(messages: Sequence[ModelMessage]) -> Iterator[Any]:
     for part in (part for message in messages for part in message.parts):
         match part:
             case UserPromptPart():
-                yield update_user_message_text(part.content)
+                yield update_user_message_text(part.text)
             case TextPart():
                 yield update_agent_message_text(part.content)
             case ToolCallPart():
@@ -278,7 +292,7 @@ def _told_again(messages: Sequence[ModelMessage]) -> Iterator[Any]:
             case ToolReturnPart():
                 status = "failed" if part.is_error else "completed"
                 yield update_tool_call(
-                    part.tool_call_id, status=status, content=[tool_content(text_block(part.content))]
+                    part.tool_call_id, status=status, content=[tool_content(text_block(part.text))]
                 )
             case _:
                 pass
@@ -288,22 +302,24 @@ def _title(tool_name: str, arguments: str) -> str:
     return f"{tool_name} {arguments}"
 
 
-def _text(prompt: Sequence[Any]) -> str:
-    """Return the text of a prompt: words, links, and the content of files that the editor embeds."""
-    texts: list[str] = []
+def _prompt(prompt: Sequence[Any], limits: FileLimits) -> Content:
+    """Return the content of a prompt: words, links, images, sounds, and files that the editor embeds."""
+    items: list[str | BinaryContent] = []
     for block in prompt:
         match block:
             case TextContentBlock():
-                texts.append(block.text)
+                items.append(block.text)
             case ResourceContentBlock():
-                texts.append(f"{block.name}: {block.uri}")
+                items.append(f"{block.name}: {block.uri}")
             case EmbeddedResourceContentBlock(resource=TextResourceContents() as file):
-                texts.append(f"{file.uri}:\n{file.text}")
+                items.append(f"{file.uri}:\n{file.text}")
+            case EmbeddedResourceContentBlock(resource=BlobResourceContents() as file):
+                items.append(file_of_base64(file.blob, file.mime_type or "an unknown type", str(file.uri)))
+            case ImageContentBlock() | AudioContentBlock():
+                items.append(file_of_base64(block.data, block.mime_type))
             case _:
-                raise RequestRefused("unprocessable", f"this agent reads text, and the prompt has {block.type!r}.")
-    if not any(texts):
-        raise RequestRefused("unprocessable", "the prompt has no text.")
-    return "\n\n".join(texts)
+                raise RequestRefused("unprocessable", f"{block.type!r} in a prompt is not read here.")
+    return content_of(items, limits, between="\n\n")
 
 
 __all__ = ["EditorAgent", "serve_stdio"]

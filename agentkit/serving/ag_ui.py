@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ag_ui.core import (
     AssistantMessage,
+    AudioPart,
     BaseEvent,
     CustomEvent,
+    DataSource,
+    DocumentPart,
     FunctionCall,
+    ImagePart,
     Interrupt,
     Message,
     MessagesSnapshotEvent,
@@ -33,12 +37,14 @@ from ag_ui.core import (
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
+    TextPart,
     ToolCall,
     ToolCallArgsEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
     ToolMessage,
+    UrlSource,
     UserMessage,
 )
 from ag_ui.core import RunFinishedEvent as AgUiFinished
@@ -59,9 +65,12 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolResultEvent,
 )
+from agentkit.files import FileLimits
+from agentkit.messages import BinaryContent, Content, text_of
 from agentkit.serving.client_tools import client_tool
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, until_end
+from agentkit.serving.given_files import content_of, file_of_base64, file_of_url
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import TOLD_BY_OTHERS, answers_in, waiting_run
@@ -94,7 +103,8 @@ async def accept(service: AgentService, given: RunAgentInput, owner: str) -> tup
         return await _decided(service, given, results, owner)
     key = f"ag-ui {given.thread_id} {given.run_id}"
     tools = tuple(client_tool(each.name, each.description, each.parameters or {}) for each in given.tools or ())
-    return await service.submit(RunRequest(_prompt(given), given.thread_id, key, tools=tools), owner), 0
+    prompt = _prompt(given, service.file_limits)
+    return await service.submit(RunRequest(prompt, given.thread_id, key, tools=tools), owner), 0
 
 
 async def lines(batches: Batches, given: RunAgentInput) -> AsyncIterator[bytes]:
@@ -292,7 +302,7 @@ async def _decided(
         if digest in answers:
             decisions.append(_decision(call, answers[digest]))
         elif result is not None:
-            content = _text_of(result.content)
+            content = text_of(tuple(_items(result.content)))
             is_error = result.error is not None
             decisions.append(Settle(call.tool_call_id, content or result.error or "", is_error, digest))
         else:
@@ -321,28 +331,34 @@ def _decision(call: PendingCall, entry: ResumeEntry) -> Decision:
             )
 
 
-def _prompt(given: RunAgentInput) -> str:
-    """Return the user's words since the last message of anyone else, after the context of the page."""
-    said: list[str] = []
+def _prompt(given: RunAgentInput, limits: FileLimits) -> Content:
+    """Return what the user has said since the last message of anyone else, after the context of the page."""
+    said: list[list[str | BinaryContent]] = []
     for message in reversed(given.messages):
         if not isinstance(message, UserMessage):
             break
-        said.append(_text_of(message.content))
+        said.append(_items(message.content))
     if not said:
         raise RequestRefused("unprocessable", "messages must end with a message of the user, or resume be given.")
     context = [f"{each.description}: {each.value}" for each in given.context or ()]
-    return "\n\n".join([*context, *reversed(said)])
+    items = [*context, *(item for items in reversed(said) for item in items)]
+    return content_of(items, limits, between="\n\n")
 
 
-def _text_of(content: str | Sequence[Any]) -> str:
-    if isinstance(content, str):
-        return content
-    texts: list[str] = []
-    for part in content:
-        if part.type != "text":
-            raise RequestRefused("unprocessable", f"this agent reads text; a message has a part {part.type!r}.")
-        texts.append(part.text)
-    return "\n".join(texts)
+def _items(content: str | Sequence[Any]) -> list[str | BinaryContent]:
+    return [content] if isinstance(content, str) else [_item(part) for part in content]
+
+
+def _item(part: Any) -> str | BinaryContent:
+    match part:
+        case TextPart():
+            return part.text
+        case ImagePart() | AudioPart() | DocumentPart() if isinstance(part.source, DataSource):
+            return file_of_base64(part.source.value, part.source.mime_type)
+        case ImagePart() | AudioPart() | DocumentPart() if isinstance(part.source, UrlSource):
+            return file_of_url(part.source.value)
+        case _:
+            raise RequestRefused("unprocessable", f"a part {part.type!r} of a message is not read here.")
 
 
 def _refuse_without_effect(given: RunAgentInput) -> None:

@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route, request_response
 
 from agentkit import studio
 from agentkit.errors import AgentKitError, CheckpointError, UserError
+from agentkit.file_references import with_references
 from agentkit.persistence.checkpointer import EventCheckpointer
 from agentkit.persistence.named_journal import named_journal
 from agentkit.persistence.sql_checkpointer import SQLCheckpointer
@@ -28,6 +29,7 @@ from agentkit.serving import mcp_endpoint, openai_chat, vercel
 from agentkit.serving.access import AGENT_CARD, Access
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.limits import ServiceLimits
+from agentkit.serving.mcp_oauth import OAuthAccess, oauth_access, refusal
 from agentkit.serving.metrics import Metrics
 from agentkit.serving.observed_endpoint import ObservedEndpoint
 from agentkit.serving.openai_responses import ResponseRoutes
@@ -36,6 +38,7 @@ from agentkit.serving.run_routes import Endpoint, RunRoutes, read, streaming
 from agentkit.serving.service import AgentService
 from agentkit.serving.threads import unless_left
 from mcp_servers.distribution import install_command
+from mcp_servers.oauth.guard import AccessRefused
 from modelstack.inference.server.bodies import BodyT, read_content
 from modelstack.inference.server.errors import ApiError
 
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
     from agentkit.agent import Agent
     from agentkit.persistence.session import Session
+    from mcp_servers.oauth.protected_resource import ProtectedResource
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ def app(
     deps: Callable[[str], Any] | None = None,
     limits: ServiceLimits = ServiceLimits(),
     has_studio: bool = False,
+    oauth: ProtectedResource | None = None,
 ) -> AgentApp:
     """Return an ASGI application that serves an agent.
 
@@ -81,6 +86,7 @@ def app(
         deps: Returns the `deps` of a run, from the name of the client's key.
         limits: Limits of number, size and time.
         has_studio: Serve the studio's page, under `/studio/`.
+        oauth: Clients of the MCP endpoint need an access token for this resource, instead of a key.
 
     Raises:
         UserError: an argument has a value that is not allowed.
@@ -96,16 +102,20 @@ def app(
     service = AgentService(
         agent, checkpointer=checkpointer, session_of=session_of, name=name, deps=deps, limits=limits
     )
-    return AgentApp(service, Access(keys, hosts, origins), has_studio=has_studio)
+    access = Access(keys, hosts, origins)
+    return AgentApp(service, access, has_studio=has_studio, oauth=oauth_access(oauth, keys))
 
 
 class AgentApp:
     """The endpoints of a service; an ASGI application."""
 
-    def __init__(self, service: AgentService, access: Access, *, has_studio: bool = False) -> None:
+    def __init__(
+        self, service: AgentService, access: Access, *, has_studio: bool = False, oauth: OAuthAccess | None = None
+    ) -> None:
         """Answer for a service; see `app`."""
         self.service = service
         self._access = access
+        self._oauth = oauth
         self._metrics, self._spans = Metrics(service), RequestSpans(service.telemetry)
         get: dict[str, Endpoint] = {
             "/health/live": self._live,
@@ -132,7 +142,7 @@ class AgentApp:
         own = {"GET": get, "POST": post, "DELETE": delete}
         methods = {method: runs[method] | responses[method] | endpoints for method, endpoints in own.items()}
         self._a2a_dispatcher: JsonRpcDispatcher | None = None
-        self._mcp = mcp_endpoint.mcp_server(service, access.owner_in)
+        self._mcp = mcp_endpoint.mcp_server(service, access.owner_in if oauth is None else oauth.owner_in)
         self._starlette = Starlette(
             routes=[
                 *(
@@ -140,6 +150,7 @@ class AgentApp:
                     for method, endpoints in methods.items()
                     for path, endpoint in endpoints.items()
                 ),
+                *([] if oauth is None else [Route(path, oauth.metadata) for path in oauth.paths]),
                 Mount(MCP, self._observed(MCP, self._guarded_mcp())),
             ],
             middleware=[Middleware(CORSMiddleware, **_cors(access.origins))] if access.origins else [],
@@ -165,9 +176,17 @@ class AgentApp:
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                owner = self._access.owner(Request(scope), MCP)
+                if self._oauth is None:
+                    owner = self._access.owner(Request(scope), MCP)
+                else:
+                    self._access.check_source(Request(scope))
+                    owner = await self._oauth.owner(scope)
+                    scope = self._oauth.named(scope, owner)
             except RequestRefused as error:
                 await _refused(error, MCP)(scope, receive, send)
+                return
+            except AccessRefused as error:
+                await refusal(error)(scope, receive, send)
                 return
             await endpoint(mcp_endpoint.owned(scope, owner), receive, send)
 
@@ -250,7 +269,8 @@ class AgentApp:
 
         name = request.path_params["session"]
         history = await self.service.session(name, owner).load()
-        return JSONResponse({"session": name, "messages": to_jsonable_python(history.messages)})
+        messages = to_jsonable_python(with_references(history.messages, {}))
+        return JSONResponse({"session": name, "messages": messages})
 
     async def _delete_session(self, request: Request, owner: str) -> Response:
         await self.service.delete_session(request.path_params["session"], owner)

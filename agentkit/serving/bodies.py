@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agentkit.approvals.pending import Approve, Decision, Deny, Settle
+from agentkit.messages import BinaryContent
 from modelstack.inference.server.bodies import Body
 
 MOST_DECISIONS = 1000
@@ -15,7 +16,8 @@ MOST_DECISIONS = 1000
 class RunBody(Body):
     """Request for a run."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[str | BinaryContent], Field(min_length=1)]
+    """Text, or texts and files in order; a file is `{"kind": "binary", "data": BASE64URL, "media_type": ...}`."""
     session: str | None = Field(default=None, min_length=1, max_length=200)
     timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 

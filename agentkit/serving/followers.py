@@ -24,12 +24,16 @@ RECENT = 256
 """Events of a run that are kept in memory while this process performs it."""
 RunEnd: TypeAlias = RunFinishedEvent | RunFailedEvent
 """Event that is the last one of a run, or of its part before a client has to decide."""
+_END_KINDS = ('"run_finished"', '"run_failed"')
+"""Texts of which the JSON of such an event has one."""
 Batches: TypeAlias = AsyncIterator[Sequence[StoredEvent]]
 """Events of a run, several at a time."""
 
 
 def end_in(events: Sequence[StoredEvent]) -> RunEnd | None:
     """Return the last of some events if it ends a run or lets it wait, else None."""
+    if not any(kind in events[-1].body for kind in _END_KINDS):
+        return None  # most are not parsed
     last = events[-1].event
     return last if isinstance(last, RunEnd) else None
 
@@ -86,18 +90,25 @@ class Followers:
             CheckpointError: the run is unknown, or was deleted.
         """
         while True:
-            news = anyio.Event()
-            self._waiting.setdefault(run_id, set()).add(news)  # before the look, which another process may outrun
-            self._read_until[run_id] = min(after, self._read_until.get(run_id, after))
-            try:
-                events = () if self._has_all(run_id, after) else await self._behind(run_id, after)
-                if not events:
-                    await news.wait()
-                    continue
-            finally:
-                self._forget(run_id, news)
+            while not (events := self._from_memory(run_id, after)):
+                if events := await self._stored_or_news(run_id, after):
+                    break
             yield events
             after = events[-1].number
+
+    async def _stored_or_news(self, run_id: str, after: int) -> Sequence[StoredEvent]:
+        """Return the events behind `after` that the journal has; without one, wait until there may be some."""
+        news = anyio.Event()
+        self._waiting.setdefault(run_id, set()).add(news)  # before the look, which another process may outrun
+        self._read_until[run_id] = min(after, self._read_until.get(run_id, after))
+        try:
+            has_all = self._has_all(run_id, after)
+            if not has_all and (found := await self._checkpointer.events(run_id, after=after, limit=PAGE)):
+                return found
+            await news.wait()
+        finally:
+            self._forget(run_id, news)
+        return ()
 
     async def look(self) -> None:
         """Wake readers of runs of which other processes have stored events since they were read."""
@@ -115,15 +126,14 @@ class Followers:
         recent = self._recent.get(run_id)
         return bool(recent) and recent[-1].number == after
 
-    async def _behind(self, run_id: str, after: int) -> Sequence[StoredEvent]:
-        found = self._from_memory(run_id, after)
-        return found or await self._checkpointer.events(run_id, after=after, limit=PAGE)
-
     def _from_memory(self, run_id: str, after: int) -> Sequence[StoredEvent]:
         """Return the events behind `after`; none if memory lacks one of them."""
-        found = [event for event in self._recent.get(run_id, ()) if event.number > after]
-        is_whole = all(event.number == after + n for n, event in enumerate(found, start=1))
-        return found if is_whole else ()
+        recent = self._recent.get(run_id)
+        n = recent[-1].number - after if recent else 0
+        # Numbers grow, so `n` events from `after + 1` on are whole.
+        if recent is None or not 0 < n <= len(recent) or recent[-n].number != after + 1:
+            return ()
+        return [recent[at] for at in range(-n, 0)]
 
     def _wake(self, run_id: str) -> None:
         for news in self._waiting.get(run_id, ()):

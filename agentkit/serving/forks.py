@@ -31,6 +31,8 @@ class ForkBody(Body):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     """Conversation in the form of `GET /sessions/ID`; the model answers the last message."""
+    run_id: str | None = None
+    """Run whose files the messages refer to."""
     timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def conversation(self) -> tuple[ModelMessage, ...]:
@@ -71,7 +73,7 @@ def words_of(messages: Sequence[ModelMessage]) -> str:
     """Return the user's last words in a conversation; empty if there are none."""
     index = _last_prompt(messages)
     parts = messages[index].parts if index is not None else ()
-    return "\n".join(part.content for part in parts if isinstance(part, UserPromptPart))
+    return "\n".join(part.text for part in parts if isinstance(part, UserPromptPart))
 
 
 def forked_state(run_id: str, messages: tuple[ModelMessage, ...]) -> RunState:

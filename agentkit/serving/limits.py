@@ -18,7 +18,8 @@ class ServiceLimits:
     run_timeout_s: float | None = 3600.0
     """Seconds after which a run is cancelled, for requests that name no deadline, and the longest that they may
     name. Time in which a run waits for a decision counts too."""
-    max_body_bytes: int = 1_000_000
+    max_body_bytes: int = 8_000_000
+    """Bytes of a request, files in base64 included: an image of 5 MB, as large as most providers accept one."""
     body_timeout_s: float = 30.0
     send_timeout_s: float = 30.0
     """Seconds after which the connection of a client that reads nothing is closed; it can reconnect."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -22,9 +22,11 @@ from agentkit.events import (
     RunFinishedEvent,
     TextDeltaEvent,
 )
-from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from agentkit.files import FileLimits
+from agentkit.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import RunEnd, wait_for_end
+from agentkit.serving.given_files import content_of, file_of_base64, file_of_url
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import cancelled_if_left, failed, output_text
@@ -50,18 +52,75 @@ class TextContent(Body):
     text: str
 
 
+class ImageAddress(Body):
+    """Address of an image."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImageContent(Body):
+    """Image in a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageAddress
+
+
+class AudioData(Body):
+    """Sound in base64."""
+
+    data: str
+    format: Literal["wav", "mp3"]
+
+
+class AudioContent(Body):
+    """Sound in a message."""
+
+    type: Literal["input_audio"]
+    input_audio: AudioData
+
+
+class FileData(Body):
+    """File as a data URL."""
+
+    file_data: str
+    filename: str | None = None
+
+
+class FileContent(Body):
+    """Document in a message."""
+
+    type: Literal["file"]
+    file: FileData
+
+
+ContentPart = Annotated[TextContent | ImageContent | AudioContent | FileContent, Field(discriminator="type")]
+
+
 class ChatMessage(Body):
     """Message of a conversation."""
 
     role: Literal["user", "assistant"]
-    content: str | list[TextContent]
+    content: str | list[ContentPart]
     refusal: None = None
     name: str | None = None
 
     @property
-    def text(self) -> str:
-        """The whole text."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+    def items(self) -> list[str | BinaryContent]:
+        """Texts and files, in order."""
+        return [self.content] if isinstance(self.content, str) else [_item(part) for part in self.content]
+
+
+def _item(part: ContentPart) -> str | BinaryContent:
+    match part:
+        case TextContent():
+            return part.text
+        case ImageContent():
+            return file_of_url(part.image_url.url)
+        case AudioContent():
+            return file_of_base64(part.input_audio.data, f"audio/{part.input_audio.format}")
+        case FileContent():
+            return file_of_url(part.file.file_data, part.file.filename)
 
 
 class StreamOptions(Body):
@@ -95,16 +154,19 @@ async def accept(service: AgentService, given: ChatBody, key: str | None, owner:
             "not_found", f"the model {given.model!r} is not served here; known: {service.name!r}."
         )
     *earlier, last = given.messages
-    if last.role != "user" or not last.text:
-        raise RequestRefused("unprocessable", "the last message must be words of the user.")
-    history = tuple(_message(each) for each in earlier)
-    return await service.submit(RunRequest(last.text, None, key, history=history), owner)
+    if last.role != "user":
+        raise RequestRefused("unprocessable", "the last message must be the user's.")
+    limits = service.file_limits
+    history = tuple(_message(each, limits) for each in earlier)
+    return await service.submit(RunRequest(content_of(last.items, limits), None, key, history=history), owner)
 
 
-def _message(given: ChatMessage) -> ModelMessage:
+def _message(given: ChatMessage, limits: FileLimits) -> ModelMessage:
     if given.role == "user":
-        return ModelRequest((UserPromptPart(given.text),))
-    return ModelResponse((TextPart(given.text),))
+        return ModelRequest((UserPromptPart(content_of(given.items, limits)),))
+    if any(not isinstance(item, str) for item in given.items):
+        raise RequestRefused("unprocessable", "a message of the assistant has text alone here.")
+    return ModelResponse((TextPart("\n".join(map(str, given.items))),))
 
 
 async def completion(service: AgentService, run_id: str, owner: str) -> dict[str, Any]:

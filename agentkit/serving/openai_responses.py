@@ -29,9 +29,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentkit.approvals.pending import Approve, Decision, Deny, PendingCall, Settle
-from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from agentkit.files import FileLimits
+from agentkit.messages import (
+    BinaryContent,
+    Content,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    UserPromptPart,
+)
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import wait_for_end
+from agentkit.serving.given_files import content_of, file_of_url
 from agentkit.serving.response_events import ASKED, ResponseName, RunResponses, ToldResponse, parsed_name
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.run_routes import Endpoint, read, streaming
@@ -39,7 +49,7 @@ from agentkit.serving.service import CANCEL_S, WAITING, AgentService
 from agentkit.serving.threads import unless_left, waiting_run
 from modelstack.inference.server.bodies import Body
 from modelstack.inference.server.errors import ApiError
-from modelstack.inference.server.response_items import Event, MessageItem, ResultItem, text_of
+from modelstack.inference.server.response_items import Event, ResultItem, Status, TextContent, text_of
 
 MOST_METADATA = 16
 """OpenAI's limit of pairs of metadata; keys have at most 64 characters, values 512."""
@@ -63,6 +73,48 @@ class ConversationItem(Body):
     id: _SessionName
 
 
+class ImageContent(Body):
+    """Image in a message, as a data URL."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class FileContent(Body):
+    """Document in a message, as a data URL."""
+
+    type: Literal["input_file"]
+    file_data: str
+    filename: str | None = None
+
+
+class GivenMessage(Body):
+    """Message of the conversation."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[TextContent | ImageContent | FileContent]
+    id: str | None = None
+    status: Status | None = None
+    phase: str | None = None
+
+    @property
+    def pieces(self) -> list[str | BinaryContent]:
+        """Texts and files, in order."""
+        return [self.content] if isinstance(self.content, str) else [_piece(part) for part in self.content]
+
+
+def _piece(part: TextContent | ImageContent | FileContent) -> str | BinaryContent:
+    match part:
+        case TextContent():
+            return part.text
+        case ImageContent():
+            return file_of_url(part.image_url)
+        case FileContent():
+            return file_of_url(part.file_data, part.filename)
+
+
 class ResponseStreamOptions(Body):
     """Options of a stream; nothing is obfuscated."""
 
@@ -73,7 +125,7 @@ class ResponseBody(Body):
     """Request; settings of models are the agent's own, so fields for them are refused by name."""
 
     model: str
-    input: str | list[MessageItem | ApprovalItem | ResultItem]
+    input: str | list[GivenMessage | ApprovalItem | ResultItem]
     previous_response_id: str | None = None
     conversation: _SessionName | ConversationItem | None = None
     background: bool | None = None
@@ -111,14 +163,14 @@ async def accept(service: AgentService, given: ResponseBody, key: str | None, ow
         raise _wrong("store", "false is refused, because runs are stored; delete the response when it has ended.")
     if given.previous_response_id is not None and given.conversation is not None:
         raise _wrong("conversation", "it names the earlier messages, and so does previous_response_id: send one.")
-    items = [MessageItem(role="user", content=given.input)] if isinstance(given.input, str) else given.input
-    messages = [each for each in items if isinstance(each, MessageItem)]
-    answers = [each for each in items if not isinstance(each, MessageItem)]
+    items = [GivenMessage(role="user", content=given.input)] if isinstance(given.input, str) else given.input
+    messages = [each for each in items if isinstance(each, GivenMessage)]
+    answers = [each for each in items if not isinstance(each, GivenMessage)]
     if answers and messages:
         raise _wrong("input", "answers to waiting calls come alone; send messages once the run has ended.")
     if answers:
         return await _answered(service, given, answers, owner)
-    prompt, history = _conversation(messages)
+    prompt, history = _conversation(messages, service.file_limits)
     if given.conversation is not None and history:
         raise _wrong("input", "the conversation is stored; send only what the user has said since.")
     if given.previous_response_id is not None:
@@ -133,8 +185,8 @@ def _wrong(param: str, message: str, code: str | None = None, status: int = 400)
     return ApiError(status, message, param, code)
 
 
-def _conversation(items: Sequence[MessageItem]) -> tuple[str, tuple[ModelMessage, ...]]:
-    """Return the user's last words, and the messages before."""
+def _conversation(items: Sequence[GivenMessage], limits: FileLimits) -> tuple[Content, tuple[ModelMessage, ...]]:
+    """Return what the user said last, and the messages before."""
     n_earlier = len(items)
     for number, item in enumerate(items):
         if item.role not in ("user", "assistant"):
@@ -142,15 +194,20 @@ def _conversation(items: Sequence[MessageItem]) -> tuple[str, tuple[ModelMessage
             raise _wrong(f"input.{number}.role", text)
     while n_earlier and items[n_earlier - 1].role == "user":
         n_earlier -= 1
-    prompt = "\n\n".join(text_of(item.content) for item in items[n_earlier:])
-    if not prompt.strip():
-        raise _wrong("input", "it must end with words of the user.")
-    return prompt, tuple(
-        ModelRequest((UserPromptPart(text_of(item.content)),))
-        if item.role == "user"
-        else ModelResponse((TextPart(text_of(item.content)),))
-        for item in items[:n_earlier]
-    )
+    try:
+        said = [piece for item in items[n_earlier:] for piece in item.pieces]
+        history = tuple(_message(item, limits) for item in items[:n_earlier])
+        return content_of(said, limits, between="\n\n"), history
+    except RequestRefused as error:
+        raise _wrong("input", error.message) from error
+
+
+def _message(item: GivenMessage, limits: FileLimits) -> ModelMessage:
+    if item.role == "user":
+        return ModelRequest((UserPromptPart(content_of(item.pieces, limits)),))
+    if any(not isinstance(piece, str) for piece in item.pieces):
+        raise RequestRefused("unprocessable", "a message of the assistant has text alone here.")
+    return ModelResponse((TextPart("".join(map(str, item.pieces))),))
 
 
 async def _previous(service: AgentService, given: str, owner: str) -> RunResponses:
@@ -254,11 +311,9 @@ async def _read(service: AgentService, name: ResponseName, owner: str) -> tuple[
     """
     try:
         found = RunResponses(await service.summary(name.run_id, owner), service.name)
-        after = 0
-        while events := await service.page(name.run_id, after, owner):
+        async for events in service.pages(name.run_id, 0, owner):
             for each in events:
                 found.told(each)
-            after = events[-1].number
     except RequestRefused as error:
         raise _unknown(name.id) from error
     if (response := found.named(name)) is None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentkit.events import RunRequestedEvent
+from agentkit.file_references import event_with_references
 
 if TYPE_CHECKING:
-    from agentkit.messages import ModelMessage
+    from agentkit.messages import Content, ModelMessage
     from agentkit.tools.definition import ToolDefinition
 
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class RunRequest:
     """A client's request for a run."""
 
-    prompt: str
+    prompt: Content
     session: str | None = None
     """The client's name of the conversation that the run continues."""
     idempotency_key: str | None = None
@@ -39,4 +40,5 @@ class RunRequest:
 
     def is_repeated_by(self, event: RunRequestedEvent) -> bool:
         """Whether the run of an event was asked for by an equal request."""
-        return event == self.event(event.run_id, event.deadline)
+        asked = event_with_references(self.event(event.run_id, event.deadline), {})
+        return event_with_references(event, {}) == asked

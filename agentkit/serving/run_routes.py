@@ -16,12 +16,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from agentkit.events import RewardEvent, RunFailedEvent, RunFinishedEvent
+from agentkit.file_references import references_in, with_files
+from agentkit.files import media_type_of
 from agentkit.persistence.checkpointer import UNENDED, RunSummary
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.serving.bodies import DecisionsBody, RunBody
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, until_end, wait_for_end
 from agentkit.serving.forks import ForkBody, words_of
+from agentkit.serving.given_files import content_of
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import AgentService
@@ -57,6 +60,7 @@ class RunRoutes:
                 "/runs/{run_id}": self._run,
                 "/runs/{run_id}/events": self._events,
                 "/runs/{run_id}/trace": self._trace,
+                "/runs/{run_id}/files/{sha256}": self._file,
             },
             "POST": {
                 "/runs": self._submit,
@@ -72,11 +76,17 @@ class RunRoutes:
     async def _submit(self, request: Request, owner: str) -> Response:
         body = await read(request, RunBody, self.service.limits)
         key = request.headers.get("idempotency-key")
-        return await self._accepted(request, RunRequest(body.prompt, body.session, key, body.timeout_s), owner)
+        items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        prompt = content_of(items, self.service.file_limits)
+        return await self._accepted(request, RunRequest(prompt, body.session, key, body.timeout_s), owner)
 
     async def _fork(self, request: Request, owner: str) -> Response:
         body = await read(request, ForkBody, self.service.limits)
         messages = body.conversation()
+        if body.run_id is not None:
+            hashes = references_in(messages)
+            files = {sha256: await self.service.file(body.run_id, sha256, owner) for sha256 in hashes}
+            messages = with_files(messages, files, whose=f"run {body.run_id!r}")
         key = request.headers.get("idempotency-key")
         asked = RunRequest(words_of(messages), None, key, body.timeout_s, history=messages, is_fork=True)
         return await self._accepted(request, asked, owner)
@@ -101,7 +111,7 @@ class RunRoutes:
                 await self._ended(run_id, owner)
         stored, end = await self.service.stored(run_id, owner)
         pending = [asdict(call) for call in stored.state.pending]
-        view = {**_entry(stored.summary), "pending": pending, "usage": asdict(stored.state.usage)}
+        view = {**_entry(stored.summary), "pending": pending, "usage": stored.state.usage.as_json()}
         if isinstance(end, RunFinishedEvent):
             view |= {"output": end.output, "confidence": end.confidence}
         elif isinstance(end, RunFailedEvent):
@@ -120,30 +130,32 @@ class RunRoutes:
         if not (given.isascii() and given.isdecimal() and len(given) < 16):
             raise RequestRefused("bad_request", f"Last-Event-ID {given!r} is not the number of an event.")
         after = int(given)
-        summary = await self.service.summary(run_id, owner)
-        batches = await self.service.follow(run_id, after, owner)
-        if summary.status in UNENDED:
-            return streaming(_lines(until_end(batches)), {}, self.service.limits)
-        if after and after == await self.service.n_events(run_id, owner):
+        goes_on = after == 0 and self.service.performs(run_id, owner)  # its end is among its events
+        if goes_on or (await self.service.summary(run_id, owner)).status in UNENDED:
+            batches = until_end(await self.service.follow(run_id, after, owner))
+        elif after and not await self.service.n_events_behind(run_id, after, owner):
             return Response(status_code=204)  # all is read: an EventSource does not ask again
-        return streaming(_lines(self._pages(run_id, after, owner)), {}, self.service.limits)
-
-    async def _pages(self, run_id: str, after: int, owner: str) -> Batches:
-        """Yield the events of an ended run, rewards behind its end among them."""
-        while events := await self.service.page(run_id, after, owner):
-            yield events
-            after = events[-1].number
+        else:
+            batches = self.service.pages(run_id, after, owner)  # rewards behind its end too
+        return streaming(_lines(batches), {}, self.service.limits)
 
     async def _trace(self, request: Request, owner: str) -> Response:
         run_id = request.path_params["run_id"]
         await self.service.summary(run_id, owner)
-        pages = self._pages(run_id, 0, owner)
+        pages = self.service.pages(run_id, 0, owner)
         lines = (
             b"".join(trace_line(each.event, each.time) for each in events if not isinstance(each.event, DELTAS))
             async for events in pages
         )
         name = {"Content-Disposition": f'attachment; filename="{run_id}.jsonl"'}
         return StreamingResponse(lines, headers=name, media_type="application/x-ndjson")
+
+    async def _file(self, request: Request, owner: str) -> Response:
+        run_id, sha256 = request.path_params["run_id"], request.path_params["sha256"]
+        data = await self.service.file(run_id, sha256, owner)
+        # Its kind is found out from its bytes: a page that claims to be an image must not be shown as a page.
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, immutable, max-age=86400"}
+        return Response(data, media_type=media_type_of(data) or "application/octet-stream", headers=headers)
 
     async def _decide(self, request: Request, owner: str) -> Response:
         body = await read(request, DecisionsBody, self.service.limits)

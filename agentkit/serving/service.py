@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -34,8 +35,8 @@ from agentkit.persistence.checkpointer import (
     RunSummary,
     StoredRun,
     StoredStatus,
+    UnendedRun,
 )
-from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.resume import decided
 from agentkit.run.state import RunState
 from agentkit.serving.errors import RequestRefused
@@ -44,6 +45,7 @@ from agentkit.serving.forks import forked_state
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.request_spans import trace_metadata
 from agentkit.serving.run_request import RunRequest
+from agentkit.serving.run_statuses import FAILED, WAITING, require_status, session_busy
 from agentkit.serving.worker import (
     CANCELLED,
     OWNER,
@@ -56,15 +58,15 @@ from agentkit.serving.worker import (
     cancel,
     interrupted,
 )
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
     from agentkit.persistence.session import Session
     from agentkit.run.setup import ResumeOptions
 
-WAITING: tuple[StoredStatus, ...] = ("needs_approval", "needs_results")
-"""Statuses of runs that wait for a client."""
-FAILED: tuple[StoredStatus, ...] = ("failed",)
+FIRST_PAGE, PAGE = 100, 1000
+"""Events of an ended run that are read at a time; a short run needs no worker thread."""
 LAST_EVENTS = 8
 """Events that are read at a time to find a run's end."""
 CANCEL_S = 5.0
@@ -102,7 +104,7 @@ class AgentService:
         declared = replace(agent._declared, checkpointer=None)  # pyright: ignore[reportPrivateUsage]
         self._agent = agent
         self.agent_name, self.name, self.limits = declared.name, name, limits
-        self.telemetry = declared.telemetry
+        self.telemetry, self.file_limits = declared.telemetry, declared.file_limits
         self._journal, self._session_of, self._deps = checkpointer, session_of, deps
         self._worker = Worker(declared, checkpointer, name=name, options=self._options, limits=limits)
 
@@ -110,6 +112,11 @@ class AgentService:
     def n_running(self) -> int:
         """Number of runs that this process performs."""
         return self._worker.n_running
+
+    @property
+    def spent(self) -> RunUsage:
+        """Usage of all runs while this process performed them."""
+        return self._worker.spent
 
     @property
     def is_ready(self) -> bool:
@@ -148,7 +155,6 @@ class AgentService:
                 return await self._same(run_id, request, owner)
         metadata, trace = {SERVED: self.name, OWNER: owner}, trace_metadata()
         if request.session is not None:
-            await self._require_idle({**metadata, SESSION: request.session})
             metadata[SESSION] = request.session
         has_room = self._worker.take_place(run_id)
         try:
@@ -164,18 +170,18 @@ class AgentService:
             state = forked_state(run_id, request.history) if request.is_fork else RunState(run_id=run_id)
             all_metadata = {**request.metadata, **trace, **metadata}
             journal = await self._journal.create(
-                state, agent_name=self.agent_name, metadata=all_metadata, outbox=outbox
+                state,
+                agent_name=self.agent_name,
+                metadata=all_metadata,
+                outbox=outbox,
+                alone_with=None if request.session is None else metadata,
             )
         except BaseException as error:
             self._worker.give_place_back(run_id)
             if isinstance(error, CheckpointError) and await self._journal.has(run_id):
                 return await self._same(run_id, request, owner)  # a concurrent request with the same key
-            raise
-        try:
-            if request.session is not None:
-                await self._require_first(run_id, metadata)
-        except BaseException:
-            self._worker.give_place_back(run_id)
+            if isinstance(error, UnendedRun):
+                raise session_busy(request.session, error.other) from error
             raise
         if has_room:
             self._worker.begin(HeldRun(run_id, owner, request.session, past, journal, known, trace), state)
@@ -193,7 +199,7 @@ class AgentService:
         """
         self._require_open()
         summary = await self._owned(run_id, owner)
-        _require_status(summary, WAITING)
+        require_status(summary, WAITING)
         stored, journal = await self._claimed(run_id, WAITING)
         try:
             state = _with_decisions(interrupted(stored), decisions)
@@ -221,7 +227,7 @@ class AgentService:
         """
         self._require_open()
         summary = await self._owned(run_id, owner)
-        _require_status(summary, FAILED)
+        require_status(summary, FAILED)
         if (session := summary.metadata.get(SESSION)) is not None:
             await self._require_idle({SERVED: self.name, OWNER: owner, SESSION: session})
         stored, journal = await self._claimed(run_id, FAILED)
@@ -242,7 +248,7 @@ class AgentService:
             CheckpointError: the journal cannot be written.
         """
         summary = await self._owned(run_id, owner)
-        _require_status(summary, UNENDED)
+        require_status(summary, UNENDED)
         await self._journal.append_event(run_id, CancelRequestedEvent(owner))
         if (held := self._worker.held(run_id)) is not None:
             cancel(held, owner)
@@ -285,17 +291,29 @@ class AgentService:
         Raises:
             RequestRefused: the run is unknown to this client, or has no event with that number.
         """
-        held = self._worker.held(run_id)
-        if after == 0 and held is not None and held.owner == owner:  # a request that has just begun it
+        if after == 0 and self.performs(run_id, owner):
             return self._worker.followers.follow(run_id, after)
-        await self._owned(run_id, owner)
-        last = (await self._journal.last_events([run_id])).get(run_id, 0)
+        await self.n_events_behind(run_id, after, owner)
+        return self._worker.followers.follow(run_id, after)
+
+    def performs(self, run_id: str, owner: str) -> bool:
+        """Return whether this process performs a run of a client; that it does not says nothing of the run."""
+        held = self._worker.held(run_id)
+        return held is not None and held.owner == owner
+
+    async def n_events_behind(self, run_id: str, after: int, owner: str) -> int:
+        """Return how many stored events of a run have a number above `after`.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has no event with that number.
+        """
+        last = await self.n_events(run_id, owner)
         if not 0 <= after <= last:
             raise RequestRefused(
                 "bad_request",
                 f"run {run_id} has the events 1 to {last}, and none with number {after}; begin with 0.",
             )
-        return self._worker.followers.follow(run_id, after)
+        return last - after
 
     async def n_events(self, run_id: str, owner: str) -> int:
         """Return the number of the last stored event of a run.
@@ -306,14 +324,31 @@ class AgentService:
         await self._owned(run_id, owner)
         return (await self._journal.last_events([run_id])).get(run_id, 0)
 
-    async def page(self, run_id: str, after: int, owner: str) -> Sequence[StoredEvent]:
-        """Return the stored events of a run behind number `after`, at most a thousand.
+    async def pages(self, run_id: str, after: int, owner: str) -> Batches:
+        """Yield the stored events of a run behind number `after`, several at a time, and no later ones.
 
         Raises:
             RequestRefused: the run is unknown to this client.
+            CheckpointError: it was deleted meanwhile, or is damaged.
         """
         await self._owned(run_id, owner)
-        return await self._journal.events(run_id, after=after)
+        for limit in chain((FIRST_PAGE,), repeat(PAGE)):
+            if events := await self._journal.events(run_id, after=after, limit=limit):
+                yield events
+                after = events[-1].number
+            if len(events) < limit:
+                return
+
+    async def file(self, run_id: str, sha256: str, owner: str) -> bytes:
+        """Return a file of a run by the SHA-256 of its bytes.
+
+        Raises:
+            RequestRefused: the run is unknown to this client, or has no such file.
+        """
+        await self._owned(run_id, owner)
+        if (data := await self._journal.file(run_id, sha256)) is None:
+            raise RequestRefused("not_found", f"run {run_id} has no file {sha256!r}.")
+        return data
 
     async def summary(self, run_id: str, owner: str) -> RunSummary:
         """Return the entry of a run.
@@ -389,7 +424,7 @@ class AgentService:
             await self._journal.has(run_id)  # raises if the journal cannot be used
             raise RequestRefused("held", f"run {run_id} is going on; cancel it first, or wait.") from error
         try:
-            _require_status(stored.summary, statuses)
+            require_status(stored.summary, statuses)
         except RequestRefused:
             await journal.release()
             raise
@@ -397,21 +432,7 @@ class AgentService:
 
     async def _require_idle(self, metadata: dict[str, str]) -> None:
         for found in await self._journal.unended_runs(metadata=metadata, limit=1):
-            raise RequestRefused(
-                "session_busy",
-                f"session {metadata[SESSION]!r} has a run that has not ended ({found.run_id}, {found.status!r}); "
-                f"wait for it, decide about its calls, or cancel it.",
-            )
-
-    async def _require_first(self, run_id: str, metadata: dict[str, str]) -> None:
-        """Withdraw a run that was created at the same time as another one of its session, and after it."""
-        unended = await self._journal.unended_runs(metadata=metadata)
-        first = min(unended, key=lambda summary: (summary.created_at, summary.run_id))
-        if first.run_id != run_id:
-            await self._journal.delete(run_id)
-            raise RequestRefused(
-                "session_busy", f"session {metadata[SESSION]!r} has begun the run {first.run_id}."
-            )
+            raise session_busy(metadata[SESSION], found)
 
     async def _require_waiting_room(self) -> None:
         most = self.limits.max_waiting
@@ -432,24 +453,6 @@ class AgentService:
         most = self.limits.run_timeout_s
         timeout_s = most if timeout_s is None else timeout_s if most is None else min(timeout_s, most)
         return None if timeout_s is None else time.time() + timeout_s
-
-
-_REFUSALS: Mapping[Sequence[StoredStatus], tuple[str, str]] = {
-    WAITING: ("not_waiting", "waits for no decision"),
-    FAILED: ("not_ended", "has not failed"),
-    UNENDED: ("ended", "has ended"),
-}
-
-
-def _require_status(summary: RunSummary, statuses: Sequence[StoredStatus]) -> None:
-    """Check that a run has one of some statuses.
-
-    Raises:
-        RequestRefused: It has another one.
-    """
-    if summary.status not in statuses:
-        code, what = _REFUSALS.get(statuses, ("held", "has gone on"))
-        raise RequestRefused(code, f"run {summary.run_id} {what}: its status is {summary.status!r}.")
 
 
 def _with_decisions(state: RunState, decisions: Sequence[Decision]) -> RunState:

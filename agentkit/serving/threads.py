@@ -83,7 +83,7 @@ def answers_in(event: ModelRequestEvent) -> Iterator[tuple[str, str, bool]]:
     """
     for part in (part for message in event.messages for part in message.parts):
         if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id is not None:
-            yield part.tool_call_id, part.content, isinstance(part, RetryPromptPart) or part.is_error
+            yield part.tool_call_id, part.text, isinstance(part, RetryPromptPart) or part.is_error
 
 
 @asynccontextmanager

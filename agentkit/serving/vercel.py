@@ -29,8 +29,10 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolResultEvent,
 )
+from agentkit.messages import BinaryContent
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import Batches, RunEnd, until_end
+from agentkit.serving.given_files import content_of, file_of_url
 from agentkit.serving.run_request import RunRequest
 from agentkit.serving.service import WAITING, AgentService
 from agentkit.serving.threads import TOLD_BY_OTHERS, answers_in, waiting_run
@@ -53,6 +55,8 @@ class UIPart(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
     type: str
     text: str = ""
+    url: str = ""
+    filename: str | None = None
     tool_call_id: str | None = Field(default=None, alias="toolCallId")
     state: str | None = None
     output: Any = None
@@ -92,12 +96,20 @@ async def accept(service: AgentService, given: ChatBody, owner: str) -> tuple[st
     last = given.messages[-1]
     if last.role == "assistant":
         return await _decided(service, given.id, last, owner)
-    if wrong := [part.type for part in last.parts if part.type != "text"]:
-        raise RequestRefused("unprocessable", f"this agent reads text, and the message has a part {wrong[0]!r}.")
-    prompt = "\n".join(part.text for part in last.parts)
-    if last.role != "user" or not prompt:
-        raise RequestRefused("unprocessable", "the last message must have words of the user.")
+    if last.role != "user":
+        raise RequestRefused("unprocessable", "the last message must be the user's.")
+    prompt = content_of([_item(part) for part in last.parts], service.file_limits)
     return await service.submit(RunRequest(prompt, given.id, f"vercel {given.id} {last.id}"), owner), 0
+
+
+def _item(part: UIPart) -> str | BinaryContent:
+    match part.type:
+        case "text":
+            return part.text
+        case "file":
+            return file_of_url(part.url, part.filename)
+        case other:
+            raise RequestRefused("unprocessable", f"a part {other!r} of a message is not read here.")
 
 
 async def running_run(service: AgentService, chat: str, owner: str) -> str | None:

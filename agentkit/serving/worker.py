@@ -26,7 +26,8 @@ from agentkit.events import (
     RunFinishedEvent,
     RunRequestedEvent,
 )
-from agentkit.messages import ModelMessage
+from agentkit.file_references import references_in, with_files
+from agentkit.messages import Content, ModelMessage, ModelRequest, UserPromptPart
 from agentkit.persistence.checkpointer import EventCheckpointer, RunJournal, StoredRun
 from agentkit.persistence.outbox import Outbox
 from agentkit.persistence.stored_events import StoredEvent
@@ -37,6 +38,7 @@ from agentkit.serving.client_tools import client_toolset
 from agentkit.serving.followers import POLL_S, Followers
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.request_spans import continued_trace
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -66,7 +68,7 @@ PAGE = 1000
 class Past:
     """Facts from the stored events of a run that decide how it goes on."""
 
-    prompt: str = ""
+    prompt: Content = ""
     history: tuple[ModelMessage, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
     """Tools of the client."""
@@ -154,6 +156,8 @@ class Worker:
         self._tasks: TaskGroup | None = None
         self._is_closing = False
         self._has_room = anyio.Event()
+        self.spent = RunUsage()
+        """Usage of all runs while this process performed them."""
         self._not_before: dict[str, float] = {}
         """Times before which runs that stopped here are not taken up again."""
 
@@ -235,14 +239,17 @@ class Worker:
             setup = await self._declared.held_setup(
                 held.journal,
                 state,
-                (held.past.prompt, held.past.history),
+                await self._opening(held),
                 self._options(held.owner, held.session),
                 outbox,
             )
             if held.past.tools:
                 setup = replace(setup, toolsets=(*setup.toolsets, client_toolset(held.past.tools)))
             async with entered(setup) as run:
-                await run.finish(pace=pace)
+                try:
+                    await run.finish(pace=pace)
+                finally:
+                    self.spent = self.spent.plus(run.state.usage.minus(setup.state.usage))
         except CheckpointError as error:
             if run is None:  # its session has gone on without it, or is damaged
                 await self.note_end(held, type(error).__name__, str(error), state)
@@ -255,6 +262,17 @@ class Worker:
                 logger.exception("run %s failed", held.run_id)
             if run is None or not run.has_failed:
                 await self.note_end(held, type(error).__name__, str(error), state)
+
+    async def _opening(self, held: HeldRun) -> tuple[Content, tuple[ModelMessage, ...]]:
+        """Return prompt and earlier conversation of a run, with their files, which stored events refer to."""
+        asked = ModelRequest((UserPromptPart(held.past.prompt),))
+        messages: tuple[ModelMessage, ...] = (*held.past.history, asked)
+        found = {sha256: await self._journal.file(held.run_id, sha256) for sha256 in references_in(messages)}
+        files = {sha256: data for sha256, data in found.items() if data is not None}
+        *history, last = with_files(messages, files, whose=f"run {held.run_id!r}")
+        (part,) = last.parts
+        assert isinstance(part, UserPromptPart)
+        return part.content, tuple(history)
 
     def _why_cancelled(self, held: HeldRun) -> tuple[str, str] | None:
         """Return error type and text of a run that was cancelled for good; None: it goes on elsewhere or later."""

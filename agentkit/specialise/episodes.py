@@ -28,6 +28,7 @@ from pydantic_core import to_json
 from agentkit.cli.options import mcp_toolsets
 from agentkit.context import RunContext
 from agentkit.errors import AgentKitError, AgentRunError, ModelRetry, ToolFailed
+from agentkit.messages import text_of
 from agentkit.specialise.live import LiveTool, connected, fingerprint_of
 from agentkit.specialise.world_state import folder_state
 from agentkit.tools.tool import ToolOutput
@@ -240,8 +241,8 @@ async def _performed(tool: LiveTool, arguments: Mapping[str, Any], timeout_s: fl
             if not isinstance(given, ToolOutput):
                 return given if isinstance(given, str) else to_json(given).decode()
             if given.is_error:
-                raise ToolFailure(given.content)
-            return given.content
+                raise ToolFailure(text_of(given.content))
+            return text_of(given.content)
     except ModelRetry as signal:
         raise CallRefused(str(signal)) from signal
     except (ToolFailed, AgentRunError) as error:

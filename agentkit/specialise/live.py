@@ -17,6 +17,7 @@ import anyio
 
 from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.messages import text_of
 from agentkit.tools.tool import Tool as RunnableTool
 from agentkit.tools.tool import ToolOutput
 from agentkit.tools.toolset import Toolset
@@ -93,7 +94,7 @@ async def call(tool: LiveTool, arguments: Mapping[str, Any]) -> Outcome:
     except Exception as error:  # a tool may raise anything, and one value is not worth aborting the run
         return Outcome(f"{type(error).__name__}: {error}", None, is_error=True)
     if isinstance(given, ToolOutput):
-        return Outcome(given.content, given.data, given.is_error)
+        return Outcome(text_of(given.content), given.data, given.is_error)
     return Outcome(json.dumps(given, ensure_ascii=False, default=str), given, is_error=False)
 
 

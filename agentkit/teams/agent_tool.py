@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from agentkit.approvals.pending import PendingCall
 from agentkit.context import RunContext
 from agentkit.errors import ApprovalRequired, ToolFailed, UserError
+from agentkit.messages import with_line
 from agentkit.results import RunResult
 from agentkit.run.state import RunState
 from agentkit.tools.definition import ToolDefinition
@@ -75,7 +76,7 @@ def agent_tool(
         output = _output(name, result.output)
         if result.status not in ("truncated", "filtered", "malformed_call"):
             return output
-        return replace(output, content=f"{output.content}\n[{_WHY_NOT[result.status]}]")
+        return replace(output, content=with_line(output.content, f"[{_WHY_NOT[result.status]}]"))
 
     schema = {
         "type": "object",

@@ -11,11 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentkit.errors import CheckpointError
 from agentkit.events import (
     AgentEvent,
+    ModelRequestEvent,
     RewardEvent,
     TextDeltaEvent,
     ToolCallEvent,
@@ -23,6 +24,7 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.messages import (
+    BinaryContent,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -36,6 +38,11 @@ from agentkit.persistence.session import Session
 from agentkit.persistence.stored_events import StoredEvent
 from agentkit.run.resume import with_unknown
 from agentkit.run.state import RunState
+from agentkit.testing.served_run_checks import (
+    begins_one_run_of_a_conversation,
+    deletes_runs_that_ended_long_ago,
+    finds_runs_that_nobody_performs,
+)
 
 T = TypeVar("T")
 Make = Callable[[], T | Awaitable[T]]
@@ -115,6 +122,21 @@ async def _keeps_what_replaces_the_last_messages(keeper: Checkpointer) -> None:
         await journal.save(state, "running")
         stored = (await keeper.load(state.run_id)).state
         assert stored == state, f"load gave {stored.messages!r} for {messages!r}"
+
+
+async def _keeps_files(keeper: Checkpointer) -> None:
+    image, sound = BinaryContent(bytes(range(256)), "image/png", "a.png"), BinaryContent(b"RIFF", "audio/wav")
+    state = _state(ModelRequest((UserPromptPart(("look", image, "and", sound)),)), _calling("c1"))
+    journal = await keeper.create(state)
+    answer = ToolReturnPart("draw", "c1", ("drawn", image), [image.reference.sha256])
+    await journal.call_started(state.open_calls[0], durable=False)
+    await journal.call_answered(answer)
+    answered = (await keeper.load(state.run_id)).state
+    assert answered.answers == (answer,), f"load gave the answer {answered.answers!r}"
+    state = replace(state, messages=(*state.messages, ModelRequest((answer,))))
+    await journal.save(state, "completed")
+    stored = (await keeper.load(state.run_id)).state
+    assert stored == state, f"load gave {stored.messages!r} for {state.messages!r}"
 
 
 async def _keeps_calls_with_their_answers(keeper: Checkpointer) -> None:
@@ -324,6 +346,24 @@ async def _stores_events_with_what_they_report(keeper: EventCheckpointer) -> Non
     await _refuses(keeper.events("run_unknown"), "events of an unknown run were returned")
 
 
+async def _gives_files_by_their_hash(keeper: EventCheckpointer) -> None:
+    image = BinaryContent(bytes(range(256)), "image/png")
+    one, other = _state(ModelRequest((UserPromptPart(("look", image)),))), _state(_said("go"))
+    outbox = Outbox()
+    outbox(ModelRequestEvent(0, (ModelRequest((UserPromptPart(("look", image)),)),), ()))
+    await keeper.create(one, outbox=outbox)
+    await keeper.create(other)
+    (stored,) = await keeper.events(one.run_id)
+    assert len(stored.body) < 1000 and image.reference.sha256 in stored.body, f"an event has {stored.body!r}"
+    assert stored.event == ModelRequestEvent(
+        0, (ModelRequest((UserPromptPart(("look", image.reference)),)),), ()
+    ), "the event of a request with a file has no reference to the file"
+    assert await keeper.file(one.run_id, image.reference.sha256) == image.data
+    assert await keeper.file(one.run_id, "0" * 64) is None, "a file that is not there was returned"
+    assert await keeper.file(other.run_id, image.reference.sha256) is None, "a file of another run was returned"
+    await _refuses(keeper.file("run_unknown", image.reference.sha256), "a file of an unknown run was returned")
+
+
 async def _others_may_add_events(keeper: EventCheckpointer) -> None:
     state, outbox = _state(_said("go")), Outbox()
     first = await keeper.create(state, outbox=outbox)
@@ -344,42 +384,6 @@ async def _others_may_add_events(keeper: EventCheckpointer) -> None:
     await keeper.delete(state.run_id)
     assert await keeper.last_events([state.run_id]) == {}, "a deleted run has events"
     await _refuses(keeper.append_event(state.run_id, RewardEvent(1.0, "x")), "an event of no run was stored")
-
-
-async def _finds_runs_that_nobody_performs(keeper: EventCheckpointer) -> None:
-    states = [_state(_said(str(n))) for n in range(4)]
-    journals = [await keeper.create(state, metadata={"n": str(n)}) for n, state in enumerate(states)]
-    assert await keeper.unheld_runs() == [], "runs that are held were returned"
-    await journals[0].save(states[0], "completed")
-    await journals[2].release()
-    await journals[1].release()
-    ids = [state.run_id for state in states]
-
-    async def found(**filters: Any) -> list[str]:
-        return sorted(summary.run_id for summary in await keeper.unheld_runs(**filters))
-
-    unended = [summary.run_id for summary in await keeper.unended_runs()]
-    assert sorted(unended) == sorted(ids[1:]), "those that have not ended are three"
-    assert [summary.run_id for summary in await keeper.unended_runs(metadata={"n": "3"}, limit=1)] == ids[3:]
-    assert await found() == sorted(ids[1:3])
-    assert await found(metadata={"n": "2"}) == [ids[2]] and len(await found(limit=1)) == 1
-    claimed = await keeper.claim(ids[1])
-    assert await found() == [ids[2]], "a run that was claimed was returned"
-    await claimed[1].release()
-
-
-async def _deletes_runs_that_ended_long_ago(keeper: EventCheckpointer) -> None:
-    states = [_state(_said(str(n))) for n in range(4)]
-    journals = [
-        await keeper.create(state, metadata={"n": str(n % 2)}, outbox=Outbox()) for n, state in enumerate(states)
-    ]
-    for journal, state in zip(journals[:3], states[:3], strict=True):
-        await journal.save(state, "completed")
-    assert await keeper.delete_ended(before=0.0) == 0, "a run was deleted that ended later"
-    later = (await keeper.summary(states[3].run_id)).updated_at + 9
-    assert await keeper.delete_ended(before=later, metadata={"n": "0"}) == 2
-    assert await keeper.delete_ended(before=later) == 1, "of two left one has ended"
-    assert await keeper.has(states[3].run_id), "a run that goes on was deleted"
 
 
 async def _keeps_what_was_said(session: Session) -> None:
@@ -440,6 +444,7 @@ async def _refuses(action: Awaitable[object], what: str) -> None:
 _CHECKPOINTER_CHECKS = (
     _gives_back_what_was_saved,
     _keeps_what_replaces_the_last_messages,
+    _keeps_files,
     _keeps_calls_with_their_answers,
     _stores_a_state_and_the_start_of_its_call_at_once,
     _a_failed_run_keeps_what_it_had,
@@ -452,9 +457,11 @@ _CHECKPOINTER_CHECKS = (
 )
 _EVENT_CHECKS = (
     _stores_events_with_what_they_report,
+    _gives_files_by_their_hash,
     _others_may_add_events,
-    _finds_runs_that_nobody_performs,
-    _deletes_runs_that_ended_long_ago,
+    begins_one_run_of_a_conversation,
+    finds_runs_that_nobody_performs,
+    deletes_runs_that_ended_long_ago,
 )
 _SESSION_CHECKS = (
     _keeps_what_was_said,

@@ -44,6 +44,11 @@ class NamedModel(Model):
         return self._name
 
     @property
+    def is_free(self) -> bool:
+        """True: no server is asked."""
+        return True
+
+    @property
     def profile(self) -> ModelProfile:
         """The profile given at construction."""
         return self._profile
@@ -191,7 +196,7 @@ def _response(
 ) -> ModelResponse:
     # A word is about a token: enough for tests of limits, and O(new) since only the last message is counted.
     last = messages[-1]
-    sent = sum(len(p.content.split()) for p in last.parts) if isinstance(last, ModelRequest) else 0
+    sent = sum(len(p.text.split()) for p in last.parts) if isinstance(last, ModelRequest) else 0
     written = sum(len((p.content if isinstance(p, TextPart) else p.arguments).split()) for p in parts)
     return ModelResponse(parts, RequestUsage(input_tokens=sent, output_tokens=written), name, "stop")
 

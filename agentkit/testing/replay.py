@@ -61,7 +61,7 @@ class ReplayModel(NamedModel):
 def _said(messages: Sequence[ModelRequest]) -> list[tuple[str, str, str | None]]:
     """Return parts without the ids of calls."""
     return [
-        (part.part_kind, part.content, getattr(part, "tool_name", None))
+        (part.part_kind, part.text, getattr(part, "tool_name", None))
         for message in messages
         for part in message.parts
     ]

@@ -17,7 +17,7 @@ import keyword
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, cast
 from agentkit.basics.hidden import strip_data
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
-from agentkit.messages import RetryPromptPart
+from agentkit.files import files_of
+from agentkit.messages import BinaryContent, RetryPromptPart
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.tool import ApprovalRule, Tool, ToolOutput
 from mcp_servers.distribution import install_command
@@ -117,7 +118,8 @@ class CodeMode:
             return ToolOutput(printed.with_end(error.display()), is_error=True)
         except monty.MontyError as error:
             return ToolOutput(printed.with_end(f"The interpreter failed: {error}"), is_error=True)
-        return _output(value, printed)
+        output = _output(value, printed)
+        return replace(output, content=(output.content, *code.files)) if code.files else output
 
     @asynccontextmanager
     async def _session(self, context: RunContext[Any]) -> AsyncGenerator[MontySession]:
@@ -158,6 +160,8 @@ class _Code:
         self._calls_left = max_calls
         self._max_calls = max_calls
         self._context = context
+        self.files: list[BinaryContent] = []
+        """Files of the results of its calls, which the model sees with the code's own result."""
 
     async def run(self, session: MontySession, code: str, printed: _Printed) -> Any:
         """Return the value of the last expression.
@@ -202,8 +206,9 @@ class _Code:
         if isinstance(answer, RetryPromptPart):
             return {"exception": ValueError(answer.content)}
         if answer.is_error:
-            return {"exception": RuntimeError(answer.content)}
-        return {"return_value": answer.content if answer.data is None else answer.data}
+            return {"exception": RuntimeError(answer.text)}
+        self.files += files_of(answer.content)
+        return {"return_value": answer.text if answer.data is None else answer.data}
 
 
 class _Printed:

@@ -27,6 +27,7 @@ from agentkit.errors import (
     UserError,
 )
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
+from agentkit.files import FileLimits, admitted, content_with_files, files_of, references
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
 from agentkit.tools.tool import OnToolError, Tool, ToolOutput
 
@@ -88,6 +89,8 @@ class CallScope:
     """Calls that have started and calls that have ended."""
     around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
     """Returns a context that is entered around each call and its events."""
+    file_limits: FileLimits = FileLimits()
+    """Bounds on the files of a result."""
     execute: Execute | None = None
     """Runs a tool through the agent's middleware; None runs it directly."""
 
@@ -193,7 +196,9 @@ async def _run_reported(call: ToolCallPart, scope: CallScope) -> CallResult:
         data = part.data if isinstance(part, ToolReturnPart) else None
         duration_s = time.perf_counter() - started
         scope.emit(
-            ToolResultEvent(call.tool_name, call.tool_call_id, part.content, outcome, duration_s, data, error)
+            ToolResultEvent(
+                call.tool_name, call.tool_call_id, part.text, outcome, duration_s, data, error, references(part)
+            )
         )
     if scope.on_result is not None:
         await scope.on_result(part)
@@ -224,6 +229,8 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
             else:
                 value = await scope.execute(call, tool, arguments, context)
             part = _returned(call, value)
+            if not isinstance(part.content, str):
+                part = replace(part, content=admitted(part.content, scope.file_limits))
             if isinstance(value, ToolOutput) and value.timed_out:
                 return part, "timeout", None
             return part, "failed" if part.is_error else "success", None
@@ -272,6 +279,9 @@ def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
         return ToolReturnPart(name, call_id, text, text)
     said = value.data if isinstance(value, ToolOutput) else value
     try:
+        if (content := content_with_files(value)) is not None:
+            said = [each.reference for each in files_of(content)]
+            value = ToolOutput(content, said)
         text, data = ("null", None) if said is None else json_form(said)
     except NoJSONForm as error:
         raise UserError(
@@ -279,5 +289,6 @@ def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
             f"Return text, JSON-able data, a pydantic model, or a ToolOutput."
         ) from error
     if isinstance(value, ToolOutput):
-        return ToolReturnPart(name, call_id, well_formed(value.content), data, is_error=value.is_error)
+        text = value.content if not isinstance(value.content, str) else well_formed(value.content)
+        return ToolReturnPart(name, call_id, text, data, is_error=value.is_error)
     return ToolReturnPart(name, call_id, str(data) if isinstance(value, str) else text, data)

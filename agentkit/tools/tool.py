@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from agentkit.errors import UserError
+from agentkit.messages import Content
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
-    """Result of a call: the text for the model and the value behind it."""
+    """Result of a call: the text, or text and files, for the model and the value behind it."""
 
-    content: str
+    content: Content
     data: Any = None
     is_error: bool = False
     timed_out: bool = False

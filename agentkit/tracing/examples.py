@@ -112,11 +112,11 @@ def _asked(part: ModelRequestPart) -> Example:
         case SystemPromptPart():
             return _message("system", part.content)
         case UserPromptPart():
-            return _message("user", part.content)
+            return _message("user", part.text)
         case RetryPromptPart(tool_call_id=None):
-            return _message("user", part.content)
+            return _message("user", part.text)
         case ToolReturnPart() | RetryPromptPart():
-            return _message("tool", part.content) | ({"name": part.tool_name} if part.tool_name else {})
+            return _message("tool", part.text) | ({"name": part.tool_name} if part.tool_name else {})
 
 
 def _turn(reply: TracedReply) -> Example:

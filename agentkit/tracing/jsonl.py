@@ -4,12 +4,14 @@ Deltas are left out, because the response holds their sum. The definitions of th
 and in each request before which they changed. Every line is passed to the operating system at once, so a killed
 process loses at most the event that it was writing. A resumed run continues in its file. Nothing leaves the
 machine, and only its owner can read a trace: it holds all results of tools, except secrets of a known form.
+Images and other files are stored once beside the traces, under their hash, and a trace refers to them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from io import FileIO
@@ -29,9 +31,12 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
+from agentkit.file_references import Files, event_with_references
 from agentkit.tracing.redaction import redact
 
 TRACE_VERSION = 1
+FILES = "files"
+"""Folder beside the traces with the files of conversations, each named by the SHA-256 of its bytes."""
 TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"
 DELTAS = (TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent)
 """Events that no trace has."""
@@ -58,7 +63,11 @@ class JsonlTrace:
         if self._file is None:  # the run failed before it started
             return
         try:
-            _write(self._file, trace_line(event, time.time()))
+            files: Files = {}
+            line = trace_line(event_with_references(event, files), time.time())
+            for sha256, data in files.items():
+                _store(self._directory / FILES, sha256, data)
+            _write(self._file, line)
         finally:
             if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
                 self._file.close()
@@ -76,6 +85,18 @@ class JsonlTrace:
                 _drop_cut_line(path)
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
+
+
+def _store(folder: Path, sha256: str, data: bytes) -> None:
+    """Store a file under its hash; one that is there is the same."""
+    path = folder / sha256
+    if path.exists():
+        return
+    folder.mkdir(exist_ok=True, mode=0o700)
+    unnamed = folder / f"{sha256}.{os.getpid()}.{threading.get_ident()}"
+    with FileIO(unnamed, "w", opener=_private) as file:
+        _write(file, data)
+    unnamed.replace(path)
 
 
 def add_reward(path: Path, event: RewardEvent) -> None:

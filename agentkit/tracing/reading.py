@@ -78,7 +78,7 @@ def summarise(path: Path) -> RunSummary:
             case RunStartedEvent():
                 run_id, model_name, started = event.run_id, model_of(event), at
             case ModelRequestEvent(messages=messages):
-                said = [p.content for m in messages for p in m.parts if isinstance(p, UserPromptPart)]
+                said = [p.text for m in messages for p in m.parts if isinstance(p, UserPromptPart)]
                 prompt = said[-1] if said else prompt
             case RunResumedEvent(step=step):
                 n_steps, status = step, "unfinished"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from agentkit.events import (
     AgentEvent,
@@ -20,6 +21,7 @@ from agentkit.events import (
 )
 from agentkit.messages import ModelResponse
 from agentkit.tracing.reading import model_of, status_of_failure
+from agentkit.usage import EXACT, NO_COST
 
 
 @dataclass(slots=True)
@@ -34,6 +36,8 @@ class ModelStats:
     cached_tokens: int = 0
     """Input tokens that were not evaluated again."""
     output_tokens: int = 0
+    cost: Decimal | None = NO_COST
+    """US dollars of all requests; None if the cost of one is not known."""
     tool_choices: list[float] = field(default_factory=list[float])
     """Lowest probability of a tool choice, of each run with calls whose model reports probabilities."""
 
@@ -48,6 +52,8 @@ class ModelStats:
         self.input_tokens += response.usage.input_tokens
         self.cached_tokens += response.usage.cache_read_tokens
         self.output_tokens += response.usage.output_tokens
+        cost = response.usage.cost
+        self.cost = None if self.cost is None or cost is None else EXACT.add(self.cost, cost)
 
 
 @dataclass(slots=True)

@@ -52,6 +52,8 @@ from agentkit.models.providers import IN_PROCESS_PROVIDER
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
+    from agentkit.usage import RequestUsage, RunUsage
+
 _ROLES = {"system-prompt": "system", "user-prompt": "user", "tool-return": "tool", "retry-prompt": "user"}
 
 
@@ -185,6 +187,9 @@ class TelemetrySink:
         chat.set_attribute("gen_ai.response.finish_reasons", (response.finish_reason or "stop",))
         chat.set_attribute("gen_ai.usage.input_tokens", response.usage.input_tokens)
         chat.set_attribute("gen_ai.usage.output_tokens", response.usage.output_tokens)
+        _set_cache_tokens(chat, response.usage)
+        if response.usage.cost is not None:
+            chat.set_attribute("operation.cost", float(response.usage.cost))
         if self.content:
             chat.set_attribute("gen_ai.output.messages", _told((response,)))
 
@@ -235,6 +240,10 @@ class TelemetrySink:
             return
         self.run.set_attribute("gen_ai.usage.input_tokens", event.usage.input_tokens)
         self.run.set_attribute("gen_ai.usage.output_tokens", event.usage.output_tokens)
+        _set_cache_tokens(self.run, event.usage)
+        if event.usage.cost is not None:
+            # Not `operation.cost`: backends add that up over spans, and each chat span has its own.
+            self.run.set_attribute("agentkit.cost", float(event.usage.cost))
         if isinstance(event, RunFailedEvent):
             _fail(self.run, event.error_type, event.error if self.content else "")
         else:
@@ -268,6 +277,13 @@ def _fail(span: Span, error_type: str, description: str = "") -> None:
     span.set_status(StatusCode.ERROR, description or None)
 
 
+def _set_cache_tokens(span: Span, usage: RequestUsage | RunUsage) -> None:
+    if usage.cache_read_tokens:
+        span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cache_read_tokens)
+    if usage.cache_write_tokens:
+        span.set_attribute("gen_ai.usage.cache_creation.input_tokens", usage.cache_write_tokens)
+
+
 def _told(messages: tuple[ModelMessage, ...]) -> str:
     """Return messages in the form of the conventions' JSON schema."""
     return json.dumps([message for each in messages for message in _messages(each)], ensure_ascii=False)
@@ -287,10 +303,10 @@ def _part(part: Any) -> dict[str, Any]:
                 "type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "arguments": part.arguments,
             }  # fmt: skip
         case ToolReturnPart() | RetryPromptPart(tool_call_id=str()):
-            return {"type": "tool_call_response", "id": part.tool_call_id, "result": part.content}
+            return {"type": "tool_call_response", "id": part.tool_call_id, "result": part.text}
         case ThinkingPart():
             return {"type": "reasoning", "content": part.content}
         case TextPart():
             return {"type": "text", "content": part.content}
         case _:
-            return {"type": "text", "content": part.content}
+            return {"type": "text", "content": part.text}

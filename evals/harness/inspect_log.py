@@ -196,7 +196,7 @@ def _call(part: ToolCallPart) -> ToolCallEvent:
 def _result(part: ToolReturnPart | RetryPromptPart) -> ToolResultEvent:
     failed = isinstance(part, RetryPromptPart)
     outcome = "retry" if failed else "failed" if part.is_error else "success"
-    return ToolResultEvent(part.tool_name or "", part.tool_call_id or "", part.content, outcome, 0.0)
+    return ToolResultEvent(part.tool_name or "", part.tool_call_id or "", part.text, outcome, 0.0)
 
 
 def _tool_names(run: Run, sample: EvalSample) -> tuple[str, ...]:

@@ -135,9 +135,9 @@ def _request_part(part: ModelRequestPart) -> ChatMessage:
     match part:
         case SystemPromptPart(content=text):
             return ChatMessageSystem(content=text)
-        case UserPromptPart(content=text):
+        case UserPromptPart(text=text):
             return ChatMessageUser(content=text)
-        case ToolReturnPart(tool_name=name, tool_call_id=call_id, content=text, is_error=is_error):
+        case ToolReturnPart(tool_name=name, tool_call_id=call_id, text=text, is_error=is_error):
             error = ToolCallError("unknown", text) if is_error else None
             return ChatMessageTool(content=text, tool_call_id=call_id, function=name, error=error)
         case RetryPromptPart(content=text, tool_name=name, tool_call_id=call_id):

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from agentkit.basics.hidden import strip_data
 from agentkit.context import RunContext
+from agentkit.messages import text_of
 from agentkit.tools.tool import Tool, ToolCall, ToolOutput
 from agentkit.tools.toolset import Toolset
 
@@ -95,7 +96,7 @@ class DefendedToolset(Toolset):
 
     async def _call(self, call: ToolCall, arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
         output: ToolOutput = await call(arguments, context)
-        return replace(output, content=defended_text(output.content, self._defence, self._case_id))
+        return replace(output, content=defended_text(text_of(output.content), self._defence, self._case_id))
 
     async def __aenter__(self) -> Self:
         """Enter the inner toolset."""

@@ -139,7 +139,7 @@ async def _descriptions(toolsets: Sequence[Toolset]) -> list[str]:
 def _results(run: Run) -> list[str]:
     requests = [message for message in run.messages if isinstance(message, ModelRequest)]
     parts = [part for request in requests for part in request.parts]
-    return [part.content for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart))]
+    return [part.text for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart))]
 
 
 SUITE = Suite(

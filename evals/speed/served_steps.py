@@ -1,7 +1,7 @@
 """CPU time of a step of a served agent beside the same step of the loop with its journal alone.
 
 200 sessions at once, each with a run of ten steps: nine calls of a tool and an answer. The model takes no time.
-Served, a client begins each run with `POST /runs` and reads its events to the end. The server is another process.
+Served, a client begins each run with `POST /runs` and reads its events to the end. The server is `agentkit serve`.
 Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too.
 
     python -m evals.speed.served_steps [--sessions 200] [--repeats 3]
@@ -53,16 +53,6 @@ def stepping_agent(checkpointer: Checkpointer | None = None) -> Agent[None, str]
     return Agent(FunctionModel(reply), tools=[count], name="counter", checkpointer=checkpointer)
 
 
-def serve(port: int, folder: Path) -> None:
-    """Serve the agent until the process is ended."""
-    import uvicorn
-
-    from agentkit.serving import ServiceLimits, app
-
-    made = app(stepping_agent(), journal=folder / "runs.db", limits=ServiceLimits(max_runs=10_000))
-    uvicorn.run(made, host="127.0.0.1", port=port, log_level="error", access_log=False)
-
-
 async def alone(folder: Path, n_sessions: int) -> float:
     """Return the CPU seconds of the runs without a server."""
     from agentkit import SQLiteSession
@@ -111,14 +101,16 @@ def measured(n_sessions: int) -> tuple[float, float]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        own = [sys.executable, "-m", "evals.speed.served_steps"]
-        with subprocess.Popen([*own, "--serve", str(port), "--folder", folder]) as server:
+        agent, journal = "evals.speed.served_steps:stepping_agent", f"{folder}/runs.db"
+        command = [sys.executable, "-m", "agentkit.cli.main", "serve", agent, "--journal", journal]
+        with subprocess.Popen([*command, "--port", str(port), "--runs", str(n_sessions)]) as server:
             try:
                 of_server = asyncio.run(served(server.pid, f"http://127.0.0.1:{port}", n_sessions))
             finally:
                 server.terminate()
     with tempfile.TemporaryDirectory() as folder:
-        command = [*own, "--alone", "--folder", folder, "--sessions", str(n_sessions)]
+        command = [sys.executable, "-m", "evals.speed.served_steps", "--alone", "--folder", folder]
+        command += ["--sessions", str(n_sessions)]
         of_loop = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return 1000 * of_server / n_steps, 1000 * of_loop / n_steps
 
@@ -128,14 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     add_result_option(parser)
     options = parser.parse_args(argv)
-    if options.serve:
-        serve(options.serve, options.folder)
-        return 0
     if options.alone:
         print(asyncio.run(alone(options.folder, options.sessions)))
         return 0

@@ -158,7 +158,7 @@ ARRANGEMENTS = [
 def told(result: RunResult[Any]) -> list[str]:
     """What calls gave, as the outer agent reads it."""
     parts = (part for m in result.messages if isinstance(m, ModelRequest) for part in m.parts)
-    return [part.content for part in parts if isinstance(part, ToolReturnPart)]
+    return [part.text for part in parts if isinstance(part, ToolReturnPart)]
 
 
 def approvals(pending: Sequence[PendingCall]) -> list[Approve]:

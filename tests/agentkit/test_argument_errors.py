@@ -70,7 +70,7 @@ def test_a_wrong_argument_of_an_agent_names_value_rule_and_fix(argument: str, va
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("prompt", ["hello"], "prompt=['hello']: prompt takes a text"),
+        ("prompt", 3, "prompt=3: prompt takes a text, or a list of texts and files"),
         ("limits", 5, "write limits=UsageLimits(request_limit=5)."),
         ("settings", {"seed": 1}, "settings takes a ModelSettings"),
         ("session", "abc", 'session takes a Session; write session=SQLiteSession("chats.db", "chat-1").'),

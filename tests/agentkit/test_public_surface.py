@@ -29,6 +29,7 @@ HEAVY = (
     "numpy",
     "rich",
     "typer",
+    "genai_prices",
     "openai",
     "opentelemetry.sdk",
 )

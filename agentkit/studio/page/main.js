@@ -1,11 +1,12 @@
 // The page: which runs are shown, and what its buttons do.
 
+import { asContent, wordsOf } from "./files.js";
 import { apply, contentOf, conversationAt, firstDifference, isRunning, isWaiting, newRun } from "./run.js";
 import { ask, follow, Refused, setKey, traceOf } from "./service.js";
-import { el, runView, statusText } from "./view.js";
+import { el, runView, statusText, visible } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
-const state = { session: null, runs: [], cases: [], scores: null, shown: [], compared: null, isBusy: false };
+const state = { session: null, runs: [], cases: [], scores: null, shown: [], compared: null, attached: [], isBusy: false };
 let following = new AbortController();
 let frame = 0;
 
@@ -136,18 +137,37 @@ function actsOn(run) {
   };
 }
 
-async function send(prompt) {
+async function send(words) {
   state.isBusy = true;
   try {
-    state.session ??= `${prompt.replaceAll(/\s+/g, " ").slice(0, 60)} · ${crypto.randomUUID().slice(0, 8)}`;
+    const prompt = state.attached.length ? [...(words ? [words] : []), ...(await Promise.all(state.attached.map(asContent)))] : words;
+    state.session ??= `${(words || state.attached[0].name).replaceAll(/\s+/g, " ").slice(0, 60)} · ${crypto.randomUUID().slice(0, 8)}`;
     if (state.shown.some((run) => run.isFile || run.session !== state.session)) state.shown = [];
     const { run_id: id } = await ask("POST", "runs", { prompt, session: state.session }, { "Idempotency-Key": crypto.randomUUID() });
-    begin(id, { prompt, session: state.session });
+    begin(id, { prompt: wordsOf(prompt), session: state.session });
     byId("prompt").value = "";
+    state.attached = [];
+    drawAttached();
   } finally {
     state.isBusy = false;
     draw();
   }
+}
+
+/** Adds files to the next message. */
+function attach(files) {
+  state.attached.push(...files);
+  drawAttached();
+}
+
+function drawAttached() {
+  byId("attached").replaceChildren(...state.attached.map((file) => el("li", {}, visible(file.name), " ", el("button", {
+    type: "button", class: "quiet", "aria-label": `Do not send ${file.name}`,
+    onclick: () => {
+      state.attached = state.attached.filter((each) => each !== file);
+      drawAttached();
+    },
+  }, "Remove"))));
 }
 
 /** Shows a run that has just been accepted. */
@@ -206,15 +226,17 @@ async function openFork(run, number) {
   const messages = structuredClone(conversationAt(run, number, earlier));
   const { parts } = messages.at(-1);
   byId("fork-fields").replaceChildren(...parts.map((part, index) => {
-    const field = el("textarea", { id: `fork-${index}`, rows: "5", onchange: () => { part.content = field.value; } });
-    field.value = part.content;
+    const files = typeof part.content === "string" ? [] : part.content.filter((item) => typeof item !== "string");
+    const change = () => { part.content = files.length ? [field.value, ...files] : field.value; };
+    const field = el("textarea", { id: `fork-${index}`, rows: "5", onchange: change });
+    field.value = typeof part.content === "string" ? part.content : part.content.filter((item) => typeof item === "string").join("\n");
     return el("div", {}, el("label", { for: `fork-${index}` }, part.tool_name ? `Result of ${part.tool_name}` : "Message"), field);
   }));
   byId("fork-form").onsubmit = (event) => {
     event.preventDefault();
     byId("fork-dialog").close();
     attempt(async () => {
-      const { run_id: id } = await ask("POST", "forks", { messages }, { "Idempotency-Key": crypto.randomUUID() });
+      const { run_id: id } = await ask("POST", "forks", run.isFile ? { messages } : { messages, run_id: run.id }, { "Idempotency-Key": crypto.randomUUID() });
       stopFollowing();
       Object.assign(state, { session: null, shown: [], compared: run });
       begin(id, {});
@@ -249,8 +271,8 @@ function showFile(run, compared = null) {
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  const prompt = byId("prompt").value.trim();
-  if (prompt && !byId("send").disabled) attempt(() => send(prompt));
+  const words = byId("prompt").value.trim();
+  if ((words || state.attached.length) && !byId("send").disabled) attempt(() => send(words));
 });
 byId("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -278,6 +300,13 @@ byId("resume").addEventListener("click", () => attempt(async () => {
   watch(run);
 }));
 byId("file").addEventListener("change", (event) => attempt(() => openFiles(event.target.files)));
+byId("attach").addEventListener("change", (event) => {
+  attach(event.target.files);
+  event.target.value = "";
+});
+byId("prompt").addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) attach(event.clipboardData.files);
+});
 byId("fork-close").addEventListener("click", () => byId("fork-dialog").close());
 byId("key-dialog").addEventListener("close", () => {
   setKey(byId("key").value);
@@ -287,7 +316,10 @@ byId("key-dialog").addEventListener("close", () => {
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
-  attempt(() => openFiles(event.dataTransfer.files));
+  const dropped = [...event.dataTransfer.files];
+  const traces = dropped.filter((file) => /\.(jsonl|ndjson)$/.test(file.name));
+  if (traces.length) attempt(() => openFiles(traces));
+  attach(dropped.filter((file) => !traces.includes(file)));
 });
 
 async function load() {

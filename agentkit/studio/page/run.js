@@ -1,5 +1,7 @@
 // A run as the page shows it, built from its events in order. Nothing here touches the page.
 
+import { wordsOf } from "./files.js";
+
 /** Returns a run of which nothing is known yet. */
 export function newRun(id) {
   return {
@@ -61,7 +63,7 @@ export function apply(run, event) {
       Object.assign(callOf(run, event), { progress: event });
       break;
     case "tool_result":
-      Object.assign(callOf(run, event), { state: event.outcome, result: event.content, error: event.error, durationS: event.duration_s });
+      Object.assign(callOf(run, event), { state: event.outcome, result: wordsOf(event.content), files: event.files ?? [], error: event.error, durationS: event.duration_s });
       break;
     case "approval_requested":
       run.pending.push(event.call);
@@ -109,7 +111,7 @@ function ask(run, event) {
   if (!run.steps.length && prompt && !run.prompt) run.prompt = prompt.content;
   for (const part of event.messages.flatMap((message) => message.parts)) {
     const call = part.tool_call_id ? findCall(run, part.tool_call_id) : null;
-    if (call && call.result === null) Object.assign(call, { result: part.content, state: call.state === "waiting" ? "not_run" : "retry" });
+    if (call && call.result === null) Object.assign(call, { result: wordsOf(part.content), state: call.state === "waiting" ? "not_run" : "retry" });
   }
   run.steps.push({
     number: event.step, messages: event.messages, note: event.note, askedAt: event.time, text: "", thinking: "", calls: [],
@@ -135,7 +137,8 @@ function answer(step, event) {
 }
 
 function newCall(id, name, args) {
-  return { id, name, arguments: args, state: "writing", probability: null, alternatives: [], result: null, error: null, durationS: null, progress: null, question: null };
+  return { id, name, arguments: args, state: "writing", probability: null, alternatives: [], result: null, files: [], error: null, durationS: null,
+    progress: null, question: null };
 }
 
 function findCall(run, id) {

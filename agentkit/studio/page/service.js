@@ -45,6 +45,11 @@ export async function traceOf(runId) {
   return (await send("GET", `runs/${encodeURIComponent(runId)}/trace`)).blob();
 }
 
+/** Returns a file of a run as a Blob. */
+export async function fileOf(runId, sha256) {
+  return (await send("GET", `runs/${encodeURIComponent(runId)}/files/${sha256}`)).blob();
+}
+
 /**
  * Reads the events of a run behind number `after` until it ends or waits, and calls `hear` with some at a time.
  * A broken connection is made again and reads on behind the last event, for as long as `signal` is not aborted.

@@ -1,5 +1,6 @@
 // What a run looks like. All text of models, tools and users goes into text nodes, never into markup.
 
+import { addressOf, noteOf, wordsOf } from "./files.js";
 import { isOver, isWaiting } from "./run.js";
 
 /** Makes an element; `attributes` may hold listeners as `onclick` and so on. Children are nodes or text. */
@@ -21,6 +22,16 @@ export const visible = (text) => text.replace(HIDDEN, (found) => `\\u{${found.co
 
 const percent = (share) => (share >= 0.995 ? "99+ %" : share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
 const seconds = (s) => (s === null || s === undefined ? "" : s < 0.9995 ? `${Math.round(1000 * s)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
+
+/** An amount of US dollars, which events hold as a string. */
+const dollars = (amount) => `$${Number(amount).toLocaleString("en", { minimumSignificantDigits: 1, maximumSignificantDigits: 3 })}`;
+
+/** The cost of a run; "" for models that are free, and for runs of versions that kept no costs. */
+function costText({ known_cost: known, unpriced_models: unpriced = [] }) {
+  const cost = Number(known) ? dollars(known) : "";
+  if (!unpriced.length) return cost;
+  return `${cost ? `more than ${cost}` : "cost unknown"}: no price of ${unpriced.map(visible).join(", ")}`;
+}
 
 function json(text) {
   try {
@@ -45,7 +56,7 @@ export function runView(run, acts, { differsFrom = null, title = null } = {}) {
   if (history.length) {
     view.append(el("details", { class: "history" }, el("summary", {}, `${history.length} earlier messages`), ...history.map(messageView)));
   }
-  if (run.prompt) view.append(el("article", { class: "user" }, el("h2", {}, "You"), el("p", { class: "text" }, run.prompt)));
+  if (run.prompt) view.append(el("article", { class: "user" }, el("h2", {}, "You"), ...contentViews(run, run.prompt)));
   if (run.plan) view.append(planView(run.plan));
   for (const step of run.steps) view.append(stepView(run, step, acts, step.number === differsFrom));
   if (run.pending.length && isWaiting(run)) view.append(...run.pending.map((call) => questionView(call, acts)));
@@ -53,9 +64,25 @@ export function runView(run, acts, { differsFrom = null, title = null } = {}) {
   return view;
 }
 
+/** Texts and files of a message, in order. */
+function contentViews(run, content) {
+  const items = typeof content === "string" ? [content] : content;
+  return items.map((item) => (typeof item === "string" ? el("p", { class: "text" }, visible(item)) : fileView(run, item)));
+}
+
+/** A file: an image is shown, a sound can be heard, others are named. A trace has no bytes behind its references. */
+function fileView(run, file) {
+  const [kind] = file.media_type.split("/");
+  const note = visible(noteOf(file));
+  if (run.isFile || !file.sha256 || !["image", "audio"].includes(kind)) return el("p", { class: "notice" }, note);
+  const shown = kind === "image" ? el("img", { alt: note }) : el("audio", { controls: true, "aria-label": note });
+  addressOf(run.id, file).then((address) => { shown.src = address; }, () => shown.replaceWith(el("p", { class: "notice" }, note)));
+  return el("figure", {}, shown);
+}
+
 function messageView(message) {
   return el("div", { class: "earlier" }, ...message.parts.map((part) => {
-    const said = part.part_kind === "tool-call" ? `${part.tool_name} ${part.arguments}` : part.content;
+    const said = part.part_kind === "tool-call" ? `${part.tool_name} ${part.arguments}` : wordsOf(part.content ?? "");
     return el("p", { class: "text" }, el("b", {}, `${part.part_kind.replace("-", " ")}: `), visible(said ?? ""));
   }));
 }
@@ -71,7 +98,7 @@ function stepView(run, step, acts, differs) {
   view.append(el("h2", {}, `Step ${step.number}`, differs ? " differs" : ""));
   if (step.thinking) view.append(el("details", { class: "thinking" }, el("summary", {}, "Reasoning"), el("p", { class: "text" }, visible(step.thinking))));
   if (step.text) view.append(el("p", { class: "text answer" }, visible(step.text)));
-  for (const call of step.calls) if (call) view.append(callView(call));
+  for (const call of step.calls) if (call) view.append(callView(run, call));
   for (const notice of step.notices) view.append(el("p", { class: "notice" }, visible(notice)));
   if (step.response) view.append(figuresView(step));
   if (acts.fork && step.messages.length) {
@@ -87,7 +114,7 @@ const OUTCOMES = {
   retry: "sent back to the model", failed: "failed", timeout: "ran out of time", not_run: "did not run",
 };
 
-function callView(call) {
+function callView(run, call) {
   const view = el("section", { class: `call ${call.state}` });
   const told = [OUTCOMES[call.state] ?? call.state, seconds(call.durationS)].filter(Boolean).join(", ");
   view.append(el("h3", {}, el("code", {}, visible(call.name || "…")), told ? ` ${told}` : ""));
@@ -100,6 +127,7 @@ function callView(call) {
   if (call.result !== null) {
     view.append(el("details", { open: call.result.length < 600 }, el("summary", {}, "Result"),
       el("pre", { tabIndex: 0, "aria-label": "Result" }, visible(json(call.result)))));
+    view.append(...call.files.map((file) => fileView(run, file)));
   }
   if (call.error) view.append(el("p", { class: "notice error" }, visible(call.error)));
   return view;
@@ -123,6 +151,7 @@ const ORIGINS = [
 function figuresView(step) {
   const { usage, decoding, p_answer: pAnswer, model_name: model } = step.response;
   const told = [model, seconds(step.durationS), `${usage.input_tokens} tokens read`, `${usage.output_tokens} written`];
+  if (Number(usage.cost)) told.push(dollars(usage.cost));
   if (pAnswer !== null && pAnswer !== undefined) told.push(`an answer instead of a call: ${percent(pAnswer)}`);
   if (decoding?.first_token_s) told.push(`first token after ${seconds(decoding.first_token_s)}`);
   const view = el("div", { class: "figures" }, el("p", {}, told.filter(Boolean).join(" · ")));
@@ -186,8 +215,9 @@ function endView(run, acts) {
   const told = [statusText(run)];
   if (run.confidence !== null) told.push(`least sure choice of a tool: ${percent(run.confidence)}`);
   if (run.usage) told.push(`${run.usage.requests} requests, ${run.usage.tool_calls} calls, ${run.usage.input_tokens} + ${run.usage.output_tokens} tokens`);
+  if (run.usage) told.push(costText(run.usage));
   if (run.startedAt && run.endedAt) told.push(seconds(run.endedAt - run.startedAt));
-  view.append(el("p", { class: `state ${run.status}` }, told.join(" · ")));
+  view.append(el("p", { class: `state ${run.status}` }, told.filter(Boolean).join(" · ")));
   if (run.error) view.append(el("p", { class: "notice error" }, visible(run.error)));
   const last = run.steps.at(-1)?.text ?? "";
   if (run.output !== null && run.output !== last) view.append(el("pre", { tabIndex: 0, "aria-label": "Output" }, visible(typeof run.output === "string" ? run.output : JSON.stringify(run.output, null, 2))));

@@ -46,7 +46,7 @@ def _echo(step: Call) -> Model:
         last = messages[-1]
         results = [part for part in last.parts if isinstance(part, ToolReturnPart)]
         if isinstance(last, ModelRequest) and results:
-            return ModelResponse((TextPart(results[0].content[: BOUNDS.max_chars]),))
+            return ModelResponse((TextPart(results[0].text[: BOUNDS.max_chars]),))
         return ModelResponse((ToolCallPart(step.tool, json.dumps(dict(step.arguments))),))
 
     return FunctionModel(respond, name="echo")

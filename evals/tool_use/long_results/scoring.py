@@ -55,6 +55,6 @@ def has_read(question: Question, run: Run) -> bool:
     results = [part for part in parts if isinstance(part, ToolReturnPart) and not part.is_error]
     return any(
         part.tool_name == SEARCHING
-        or (part.tool_name == READING and part.content.startswith(f"{question.file_name}:"))
+        or (part.tool_name == READING and part.text.startswith(f"{question.file_name}:"))
         for part in results
     )

@@ -75,7 +75,7 @@ def test_the_commands_tell_what_there_is(agentkit: Run, server: Callable[..., st
     )
     assert done.returncode == 0 and done.stdout == ""
     assert "echo  Give the text back." in done.stderr
-    assert "/reset   start a new conversation" in done.stderr
+    assert "/reset      start a new conversation" in done.stderr
     assert "/nonsense is not a command" in done.stderr
 
 

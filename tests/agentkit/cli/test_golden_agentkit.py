@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -231,6 +232,36 @@ def test_a_servers_tools_are_listed_pinned_and_verified(golden: Golden, server: 
         ("mcp", "pin", one, "--yes", "--key", "shop"),
         ("mcp", "verify", one, "--key", "shop", "--json"),
         replace=[*_hidden(two, "TWO"), *_hidden(one, "ONE"), (r"[\w/.]*plain_server(\.py)?", "plain_server")],
+    )
+
+
+def test_resources_and_prompts_of_a_server_are_listed_and_shown(golden: Golden) -> None:
+    with sqlite3.connect("shop.db") as connection:
+        connection.execute("CREATE TABLE articles (name TEXT, price INTEGER)")
+        connection.execute("INSERT INTO articles VALUES ('clamp', 9)")
+    connection.close()
+    server = "agentkit-mcp sqlite shop.db"
+    golden.check(
+        "mcp-resources",
+        ("mcp", "resources", server),
+        ("mcp", "resources", server, "--json"),
+        ("mcp", "resources", server, "sqlite:///tables/articles"),
+        ("mcp", "resources", server, "sqlite:///tables/articles", "--json"),
+        ("mcp", "resources", server, "sqlite:///tables/none"),
+        ("mcp", "prompts", server),
+        ("mcp", "prompts", server, "--json"),
+        ("mcp", "prompts", server, "answer_from_database", "[]"),
+    )
+
+
+def test_a_login_that_cannot_be_made_and_a_logout_of_none(
+    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTKIT_TOKENS_DIR", str(tmp_path / "logins"))
+    monkeypatch.setenv("AGENTKIT_KEYRING", "off")
+    url = "http://127.0.0.1:9/mcp"  # the port of `discard`, where nothing listens
+    golden.check(
+        "mcp-login", ("mcp", "login", url), ("mcp", "login", "http://mcp.example/mcp"), ("mcp", "logout", url)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def test_a_tool_is_called_and_its_server_pinned_by_that(agentkit: Agentkit, shop
     says(tmp_path, {**BUY, "description": "Buy two."}, LOOK)
     refused = agentkit("mcp", "call", shop, "buy", "{}")
     assert refused.returncode == 1 and "'buy' (changed)" in refused.stderr
+
+
+def test_a_prompt_of_a_server_is_shown_with_its_arguments(agentkit: Agentkit, tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "shop.db").close()
+    server = shlex.join(["agentkit-mcp", "sqlite", str(tmp_path / "shop.db")])
+    shown = agentkit("mcp", "prompts", server, "answer_from_database", '{"question": "Why?"}')
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (0, "Question: Why?")
+    (message,) = json.loads(
+        agentkit("mcp", "prompts", server, "answer_from_database", '{"question": "Why?"}', "--json").stdout
+    )
+    assert message["role"] == "user" and message["text"].endswith("Question: Why?")
+    missing = agentkit("mcp", "prompts", server, "answer_from_database")
+    assert missing.returncode == 1 and "missing argument 'question'" in missing.stderr
 
 
 def test_a_wrong_call_says_what_is_wrong(agentkit: Agentkit, shop: str) -> None:

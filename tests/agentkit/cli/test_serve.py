@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli.main import app
+from agentkit.cli.serve import SETTINGS_VARIABLE
 from tests.agentkit.serving.killed_servers import free_port
 
 MODULE = """
@@ -117,3 +119,17 @@ def test_what_cannot_be_served_is_named(
     assert "hunter2" not in result.output
     if arguments[0] == "json.py:agent":  # it must not hide the module from processes that start later
         assert str(module.parent) not in sys.path
+
+
+def test_collections_leave_out_what_an_application_consists_of(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SETTINGS_VARIABLE, "")  # restored afterwards
+    n_visited: list[int] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: n_visited.append(len(gc.get_objects())))
+    try:
+        told = CliRunner().invoke(app, ["serve", f"{module}:agent", "--journal", str(tmp_path / "runs.db")])
+        assert told.exit_code == 0, told.output
+        assert n_visited[0] < 10_000 < gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

@@ -63,7 +63,7 @@ class World:
 def told(result: RunResult[Any]) -> list[str]:
     """What the tools gave, as the model read it."""
     parts = [part for message in result.messages if isinstance(message, ModelRequest) for part in message.parts]
-    return [part.content for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart))]
+    return [part.text for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart))]
 
 
 # --- input ------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from agentkit.messages import (
     TextPart,
     ToolCallPart,
     UserPromptPart,
+    text_of,
 )
 from agentkit.models.base import Model, ModelProfile, ModelRequestParameters, ModelSettings, OnDelta, TextDelta
 from agentkit.models.catalog.store import file_sha256
@@ -532,7 +533,7 @@ async def test_a_harmless_run_passes_all_parts_unchanged(
 def contents(messages: Sequence[ModelMessage]) -> list[str]:
     """Return the texts and arguments of a conversation; ids of calls differ from run to run."""
     parts = [part for message in messages for part in message.parts]
-    return [part.arguments if isinstance(part, ToolCallPart) else part.content for part in parts]
+    return [part.arguments if isinstance(part, ToolCallPart) else text_of(part.content) for part in parts]
 
 
 # --- beside plans, forced replies and summaries ----------------------------------------------------------------

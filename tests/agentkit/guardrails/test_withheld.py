@@ -13,7 +13,7 @@ from agentkit import Agent, ModelRetry, RunContext
 from agentkit.guardrails import Allow, Block, Rewrite, Verdict, input_guardrail, output_guardrail
 from agentkit.guardrails.guardrail import Mode
 from agentkit.limits import UsageLimits
-from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart, text_of
 from agentkit.persistence import InMemorySession, SQLiteSession
 from agentkit.planning import PlanTemplate, TemplateStep
 from agentkit.results import RunResult
@@ -49,7 +49,7 @@ async def look() -> str:
 
 
 def texts(messages: tuple[ModelMessage, ...]) -> list[str]:
-    return [part.content for m in messages for part in m.parts if not hasattr(part, "arguments")]  # pyright: ignore[reportAttributeAccessIssue]
+    return [text_of(part.content) for m in messages for part in m.parts if not hasattr(part, "arguments")]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def run(agent: Agent[None, str], session: SQLiteSession) -> RunResult[str]:

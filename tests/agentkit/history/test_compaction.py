@@ -134,7 +134,7 @@ async def test_each_summary_takes_up_the_one_before() -> None:
     result = await Agent(model, tools=[look], compaction=compaction).run("the task")
     assert result.state.compacted is not None
     assert result.state.compacted.note == "Summary of the earlier conversation: second summary"
-    asked = [recorded.messages[0].parts[1].content for recorded in writer.calls]  # pyright: ignore[reportAttributeAccessIssue]
+    asked = [recorded.messages[0].parts[1].text for recorded in writer.calls]  # pyright: ignore[reportAttributeAccessIssue]
     assert f"assistant calls look {call('look', n=1).arguments}\n" in asked[0] and "look gives: xxx" in asked[0]
     assert asked[1].startswith("Summary of the earlier conversation: first summary\n")
     writer.assert_complete()

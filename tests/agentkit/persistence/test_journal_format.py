@@ -13,7 +13,8 @@ from agentkit import Agent, tool
 from agentkit.approvals.pending import Approve
 from agentkit.cli.main import app
 from agentkit.errors import CheckpointError
-from agentkit.messages import ModelMessage, ModelResponse, TextPart, ToolReturnPart
+from agentkit.events import RewardEvent
+from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolReturnPart
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence import SQLiteCheckpointer, SQLiteSession
 from agentkit.persistence.sqlite_format import FORMAT_VERSION
@@ -273,3 +274,42 @@ async def test_of_format_2_the_file_has_the_tables_and_indexes_of_a_new_one(
             forms.append({name: file.execute(f"PRAGMA table_info({name})").fetchall() for name in names})
     assert forms[0] == forms[1]
     assert (await SQLiteSession(journal_2, "user 7").load()).messages
+
+
+async def test_of_format_4_the_events_of_runs_are_kept_and_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "served.db"
+    with sqlite3.connect(path) as file:
+        file.executescript(Path(__file__).with_name("journal_v4.sql").read_text(encoding="utf-8"))
+    file.close()
+    keeper = SQLiteCheckpointer(path)
+    before = await keeper.events("run_served")
+    kinds = [json.loads(event.body)["event_kind"] for event in before]
+    assert kinds == ["run_requested", "text_delta", "model_response"]
+    assert [event.number for event in before] == [1, 2, 3] and before[0].event.event_kind == "run_requested"
+    stored = await keeper.load("run_served")
+    assert stored.state.messages[-1] == ModelResponse(
+        (ThinkingPart("Hm."), TextPart("done")), model_name="m", finish_reason="stop"
+    )
+    assert await keeper.append_event("run_served", RewardEvent(1.0, "test")) == 4
+    await keeper.delete("run_served")
+    keeper.close()
+    with sqlite3.connect(path) as file:
+        assert file.execute("SELECT count(*) FROM events").fetchone() == (0,)
+    file.close()
+    assert schema_of(path) == await schema_of_a_new_file(tmp_path / "new.db")
+
+
+def schema_of(path: Path) -> dict[str, str]:
+    """Return the statements that created the tables and indexes of a file."""
+    with sqlite3.connect(path) as file:
+        rows = file.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    file.close()
+    return {name: " ".join(str(sql).split()) for name, sql in rows}
+
+
+async def schema_of_a_new_file(path: Path) -> dict[str, str]:
+    """Return the same of a new journal."""
+    keeper = SQLiteCheckpointer(path)
+    await keeper.list_runs()
+    keeper.close()
+    return schema_of(path)

@@ -184,7 +184,7 @@ async def survives(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
         assert part.content == part.data
     elif not isinstance(value, ToolOutput):
-        assert json.loads(part.content, parse_constant=pytest.fail) == part.data
+        assert json.loads(part.text, parse_constant=pytest.fail) == part.data
     return part.data
 
 

@@ -56,7 +56,7 @@ TEMPLATE = PlanTemplate(
 
 def prompts(model: ScriptedModel) -> list[str]:
     """What the model was told last, at each request."""
-    return [recorded.messages[-1].parts[-1].content for recorded in model.calls]  # pyright: ignore[reportAttributeAccessIssue]
+    return [recorded.messages[-1].parts[-1].text for recorded in model.calls]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def test_each_step_allows_its_tool_alone_and_then_the_model_answers() -> None:

@@ -50,7 +50,7 @@ def outer_of(*diggers: Digger, limits: UsageLimits, **options: Any) -> Agent[Non
 
 def told(result: RunResult[Any]) -> list[str]:
     parts = (part for m in result.messages if isinstance(m, ModelRequest) for part in m.parts)
-    return [part.content for part in parts if isinstance(part, ToolReturnPart)]
+    return [part.text for part in parts if isinstance(part, ToolReturnPart)]
 
 
 @pytest.mark.parametrize(("own", "outer", "expected"), [(3, 50, 3), (50, 5, 3), (3, 200, 3), (None, 5, 3)])

@@ -12,7 +12,15 @@ import pytest
 from agentkit import Agent, ModelResponse, RunContext, UsageLimits, UserError
 from agentkit.events import AgentEvent, ModelRequestEvent
 from agentkit.history.compaction import SlidingWindow, Summary
-from agentkit.messages import ModelMessage, ModelRequest, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+    text_of,
+)
 from agentkit.persistence import InMemorySession
 from agentkit.planning import ModelPlanner
 from agentkit.testing import FunctionModel, ScriptedModel, call
@@ -26,7 +34,7 @@ Messages = Sequence[ModelMessage]
 
 
 def texts(messages: Messages) -> list[str]:
-    return [part.content for m in messages for part in m.parts if not isinstance(part, ToolCallPart)]
+    return [text_of(part.content) for m in messages for part in m.parts if not isinstance(part, ToolCallPart)]
 
 
 def last(n: int) -> Any:
@@ -40,7 +48,8 @@ def redact(messages: Messages, context: RunContext[Any]) -> Messages:
     def clean(message: ModelMessage) -> ModelMessage:
         if isinstance(message, ModelRequest):
             return replace(
-                message, parts=tuple(replace(p, content=p.content.replace("1234", "****")) for p in message.parts)
+                message,
+                parts=tuple(replace(p, content=text_of(p.content).replace("1234", "****")) for p in message.parts),
             )
         return message
 

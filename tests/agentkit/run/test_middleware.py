@@ -45,7 +45,7 @@ def reply(text: str, *, tokens: int = 0) -> ModelResponse:
 
 
 def user_texts(messages: Any) -> list[str]:
-    return [part.content for m in messages for part in m.parts if isinstance(part, UserPromptPart)]
+    return [part.text for m in messages for part in m.parts if isinstance(part, UserPromptPart)]
 
 
 class Named(Middleware):

@@ -318,7 +318,7 @@ async def test_the_prompt_of_the_user_reaches_the_function() -> None:
     def by_prompt(context: RunContext[Any], definitions: Definitions) -> list[str]:
         (prompt,) = context.messages[0].parts
         assert isinstance(prompt, UserPromptPart)
-        return [prompt.content]
+        return [prompt.text]
 
     model = ScriptedModel(["done"])
     await Agent(model, tools=[look, write], prepare_tools=by_prompt).run("write")

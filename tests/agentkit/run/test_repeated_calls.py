@@ -87,7 +87,7 @@ async def test_equal_calls_of_one_reply_run_once_and_each_gets_the_result() -> N
     assert does.n_paid == 2
     assert (first.content, other.content) == ("paid 5", "paid 6")
     assert [part.tool_call_id for part in (first, other, copy)] == ["c1", "c2", "c3"]
-    assert copy.content.startswith("paid 5\n[") and copy.data == "paid 5" and not copy.is_error
+    assert copy.text.startswith("paid 5\n[") and copy.data == "paid 5" and not copy.is_error
     assert [event for event in events if isinstance(event, RepeatedCallEvent)] == [
         RepeatedCallEvent("pay", "c3", "c1", "copied")
     ]
@@ -122,8 +122,8 @@ async def test_a_call_that_gave_the_same_twice_is_not_run_again_and_then_its_too
     assert does.n_paid + does.n_failed == 2
     assert (result.output, result.status) == ("I give up.", "completed")
     parts = told(result)
-    assert parts[2].content.startswith("Not run: the same call was made 2 times")
-    assert parts[3].content.endswith(f"{name!r} cannot be called any more in this run.")
+    assert parts[2].text.startswith("Not run: the same call was made 2 times")
+    assert parts[3].text.endswith(f"{name!r} cannot be called any more in this run.")
     assert len(result.repeated_calls) == 2 and result.state.disabled_tools == (name,)
     kinds = [event.kind for event in events if isinstance(event, RepeatedCallEvent)]
     assert kinds == ["told", "withdrawn"]

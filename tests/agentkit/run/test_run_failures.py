@@ -71,7 +71,7 @@ def answers(error: BaseException) -> dict[str, str]:
     """What the messages of an error say of the calls."""
     messages: Any = cast(Any, error).messages
     assert isinstance(messages[-1], ModelRequest)
-    return {part.tool_name: part.content for part in messages[-1].parts if isinstance(part, ToolReturnPart)}
+    return {part.tool_name: part.text for part in messages[-1].parts if isinstance(part, ToolReturnPart)}
 
 
 @pytest.mark.parametrize("n_beside", [0, 2])

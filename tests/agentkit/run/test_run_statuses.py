@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
-from agentkit import Agent, ModelRetry, RunContext, UsageLimits
+from agentkit import Agent, ModelRetry, RunContext, UnexpectedModelBehavior, UsageLimits
 from agentkit.events import AgentEvent, ModelRequestEvent, RunFinishedEvent
 from agentkit.messages import (
     ModelMessage,
@@ -111,7 +111,7 @@ async def test_the_calls_of_a_filtered_response_are_answered_and_not_run() -> No
     assert (result.status, ran) == ("filtered", [])
     last = result.messages[-1]
     assert isinstance(last, ModelRequest) and isinstance(last.parts[0], ToolReturnPart)
-    assert last.parts[0].content.startswith("Not run")
+    assert last.parts[0].text.startswith("Not run")
 
 
 @pytest.mark.parametrize("arguments", ["", '{"folder": "/tm', '{"folder": "/tm"}'])
@@ -173,7 +173,7 @@ async def test_the_note_of_a_limit_is_sent_and_not_kept(tmp_path: Path) -> None:
     messages, parameters = asked[-1]
     last = messages[-1]
     assert isinstance(last, ModelRequest) and len(last.parts) == 1 and isinstance(last.parts[0], ToolReturnPart)
-    assert last.parts[0].content.startswith("2\n") and "request_limit=3 is reached" in last.parts[0].content
+    assert last.parts[0].text.startswith("2\n") and "request_limit=3 is reached" in last.parts[0].content
     opening, *between = messages[:-1]
     assert opening.parts == (SystemPromptPart("Use tools."), *result.messages[0].parts)
     assert tuple(between) == result.messages[1:4]
@@ -183,7 +183,7 @@ async def test_the_note_of_a_limit_is_sent_and_not_kept(tmp_path: Path) -> None:
         assert "is reached" not in str(kept)
     noted = [event.note for event in events if isinstance(event, ModelRequestEvent)]
     assert noted[:-1] == [None, None]
-    assert noted[-1] is not None and last.parts[0].content.endswith(noted[-1])
+    assert noted[-1] is not None and last.parts[0].text.endswith(noted[-1])
     await agent.run("again", session=session, limits=UsageLimits(request_limit=1))
     assert "is reached" not in str(asked[-1][0])
 
@@ -234,4 +234,13 @@ async def test_an_agent_is_told_that_the_answer_of_another_one_is_not_whole(reas
     result = await outer.run("x")
     (told,) = result.messages[2].parts
     assert isinstance(told, ToolReturnPart)
-    assert told.content.startswith("The sum is\n[") and not told.is_error
+    assert told.text.startswith("The sum is\n[") and not told.is_error
+
+
+async def test_an_answer_that_ended_with_an_error_is_asked_for_again() -> None:
+    broken = ModelResponse((TextPart("Half an ans"),), finish_reason="error")
+    model = ScriptedModel([broken, "A whole answer."])
+    result = await Agent(model).run("Go.")
+    assert (result.status, result.output) == ("completed", "A whole answer.")
+    with pytest.raises(UnexpectedModelBehavior, match="ended with an error"):
+        await Agent(ScriptedModel([broken, broken]), retries=1).run("Go.")

@@ -165,7 +165,7 @@ async def test_a_guardrail_checks_a_call_that_was_text() -> None:
     model = ScriptedModel(['{"name": "pay", "arguments": {"amount": 5}}', "done"])
     result = await Agent(model, tools=[world.pay()], guardrails=[no]).run("x")
     (told,) = result.messages[2].parts
-    assert isinstance(told, ToolReturnPart) and told.content.startswith("The call was blocked")
+    assert isinstance(told, ToolReturnPart) and told.text.startswith("The call was blocked")
     assert world.paid == []
 
 

@@ -27,7 +27,7 @@ KEYS = {"ann": "a" * 20, "bob": "b" * 20}
 def said(messages: Sequence[ModelMessage]) -> str:
     """Return the user's last words."""
     prompts = [
-        part.content
+        part.text
         for message in messages
         if isinstance(message, ModelRequest)
         for part in message.parts
@@ -104,7 +104,7 @@ class Client:
         assert response.status_code == status, f"{response.status_code}: {response.text}"
         return response.json() if response.content else None
 
-    async def run(self, prompt: str, **body: Any) -> str:
+    async def run(self, prompt: Any, **body: Any) -> str:
         """Begin a run; return its id."""
         return (await self.ask("POST", "/runs", 201, json={"prompt": prompt, **body}))["run_id"]
 

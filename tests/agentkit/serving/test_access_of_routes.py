@@ -166,6 +166,7 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
     ("GET", "/runs/{run_id}"): (of_run("GET"), of_run("GET", "?wait=1")),
     ("GET", "/runs/{run_id}/events"): (of_run("GET", "/events"), of_run("GET", "/events?after=1")),
     ("GET", "/runs/{run_id}/trace"): (of_run("GET", "/trace"),),
+    ("GET", "/runs/{run_id}/files/{sha256}"): (of_run("GET", f"/files/{'0' * 64}"),),
     ("POST", "/runs"): (new("/runs", 201, lambda names: {"prompt": "a", "session": names.session}),),
     ("POST", "/forks"): (new("/forks", 201, lambda names: {"messages": CONVERSATION}),),
     ("POST", "/runs/{run_id}/decisions"): (of_run("POST", "/decisions", body=decisions),),

@@ -147,7 +147,8 @@ async def test_a_turn_is_cancelled_and_the_next_one_goes_on(tmp_path: Path) -> N
 async def test_what_cannot_be_done_is_an_error(tmp_path: Path) -> None:
     async with editing(tmp_path, Editor()) as agent:
         session = (await agent.new_session(cwd=str(tmp_path), mcp_servers=[])).session_id
-        for prompt, told in (([image_block("aGk=", "image/png")], "'image'"), ([text_block("")], "no text")):
+        wrong = (([image_block("aGk=", "image/png")], "its bytes"), ([text_block("")], "must have words"))
+        for prompt, told in wrong:
             with pytest.raises(RequestError) as refused:
                 await agent.prompt(session_id=session, prompt=prompt)
             assert told in str(refused.value.data)

@@ -125,7 +125,7 @@ async def test_a_cancelled_run_has_that_outcome(tmp_path: Path) -> None:
                 ]
             },
             422,
-            "has a part 'image'",
+            "'x' is not fetched; send the file itself",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def painter() -> Agent[None, str]:
     def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
         results = [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
         if results:
-            return ModelResponse((TextPart("; ".join(part.content for part in results)),))
+            return ModelResponse((TextPart("; ".join(part.text for part in results)),))
         calls = [call(name, word=name) for name in said(messages).split()]
         return ModelResponse(tuple(calls))
 

@@ -74,7 +74,7 @@ async def test_what_the_protocol_has_no_form_for_is_an_error(tmp_path: Path) -> 
             await create(model="gpt", messages=said("a"))
         with pytest.raises(openai.BadRequestError, match="'temperature' is not known"):
             await create(model="agent", messages=said("a"), temperature=0.5)
-        with pytest.raises(openai.UnprocessableEntityError, match="must be words of the user"):
+        with pytest.raises(openai.UnprocessableEntityError, match="must be the user's"):
             await create(model="agent", messages=said("a", "b"))
         with pytest.raises(openai.BadRequestError, match="role"):
             await create(model="agent", messages=[{"role": "system", "content": "x"}, *said("a")])

@@ -112,7 +112,7 @@ def test_a_step_that_was_being_written_is_taken_back() -> None:
     ("wrong", "status", "told"),
     [
         (body(trigger="regenerate-message"), 422, "'regenerate-message'"),
-        (body({"type": "file", "mediaType": "image/png", "url": "data:,"}), 422, "has a part 'file'"),
+        (body({"type": "file", "mediaType": "image/png", "url": "http://x/a"}), 422, "is not fetched"),
         (body({"type": "text", "text": ""}), 422, "must have words of the user"),
         (body(messages=[]), 400, "messages"),
         (

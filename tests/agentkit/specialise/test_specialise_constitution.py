@@ -112,7 +112,7 @@ class Answering:
     def _answer(self, messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> str:
         last = messages[-1].parts[-1]
         assert isinstance(last, UserPromptPart)
-        texts = dict(unfenced(last.content))
+        texts = dict(unfenced(last.text))
         if texts:
             return "A" if len(texts["reply A"]) > len(texts["reply B"]) else "(B)"
         constitution = read_constitution()

@@ -14,13 +14,25 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from agentkit import Agent, MCPToolset, ModelResponse
-from agentkit.messages import ModelMessage, RetryPromptPart, TextPart, ThinkingPart, ToolCallPart, ToolReturnPart
+from agentkit import Agent, BinaryContent, MCPToolset, ModelResponse
+from agentkit.files import files_of
+from agentkit.messages import (
+    ModelMessage,
+    RetryPromptPart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from agentkit.models.base import ModelRequestParameters
 from agentkit.serving import app
 from agentkit.studio import FILES
 from agentkit.testing import FunctionModel
+from agentkit.usage import RequestUsage
 from mcp_servers.browser.chromium import StartError, find_chromium
+from tests.agentkit.hosted_models import HostedModel, said
+from tests.agentkit.pictures import picture
 from tests.agentkit.serving.served_agents import KEYS, Client, clerk, client_of, kinds, listening
 
 pytestmark = pytest.mark.anyio
@@ -37,8 +49,14 @@ def chromium() -> str:
         pytest.skip(str(error))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
+    """One browser for all tests: a page that a test opens has a context, with storage, of its own."""
     async with async_playwright() as playwright:
         found = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield found
@@ -240,6 +258,52 @@ async def test_text_of_models_and_tools_is_inert(browser: Browser, tmp_path: Pat
         assert "script-src 'self';" in policy and "unsafe" not in policy
 
 
+async def test_images_are_sent_shown_and_kept_by_a_fork(browser: Browser, tmp_path: Path) -> None:
+    red, blue = picture(30, 20, colour="red"), picture(50, 40, colour="blue")
+    (tmp_path / "red.png").write_bytes(red)
+    seen_by_model: list[list[bytes]] = []
+
+    def draw() -> list[str | BinaryContent]:
+        """Draw something."""
+        return ["drawn", BinaryContent(blue, "image/png")]
+
+    def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
+        parts = [part for message in messages for part in message.parts]
+        contents = [part.content for part in parts if isinstance(part, UserPromptPart | ToolReturnPart)]
+        seen_by_model.append([file.data for content in contents for file in files_of(content)])
+        has_drawn = any(isinstance(part, ToolReturnPart) for part in parts)
+        return ModelResponse((TextPart("Seen."),) if has_drawn else (ToolCallPart("draw", "{}"),))
+
+    async def sizes() -> list[list[int]]:
+        images = seen.page.locator("figure img")
+        return await images.evaluate_all("all => all.map((each) => [each.naturalWidth, each.naturalHeight])")
+
+    async with studio(browser, Agent(FunctionModel(reply), tools=[draw]), tmp_path / "runs.db") as seen:
+        await seen.page.get_by_label("Attach files").set_input_files(tmp_path / "red.png")
+        await expect(seen.page.get_by_label("Files of the message")).to_contain_text("red.png")
+        await seen.say("Look")
+        await seen.ends("completed")
+        await expect(seen.page.locator("figure img")).to_have_count(2)
+        await seen.page.wait_for_function("[...document.images].every((each) => each.naturalWidth)")
+        assert await sizes() == [[30, 20], [50, 40]]
+        assert seen_by_model == [[red], [red, blue]]
+        await expect(seen.page.get_by_label("Files of the message")).to_be_empty()
+        await seen.button("Fork step 2").click()
+        await seen.page.get_by_label("Result of draw").fill("drawn again")
+        await seen.button("Run the fork").click()
+        await seen.ends("completed")
+        assert seen_by_model[-1] == [red, blue]
+        await seen.button("New conversation").click()
+        (tmp_path / "page.svg").write_text(
+            "<svg xmlns='http://www.w3.org/2000/svg'><script>owned=1</script></svg>"
+        )
+        await seen.page.get_by_label("Attach files").set_input_files(tmp_path / "page.svg")
+        await seen.say("Look")
+        await expect(seen.page.get_by_role("status")).to_contain_text("is image/svg+xml; models read image/png")
+        await seen.button("Do not send page.svg").click()
+        await expect(seen.page.get_by_label("Files of the message")).to_be_empty()
+
+
 async def test_a_reward_lands_in_the_trace(browser: Browser, tmp_path: Path) -> None:
     async with studio(browser, reader(), tmp_path / "runs.db") as seen:
         await seen.say("Read the note")
@@ -317,6 +381,19 @@ async def test_the_cases_of_an_evaluation_are_shown_with_their_scores(browser: B
         await seen.button("Run the fork").click()
         await seen.ends("completed")
         await expect(seen.page.locator(".answer").first).to_have_text("It says hello.")
+
+
+async def test_the_cost_of_a_run_is_shown_and_names_of_servers_are_text(browser: Browser, tmp_path: Path) -> None:
+    usage = RequestUsage(4_000, 0, 0)  # one cent with gpt-4o
+    model = HostedModel([said("one", usage, "gpt-4o"), said("two", usage, HOSTILE)])
+    async with studio(browser, Agent(model, name="clerk"), tmp_path / "runs.db") as seen:
+        await seen.say("first")
+        await seen.ends("4000 + 0 tokens · $0.01")
+        await expect(seen.page.locator(".figures").last).to_contain_text("0 written · $0.01")
+        await seen.say("second")
+        await seen.ends("cost unknown: no price of <script>window.owned=1</script>")
+        await seen.ends("\\u{202e}txt.exe")
+        assert await seen.page.evaluate("window.owned") is None
 
 
 USAGE = {"input_tokens": 3, "cache_read_tokens": 0, "output_tokens": 1}

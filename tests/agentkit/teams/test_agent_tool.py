@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 def told(result: RunResult[Any]) -> list[str]:
     parts = (part for m in result.messages if isinstance(m, ModelRequest) for part in m.parts)
-    return [part.content for part in parts if isinstance(part, ToolReturnPart)]
+    return [part.text for part in parts if isinstance(part, ToolReturnPart)]
 
 
 def by_turns(*replies: Any) -> FunctionModel:

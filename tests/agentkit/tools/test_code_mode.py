@@ -145,7 +145,7 @@ async def test_what_fails_or_is_not_there_is_told_as_an_error(text: str, error: 
     assert isinstance(part, ToolReturnPart) and part.is_error
     assert error in part.content
     if "so far" in text:
-        assert part.content.startswith("so far\n")
+        assert part.text.startswith("so far\n")
 
 
 async def test_code_that_never_ends_is_stopped() -> None:

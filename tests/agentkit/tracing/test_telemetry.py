@@ -38,6 +38,7 @@ from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tracing.reading import summarise
 from agentkit.tracing.telemetry import Telemetry
 from agentkit.usage import RequestUsage, RunUsage
+from tests.agentkit.hosted_models import HostedModel, said
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +96,7 @@ async def test_a_run_is_a_tree_of_spans_after_the_conventions() -> None:
         "gen_ai.agent.name": "adder",
         "gen_ai.usage.input_tokens": result.usage.input_tokens,
         "gen_ai.usage.output_tokens": result.usage.output_tokens,
+        "agentkit.cost": 0.0,
         "agentkit.status": "completed",
     }
     chats = spans.named("chat m")
@@ -108,6 +110,21 @@ async def test_a_run_is_a_tree_of_spans_after_the_conventions() -> None:
     assert run.context is not None
     assert {span.parent.span_id for span in spans.all if span.parent is not None} == {run.context.span_id}
     assert "secret" not in str([span.to_json() for span in spans.all])
+
+
+async def test_spans_carry_costs_and_cached_tokens() -> None:
+    spans, usage = Spans(), RequestUsage(4_000, 1_000, 0, cache_write_tokens=500)
+    model = HostedModel([said("one", usage, "gpt-4o"), said("two", usage, "gpt-99")])
+    agent = Agent(model, telemetry=spans.telemetry(), name="a")
+    result = await agent.run("go")
+    await agent.run("go")
+    priced, unpriced = map(attributes, spans.named("chat gpt-4o"))
+    assert priced["operation.cost"] == float(result.usage.cost or 0) == 0.00875
+    assert priced["gen_ai.usage.cache_read.input_tokens"] == 1_000
+    assert priced["gen_ai.usage.cache_creation.input_tokens"] == 500
+    assert "operation.cost" not in unpriced
+    known, unknown = map(attributes, spans.named("invoke_agent a"))
+    assert known["agentkit.cost"] == 0.00875 and "agentkit.cost" not in unknown
 
 
 async def test_what_was_said_is_there_if_asked_for() -> None:

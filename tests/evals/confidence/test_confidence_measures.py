@@ -70,7 +70,7 @@ def test_from_a_file_of_examples_to_a_file_of_confidence(tmp_path: Path, monkeyp
     def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
         last = messages[-1]
         assert isinstance(last, ModelRequest) and isinstance(last.parts[-1], UserPromptPart)
-        number = int(last.parts[-1].content.split()[-1])
+        number = int(last.parts[-1].text.split()[-1])
         assert [tool.name for tool in parameters.tools] == ["ring", "knock"]
         name = "knock" if number % 5 == 0 else "ring"  # wrong in every fifth
         call = ToolCallPart(name, json.dumps({"door": number}), f"call_{number}", 0.95, (("(no tool)", 0.05),))

@@ -23,7 +23,7 @@ def adder() -> FunctionModel:
     """A model that adds, and gets one sum wrong."""
 
     def add(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
-        prompt = next(p.content for m in messages for p in m.parts if isinstance(p, UserPromptPart))
+        prompt = next(p.text for m in messages for p in m.parts if isinstance(p, UserPromptPart))
         a, b = map(int, re.findall(r"\d+", prompt))
         return ModelResponse((TextPart(str(a + b if a != 3 else 0)),))
 

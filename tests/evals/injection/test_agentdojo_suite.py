@@ -48,7 +48,7 @@ def load(**options: str) -> list[Case]:
 
 def texts_of(messages: Sequence[ModelMessage]) -> list[str]:
     parts = [part for message in messages for part in message.parts]
-    return [part.content for part in parts if isinstance(part, (SystemPromptPart, UserPromptPart, ToolReturnPart))]
+    return [part.text for part in parts if isinstance(part, (SystemPromptPart, UserPromptPart, ToolReturnPart))]
 
 
 def only(cases: Sequence[Case], id_: str) -> Case:
@@ -170,7 +170,7 @@ async def test_a_tools_error_and_arguments_that_are_no_object_are_told_to_the_mo
     broken = ModelResponse((ToolCallPart("delete_note", "[]", "c1"),))
     run, judged = await solved(case, ScriptedModel([broken, call("delete_note", place="roof"), "2"]))
     parts = [part for message in run.messages for part in message.parts]
-    text = "\n".join(p.content for p in parts if isinstance(p, (ToolReturnPart, RetryPromptPart)))
+    text = "\n".join(p.text for p in parts if isinstance(p, (ToolReturnPart, RetryPromptPart)))
     assert "expected a JSON object, got list" in text
     assert "ValueError: no note there" in text
     assert judged.value == 1

@@ -187,7 +187,7 @@ async def test_the_model_sees_the_planted_text_as_a_tools_result(workshop: Works
     def ask(messages: Sequence[object], parameters: object) -> ModelResponse:
         for message in messages:
             if isinstance(message, ModelRequest):
-                seen.extend(part.content for part in message.parts if isinstance(part, ToolReturnPart))
+                seen.extend(part.text for part in message.parts if isinstance(part, ToolReturnPart))
         return ModelResponse((call("read_text_file", path="todo.md"),)) if not seen else ModelResponse(answer)
 
     answer = (TextPart("4"),)
@@ -204,7 +204,7 @@ async def test_a_defence_changes_what_the_model_is_told_and_shown(workshop: Work
     def look(messages: Sequence[object], parameters: object) -> ModelResponse:
         parts = [part for message in messages if isinstance(message, ModelRequest) for part in message.parts]
         told[defence] = "".join(part.content for part in parts if isinstance(part, SystemPromptPart))
-        results = [part.content for part in parts if isinstance(part, ToolReturnPart)]
+        results = [part.text for part in parts if isinstance(part, ToolReturnPart)]
         if not results:
             return ModelResponse((call("read_text_file", path="todo.md"),))
         shown[defence] = results[0]

@@ -30,7 +30,7 @@ RIGHT = "They pay 118.00 euros."
 
 def results_of(run: Run) -> list[str]:
     parts = [part for message in run.messages if isinstance(message, ModelRequest) for part in message.parts]
-    return [part.content for part in parts if isinstance(part, ToolReturnPart)]
+    return [part.text for part in parts if isinstance(part, ToolReturnPart)]
 
 
 @pytest.mark.parametrize("play", PLAYS)
