@@ -55,11 +55,12 @@ wheel-smoke: $(BIN)/python
 bench: $(VENV)/.dev
 	$(BIN)/python -m evals.speed
 
-# The official MCP conformance command line and the Node it needs; its tests skip, with a reason, where npm is missing.
+# The official MCP conformance command line, an authorization server (node-oidc-provider), and the Node they need; their
+# tests skip, with a reason, where npm is missing.
 $(VENV)/.conformance: $(VENV)/.dev
 	if command -v npm >/dev/null; then \
 		npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance \
-			node@22 @modelcontextprotocol/conformance@0.1.16; \
+			node@22 @modelcontextprotocol/conformance@0.1.16 oidc-provider@9.13.3; \
 	fi
 	@touch $@
 

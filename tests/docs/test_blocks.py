@@ -6,6 +6,7 @@ commands.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -15,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType, SimpleNamespace
 
 import pytest
 import yaml
 from _pytest.mark import ParameterSet
-from pytest_examples import CodeExample, EvalExample, find_examples
+from pytest_examples import CodeExample, EvalExample, find_examples, run_code
 
 from agentkit.testing import block_model_requests
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
@@ -29,8 +31,8 @@ from tests.golden import UPDATE
 
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
 LANGUAGES = {"python", "console", "sh", "text", "mermaid", "ini", "js", *DATA}
-EMBEDDED = re.compile(r"(?<=[\"' =])local(?::small|:medium)?(?=[\"'\s?])")
-"""Names of the embedded model's larger profiles, which tests do not have."""
+EMBEDDED = re.compile(r"(?<=[\"' =])(?<!\bon=\")local(?::small|:medium)?(?=[\"'\s?])")
+"""Names of the embedded model's larger profiles, which tests do not have. `on="local"` is a place of runs."""
 FIRST = {ROOT, ROOT / "docs", ROOT / "docs" / "get-started"}
 """Folders of the pages whose console scripts are not forks of a warm process, see `tests.docs.warm_programs`."""
 
@@ -67,6 +69,26 @@ def warm() -> Iterator[Path]:
         yield programs
 
 
+@pytest.fixture
+def cheap_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest-examples see its callers without their sources.
+
+    For each print it would search all imported modules for the source of each frame: a fourth of the pages' time.
+    """
+    monkeypatch.setattr(run_code, "inspect", SimpleNamespace(**vars(inspect) | {"stack": _callers}))
+
+
+def _callers() -> list[inspect.FrameInfo]:
+    frame: FrameType | None = sys._getframe(1)
+    found: list[inspect.FrameInfo] = []
+    while frame is not None:
+        code = frame.f_code
+        found.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.usefixtures("cheap_prints")
 @pytest.mark.parametrize(("page", "blocks"), list(_params()))
 def test_the_blocks_of_a_page_run_from_top_to_bottom(
     page: Path, blocks: list[Block], folder: Path, eval_example: EvalExample, request: pytest.FixtureRequest

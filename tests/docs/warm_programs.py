@@ -1,9 +1,9 @@
 """Console scripts and MCP servers as forks of one process that has imported packages and computed nothing.
 
 A page's commands would spend most of their time in imports: 3 s for torch, 1 s for mcp, 6 s for inspect-ai. A
-fork has those packages, the command lines and the servers of the pages; it imports this project's other modules
-itself. It runs the installed script with the arguments, the environment, the folder and the standard streams of
-its caller, and its status is the caller's.
+fork has those packages, the command lines, the servers of the pages and the modules that train, which would take
+0.5 s; it imports this project's other modules itself. It runs the installed script with the arguments, the
+environment, the folder and the standard streams of its caller, and its status is the caller's.
 
 `warm_programs` makes a folder for the front of PATH; its programs call `_ask`. The `sys.executable` of a console
 script is a program of that folder, too: a server that an agent starts (`python -m mcp_servers.time`,
@@ -60,6 +60,12 @@ _IMPORTED = (
     "mcp_servers.sqlite.server",
     "mcp_servers.time.server",
     "modelstack.cli",
+    "modelstack.preferences.reward.run",
+    "modelstack.preferences.run",
+    "modelstack.reasoning.policy.run",
+    "modelstack.reasoning.ppo.run",
+    "modelstack.sft.run",
+    "modelstack.train.run.launch",
 )
 _STANDARD_STREAMS = (0, 1, 2)
 _LENGTH = struct.Struct("!Q")

@@ -98,3 +98,13 @@ def test_what_would_need_a_store_is_refused(responses: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="'c9' does not follow that call"):
         item = {"type": "function_call_output", "call_id": "c9", "output": "x"}
         responses.create(model=NAME, input=[item])
+
+
+def test_only_allowed_tools_are_called(responses: Any) -> None:
+    allowed: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]}
+    for _ in range(4):
+        response = asked(responses, False, input="Will it rain?", tools=FUNCTIONS, tool_choice=allowed)
+        assert {item.name for item in response.output if item.type == "function_call"} == {"now"}
+    allowed["tools"].append({"type": "function", "name": "snow"})
+    with pytest.raises(openai.BadRequestError, match="names the tool 'snow'"):
+        responses.create(model=NAME, input="x", tools=FUNCTIONS, tool_choice=allowed)
