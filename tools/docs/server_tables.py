@@ -2,8 +2,9 @@
 
     python -m tools.docs.server_tables
 
-A page marks a place with `<!-- generated: NAME -->` and `<!-- end -->`, where NAME is tools, options, limits or
-confinement. `tests/docs/test_server_pages.py` fails if a page is not what this program would write.
+A page marks a place with `<!-- generated: NAME -->` and `<!-- end -->`, where NAME is tools, resources, prompts,
+options, limits or confinement. `tests/docs/test_server_pages.py` fails if a page is not what this program would
+write.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import re
 import subprocess
 import tempfile
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from unittest import mock
 
 import anyio
 from mcp import Client
+from mcp.shared.uri_template import UriTemplate
 
 from mcp_servers.browser.chromium import Settings
 from mcp_servers.browser.server import build_server as browser
@@ -40,8 +42,9 @@ from mcp_servers.time.server import build_server as time
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
-    from mcp_types import Tool
+    from mcp_types import Prompt, Tool
 
+_Listed = TypeVar("_Listed")
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "servers"
 _REGION = re.compile(r"(?P<start><!-- generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 # The group of options that all servers share; docs/servers/index.md describes it once.
@@ -139,6 +142,11 @@ SHARED_CONSTANTS = (
     "answers.MAX_FAILURE_CHARS",
     "strict.MAX_PARALLEL_CALLS",
     "strict.MAX_VALUES",
+    "resources.MAX_RESOURCE_BYTES",
+    "resources.MAX_LISTED",
+    "watching.POLL_S",
+    "watching.MAX_WATCHED",
+    "prompts.MAX_ARGUMENT_CHARS",
     "child.MEMORY_BYTES",
     "serving.MIN_TOKEN_CHARS",
 )
@@ -166,6 +174,8 @@ def generated(server: str, region: str) -> str:
         return {"transport": lambda: _options("time", {"transport"})}[region]()
     return {
         "tools": lambda: _tools(server),
+        "resources": lambda: _resources(server),
+        "prompts": lambda: _prompts(server),
         "options": lambda: _options(server, {"positional arguments", "options"}),
         "confinement": lambda: textwrap.fill(
             _in_markdown(_group(option_parser(server), "confinement").description), 118
@@ -183,6 +193,48 @@ def _tools(server: str) -> str:
     titles = ("Tool", "Arguments", "What it does", "Annotations", "Needs")
     n_columns = len(titles) - all(row[-1] == "" for row in rows.values())
     return _table(titles[:n_columns], [row[:n_columns] for row in rows.values()])
+
+
+def _resources(server: str) -> str:
+    """Return the table of single resources, and of templates."""
+
+    async def listed(built: Server[Any]) -> list[tuple[str, str]]:
+        async with Client(built) as client:
+            templates = (await client.list_resource_templates()).resource_templates
+            found = (await client.list_resources()).resources
+        matches = [UriTemplate.parse(each.uri_template).match for each in templates]
+        single = [each for each in found if all(match(each.uri) is None for match in matches)]
+        return [(each.uri, each.description or "") for each in single] + [
+            (each.uri_template, each.description or "") for each in templates
+        ]
+
+    rows = _of_first(server, listed)
+    return _table(("Resource", "What it is"), [(f"`{uri}`", _in_markdown(text)) for uri, text in rows])
+
+
+def _prompts(server: str) -> str:
+    async def listed(built: Server[Any]) -> list[Prompt]:
+        async with Client(built) as client:
+            return (await client.list_prompts()).prompts
+
+    rows = [
+        (f"`{each.name}`", _prompt_arguments(each), _in_markdown(each.description or ""))
+        for each in _of_first(server, listed)
+    ]
+    return _table(("Prompt", "Arguments", "What it asks"), rows)
+
+
+def _prompt_arguments(prompt: Prompt) -> str:
+    """Return the arguments; one that may be left out shows its default, the empty text."""
+    optional = '=""'
+    return ", ".join(f"`{each.name}{'' if each.required else optional}`" for each in prompt.arguments or ())
+
+
+def _of_first(server: str, listed: Callable[[Server[Any]], Awaitable[list[_Listed]]]) -> list[_Listed]:
+    """Return what the first form of a server lists; more options add tools only."""
+    build = next(iter(PROGRAMS[server].builds.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        return anyio.run(listed, build(Path(folder)))
 
 
 async def _listed(server: Server[Any]) -> list[Tool]:
