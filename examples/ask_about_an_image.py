@@ -39,4 +39,6 @@ def look(messages, parameters):
 
 
 agent = Agent(FunctionModel(look), tools=[crop])
-print(agent.run_sync(["Look at the corner of this.", png(40, 30, b"\xc0\x20\x20")]).output)
+answer = agent.run_sync(["Look at the corner of this.", png(40, 30, b"\xc0\x20\x20")]).output
+print(answer)
+assert answer == "I saw pictures of [(40, 30), (4, 3)]."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentkit.agent import Agent
@@ -95,7 +95,7 @@ async def _take_turn(
     else:
         talk.messages, usage = result.messages, result.usage
         status, error, output = result.status, None, result.output_or_none
-    talk.usage = _sum(talk.usage, usage)
+    talk.usage = talk.usage.plus(usage)
     calls = _calls(talk.messages[before:])
     talk.turns[-1]["n_refused"] = len(calls) - len(talk.turns[-1]["calls"])
     return status, error, output
@@ -135,7 +135,3 @@ def _object(text: str) -> dict[str, Any]:
 
 def _calls(messages: Sequence[ModelMessage]) -> list[ToolCallPart]:
     return [call for message in messages if isinstance(message, ModelResponse) for call in message.tool_calls]
-
-
-def _sum(first: RunUsage, second: RunUsage) -> RunUsage:
-    return replace(first, **{name: getattr(first, name) + getattr(second, name) for name in RunUsage.__slots__})
