@@ -28,6 +28,15 @@ Files = dict[str, bytes]
 """Bytes of files by their hash."""
 
 
+def may_have_files(message: ModelMessage) -> bool:
+    """Return whether a message has more than texts; a loop, because it is asked for each message and event."""
+    if isinstance(message, ModelRequest):
+        for part in message.parts:
+            if not isinstance(part.content, str):
+                return True
+    return False
+
+
 def with_references(messages: Sequence[ModelMessage], files: Files) -> tuple[ModelMessage, ...]:
     """Return messages with a reference in place of each file; `files` receives the bytes."""
 
@@ -42,7 +51,7 @@ def event_with_references(event: AgentEvent, files: Files) -> AgentEvent:
     """Return an event with a reference in place of each file; `files` receives the bytes."""
     match event:
         case ModelRequestEvent():
-            if not any(map(_has_more_than_text, (*event.messages, *(event.sent or ())))):
+            if not any(map(may_have_files, (*event.messages, *(event.sent or ())))):
                 return event  # as most events; a copy costs as much as its JSON
             sent = None if event.sent is None else with_references(event.sent, files)
             return replace(event, messages=with_references(event.messages, files), sent=sent)
@@ -91,7 +100,7 @@ def _file(reference: FileReference, files: Files, whose: str) -> BinaryContent:
 
 def _changed(message: ModelMessage, change: Callable[[tuple[ContentItem, ...]], Content]) -> ModelMessage:
     """Return a message with changed contents; the same object if it has text alone."""
-    if not isinstance(message, ModelRequest) or not _has_more_than_text(message):
+    if not isinstance(message, ModelRequest) or not may_have_files(message):
         return message
     return ModelRequest(
         tuple(
@@ -101,11 +110,3 @@ def _changed(message: ModelMessage, change: Callable[[tuple[ContentItem, ...]], 
             for part in message.parts
         )
     )
-
-
-def _has_more_than_text(message: ModelMessage) -> bool:
-    if isinstance(message, ModelRequest):
-        for part in message.parts:
-            if not isinstance(part.content, str):
-                return True
-    return False

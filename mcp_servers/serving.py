@@ -143,7 +143,9 @@ def _serve_http(
         app = http_app(server, host, bound_port, secret)
     else:
         app = oauth_app(server, host, bound_port, replace(resource, name=server.name), verifier)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    # No route is a WebSocket: a client that asks for one is answered as without the question.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:

@@ -119,6 +119,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
         proxy_headers=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=KEEP_ALIVE_S,

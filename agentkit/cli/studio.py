@@ -127,6 +127,7 @@ def studio(
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
         timeout_graceful_shutdown=5,
     )
     with suppress(KeyboardInterrupt):

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 
 from agentkit.errors import CheckpointError
-from agentkit.file_references import Files, references_in, with_files, with_references
+from agentkit.file_references import Files, may_have_files, references_in, with_files, with_references
 from agentkit.messages import ModelMessage
 from agentkit.persistence import sql_files
 from agentkit.persistence.sql_database import Transaction
@@ -36,7 +36,8 @@ def add(transaction: Transaction, tip: bytes | None, messages: Iterable[ModelMes
     files_of: dict[bytes, Files] = {}
     for message in messages:
         files: Files = {}
-        (message,) = with_references([message], files)
+        if may_have_files(message):
+            (message,) = with_references([message], files)
         body = message_to_json(message).decode()
         parent, tip = tip, _id(tip, body)
         rows.append((tip, parent, body))

@@ -258,6 +258,7 @@ def _server(app: Starlette, **settings: Any) -> uvicorn.Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
         timeout_graceful_shutdown=GRACE_S,
         **settings,
     )
