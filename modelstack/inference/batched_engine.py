@@ -190,6 +190,10 @@ class BatchedEngine(ABC, Generic[StreamT]):
     def _enter(self, submission: PendingReply[StreamT], max_tokens: int) -> StreamT:
         """Put a request in the line; the grammar may have forced the beginning of its reply already."""
 
+    def _may_draft(self, request: GenerateRequest) -> bool:
+        """Return whether a request takes drafts; a subclass refuses where they would change a seeded reply."""
+        return True
+
     def _account(self, submission: PendingReply[StreamT], stream: StreamT) -> None:
         """Add an evaluation of a stream's last token to its work, where the evaluation does not do so itself."""
 
@@ -293,7 +297,7 @@ class BatchedEngine(ABC, Generic[StreamT]):
         speculation = self._speculation
         if speculation is None:
             return
-        written = [(stream, each) for stream, each in self._pending.items() if each.reply.out.ids]
+        written = [(stream, each) for stream, each in self._pending.items() if self._is_drafted(each)]
         for stream, each in written:
             if each.drafted is None:
                 asked = each.request
@@ -302,6 +306,9 @@ class BatchedEngine(ABC, Generic[StreamT]):
         drafts = speculation.draft(replies, self._evaluation.max_step_tokens)
         for (stream, _), draft in zip(written, drafts, strict=True):
             self._evaluation.draft(stream, draft)
+
+    def _is_drafted(self, submission: PendingReply[StreamT]) -> bool:
+        return bool(submission.reply.out.ids) and self._may_draft(submission.request)
 
     def _end(self, submission: PendingReply[StreamT]) -> PendingReply[StreamT]:
         stream = submission.stream

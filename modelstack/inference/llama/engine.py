@@ -40,6 +40,9 @@ from modelstack.inference.steering import Steering
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default: KV cells are allocated at load, so larger windows must be requested."""
+COPIES = 2
+"""Tokens of closed sequences that are kept in main memory, per KV cell. Copies do not share a common beginning, as
+cells do."""
 
 
 class LlamaCppEngine(BatchedEngine[SequenceStream]):
@@ -122,7 +125,9 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         self._n_cells = n_cells or self._context_window
         self._kv_type = kv_type
         self._chat_template = self._weights.chat_template()
-        self._cache = PrefixCache(self._context, max_conversations)
+        # On a GPU states were not shown to be equal bit for bit, and copies are slower.
+        states_in_memory = None if self._context.on_gpu else self._context
+        self._cache = PrefixCache(self._context, max_conversations, states_in_memory, COPIES * self._n_cells)
         self._queue = SequenceQueue(self._context, self._cache, self._n_cells, n_batch)
         self._spare_sequence = max_conversations
         self._is_invariant: bool | None = None
@@ -167,7 +172,8 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         """Whether a reply is the same, bit for bit, under any batch sizes and with or without jump-ahead.
 
         Measured at the first access, since it depends on kernels and number formats: True with Q4_1, False with
-        K-quants. Other conversations in the cache still change the order in which attention sums up.
+        K-quants. Requests that run at the same time still change the order in which attention sums up, unless
+        they have a seed. Without invariance a request with a seed reuses no cached entries and takes no drafts.
 
         Raises:
             EngineError: called from a callback of `generate`, or the engine is closed.
@@ -263,7 +269,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
         with self._turn(stop) as has_turn:
             if not has_turn:
                 raise EngineError("the evaluation of given tokens was cancelled")
-            while (slot := self._cache.open(conversation, ids[: first + 1])) is None:
+            while self._queue.is_reserved or (slot := self._cache.open(conversation, ids[: first + 1])) is None:
                 self._step()  # until a running request ends and leaves its sequence
             try:
                 for start, end, is_read in given_batches(len(slot.tokens), first, len(ids), self._context.n_batch):
@@ -349,6 +355,7 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
     def _enter(self, submission: PendingReply[SequenceStream], max_tokens: int) -> SequenceStream:
         request = submission.request
         n_fixed = min(request.fixed_tokens, len(request.prompt_ids) - 1)
+        is_seeded = request.sampling.seed is not None
         return self._queue.submit(
             request.prompt_ids,
             submission.reply.out.ids,
@@ -356,7 +363,12 @@ class LlamaCppEngine(BatchedEngine[SequenceStream]):
             conversation=request.conversation,
             n_fixed=n_fixed if n_fixed >= MIN_FIXED_TOKENS else 0,
             priority=request.priority,
+            runs_alone=is_seeded,
+            reuse="any" if not is_seeded else "exact" if self._measured_invariance() else "none",
         )
+
+    def _may_draft(self, request: GenerateRequest) -> bool:
+        return request.sampling.seed is None or self._measured_invariance()
 
     def _leave(self, submission: PendingReply[SequenceStream], stream: SequenceStream) -> None:
         self._queue.remove(stream)

@@ -13,6 +13,9 @@ A request is admitted when those before it have little left to read, and borrows
 waits while another request reads a beginning that both share. Requests with a common beginning therefore read it
 once, even if they arrive together.
 
+A request with a seed runs alone: cells of other requests between its own would change the order in which attention
+sums up, and with it the reply. It waits until the running requests have ended, and those behind it wait for it.
+
 Cells: if llama.cpp has no cell left, sequences without a running request are evicted, then the last running
 request in the order of service goes back to the line and is evaluated again later. A request is admitted only if
 there are cells for all of its tokens so far, so one that was sent back waits until another one has ended.
@@ -38,7 +41,7 @@ from modelstack.inference.evaluation import Ready, n_kept
 from modelstack.inference.llama.batch import DECODE_NO_ROOM, DECODE_OK, MAX_REPLY_BATCH, SequencePart
 from modelstack.inference.prompt_states import PromptStates
 from modelstack.inference.scheduler import service_rank
-from modelstack.inference.sequences import PrefixCache, Slot, common_prefix_length
+from modelstack.inference.sequences import PrefixCache, Reuse, Slot, common_prefix_length
 
 
 class SequenceEvaluation(Protocol):
@@ -74,6 +77,10 @@ class SequenceStream:
     n_fixed: int
     """Number of leading tokens that are evaluated in separate batches, so that their state can be stored."""
     stats: GenerationStats
+    runs_alone: bool = False
+    """Whether no other request may run beside it."""
+    reuse: Reuse = "any"
+    """Entries of the cache that its prompt may reuse."""
     slot: Slot | None = None
     """Sequence that holds the evaluated tokens; None: the request waits."""
     n_seen: int = 0
@@ -164,6 +171,11 @@ class SequenceQueue:
         return len(self._running)
 
     @property
+    def is_reserved(self) -> bool:
+        """Whether the running request runs alone, so that no other sequence may open."""
+        return any(stream.runs_alone for stream in self._running)
+
+    @property
     def n_waiting(self) -> int:
         """Number of requests that wait for a sequence or for cells."""
         return len(self._waiting)
@@ -177,6 +189,8 @@ class SequenceQueue:
         conversation: str,
         n_fixed: int = 0,
         priority: int = 0,
+        runs_alone: bool = False,
+        reuse: Reuse = "any",
     ) -> SequenceStream:
         """Append a request to the line.
 
@@ -187,6 +201,8 @@ class SequenceQueue:
             conversation: Conversation that owns the sequence afterwards.
             n_fixed: Number of leading tokens of the prompt whose state is worth storing.
             priority: Larger is more urgent.
+            runs_alone: Whether no other request may run beside it.
+            reuse: Entries of the cache that the prompt may reuse.
         """
         stream = SequenceStream(
             next(self._numbers),
@@ -196,6 +212,8 @@ class SequenceQueue:
             len(prompt_ids),
             n_fixed,
             stats,
+            runs_alone,
+            reuse,
         )
         self._wait(stream)
         return stream
@@ -282,14 +300,14 @@ class SequenceQueue:
         """Start waiting requests, as long as the next evaluation has room for more tokens."""
         n_next = [len(self._piece(stream).ids) for stream in self._running]
         for stream in list(self._waiting):
-            if sum(n_next) >= self.n_reply_batch:
+            if sum(n_next) >= self.n_reply_batch or self.is_reserved or (stream.runs_alone and self._running):
                 return
             if any(_is_reading_for(other, stream) for other in self._running):
                 continue
             if self._running and self.cache.n_new_cells(stream.tokens) >= self.n_cells - self.cache.n_open_cells:
                 return
             is_alone = self.cache.is_empty
-            slot = self.cache.open(stream.conversation, stream.tokens)
+            slot = self.cache.open(stream.conversation, stream.tokens, stream.reuse)
             if slot is None:
                 return
             for other in self._running:

@@ -3,7 +3,8 @@
 Draft tokens are evaluated with the last token of a reply. The reply then draws from the logits after each of them
 as it would without drafts, and a draft token is accepted if it is the one that was drawn. A reply therefore has
 the same distribution as without drafts, and the same tokens for the same seed, except where logits depend on the
-number of tokens of a step. Grammar, random stream and budget never take a step that must be undone. No rule of
+number of tokens of a step (there `LlamaCppEngine` drafts nothing for a
+request with a seed). Grammar, random stream and budget never take a step that must be undone. No rule of
 verification accepts more tokens of a draft that was not sampled, such as one of prompt lookup: a token is accepted
 with the probability that the model gives it.
 

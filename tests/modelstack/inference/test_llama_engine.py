@@ -139,16 +139,18 @@ def test_a_second_conversation_borrows_the_system_prompt_and_computes_the_same(
     assert again.stats.prefilled_tokens == 1
 
 
-def test_cells_running_out_evict_the_least_recently_used_conversation(tiny_gguf: Path) -> None:
+def test_conversations_beyond_the_memory_are_evicted_the_least_recently_used_first(tiny_gguf: Path) -> None:
     with load(tiny_gguf, context_window=256, n_cells=256) as engine:
-        prompts = {name: engine.vocabulary.encode(name * 90) for name in ("a", "b", "c")}
-        lengths = {name: len(ids) for name, ids in prompts.items()}
-        assert 150 < sum(list(lengths.values())[:2]) < 256 < sum(lengths.values())
+        prompts = {name: engine.vocabulary.encode(name * 90) for name in "abcdefgh"}
+        n_prompt = len(prompts["a"])
+        assert 75 < n_prompt < 2 * 256 // 5  # the copies hold at least five conversations, and the cells one more
         for name, ids in prompts.items():
             engine.generate(GenerateRequest(ids, 4, conversation=name))
             engine.check_integrity()
-        assert set(engine.cached_tokens) == {"b", "c"}
-        assert engine.generate(GenerateRequest(prompts["c"], 4, conversation="c")).stats.prefilled_tokens == 1
+        cached = engine.cached_tokens
+        assert list(cached) == list("abcdefgh")[-len(cached) :]
+        assert 2 * 256 - n_prompt < sum(cached.values()) - cached["h"] <= 2 * 256
+        assert engine.generate(GenerateRequest(prompts["h"], 4, conversation="h")).stats.prefilled_tokens == 1
 
 
 def test_a_prompt_longer_than_the_window_names_numbers_and_fix(tiny_gguf: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
 from modelstack.inference.sequences import PrefixCache, common_prefix_length
@@ -194,3 +196,87 @@ def test_common_prefix_length_is_that_of_a_plain_loop(left: list[int], right: li
             break
         expected += 1
     assert common_prefix_length(left, right) == expected
+
+
+class FakeStates:
+    """Copies of the sequences of a `FakeMemory`, as their numbers of positions."""
+
+    def __init__(self, memory: FakeMemory, *, can_save: bool = True) -> None:
+        self.memory = memory
+        self.can_save = can_save
+
+    def save(self, sequence: int) -> NDArray[np.uint8] | None:
+        return np.zeros(self.memory.held[sequence], np.uint8) if self.can_save else None
+
+    def load(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        assert self.memory.held.get(sequence, 0) == 0
+        self.memory.held[sequence] = state.size
+        return True
+
+
+def parking(memory: FakeMemory, *, max_parked_tokens: int = 100, can_save: bool = True) -> PrefixCache:
+    return PrefixCache(memory, 3, FakeStates(memory, can_save=can_save), max_parked_tokens)
+
+
+def test_a_sequence_that_opens_alone_finds_the_cells_free_and_closed_ones_parked() -> None:
+    memory = FakeMemory()
+    cache = parking(memory)
+    run(cache, memory, "a", [1, 2, 3, 4])
+    assert run(cache, memory, "b", [1, 2, 7]) == 2
+    assert memory.held == {0: 0, 1: 3}
+    assert memory.copies == []  # a shared cell would lie before those of another sequence
+    assert run(cache, memory, "a", [1, 2, 3, 4, 5]) == 4
+    assert cache.conversations() == {"b": 3, "a": 5}
+
+
+def test_a_sequence_beside_an_open_one_loads_what_was_parked() -> None:
+    memory = FakeMemory()
+    cache = parking(memory)
+    run(cache, memory, "a", [1, 2, 3, 4])
+    run(cache, memory, "b", [8, 9])
+    held = cache.open("b", [8, 9, 10])
+    assert held is not None
+    assert run(cache, memory, "a", [1, 2, 3, 5]) == 3
+    assert memory.held[held.sequence] == 2
+
+
+def test_only_entries_computed_alone_and_in_order_are_exact() -> None:
+    memory = FakeMemory()
+    cache = parking(memory)
+    run(cache, memory, "a", [1, 2, 3, 4])
+    open_slot = cache.open("a", [1, 2, 3, 4, 5])
+    assert open_slot is not None
+    memory.held[open_slot.sequence] = 5
+    cache.extend(open_slot, [5])
+    run(cache, memory, "b", [1, 2, 9])
+    memory.held[open_slot.sequence] = 6
+    cache.extend(open_slot, [6])  # beside b
+    cache.release(open_slot)
+    assert [slot.n_exact for slot in cache._slots] == [5, 2, 0]
+    exact = cache.open("c", [1, 2, 3, 4, 5, 6, 7], "exact")
+    assert exact is not None
+    assert exact.tokens == [1, 2, 3, 4, 5]
+    cache.release(exact)
+    none = cache.open("a", [1, 2, 3, 4, 5, 6, 7], "none")
+    assert none is not None
+    assert none.tokens == []
+
+
+def test_the_least_recently_used_copies_give_way() -> None:
+    memory = FakeMemory()
+    cache = parking(memory, max_parked_tokens=5)
+    for name, prompt in (("a", [1, 2, 3]), ("b", [4, 5, 6]), ("c", [7, 8, 9])):
+        run(cache, memory, name, prompt)
+    assert cache.conversations() == {"b": 3, "c": 3}
+    assert not any(slot.conversation == "b" and slot.parked is None for slot in cache._slots)
+    assert cache.evict()  # c, whose tokens are in cells
+    assert cache.conversations() == {"b": 3}
+    assert not cache.evict()
+
+
+def test_a_state_that_cannot_be_saved_is_evaluated_again() -> None:
+    memory = FakeMemory()
+    cache = parking(memory, can_save=False)
+    run(cache, memory, "a", [1, 2, 3])
+    assert run(cache, memory, "b", [1, 2, 4]) == 0
+    assert run(cache, memory, "a", [1, 2, 3]) == 0
