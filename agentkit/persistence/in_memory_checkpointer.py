@@ -49,9 +49,10 @@ class _Kept:
 
     def store(self, sent: Sequence[SentEvent]) -> list[StoredEvent]:
         new = numbered(sent, len(self.events))
-        self.events += new
         for each in new:
             self.files.update(each.files)
+        new = [each.without_files() for each in new]
+        self.events += new
         return new
 
 

@@ -47,7 +47,7 @@ def append(run_id: str, sent: Sequence[SentEvent], transaction: Transaction) -> 
     for each in events:
         if each.files:
             sql_files.add_of_events(transaction, run_id, each.files)
-    return events
+    return [each.without_files() for each in events]  # followers keep events in memory
 
 
 def read(run_id: str, after: int, limit: int, transaction: Transaction) -> list[StoredEvent]:

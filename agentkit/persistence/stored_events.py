@@ -29,6 +29,10 @@ class StoredEvent:
     files: Files = field(default_factory=dict[str, bytes], repr=False, compare=False)
     """The files of an event that is being stored; empty when it is read."""
 
+    def without_files(self) -> StoredEvent:
+        """Return the event as it is read: its files are stored."""
+        return StoredEvent(self.number, self.time, self.body) if self.files else self
+
     @property
     def event(self) -> AgentEvent:
         """The event.

@@ -103,8 +103,9 @@ def test_a_prompt_is_text_or_texts_and_files() -> None:
         (["a", 3], "item 2 is int"),
         ([file] * 3, "3 files, more"),
     ):
+        given_wrongly: Any = wrong
         with pytest.raises(UserError, match=told):
-            checked_prompt(wrong, FileLimits(max_files=2))  # type: ignore[arg-type]
+            checked_prompt(given_wrongly, FileLimits(max_files=2))
 
 
 def test_a_model_is_told_of_the_files_that_it_does_not_read() -> None:

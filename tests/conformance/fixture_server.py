@@ -1,4 +1,4 @@
-"""What the conformance scenarios call, on the base that all our servers stand on; servers on ports.
+"""Server that the conformance scenarios call, on the base of all our servers; servers on ports.
 
 Tools, resources and prompts are written as an author of a server writes them. Our own servers ask the client for
 nothing and send no log messages (both deprecated in 2026-07-28): here mcp's own calls do, on the current request.

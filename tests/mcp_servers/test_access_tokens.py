@@ -46,7 +46,7 @@ def public(algorithm: str, **changes: Any) -> dict[str, Any]:
 
 
 class Issuer:
-    """What an authorization server publishes, and how often it was asked."""
+    """Published data of an authorization server, and how often it was asked."""
 
     def __init__(self, *published: dict[str, Any]) -> None:
         self.keys = list(published) or [public(algorithm) for algorithm in PRIVATE]

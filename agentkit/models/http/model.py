@@ -18,7 +18,7 @@ import anyio
 from pydantic import SecretStr
 
 from agentkit.errors import ModelTimeout, UserError
-from agentkit.messages import ModelMessage, ModelResponse, ThinkingPart
+from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.base import (
     Model,
     ModelProfile,
@@ -285,16 +285,6 @@ class HTTPModel(Model):
 def used_call_ids(messages: Sequence[ModelMessage]) -> frozenset[str]:
     """Return the ids of the calls in a conversation, which a new call must not repeat."""
     return frozenset(call.tool_call_id for m in messages if isinstance(m, ModelResponse) for call in m.tool_calls)
-
-
-def without_thoughts(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
-    """Return a conversation without its thoughts, for a provider that refuses to read them again."""
-    return [
-        replace(message, parts=tuple(part for part in message.parts if not isinstance(part, ThinkingPart)))
-        if isinstance(message, ModelResponse)
-        else message
-        for message in messages
-    ]
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

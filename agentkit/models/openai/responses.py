@@ -24,7 +24,8 @@ from agentkit.models.base import ModelProfile, ModelRequestParameters, ModelSett
 from agentkit.models.capabilities import ModelCapabilities, capabilities_of
 from agentkit.models.held_deltas import HeldDeltas
 from agentkit.models.http.errors import ErrorDetails, ErrorFormat, read_details, reported_error
-from agentkit.models.http.model import HTTPModel, HTTPOptions, used_call_ids, without_thoughts
+from agentkit.models.http.model import HTTPModel, HTTPOptions, used_call_ids
+from agentkit.models.http.refused_thoughts import RefusedThoughts
 from agentkit.models.openai.errors import API_KEY_VARIABLE
 from agentkit.models.openai.model import OPENAI_HOST
 from agentkit.models.openai.responses_body import ReasoningSummary, ResponsesOptions, responses_body
@@ -156,6 +157,7 @@ class OpenAIResponsesModel(HTTPModel):
             includes_encrypted=encrypted is True,
             narrows_by_choice=is_openai if narrow_by_choice is None else narrow_by_choice,
         )
+        self._refused = RefusedThoughts()
         self._accepts_sampling = known is None or known.sampling
         inputs = self._profile.inputs
         self._reader = Reader(
@@ -180,8 +182,9 @@ class OpenAIResponsesModel(HTTPModel):
         """Continue `messages`; raises like `HTTPModel.request`.
 
         If the server cannot read its earlier reasoning again, for example because the key belongs to another
-        organisation now, the request is sent once more without it.
+        organisation now, the request is sent once more without it, and so are later ones.
         """
+        messages = self._refused.removed_from(messages)
         heard = HeldDeltas(on_delta, hold=False)
         listener = None if on_delta is None else heard.push
         try:
@@ -193,7 +196,8 @@ class OpenAIResponsesModel(HTTPModel):
                 or not _UNREADABLE_REASONING.search(error.body)
             ):
                 raise
-        return await super().request(without_thoughts(messages), parameters, on_delta=listener)
+        self._refused.add_all_of(messages)
+        return await super().request(self._refused.removed_from(messages), parameters, on_delta=listener)
 
     def _path(self, *, stream: bool) -> str:
         return "/responses"

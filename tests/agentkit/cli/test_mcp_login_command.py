@@ -24,7 +24,7 @@ def issuer() -> Iterator[str]:
 
 @pytest.fixture
 def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
-    """Somebody at the browser; the logins are kept beside the test."""
+    """Play somebody at the browser; the logins are kept beside the test."""
     monkeypatch.setenv("AGENTKIT_TOKENS_DIR", str(tmp_path / "logins"))
     monkeypatch.setenv("AGENTKIT_KEYRING", "off")
     monkeypatch.setenv("AGENTKIT_PINS_DIR", str(tmp_path / "pins"))

@@ -46,7 +46,7 @@ def authorization_server(ttl_s: int = 600, kind: str = "jwt") -> Iterator[str]:
 
 
 class Person:
-    """Somebody with a browser who follows the pages of node-oidc-provider: logs in, and agrees."""
+    """Follow the pages of node-oidc-provider like somebody with a browser: log in, and agree."""
 
     def __init__(self, *, agrees: bool = True) -> None:
         self._agrees = agrees

@@ -35,7 +35,7 @@ def kept(part: Any) -> KeptFields:
 
 
 def replayed(deltas: list[ModelDelta]) -> tuple[str, str, list[tuple[str, str]]]:
-    """What a listener hears: text, thoughts, and name and arguments of each call; a name comes once."""
+    """Deltas that a listener hears: text, thoughts, and name and arguments of each call; a name comes once."""
     text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
     thoughts = "".join(delta.text for delta in deltas if isinstance(delta, ThinkingDelta))
     calls: dict[int, tuple[str, str]] = {}

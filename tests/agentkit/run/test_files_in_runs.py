@@ -26,7 +26,7 @@ from agentkit import (
 )
 from agentkit.errors import CheckpointError
 from agentkit.events import ModelRequestEvent, ToolResultEvent
-from agentkit.files import files_of
+from agentkit.files import FileKind, files_of
 from agentkit.guardrails import CheckedResult, Rewrite, input_guardrail, tool_result_guardrail
 from agentkit.history.compaction import FILE_CHARS, size
 from agentkit.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
@@ -45,7 +45,7 @@ RED, BLUE = BinaryContent(picture(colour="red"), "image/png"), BinaryContent(pic
 class Seeing(FunctionModel):
     """A model that reads some kinds of files, and notes which it was sent."""
 
-    def __init__(self, inputs: frozenset[str] | None, script: Sequence[ModelResponse]) -> None:
+    def __init__(self, inputs: frozenset[FileKind] | None, script: Sequence[ModelResponse]) -> None:
         """Answer with `script` in turn."""
         self.seen: list[list[BinaryContent]] = []
         replies = iter(script)
@@ -60,7 +60,7 @@ class Seeing(FunctionModel):
     @property
     def profile(self) -> ModelProfile:
         """Capabilities of the model."""
-        return ModelProfile(inputs=self._inputs)  # type: ignore[arg-type]
+        return ModelProfile(inputs=self._inputs)
 
 
 def files_in(messages: Sequence[ModelMessage]) -> list[BinaryContent]:
@@ -94,7 +94,8 @@ async def test_the_model_gets_the_files_of_the_prompt_and_of_a_result_in_order()
 
 
 async def test_a_prompt_with_a_file_that_the_model_cannot_read_is_refused() -> None:
-    for inputs in (frozenset[str](), frozenset({"audio"})):
+    sounds: frozenset[FileKind] = frozenset({"audio"})
+    for inputs in (frozenset[FileKind](), sounds):
         with pytest.raises(UserError, match=r"does not read files like \[image/png, \d+ bytes\]"):
             await Agent(Seeing(inputs, [])).run(["look", RED])
     model = Seeing(frozenset({"audio"}), [answer()])
@@ -130,8 +131,8 @@ async def test_a_tools_file_reaches_the_model_that_called_it_in_another_process_
     world, requests = World(), list[list[BinaryContent]]()
     asking = world.pay(asks=True)
 
-    async def pay(arguments: dict[str, int], context: object) -> ToolOutput:
-        paid = await asking.call(arguments, context)  # type: ignore[arg-type]
+    async def pay(arguments: dict[str, int], context: Any) -> ToolOutput:
+        paid = await asking.call(arguments, context)
         return ToolOutput((paid, RED if arguments["amount"] == 7 else BLUE), {"paid": arguments["amount"]})
 
     answer_request = FunctionModel.request

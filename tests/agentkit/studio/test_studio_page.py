@@ -56,7 +56,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """One browser for all tests: a page that a test opens has a context, with storage, of its own."""
+    """Start one browser for all tests; a page that a test opens has a context, with storage, of its own."""
     async with async_playwright() as playwright:
         found = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield found

@@ -39,7 +39,7 @@ OF_EACH_SERVER = (
     "context overflow",
     "errors",
 )
-"""What every one of these servers promises, whatever the model writes."""
+"""Findings that every one of these servers promises, whatever the model writes."""
 OF_OURS = (
     "max_tokens",
     "max_completion_tokens",

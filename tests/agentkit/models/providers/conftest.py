@@ -1,4 +1,4 @@
-"""What the tests of the suite share: each provider, and a model of a scripted server."""
+"""Fixtures that the tests of the suite share: each provider, and a model of a scripted server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suite has to know of a provider: one class each, and a folder of recorded bodies.
+"""Facts of a provider that the suite needs: one class each, and a folder of recorded bodies.
 
 A recording is the body of a reply, `CASE.json` (whole) or `CASE.sse` (streamed); a case may have both. What the
 model makes of it stands in `CASE.expected.json`, as the part of a stored `ModelResponse` that is compared.
@@ -56,7 +56,7 @@ PNG = BinaryContent(
 
 @dataclass(frozen=True)
 class Case:
-    """One request; its replies are recorded for each provider."""
+    """A request whose replies are recorded for each provider."""
 
     prompt: str = "Hello"
     parameters: ModelRequestParameters = ModelRequestParameters()
