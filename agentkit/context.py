@@ -36,6 +36,8 @@ class RunContext(Generic[DepsT]):
     tool_call_id: str | None = None
     retry: int = 0
     """Number of consecutive calls of this tool that were already sent back to the model."""
+    user: str | None = None
+    """Who the run is for, as given to `run`; None if it was not given."""
     approved: bool = False
     """This call was approved, with these arguments or for the whole run."""
     tainted: bool = False

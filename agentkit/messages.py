@@ -112,16 +112,53 @@ def with_line(content: Content, line: str) -> Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Addition:
+    """Text that a toolset adds to the prompt of a new run: memories, tools that were found, passages."""
+
+    source: str
+    """Name of what added it, such as "memory"."""
+    text: str
+    tools: tuple[str, ...] = ()
+    """Names of the tools that the text defines; they may be called from now on."""
+    is_untrusted: bool = False
+    """True if others may have written the text: it taints the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class UserPromptPart:
-    """Message of the user."""
+    """Message of the user, with the additions of toolsets at its end."""
 
     content: Content
+    additions: tuple[Addition, ...] = ()
+    """What toolsets added; the content contains it (`with_additions`)."""
     part_kind: Literal["user-prompt"] = "user-prompt"
 
     @property
     def text(self) -> str:
         """The content as text, with a note in place of each file."""
         return text_of(self.content)
+
+    @property
+    def said(self) -> Content:
+        """The content without additions: what the user said."""
+        if not self.additions:
+            return self.content
+        added = _joined(self.additions)
+        if isinstance(self.content, str):
+            return self.content.removesuffix(added)
+        return tuple(item for item in self.content if item != added.lstrip())
+
+    def with_additions(self, additions: tuple[Addition, ...]) -> UserPromptPart:
+        """Return the message with additions at its end, instead of those that it has."""
+        if not additions:
+            return self if not self.additions else UserPromptPart(self.said)
+        said, added = self.said, _joined(additions)
+        content = said + added if isinstance(said, str) else (*said, added.lstrip())
+        return UserPromptPart(content, additions)
+
+
+def _joined(additions: tuple[Addition, ...]) -> str:
+    return "".join(f"\n\n{each.text}" for each in additions)
 
 
 @dataclass(frozen=True, slots=True)

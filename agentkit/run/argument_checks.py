@@ -65,7 +65,8 @@ _VALUES: dict[str, tuple[tuple[type[Any], ...], str, str]] = {
     "taint_rule": ((bool,), "True or False", "taint_rule=False"),
     "tainted": ((bool,), "True or False", "tainted=True"),
     "trace": ((str, PathLike), "a folder", 'trace="traces"'),
-    "metadata": ((Mapping,), "a mapping of texts", 'metadata={"user": "ann"}'),
+    "metadata": ((Mapping,), "a mapping of texts", 'metadata={"project": "garden"}'),
+    "user": ((str,), "a text", 'user="ann"'),
 }
 """Types of an argument, in words, and an example."""
 

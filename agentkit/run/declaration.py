@@ -106,7 +106,12 @@ class Declaration(Generic[DepsT, OutputT]):
             kept = await session.load()
             history, version = kept.messages, kept.version
         history = _whole(history)
-        state = RunState(messages=history, n_history=len(history), tainted=options.get("tainted", False))
+        state = RunState(
+            messages=history,
+            n_history=len(history),
+            tainted=options.get("tainted", False),
+            user=options.get("user"),
+        )
         content = checked_prompt(prompt, self.file_limits)
         setup = self._setup_of(state, ModelRequest((UserPromptPart(content),)), options)
         if (file := unreadable(content, setup.model.profile.inputs)) is not None:
@@ -174,7 +179,7 @@ class Declaration(Generic[DepsT, OutputT]):
             setup = await self._continued(state, options)
         else:
             prompt, history = opening
-            given: RunOptions[DepsT] = {**options}
+            given: RunOptions[DepsT] = {**options, "user": state.user}
             if history:
                 given["message_history"] = history
             setup = await self.new_setup(prompt, given)
@@ -198,7 +203,7 @@ class Declaration(Generic[DepsT, OutputT]):
         if state.messages:
             setup = self._setup_of(state, None, {"deps": deps})
         else:
-            setup = await self.new_setup(task, {"deps": deps})
+            setup = await self.new_setup(task, {"deps": deps, "user": state.user})
             begun = replace(setup.state, run_id=state.run_id, tainted=state.tainted)
             setup = replace(setup, state=begun, checkpointer=None)
         budget = Budget(setup.limits, state.usage, outer)

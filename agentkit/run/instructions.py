@@ -27,6 +27,7 @@ from agentkit.basics.well_formed import well_formed
 from agentkit.context import RunContext
 from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
 from agentkit.run.state import RunState
+from agentkit.tools.toolset import Toolset, overriding
 
 Instructions = str | Callable[[RunContext[Any]], "str | Awaitable[str]"]
 """System text, or a function of the run's context that returns it."""
@@ -35,13 +36,19 @@ _N_REMEMBERED = 64
 """Number of conversations whose first message is cached; the same number as in `models.transcript`."""
 
 
-async def resolved(instructions: Instructions | None, context: Callable[[], RunContext[Any]]) -> str | None:
-    """Return the text for the next request; None if there is none. `context` is called only for a function."""
+async def resolved(
+    instructions: Instructions | None, toolsets: Sequence[Toolset], context: Callable[[], RunContext[Any]]
+) -> str | None:
+    """Return the text for the next request, of the agent and then of its toolsets; None if there is none.
+
+    `context` is called only for functions.
+    """
     if callable(instructions):
-        instructions = instructions(context())  # pyright: ignore[reportAssignmentType] - awaited below
-        if inspect.isawaitable(instructions):
-            instructions = await instructions
-    return well_formed(instructions) if instructions else None  # pyright: ignore[reportArgumentType]
+        given = instructions(context())
+        instructions = await given if inspect.isawaitable(given) else given
+    added = [await each.instructions(context()) for each in overriding(toolsets, "instructions")]
+    text = "\n\n".join(each for each in (instructions, *added) if each)
+    return well_formed(text) if text else None
 
 
 def instructed(messages: Sequence[ModelMessage], text: str | None) -> Sequence[ModelMessage]:

@@ -66,10 +66,10 @@ class NestedCalls:
                     f"call {call.tool_call_id} of run {self._state.run_id} was one of {known.tool_name!r} and is "
                     f"one of {tool_name!r} now: made again, the calls of a tool must be the same."
                 )
-            self._taint(tool)
+            self._taint(tool, arguments)
             return await checked_external(known, call, tool, self._checking())
         answer = await self._run(call, tool)
-        self._taint(tool)
+        self._taint(tool, arguments)
         self.answers.append(answer)
         return answer
 
@@ -81,10 +81,10 @@ class NestedCalls:
         context = replace(self._scope.context, tainted=self.tainted)
         return replace(self._scope, context=context, tools=self._tools, is_stored=True)  # by the outer call
 
-    def _taint(self, tool: Tool) -> None:
-        """Taint the following calls if the results of `tool`, or of an inner run, are untrusted."""
+    def _taint(self, tool: Tool, arguments: str) -> None:
+        """Taint the following calls if the result of a call, or of an inner run, is untrusted."""
         inner = self._scope.context.inner
-        if tool.is_untrusted or (inner is not None and inner.tainted):
+        if tool.taints(arguments) or (inner is not None and inner.tainted):
             self.tainted = True
 
     async def _run(self, call: ToolCallPart, tool: Tool) -> CallAnswer:

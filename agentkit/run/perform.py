@@ -23,6 +23,7 @@ from agentkit.context import RunContext
 from agentkit.errors import CheckpointError, ModelRetry
 from agentkit.messages import (
     ModelMessage,
+    ModelRequest,
     ModelResponse,
     ToolCallPart,
 )
@@ -46,6 +47,7 @@ from agentkit.run.actions import (
     Shortened,
     ToolOutcomes,
 )
+from agentkit.run.additions import is_tainted_by, tell_end, with_additions
 from agentkit.run.admission import with_room
 from agentkit.run.budget import Budget
 from agentkit.run.decide import next_action, step, with_answer
@@ -136,7 +138,17 @@ class Performer(Generic[DepsT, OutputT]):
             self.next_action = next_action(self.state, self._offer.rules)
             await self._save("running")
         else:
-            await self._observe(await checked_request(setup.request, self._offer.checks, self._context()))
+            await self._begin(setup.request)
+
+    async def _begin(self, request: ModelRequest) -> None:
+        """Take the first request of the run: checked, and with the additions of the toolsets."""
+        checks = self._offer.checks
+        checked = await checked_request(request, checks, self._context())
+        if isinstance(checked, ModelRequest):
+            checked = await with_additions(checked, self._setup.toolsets, checks, self._context())
+            if is_tainted_by(checked) and not self.state.tainted:
+                self.state, self._offer = self.state.changed(tainted=True), self._offer.tainted()
+        await self._observe(checked)
 
     async def perform(self, action: Action, *, goes_on: bool) -> None:
         """Perform an action; `goes_on` says that the next one follows immediately."""
@@ -217,7 +229,7 @@ class Performer(Generic[DepsT, OutputT]):
         await self._refresh_tools()
         if self.report is not None:
             after, names = self._setup, tuple(self._offer.tools)
-            text = await resolved(after.instructions, self._context)
+            text = await resolved(after.instructions, after.toolsets, self._context)
             self.report.handed_over(before.agent_name, after, state, names, self._opening, text)
 
     def _conversation(self) -> tuple[ModelMessage, ...]:
@@ -419,6 +431,8 @@ class Performer(Generic[DepsT, OutputT]):
 
     async def _end(self, output: OutputT | None, status: RunResultStatus) -> None:
         setup = self._setup
+        if status == "completed":
+            await tell_end(setup, self.state, self._context())
         ended = None if self.report is None else self.report.end(self.state, status, output)
         if ended is not None and setup.outbox is not None:
             setup.outbox(ended)  # stored with the last state
@@ -443,6 +457,7 @@ class Performer(Generic[DepsT, OutputT]):
             usage=state.usage,
             step=state.step,
             tainted=state.tainted,
+            user=state.user,
             budget=self._budget,
             inner=inner,
         )

@@ -18,6 +18,7 @@ from agentkit.messages import (
     ModelResponse,
     TextPart,
     UserPromptPart,
+    text_of,
     with_text,
 )
 from agentkit.models.base import ModelRequestParameters, ModelSettings, OnDelta
@@ -81,7 +82,7 @@ async def composed(
 
         before, shown = shown, await processed(shown, setup.history_processors, context())
         is_conversation = tuple(shown) == tuple(before)
-    text = None if setup.instructions is None else await resolved(setup.instructions, context)
+    text = await resolved(setup.instructions, setup.toolsets, context)
     note = limit_note(state) if final and offer.tools else None
     return Request(with_note(instructed(shown, text), note), parameters, final, text, note, is_conversation)
 
@@ -121,7 +122,7 @@ async def guarded(
 
     # Later messages of the first step are notes of a plan, and interruptions, which were checked already.
     request = state.messages[state.n_history]
-    prompt = "\n".join(part.text for part in request.parts if isinstance(part, UserPromptPart))
+    prompt = "\n".join(text_of(part.said) for part in request.parts if isinstance(part, UserPromptPart))
     response = await ask_beside(
         ask,
         check_input=partial(checks.input_beside, prompt, context) if beside else None,

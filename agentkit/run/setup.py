@@ -170,6 +170,8 @@ class RunOptions(ResumeOptions[DepsT], total=False):
     Results of untrusted tools are found without it."""
     metadata: Mapping[str, str] | None
     """Stored with the run in the journal, for searches."""
+    user: str | None
+    """Who the run is for: the scope of what toolsets remember, `RunContext.user`. A resumed run keeps it."""
 
 
 def check_options(given: Mapping[str, Any], known: Collection[str]) -> None:

@@ -88,6 +88,8 @@ class RunState:
     """Lowest probability of any decision of the run; None if the model reports none."""
     tainted: bool = False
     """True if the conversation contains results of untrusted tools."""
+    user: str | None = None
+    """Who the run is for; see `RunContext.user`."""
     ending: RunStatus | None = None
     """Status of the run if its last response passes validation; None while the run continues."""
     answers: tuple[CallAnswer, ...] = ()

@@ -58,7 +58,9 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     results = await run_calls(calls, made)
     answers = (*state.answers, *(part for part in results if not isinstance(part, PendingCall)))
     # Calls answered earlier count too: their process may have died before it stored the taint.
-    tainted = state.tainted or inner.tainted or any(scope.tools[c.tool_name].is_untrusted for c in action.calls)
+    made_calls = (*action.calls, *calls)  # with the arguments of the model, and of guardrails
+    untrusted = any(scope.tools[call.tool_name].taints(call.arguments) for call in made_calls)
+    tainted = state.tainted or inner.tainted or untrusted
     if nested is not None:
         answers, tainted = (*answers, *nested.answers), tainted or nested.tainted
     if tainted != state.tainted:

@@ -68,6 +68,7 @@ from agentkit.messages import (
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
+    text_of,
 )
 from agentkit.serving.errors import RequestRefused
 from agentkit.serving.followers import end_in
@@ -284,7 +285,7 @@ def _told_again(messages: Sequence[ModelMessage]) -> Iterator[Any]:
     for part in (part for message in messages for part in message.parts):
         match part:
             case UserPromptPart():
-                yield update_user_message_text(part.text)
+                yield update_user_message_text(text_of(part.said))
             case TextPart():
                 yield update_agent_message_text(part.content)
             case ToolCallPart():

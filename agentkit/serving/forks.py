@@ -20,6 +20,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
     messages_from_json,
+    text_of,
 )
 from agentkit.run.state import RunState
 from agentkit.serving.errors import RequestRefused
@@ -73,14 +74,13 @@ def words_of(messages: Sequence[ModelMessage]) -> str:
     """Return the user's last words in a conversation; empty if there are none."""
     index = _last_prompt(messages)
     parts = messages[index].parts if index is not None else ()
-    return "\n".join(part.text for part in parts if isinstance(part, UserPromptPart))
+    return "\n".join(text_of(part.said) for part in parts if isinstance(part, UserPromptPart))
 
 
-def forked_state(run_id: str, messages: tuple[ModelMessage, ...]) -> RunState:
-    """Return the state of a run whose model answers the last of some messages."""
+def forked_state(new: RunState, messages: tuple[ModelMessage, ...]) -> RunState:
+    """Return the state of a new run whose model answers the last of some messages."""
     n_history = _last_prompt(messages) or 0
-    return RunState(
-        run_id=run_id,
+    return new.changed(
         messages=messages,
         n_history=n_history,
         step=sum(isinstance(each, ModelResponse) for each in messages[n_history:]),

@@ -167,7 +167,9 @@ class AgentService:
             outbox(asked)
             if has_room:
                 self._worker.followers.performs(run_id)
-            state = forked_state(run_id, request.history) if request.is_fork else RunState(run_id=run_id)
+            state = RunState(run_id=run_id, user=owner)
+            if request.is_fork:
+                state = forked_state(state, request.history)
             all_metadata = {**request.metadata, **trace, **metadata}
             journal = await self._journal.create(
                 state,

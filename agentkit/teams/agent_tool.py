@@ -57,7 +57,7 @@ def agent_tool(
         call_id, inner = context.tool_call_id or "", context.inner
         run_id = f"{context.run_id}.{call_id}"
         known = inner.known(call_id) if inner is not None else None
-        begun = known or await _stored(checkpointer, run_id) or RunState(run_id=run_id)
+        begun = known or await _stored(checkpointer, run_id) or RunState(run_id=run_id, user=context.user)
         if context.tainted and not begun.tainted:
             begun = replace(begun, tainted=True)
         journal = await inner.journal(call_id, begun) if inner is not None else None

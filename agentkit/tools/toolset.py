@@ -1,5 +1,8 @@
 """Sources of tools, and views on them: prefixed, filtered, renamed, requiring approval.
 
+A toolset may do more than list tools: add to the agent's instructions and to the prompt of a new run, and hear of
+the end of a run. Skills, memory, tool search and workspaces are toolsets.
+
 A toolset is entered before a run and left after it (an MCP server connects on entry). `revision` changes with the
 list of tools, so that the runner requests the list again only after a change.
 """
@@ -10,11 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from agentkit.approvals.rules import either_asks
 from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.messages import Addition, ModelMessage
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.tool import ApprovalRule, Tool
 
@@ -38,6 +42,38 @@ class Toolset(ABC):
 
         Raises:
             AgentRunError: the source cannot be reached or its definitions are unusable.
+        """
+
+    async def instructions(self, context: RunContext[Any]) -> str | None:
+        """Return text that follows the agent's instructions in each request; None if there is none.
+
+        It is resolved for each request, as instructions are. Prompt caches hold only while it stays equal.
+        """
+        return None
+
+    async def additions(self, context: RunContext[Any], prompt: str) -> Sequence[Addition]:
+        """Return text to add to the prompt of a new run, such as memories.
+
+        It is requested once, when the run begins, and becomes part of the conversation: the part of it that a
+        prompt cache holds stays valid. Guardrails check it as a result of a tool.
+
+        Args:
+            context: Context of the run; its messages are the earlier conversation.
+            prompt: What the user said, with a note in place of each file.
+        """
+        return ()
+
+    async def run_ended(  # noqa: B027 - most toolsets have nothing to do
+        self, context: RunContext[Any], messages: Sequence[ModelMessage]
+    ) -> None:
+        """Receive the messages of a run that has ended with an answer.
+
+        It is called before the end of the run is stored. If the process is killed in between, the run is resumed
+        and it is called again: what it stores must be recognised by `context.run_id`.
+
+        Args:
+            context: Context of the run.
+            messages: Messages of this run alone.
         """
 
     async def __aenter__(self) -> Self:
@@ -87,6 +123,13 @@ class Toolset(ABC):
         return _View(self, rename)
 
 
+def overriding(
+    toolsets: Sequence[Toolset], method: Literal["instructions", "additions", "run_ended"]
+) -> list[Toolset]:
+    """Return the toolsets whose class has its own version of an optional method."""
+    return [each for each in toolsets if getattr(type(each), method) is not getattr(Toolset, method)]
+
+
 class _View(Toolset):
     """The tools of another toolset, transformed by `change`."""
 
@@ -104,6 +147,15 @@ class _View(Toolset):
 
     async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
         return self._change(await self._inner.list_tools(context))
+
+    async def instructions(self, context: RunContext[Any]) -> str | None:
+        return await self._inner.instructions(context)
+
+    async def additions(self, context: RunContext[Any], prompt: str) -> Sequence[Addition]:
+        return await self._inner.additions(context, prompt)
+
+    async def run_ended(self, context: RunContext[Any], messages: Sequence[ModelMessage]) -> None:
+        await self._inner.run_ended(context, messages)
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
