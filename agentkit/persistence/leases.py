@@ -51,15 +51,20 @@ class Lease:
         _held.pop(self._token, None)
 
 
-def is_gone(owner: str) -> bool:
-    """Return whether the holder of a stored lease certainly no longer exists."""
+def is_gone(owner: str, birth_of: Callable[[int], str] | None = None) -> bool:
+    """Return whether the holder of a stored lease certainly no longer exists.
+
+    Args:
+        owner: Stored form of the lease.
+        birth_of: `birth` with a memory, for a caller with many leases: each look at a process reads a file.
+    """
     try:
         machine, pid, born, token = json.loads(owner)
         if machine != _machine():
             return False
-        now = _born(int(pid))
-        if pid == os.getpid() and born == now:
+        if pid == os.getpid() and born == _own_birth(pid):
             return token not in _held
+        now = (birth_of or birth)(int(pid))
         return not _exists(int(pid)) or (bool(born and now) and born != now)
     except (ValueError, TypeError, OverflowError):  # an edited file: the lease must expire
         return False
@@ -151,10 +156,10 @@ def _exists(pid: int) -> bool:
 @cache
 def _own_birth(pid: int) -> str:
     """Return the start time of this process; a forked child has another process id."""
-    return _born(pid)
+    return birth(pid)
 
 
-def _born(pid: int) -> str:
+def birth(pid: int) -> str:
     """Return a process's start time in system units; "gone" for a zombie, "" if it is unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

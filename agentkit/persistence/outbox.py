@@ -46,6 +46,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._on_stored = on_stored
         self._left_out: type[object] | None = None
+        self.last: int | None = None
+        """Number of the last event that was stored from here; others may have added some since. None: unknown."""
 
     @property
     def is_empty(self) -> bool:
@@ -94,8 +96,10 @@ class Outbox:
 
     def stored(self, events: Sequence[StoredEvent]) -> None:
         """Note that the journal has stored events."""
-        if self._on_stored is not None and events:
-            self._on_stored(events)
+        if events:
+            self.last = events[-1].number
+            if self._on_stored is not None:
+                self._on_stored(events)
 
     def _take(self, is_wanted: Callable[[AgentEvent], bool]) -> list[SentEvent]:
         with self._lock:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,7 @@ from agentkit.persistence.checkpointer import (
     with_calls,
     with_inner,
 )
-from agentkit.persistence.leases import LEASE_S, Lease, described, is_gone, of_this_machine
+from agentkit.persistence.leases import LEASE_S, Lease, birth, described, is_gone, of_this_machine
 from agentkit.persistence.outbox import Outbox, SentEvent
 from agentkit.persistence.session import Session
 from agentkit.persistence.sql_database import IS_UNENDED, JournalDatabase, Transaction
@@ -68,7 +68,9 @@ class SQLCheckpointer(EventCheckpointer):
         """Create the journal of a run; it shares the rows of its history with earlier runs."""
         lease = Lease()
         work = partial(_create_in_turn, state, agent_name, dict(metadata or {}), lease.owner, alone_with)
-        sent = [] if outbox is None else outbox.with_state()
+        sent: list[SentEvent] = []
+        if outbox is not None:
+            sent, outbox.last = outbox.with_state(), 0
         tip = await sql_events.written_with(self._database, work, state.run_id, outbox, sent)
         journal = SQLJournal(self._database, state, tip, generation=0, lease=lease)
         journal.outbox = outbox
@@ -123,9 +125,10 @@ class SQLCheckpointer(EventCheckpointer):
         """Return stored events of a run."""
 
         def work(transaction: Transaction) -> list[StoredEvent]:
-            if not _has(run_id, transaction):
+            found = sql_events.read(run_id, after, limit, transaction)
+            if not found and not _has(run_id, transaction):
                 raise unknown_run(run_id)
-            return sql_events.read(run_id, after, limit, transaction)
+            return found
 
         return await self._database.read(work, is_short=limit <= FEW)
 
@@ -174,8 +177,10 @@ class SQLCheckpointer(EventCheckpointer):
 
             def work(transaction: Transaction) -> list[list[StoredEvent]]:
                 return [
-                    sql_events.append(journal.run_id, sent, transaction) if journal.holds(transaction) else []
-                    for journal, _, sent in waiting
+                    sql_events.append(journal.run_id, sent, transaction, outbox.last)
+                    if journal.holds(transaction)
+                    else []
+                    for journal, outbox, sent in waiting
                 ]
 
             stored = await self._database.write(work)
@@ -264,8 +269,10 @@ def _with_generation(run_id: str, generation: int, transaction: Transaction) -> 
     ).rowcount
 
 
-def _is_held(owner: str | None, until: float | None, now: float) -> bool:
-    return owner is not None and (until or 0) > now and not is_gone(owner)
+def _is_held(
+    owner: str | None, until: float | None, now: float, birth_of: Callable[[int], str] | None = None
+) -> bool:
+    return owner is not None and (until or 0) > now and not is_gone(owner, birth_of)
 
 
 def _list(status: str | None, metadata: dict[str, str], limit: int, transaction: Transaction) -> list[RunSummary]:
@@ -300,7 +307,8 @@ def _unheld(metadata: dict[str, str], limit: int, transaction: Transaction) -> l
         """,
         (json.dumps(metadata), now, here),
     )
-    free = (_summary(row) for *row, owner, until in rows if not _is_held(owner, until, now))
+    birth_of = cache(birth)
+    free = (_summary(row) for *row, owner, until in rows if not _is_held(owner, until, now, birth_of))
     return list(islice(free, limit))
 
 

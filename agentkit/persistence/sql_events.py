@@ -13,6 +13,8 @@ from agentkit.persistence.stored_events import StoredEvent, numbered
 
 T = TypeVar("T")
 
+_INSERT = "INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)"
+
 
 async def written_with(
     database: JournalDatabase,
@@ -27,27 +29,49 @@ async def written_with(
     """Do `work` and store events in one transaction; see `JournalDatabase.write`."""
     if outbox is None or not sent:
         return await database.write(work, durable=durable, drops_messages=drops_messages)
+    last = outbox.last
 
     def with_events(transaction: Transaction) -> tuple[T, list[StoredEvent]]:
-        return work(transaction), append(run_id, sent, transaction)
+        return work(transaction), append(run_id, sent, transaction, last)
 
     result, stored = await database.write(with_events, durable=durable, drops_messages=drops_messages)
     outbox.stored(stored)
     return result
 
 
-def append(run_id: str, sent: Sequence[SentEvent], transaction: Transaction) -> list[StoredEvent]:
-    """Store events of a run whose row the transaction has locked, or inserted."""
-    last = transaction.execute(
-        "SELECT coalesce(max(number), 0) FROM events WHERE run_id = ?", (run_id,)
-    ).fetchone()[0]
-    events = numbered(sent, last)
-    rows = [(run_id, each.number, each.time, each.body) for each in events]
-    transaction.executemany("INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)", rows)
+def append(
+    run_id: str, sent: Sequence[SentEvent], transaction: Transaction, last: int | None = None
+) -> list[StoredEvent]:
+    """Store events of a run whose row the transaction has locked, or inserted.
+
+    Args:
+        run_id: The run.
+        sent: Its events; at least one.
+        transaction: The transaction.
+        last: Number of the last event that the caller stored; others may have added some since. None: unknown.
+    """
+    events = numbered(sent, _last(run_id, transaction) if last is None else last)
+    while not _is_inserted(run_id, events[0], transaction):  # others added some, for example a request to cancel
+        events = numbered(sent, _last(run_id, transaction))
+    if len(events) > 1:
+        rest = [(run_id, each.number, each.time, each.body) for each in events[1:]]
+        transaction.executemany(_INSERT, rest)
     for each in events:
         if each.files:
             sql_files.add_of_events(transaction, run_id, each.files)
     return [each.without_files() for each in events]  # followers keep events in memory
+
+
+def _last(run_id: str, transaction: Transaction) -> int:
+    """Return the number of the last stored event of a run; 0 without one."""
+    found = transaction.execute("SELECT coalesce(max(number), 0) FROM events WHERE run_id = ?", (run_id,))
+    return found.fetchone()[0]
+
+
+def _is_inserted(run_id: str, event: StoredEvent, transaction: Transaction) -> bool:
+    """Store an event unless its number is taken; return whether it is stored."""
+    row = (run_id, event.number, event.time, event.body)
+    return transaction.execute(f"{_INSERT} ON CONFLICT DO NOTHING", row).rowcount == 1
 
 
 def read(run_id: str, after: int, limit: int, transaction: Transaction) -> list[StoredEvent]:

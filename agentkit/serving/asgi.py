@@ -140,14 +140,15 @@ class AgentApp:
         }
         runs, responses = RunRoutes(service).by_method, ResponseRoutes(service).by_method
         own = {"GET": get, "POST": post, "DELETE": delete}
-        methods = {method: runs[method] | responses[method] | endpoints for method, endpoints in own.items()}
+        rooms = (runs, responses, own)  # those of runs first: routes are tried in order
         self._a2a_dispatcher: JsonRpcDispatcher | None = None
         self._mcp = mcp_endpoint.mcp_server(service, access.owner_in if oauth is None else oauth.owner_in)
         self._starlette = Starlette(
             routes=[
                 *(
                     Route(path, self._observed(path, self._guarded(path, endpoint)), methods=[method])
-                    for method, endpoints in methods.items()
+                    for room in rooms
+                    for method, endpoints in room.items()
                     for path, endpoint in endpoints.items()
                 ),
                 *([] if oauth is None else [Route(path, oauth.metadata) for path in oauth.paths]),

@@ -310,8 +310,9 @@ async def _read(service: AgentService, name: ResponseName, owner: str) -> tuple[
         RequestRefused: there is no such response.
     """
     try:
-        found = RunResponses(await service.summary(name.run_id, owner), service.name)
-        async for events in service.pages(name.run_id, 0, owner):
+        run = await service.summary(name.run_id, owner)
+        found = RunResponses(run, service.name)
+        async for events in service.pages(run):
             for each in events:
                 found.told(each)
     except RequestRefused as error:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +27,7 @@ from agentkit.serving.forks import ForkBody, words_of
 from agentkit.serving.given_files import content_of
 from agentkit.serving.limits import ServiceLimits
 from agentkit.serving.run_request import RunRequest
-from agentkit.serving.service import AgentService
+from agentkit.serving.service import FIRST_PAGE, AgentService
 from agentkit.serving.worker import SESSION
 from agentkit.tracing.jsonl import DELTAS, trace_line
 from modelstack.inference.server.bodies import Body, BodyT, read_body
@@ -35,6 +35,8 @@ from modelstack.inference.server.bodies import Body, BodyT, read_body
 MOST_LISTED = 1000
 MOST_WAIT_S = 300.0
 """Longest time for which `GET /runs/ID?wait=S` waits for the end of a run."""
+STREAM_HEADERS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Headers of server-sent events in one piece: no proxy keeps them; nginx passes them on at once."""
 Endpoint = Callable[[Request, str], Awaitable[Response]]
 """Answers a request of the client with a name."""
 
@@ -131,18 +133,24 @@ class RunRoutes:
             raise RequestRefused("bad_request", f"Last-Event-ID {given!r} is not the number of an event.")
         after = int(given)
         goes_on = after == 0 and self.service.performs(run_id, owner)  # its end is among its events
-        if goes_on or (await self.service.summary(run_id, owner)).status in UNENDED:
+        run = None if goes_on else await self.service.summary(run_id, owner)
+        if run is None or run.status in UNENDED:
             batches = until_end(await self.service.follow(run_id, after, owner))
-        elif after and not await self.service.n_events_behind(run_id, after, owner):
+            return streaming(_lines(batches), {}, self.service.limits)
+        if after and not await self.service.n_events_behind(run_id, after, owner):
             return Response(status_code=204)  # all is read: an EventSource does not ask again
-        else:
-            batches = self.service.pages(run_id, after, owner)  # rewards behind its end too
-        return streaming(_lines(batches), {}, self.service.limits)
+        return await self._told(self.service.pages(run, after))  # rewards behind its end too
+
+    async def _told(self, pages: Batches) -> Response:
+        """Return the events of an ended run; a single page at once, without tasks that keep a stream alive."""
+        first = await anext(pages, ())
+        if len(first) < FIRST_PAGE:
+            return Response(b"".join(map(_line, first)), headers=STREAM_HEADERS, media_type="text/event-stream")
+        return streaming(_lines(_behind(first, pages)), {}, self.service.limits)
 
     async def _trace(self, request: Request, owner: str) -> Response:
         run_id = request.path_params["run_id"]
-        await self.service.summary(run_id, owner)
-        pages = self.service.pages(run_id, 0, owner)
+        pages = self.service.pages(await self.service.summary(run_id, owner))
         lines = (
             b"".join(trace_line(each.event, each.time) for each in events if not isinstance(each.event, DELTAS))
             async for events in pages
@@ -207,6 +215,12 @@ def streaming(
         send_timeout=limits.send_timeout_s,
         client_close_handler_callable=on_left,
     )
+
+
+async def _behind(first: Sequence[StoredEvent], further: Batches) -> Batches:
+    yield first
+    async for events in further:
+        yield events
 
 
 async def _lines(batches: Batches) -> AsyncIterator[bytes]:

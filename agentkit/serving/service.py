@@ -326,14 +326,17 @@ class AgentService:
         await self._owned(run_id, owner)
         return (await self._journal.last_events([run_id])).get(run_id, 0)
 
-    async def pages(self, run_id: str, after: int, owner: str) -> Batches:
+    async def pages(self, run: RunSummary, after: int = 0) -> Batches:
         """Yield the stored events of a run behind number `after`, several at a time, and no later ones.
 
+        Args:
+            run: Entry of the run, as `summary` returns it to the client whose run it is.
+            after: Number of an event; 0: all.
+
         Raises:
-            RequestRefused: the run is unknown to this client.
-            CheckpointError: it was deleted meanwhile, or is damaged.
+            CheckpointError: the run was deleted meanwhile, or is damaged.
         """
-        await self._owned(run_id, owner)
+        run_id = run.run_id
         for limit in chain((FIRST_PAGE,), repeat(PAGE)):
             if events := await self._journal.events(run_id, after=after, limit=limit):
                 yield events

@@ -399,8 +399,9 @@ class Worker:
 
     async def _store_pieces(self) -> None:
         """Store the pieces of text that have come since the last time."""
-        if self._held:
-            await self._journal.store_events([held.journal for held in self._held.values()])
+        journals = (held.journal for held in self._held.values())
+        if waiting := [each for each in journals if each.outbox is not None and not each.outbox.is_empty]:
+            await self._journal.store_events(waiting)
 
     async def _drain(self) -> None:
         """Wait for running calls, then leave all runs to other processes."""

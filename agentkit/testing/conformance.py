@@ -371,16 +371,25 @@ async def _others_may_add_events(keeper: EventCheckpointer) -> None:
     outbox(TextDeltaEvent("a"))
     await first.save(state, "running")
     assert await keeper.last_events([state.run_id, "run_unknown"]) == {state.run_id: 2}
+    added = [RewardEvent(0.25, "other"), RewardEvent(0.75, "other"), TextDeltaEvent("a"), RewardEvent(1.0, "test")]
+    for event in added[:2]:
+        await keeper.append_event(state.run_id, event)
+    for event in added[2:]:
+        outbox(event)
+    await first.save(state, "running")
+    found = await keeper.events(state.run_id, after=2)
+    assert [each.event for each in found] == added, "events of others and of the run are not in their order"
+    assert [each.number for each in found] == [3, 4, 5, 6], "the numbers of a run's events have gaps"
     await first.release()
     _, second = await keeper.claim(state.run_id)
     second.outbox = Outbox()
     outbox(TextDeltaEvent("late"))
     await keeper.store_events([first])
     await _refuses(first.save(state, "running"), "a journal that was taken over wrote")
-    assert await keeper.last_events([state.run_id]) == {state.run_id: 2}, "a former holder stored an event"
+    assert await keeper.last_events([state.run_id]) == {state.run_id: 6}, "a former holder stored an event"
     second.outbox(TextDeltaEvent("b"))
     await second.save(state, "completed")
-    assert [each.event for each in await keeper.events(state.run_id, after=2)] == [TextDeltaEvent("b")]
+    assert [each.event for each in await keeper.events(state.run_id, after=6)] == [TextDeltaEvent("b")]
     await keeper.delete(state.run_id)
     assert await keeper.last_events([state.run_id]) == {}, "a deleted run has events"
     await _refuses(keeper.append_event(state.run_id, RewardEvent(1.0, "x")), "an event of no run was stored")

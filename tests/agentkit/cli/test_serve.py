@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli.main import app
-from agentkit.cli.serve import SETTINGS_VARIABLE
+from agentkit.cli.serve import SETTINGS_VARIABLE, YOUNG_OBJECTS
 from tests.agentkit.serving.killed_servers import free_port
 
 MODULE = """
@@ -126,10 +126,13 @@ def test_collections_leave_out_what_an_application_consists_of(
 ) -> None:
     monkeypatch.setenv(SETTINGS_VARIABLE, "")  # restored afterwards
     n_visited: list[int] = []
+    threshold = gc.get_threshold()
     monkeypatch.setattr("uvicorn.run", lambda *_, **__: n_visited.append(len(gc.get_objects())))
     try:
         told = CliRunner().invoke(app, ["serve", f"{module}:agent", "--journal", str(tmp_path / "runs.db")])
         assert told.exit_code == 0, told.output
         assert n_visited[0] < 10_000 < gc.get_freeze_count()
+        assert gc.get_threshold() == (YOUNG_OBJECTS, *threshold[1:])
     finally:
         gc.unfreeze()
+        gc.set_threshold(*threshold)

@@ -164,6 +164,20 @@ def lease(path: Path) -> tuple[str | None, float | None]:
         return file.execute("SELECT owner, lease_until FROM runs").fetchone()
 
 
+async def test_a_lease_names_one_life_of_one_process(tmp_path: Path) -> None:
+    path, state = tmp_path / "runs.db", RunState(messages=(ModelRequest((UserPromptPart("x"),)),))
+    journal = await SQLiteCheckpointer(path).create(state)
+    owner, _ = lease(path)
+    assert owner is not None and not is_gone(owner)
+    machine, pid, born, token = json.loads(owner)
+    assert pid == os.getpid()
+    assert is_gone(json.dumps([machine, pid, str(int(born) - 1), token])), "an earlier process had this id"
+    assert is_gone(json.dumps([machine, pid, born, "0" * 16])), "no journal of this process has this lease"
+    assert not is_gone(json.dumps(["elsewhere", pid, born, token])), "other machines' processes are not visible"
+    await journal.release()
+    assert is_gone(owner)
+
+
 async def test_a_lease_is_renewed_while_its_run_goes_on_and_stale_once_its_time_is_over(tmp_path: Path) -> None:
     path, state = tmp_path / "runs.db", RunState(messages=(ModelRequest((UserPromptPart("x"),)),))
     journal = await SQLiteCheckpointer(path).create(state)

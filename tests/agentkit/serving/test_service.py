@@ -12,8 +12,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from agentkit.errors import UserError
+from agentkit.events import RewardEvent
 from agentkit.persistence import InMemoryCheckpointer, InMemorySession, SQLiteCheckpointer
 from agentkit.serving import ServiceLimits, app
+from agentkit.serving.service import FIRST_PAGE
 from tests.agentkit.serving.served_agents import (
     KEYS,
     clerk,
@@ -435,3 +437,22 @@ async def test_events_are_in_the_journal_of_the_run(journal: Path) -> None:
         await client.end(run_id)
     stored = await SQLiteCheckpointer(journal).events(run_id)
     assert [each.number for each in stored] == list(range(1, len(stored) + 1))
+
+
+@pytest.mark.parametrize("n_further", [0, 1, 2])
+async def test_an_ended_run_is_told_whole_whether_it_fits_a_page_or_not(journal: Path, n_further: int) -> None:
+    async with served(clerk(), journal) as client:
+        run_id = await client.run("a")
+        await client.end(run_id)
+        keeper = SQLiteCheckpointer(journal)
+        n_before = len(await keeper.events(run_id))
+        for n in range(FIRST_PAGE - 1 - n_before + n_further):
+            await keeper.append_event(run_id, RewardEvent(n, "grader"))
+        events = await client.events(run_id)
+        assert [event["number"] for event in events] == list(range(1, FIRST_PAGE + n_further))
+        assert {event["event_kind"] for event in events[n_before:]} == {"reward"}
+        response = await client.http.get(f"/runs/{run_id}/events")
+        told = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
+        told["x-accel-buffering"] = "no"
+        assert {name: response.headers.get(name) for name in told} == told
+        assert ("content-length" in response.headers) == (n_further == 0)
