@@ -12,7 +12,6 @@ the model, which reads a file better without JSON escapes.
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from mcp_servers.limited_calls import limited_call
 from mcp_servers.long_calls import reporting
 from mcp_servers.prompts import Prompt, offer_prompts
 from mcp_servers.resources import Resources, offer_resources
+from mcp_servers.tool_result import ToolResult
 from mcp_servers.watching import POLL_S, Watcher, offer_subscriptions
 
 MAX_PARALLEL_CALLS = 4
@@ -65,20 +65,6 @@ CHANGES = types.ToolAnnotations(
 READS_THE_WEB = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
 )
-
-
-class ToolResult(BaseModel, ABC):
-    """Result of a tool: fields for programs, `as_text` for the model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @abstractmethod
-    def as_text(self) -> str:
-        """Return the text that the model reads."""
-
-    def as_content(self) -> list[types.ContentBlock]:
-        """Return the content blocks for the model: the text, unless a subclass adds others (an image)."""
-        return [types.TextContent(type="text", text=self.as_text())]
 
 
 ToolFunction = Callable[..., ToolResult] | Callable[..., Awaitable[ToolResult]]

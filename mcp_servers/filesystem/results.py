@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_servers.filesystem.policy import shown
 from mcp_servers.filesystem.root import Kind
-from mcp_servers.strict import ToolResult
+from mcp_servers.tool_result import ToolResult
 
 
 class Entry(BaseModel):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import resource
 import select
 import sys
 import time
@@ -23,8 +24,10 @@ from io import TextIOWrapper
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn, cast
 
-from modelstack.sandbox.isolation import SIGKILL, IsolationError, become_nobody, leave_the_host
+from modelstack.sandbox.isolation import NOBODY, become_ordinary, is_machine_root, leave_the_host
+from modelstack.sandbox.kernel_calls import SIGKILL, IsolationError
 from modelstack.sandbox.limits import Limits
+from modelstack.sandbox.mounts import View, build_view, enter_view, library_folders
 from modelstack.sandbox.values import Name, decode, encode
 
 MAX_MESSAGE_BYTES = 16 << 20
@@ -45,8 +48,10 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.readline())
     limits = Limits(**job["limits"])
     null = os.open(os.devnull, os.O_RDWR)
+    is_root = is_machine_root()
     try:
-        process_files = leave_the_host(job["root"], limits)
+        process_files = leave_the_host()
+        build_view(job["root"], View(library_folders(), scratch_bytes=2 * limits.file_bytes))
     except IsolationError as error:
         _report(NOT_ISOLATED, reason=str(error))
         return
@@ -55,7 +60,8 @@ def main() -> None:
     deadline = time.monotonic() + limits.wall_s
     child = os.fork()
     if child == 0:
-        _run_child(job, limits, process_files, null, state, output)
+        user = (NOBODY, NOBODY) if is_root else None
+        _run_child(job, limits, user, (process_files, null, state, output))
     for handle in (process_files, null, state, output, *job["pipes"]):
         os.close(handle)
     with os.fdopen(state_end, "rb") as file:
@@ -108,12 +114,15 @@ def _watch(child: int, output: int, limits: Limits, deadline: float) -> tuple[st
 
 
 def _run_child(
-    job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int
+    job: dict[str, Any], limits: Limits, user: tuple[int, int] | None, handles: tuple[int, int, int, int]
 ) -> NoReturn:
     """Run as the child: isolate, execute the role, exit. Exceptions must never reach the launcher's code."""
+    process_files, null, state, output = handles
     read_end, write_end = job["pipes"]
     try:
-        become_nobody(process_files, limits)
+        enter_view(job["root"])
+        become_ordinary(process_files, _kernel_limits(limits), bytes.fromhex(job["filter"]), user=user)
+        os.umask(0o077)
         is_program = job["role"] == "program"
         for number, source in (
             (0, null),
@@ -137,6 +146,17 @@ def _run_child(
                 os.write(output, json.dumps(be_judge(job, incoming, outgoing)).encode())
     finally:
         os._exit(0)
+
+
+def _kernel_limits(limits: Limits) -> dict[int, int]:
+    """Return the limits as the kernel names them; with one process it cannot fork or start a thread."""
+    return {
+        resource.RLIMIT_NPROC: 1,
+        resource.RLIMIT_CPU: limits.cpu_s,
+        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+    }
 
 
 def _close_all_but(kept: set[int]) -> None:

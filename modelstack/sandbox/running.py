@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelstack.errors import UserError
+from modelstack.sandbox.launching import filter_of_this_machine, launcher_command, refusal
 from modelstack.sandbox.limits import Limits
 
-REPOSITORY = str(Path(__file__).resolve().parents[2])
-COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from modelstack.sandbox.child import main; main()"
+PROGRAMS = "programs that a model wrote"
+COMMAND = launcher_command("modelstack.sandbox.child")
 GRACE_S = 20.0
 """Seconds beyond a launcher's own deadline, for starting an interpreter on a busy machine."""
 DEFAULT_LIMITS = Limits()
@@ -69,15 +69,17 @@ def judge_program(
     Raises:
         UserError: This machine cannot isolate processes.
     """
-    if sys.platform != "linux":
-        raise UserError(f"programs that a model wrote run only in Linux namespaces; this is {sys.platform}.")
+    system_calls = filter_of_this_machine(PROGRAMS)
     to_program, from_judge = os.pipe()
     to_judge, from_program = os.pipe()
     handles = (to_program, from_judge, to_judge, from_program)
     with tempfile.TemporaryDirectory(prefix="agentkit-sandbox-", ignore_cleanup_errors=True) as folder:
         try:
             program = _Launcher(
-                {"role": "program", "sources": list(sources)}, (to_program, from_program), folder, limits
+                {"role": "program", "sources": list(sources), "filter": system_calls},
+                (to_program, from_program),
+                folder,
+                limits,
             )
             job = {
                 "role": "judge",
@@ -85,6 +87,7 @@ def judge_program(
                 "names": list(names),
                 "helpers": helpers,
                 "every_test": every_test,
+                "filter": system_calls,
             }
             judge = _Launcher(job, (to_judge, from_judge), folder, limits)
         finally:
@@ -113,12 +116,7 @@ def require_sandbox() -> None:
 def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
     for report in (judged, ran):
         if report["ended"] == "not isolated":
-            raise UserError(
-                f"programs that a model wrote run only in Linux namespaces, and this machine refuses them "
-                f"({report['reason']}). Allow unprivileged user namespaces (sysctl "
-                f"kernel.apparmor_restrict_unprivileged_userns=0, for example; in Docker --security-opt "
-                f"seccomp=unconfined), or evaluate on a machine that has them."
-            )
+            raise refusal(PROGRAMS, report["reason"])
     output = str(ran.get("output", ""))[:SHOWN_OUTPUT]
     try:
         verdict = json.loads(judged.get("output", ""))
@@ -138,7 +136,7 @@ class _Launcher:
         root = Path(folder) / str(job["role"])
         root.mkdir()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", COMMAND],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -16,6 +16,7 @@ from modelstack.errors import UserError
 from modelstack.sandbox import running
 from modelstack.sandbox.limits import Limits
 from modelstack.sandbox.running import COMMAND, Verdict, judge_program, require_sandbox
+from modelstack.sandbox.system_calls import system_call_filter
 
 QUICK = Limits(cpu_s=1, wall_s=20.0, memory_bytes=256 << 20, output_bytes=1 << 16)
 
@@ -274,7 +275,7 @@ def test_a_launcher_ends_its_child_when_whoever_started_it_is_gone(tmp_path: Pat
     (tmp_path / "root").mkdir()
     reads, writes = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", COMMAND],
+        COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=(reads, writes),
@@ -286,6 +287,7 @@ def test_a_launcher_ends_its_child_when_whoever_started_it_is_gone(tmp_path: Pat
         "pipes": [reads, writes],
         "root": str(tmp_path / "root"),
         "limits": Limits(wall_s=200.0)._asdict(),
+        "filter": system_call_filter().hex(),
     }
     process.stdin.write(json.dumps(job).encode() + b"\n")
     output, _ = process.communicate()  # closes standard input and waits
@@ -296,12 +298,28 @@ def test_a_launcher_ends_its_child_when_whoever_started_it_is_gone(tmp_path: Pat
 
 def test_a_machine_without_namespaces_runs_nothing_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     refusing = 'import sys; sys.stdin.readline(); print(\'{"ended": "not isolated", "reason": "unshare: no"}\')'
-    monkeypatch.setattr(running, "COMMAND", refusing)
+    monkeypatch.setattr(running, "COMMAND", [sys.executable, "-c", refusing])
     with pytest.raises(UserError, match=r"refuses them \(unshare: no\)"):
         judge("def f(): return 1")
-    monkeypatch.setattr(running, "COMMAND", "raise SystemError('broken')")
+    monkeypatch.setattr(running, "COMMAND", [sys.executable, "-c", "raise SystemError('broken')"])
     with pytest.raises(UserError, match="SystemError: broken"):
         judge("def f(): return 1")
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="only in Linux namespaces; this is darwin"):
         judge("def f(): return 1")
+
+
+def test_system_calls_that_programs_do_not_need_are_refused() -> None:
+    source = (
+        "import ctypes, errno\n"
+        "C = ctypes.CDLL(None, use_errno=True)\n"
+        "def f():\n"
+        "    failed = []\n"
+        "    for call in (lambda: C.unshare(0x10000000), lambda: C.ptrace(0, 0, 0, 0),\n"
+        "                 lambda: C.socket(40, 1, 0), lambda: C.chmod(b'/tmp', 0o4777),\n"
+        "                 lambda: C.syscall(ctypes.c_long(425), 1, 0)):\n"
+        "        failed.append(call() == -1 and errno.errorcode[ctypes.get_errno()])\n"
+        "    return failed"
+    )
+    verdict = judge(source, ["found = f()\nassert found == ['EPERM'] * 4 + ['ENOSYS'], found"])
+    assert verdict.passed, verdict
