@@ -177,8 +177,8 @@ class FunctionToolset(Toolset):
 
     @property
     def is_untrusted(self) -> bool:
-        """True if the results of any of the tools are untrusted."""
-        return any(tool.is_untrusted for tool in self._tools.values())
+        """True if the results of any of the tools are, or may be, untrusted."""
+        return any(tool.is_untrusted or tool.untrusted_if is not None for tool in self._tools.values())
 
     def add(self, item: Callable[..., Any] | Tool, **options: Unpack[ToolOptions]) -> None:
         """Add a function, with options, or a tool.

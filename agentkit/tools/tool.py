@@ -64,6 +64,9 @@ class Tool:
     """Approval rule for calls: True, False, or a function of the validated arguments."""
     is_untrusted: bool = False
     """True if the results are untrusted: anyone may have written them."""
+    untrusted_if: Callable[[str], bool] | None = None
+    """Decides by the JSON text of a call's arguments whether its result is untrusted, for a tool with sources of
+    both kinds. It must not block; it is asked after the call, and again after a restart."""
     is_consequential: bool = False
     """True if the tool is destructive or open-world by its annotations; see `agentkit.guardrails.TaintRule`."""
     is_repeatable: bool = False
@@ -74,6 +77,9 @@ class Tool:
     allows_repeats: bool = False
     """True if repeated equal calls all run, for example for dice, or for an effect that is wanted each time. See
     `agentkit.run.repeated_calls`."""
+    defer_loading: bool = False
+    """True if the definition is sent to the model only once a search has found the tool; see
+    `agentkit.tools.tool_search`."""
 
     @classmethod
     def external(
@@ -112,6 +118,10 @@ class Tool:
             is_consequential=bool(annotations.destructive or annotations.open_world),
             is_external=True,
         )
+
+    def taints(self, arguments: str) -> bool:
+        """Return whether the result of a call with these arguments is untrusted."""
+        return self.is_untrusted or (self.untrusted_if is not None and self.untrusted_if(arguments))
 
     @property
     def name(self) -> str:

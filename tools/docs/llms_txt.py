@@ -20,7 +20,7 @@ HEAD = """# agentkit
 > modelstack, which trains and post-trains the models. It runs offline on a CPU.
 
 The import packages are `agentkit`, `modelstack`, `mcp_servers` and `evals`; the distribution is
-`agentkit-modelstack`. Code that uses the SDK: SKILL.md.
+`agentkit-modelstack`. Code that uses the SDK: agentkit/SKILL.md.
 """
 
 

@@ -18,8 +18,9 @@ from pydantic import BaseModel, Field
 from modelstack.data.examples import Example
 from modelstack.preferences.constitution.asking import Turn, Unanswered, Writer
 from modelstack.preferences.constitution.prompts import Prompt
-from modelstack.preferences.constitution.quoting import has_marks, quoted
+from modelstack.preferences.constitution.quoting import quoted
 from modelstack.preferences.constitution.schema import Constitution, Principle, WorkedExample, drawn
+from modelstack.tokenizer.template_marks import has_marks
 
 SOURCE = "constitution"
 """Source recorded in the examples and pairs."""

@@ -21,9 +21,10 @@ from pydantic import BaseModel, Field, model_validator
 from modelstack.preferences.constitution.asking import OPTIONS, Chooser, Turn, Unanswered, Writer
 from modelstack.preferences.constitution.critique import SOURCE
 from modelstack.preferences.constitution.prompts import Prompt
-from modelstack.preferences.constitution.quoting import fenced, has_marks, quoted
+from modelstack.preferences.constitution.quoting import fenced, quoted
 from modelstack.preferences.constitution.schema import Constitution, Principle, drawn
 from modelstack.preferences.examples import Preference, Reply
+from modelstack.tokenizer.template_marks import has_marks
 
 CLAMP = (0.4, 0.6)
 """Bounds of labels given after reasoning, from the paper."""

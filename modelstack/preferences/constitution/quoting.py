@@ -13,32 +13,20 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from modelstack.tokenizer.template_marks import without_marks
+
 CUT = "[... cut]"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 """Pattern of invisible characters: C0 except tab and line feed, C1, joiners, direction marks, unpaired
 surrogates.
 """
-_MARKS = re.compile(
-    r"<\|[^|<>\n]{1,60}\|>|<｜[^｜<>\n]{1,60}｜>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]"
-    r"|<</?SYS>>|</?(?:start_of_turn|end_of_turn|bos|eos|pad|unk)>",
-    re.IGNORECASE,
-)
-"""Pattern of the turn marks of ChatML, Llama 2 and 3, Mistral, Gemma and DeepSeek, and of begin and end
-tokens.
-"""
-
 _OPENING = re.compile(r"^\[[^\]\n]+ (?P<tag>[0-9a-f]{12})\]$", re.MULTILINE)
-
-
-def has_marks(text: str) -> bool:
-    """Return whether a text spells a control token of a common chat template."""
-    return _MARKS.search(text) is not None
 
 
 def quoted(text: str, most_characters: int) -> str:
     """Return a text that is safe in a message: no control characters, no template marks, limited length."""
     text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _MARKS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    text, _ = without_marks(text)
     if len(text) <= most_characters:
         return text
     return text[: max(0, most_characters - len(CUT) - 1)] + f"\n{CUT}"

@@ -10,7 +10,6 @@ import pytest
 
 from modelstack.errors import UserError
 from modelstack.preferences.constitution.critique import RevisionSettings, critique_turns
-from modelstack.preferences.constitution.quoting import has_marks
 from modelstack.preferences.constitution.schema import (
     DEFAULT_FILE,
     LONGEST_FILE,
@@ -19,6 +18,7 @@ from modelstack.preferences.constitution.schema import (
     drawn,
     read_constitution,
 )
+from modelstack.tokenizer.template_marks import has_marks
 from tests.modelstack.preferences.constitution.constitution_doubles import prompt
 
 WHOLE = """
