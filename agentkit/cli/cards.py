@@ -30,7 +30,15 @@ from agentkit.events import (
     ToolProgressEvent,
     ToolResultEvent,
 )
-from agentkit.messages import DecodingStats, ModelResponse, ThinkingPart, ToolCallPart
+from agentkit.messages import (
+    Addition,
+    DecodingStats,
+    ModelResponse,
+    ThinkingPart,
+    ToolCallPart,
+    UserPromptPart,
+    text_of,
+)
 from agentkit.usage import RunUsage, dollars_text
 
 if TYPE_CHECKING:
@@ -194,10 +202,18 @@ class EventPrinter:
             for part in message.parts:
                 if part.part_kind != "tool-return":  # shown as the call's result
                     self._note(f"{part.part_kind}:", "bold")
-                    self._block(part.text, "")
+                    self._block(text_of(part.said) if isinstance(part, UserPromptPart) else part.text, "")
+                if isinstance(part, UserPromptPart):
+                    self._show_additions(part.additions)
         if event.note is not None:
             self._note("note:", "bold")
             self._block(event.note, "")
+
+    def _show_additions(self, additions: Sequence[Addition]) -> None:
+        for each in additions:
+            source = "remembered" if each.source == "memory" else f"added by {each.source}"
+            self._note(f"{source} (untrusted):" if each.is_untrusted else f"{source}:", "bold")
+            self._block(each.text, "")
 
     def _show_response(self, event: ModelResponseEvent) -> None:
         response = event.response

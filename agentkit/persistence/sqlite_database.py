@@ -1,4 +1,4 @@
-"""A SQLite file with runs and sessions: opening, transactions, and waiting without blocking an event loop.
+"""A SQLite file with runs and sessions, or with memories: opening, transactions, waiting off the event loop.
 
 WAL with `synchronous=NORMAL`: a commit survives a crash of the process, and costs 0.1 ms because it does not wait
 for the disk. A commit that must also survive a power failure uses FULL, in a worker thread. Waiting for another
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from agentkit.errors import CheckpointError, UserError
+from agentkit.errors import AgentRunError, CheckpointError, UserError
 from agentkit.persistence import message_chain
 from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
 from agentkit.persistence.sqlite_format import FORMAT_VERSION, bring_up, checked_version
@@ -195,7 +195,7 @@ class SQLiteDatabase(JournalDatabase):
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             except OSError as error:
-                raise CheckpointError(f"journal {str(self.path)!r} cannot be opened: {error.strerror}.") from error
+                raise self._failure(f"cannot be opened: {error.strerror}.") from error
             connection = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, factory=SQLiteTransaction
             )
@@ -209,20 +209,36 @@ class SQLiteDatabase(JournalDatabase):
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
-        version = checked_version(connection, self.path)
+        is_current = self._is_current(connection)
         _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")  # the default of some builds only: overwrites deleted text
-        if version < FORMAT_VERSION:
-            bring_up(connection, self.path)
+        if not is_current:
+            self._bring_up(connection)
         connection.execute("PRAGMA busy_timeout=0")
 
-    def _unusable(self, error: sqlite3.DatabaseError) -> CheckpointError:
-        return CheckpointError(
-            f"journal {str(self.path)!r} cannot be used: {error}. What was stored before is still in it; "
-            f"check the disk's space and the file's permissions, or name another file."
+    def _is_current(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the file has the tables of this version.
+
+        Raises:
+            CheckpointError: the file belongs to another program, or has a later version.
+        """
+        return checked_version(connection, self.path) == FORMAT_VERSION
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        """Create the tables of an empty file, or migrate those of an earlier version, in one transaction."""
+        bring_up(connection, self.path)
+
+    def _failure(self, what: str) -> AgentRunError:
+        """Return the error for a file that cannot be used."""
+        return CheckpointError(f"journal {str(self.path)!r} {what}")
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> AgentRunError:
+        return self._failure(
+            f"cannot be used: {error}. What was stored before is still in it; check the disk's space and the "
+            f"file's permissions, or name another file."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_servers.child import answer_requests
 from mcp_servers.failures import ToolFailure
-from mcp_servers.memory import changes, reading
+from mcp_servers.memory import changes, reading, records
 from mcp_servers.memory.policy import Limits
 from mcp_servers.memory.store_file import transaction
 
@@ -22,17 +22,21 @@ READS: dict[str, Callable[..., dict[str, Any]]] = {
     "open_nodes": reading.open_nodes,
     "search_nodes": reading.search_nodes,
     "list_changes": reading.list_changes,
+    "find_records": records.find_records,
+    "list_records": records.list_records,
 }
 ADDITIONS: dict[str, Callable[..., None]] = {
     "remember": changes.create_entities,
     "create_entities": changes.create_entities,
     "create_relations": changes.create_relations,
     "add_observations": changes.add_observations,
+    "add_record": records.add_record,
 }
 DELETIONS: dict[str, Callable[..., None]] = {
     "delete_entities": changes.delete_entities,
     "delete_observations": changes.delete_observations,
     "delete_relations": changes.delete_relations,
+    "delete_records": records.delete_records,
 }
 
 
