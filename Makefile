@@ -29,6 +29,7 @@ demo: $(VENV)/.local
 # pyright is one process and takes minutes: the tests run beside it.
 test: $(VENV)/.conformance
 	$(BIN)/agentkit models pull smollm2-135m
+	$(BIN)/agentkit models pull minilm
 	$(BIN)/python -m evals.tool_use.bfcl.wheel
 	$(MAKE) -j2 lint test-all
 

@@ -12,6 +12,7 @@ from mcp_servers.distribution import install_command
 MODULES_OF_EXTRAS = {
     "local": ("jinja2", "llama_cpp", "llguidance", "lmformatenforcer", "numpy", "safetensors"),
     "code": ("pydantic_monty",),
+    "embeddings": ("numpy", "safetensors", "tokenizers"),
     "servers": (
         "lxml",
         "lxml_html_clean",
@@ -51,6 +52,7 @@ MODULES_OF_EXTRAS = {
     "parquet": ("pyarrow",),
     "ray": ("datatrove", "ray"),
     "keyring": ("keyring",),
+    "skills": ("yaml",),
     "release": ("cryptography", "yaml"),
     "serve": ("prometheus_client", "sse_starlette", "starlette", "uvicorn"),
     "cost": ("genai_prices",),

@@ -177,6 +177,7 @@ def _llama_cpp_loads() -> Check:
 
 
 def _models() -> list[Check]:
+    from agentkit.models.catalog.embedders import EMBEDDERS
     from agentkit.models.catalog.entries import CATALOG, is_present
 
     checks: list[Check] = []
@@ -186,6 +187,13 @@ def _models() -> list[Check]:
         else:
             fetch = f"agentkit models pull {entry.id} ({entry.size / 1e6:.0f} MB; the first use does it, too)"
             checks.append(Check(f"model {entry.id}", "missing", "not fetched", fetch))
+    for embedder in EMBEDDERS.values():
+        name = f"embedding model {embedder.id}"
+        if embedder.is_present():
+            checks.append(Check(name, "ok", str(embedder.directory)))
+        else:
+            fetch = f"agentkit models pull {embedder.id} ({embedder.size / 1e6:.0f} MB)"
+            checks.append(Check(name, "missing", "not fetched", fetch))
     return checks
 
 

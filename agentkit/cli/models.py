@@ -27,6 +27,7 @@ SpecArgument = Annotated[
 def list_models(as_json: JsonOption = False) -> None:
     """List the models of the catalog: size, memory, licence, purpose, and whether it is downloaded."""
     from agentkit.cli.console import notes_console, print_tables, print_wrapped
+    from agentkit.models.catalog.embedders import EMBEDDERS
     from agentkit.models.catalog.entries import CATALOG, is_present
     from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
     from modelstack.terminal.tables import Column, Table, print_json
@@ -57,6 +58,20 @@ def list_models(as_json: JsonOption = False) -> None:
         )
         for entry in CATALOG.values()
     ]
+    rows += [
+        (
+            entry.id,
+            None,
+            entry.size,
+            entry.memory,
+            entry.is_present(),
+            entry.licence,
+            entry.description,
+            entry.good_for,
+            None,
+        )
+        for entry in EMBEDDERS.values()
+    ]
     if as_json:
         print_json(Table(columns, rows).records())
         return
@@ -73,8 +88,12 @@ def list_models(as_json: JsonOption = False) -> None:
 def pull(model: SpecArgument) -> None:
     """Download a model, verify its hash, and print its path."""
     from agentkit.cli.console import notes_console, output_console, plain
-    from agentkit.cli.downloads import pull_shown
+    from agentkit.cli.downloads import pull_embedder_shown, pull_shown
+    from agentkit.models.catalog.embedders import EMBEDDERS
 
+    if (embedder := EMBEDDERS.get(model)) is not None:
+        output_console().print(plain(str(pull_embedder_shown(embedder, notes_console()))))
+        return
     output_console().print(plain(str(pull_shown(_file_of(model), notes_console()))))
 
 
@@ -85,12 +104,13 @@ def verify(
 ) -> None:
     """Compare fetched models with their hashes. Exit status 1: one is damaged, or the named one is missing."""
     from agentkit.cli.console import print_tables
+    from agentkit.models.catalog.embedders import EMBEDDERS
     from agentkit.models.catalog.entries import CATALOG
     from agentkit.models.catalog.entries import verify as verify_model
     from modelstack.terminal.tables import Column, Table, print_json
 
-    specs = list(CATALOG) if model is None else [_file_of(model)]
-    states = {spec: verify_model(spec) for spec in specs}
+    specs = [*CATALOG, *EMBEDDERS] if model is None else [_file_of(model)]
+    states = {spec: EMBEDDERS[spec].verify() if spec in EMBEDDERS else verify_model(spec) for spec in specs}
     rows = [
         (spec, state, None if state == "ok" else f"agentkit models pull {spec}") for spec, state in states.items()
     ]

@@ -1,4 +1,4 @@
-"""`agentkit-mcp search FOLDER [--index FILE] [--include|--exclude GLOB ...] [--no-gitignore] ...`."""
+"""`agentkit-mcp search FOLDER [--index FILE] [--include|--exclude GLOB ...] [--embeddings] ...`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
+from mcp_servers.search.default_embedder import minilm_embedder, minilm_files
 from mcp_servers.search.reach import CONFINED_TO, reach
 from mcp_servers.serving import add_transport_arguments, serve
 
@@ -41,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_false",
         help="index what .gitignore and .ignore files name, too",
     )
+    parser.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="search by meaning, too, with all-MiniLM-L6-v2 (`agentkit models pull minilm`)",
+    )
+    parser.add_argument(
+        "--rebuild-embeddings",
+        action="store_true",
+        help="replace an index's vectors of another embedding model instead of refusing the index",
+    )
     add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
 
@@ -55,11 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             include=options.include,
             exclude=options.exclude,
             gitignore=options.gitignore,
+            embedder=minilm_embedder() if options.embeddings else None,
+            other_embedder="rebuild" if options.rebuild_embeddings else "refuse",
         )
 
     try:
         index_folder = cache_folder() if options.index is None else Path(options.index).parent
-        serve(build, options, reach(options.folder, str(index_folder)))
+        model_folder = minilm_files() if options.embeddings else None
+        serve(build, options, reach(options.folder, str(index_folder), model_folder))
     except StartError as error:
         parser.error(str(error))
 

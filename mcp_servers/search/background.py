@@ -78,6 +78,18 @@ class BackgroundRefresh:
             raise
         return state.refreshed.since(before), state
 
+    def wait_idle(self, wait_s: float) -> State:
+        """Wait up to `wait_s` seconds until no refresh runs, and return the state then."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._state.is_running, wait_s)
+            return self._state
+
+    @property
+    def state(self) -> State:
+        """The progress now."""
+        with self._changed:
+            return self._state
+
     def stop(self) -> None:
         """Stop the running refresh; a later call starts a new one."""
         with self._changed:

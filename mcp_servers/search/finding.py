@@ -90,7 +90,7 @@ def find(connection: sqlite3.Connection, query: Query, place: Place, page: int, 
     best = list(_best(connection, asked, first + limits.hits_per_page + 1, per_file))
     shown = best[first : first + limits.hits_per_page]
     words = plain_words(query)
-    hits = [_hit(connection, rowid, -rank, match, words, limits) for rowid, rank in shown]
+    hits = [hit_of(connection, rowid, -rank, match, words, limits) for rowid, rank in shown]
     return Found(hits, n_passages, n_files, has_all_words, len(best) > first + len(shown))
 
 
@@ -111,18 +111,44 @@ def _best(
                 return
 
 
-def _hit(
-    connection: sqlite3.Connection, rowid: int, score: float, match: str, words: Sequence[str], limits: Limits
+def hit_of(
+    connection: sqlite3.Connection,
+    rowid: int,
+    score: float,
+    match: str,
+    words: Sequence[str],
+    limits: Limits,
+    nearest_line: int = 0,
 ) -> Hit:
-    path, stamp, status, problem, page, first, last, heading, marked = connection.execute(
-        f"SELECT {PATH}, stamp, status, problem, page, first_line, last_line, heading, "
-        f"CAST(highlight(words, {BODY_COLUMN}, :begin, :end) AS BLOB) "
-        "FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = file_id "
-        "WHERE words MATCH :match AND words.rowid = :rowid",
-        {"begin": MATCH_BEGINS, "end": MATCH_ENDS, "match": match, "rowid": rowid},
-    ).fetchone()
-    lines = snippet(marked.decode("utf-8", "replace"), first, words, limits) if first else []
+    """Return a passage with the lines to show.
+
+    Args:
+        connection: A connection that reads the index.
+        rowid: Number of the passage.
+        score: Its score.
+        match: FTS5 expression whose matches are shown.
+        words: Words to search for if nothing matches.
+        limits: Limits on what is shown.
+        nearest_line: Offset of the line to show first if nothing matches.
+    """
+    asked = {"begin": MATCH_BEGINS, "end": MATCH_ENDS, "match": match, "rowid": rowid}
+    highlighted = f"CAST(highlight(words, {BODY_COLUMN}, :begin, :end) AS BLOB)"
+    row = connection.execute(f"{_select(highlighted)} AND words MATCH :match", asked).fetchone()
+    skipped = nearest_line if row is None else 0
+    if row is None:
+        row = connection.execute(_select("CAST(body AS BLOB)"), asked).fetchone()
+    path, stamp, status, problem, page, first, last, heading, marked = row
+    text = "\n".join(marked.decode("utf-8", "replace").split("\n")[skipped:])
+    lines = snippet(text, first + skipped, words, limits) if first else []
     return Hit(path_of(path), stamp, status, problem, page, first, last, heading, score, lines)
+
+
+def _select(text: str) -> str:
+    return (
+        f"SELECT {PATH}, stamp, status, problem, page, first_line, last_line, heading, {text} "
+        "FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = file_id "
+        "WHERE words.rowid = :rowid"
+    )
 
 
 def snippet(marked: str, first_line: int, words: Sequence[str], limits: Limits) -> list[Line]:

@@ -27,6 +27,8 @@ import platformdirs
 
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.hardening import reason_not_to_open
+from mcp_servers.search import vector_table
+from mcp_servers.search.facts import fact, set_fact
 from mcp_servers.search.identifiers import parts_in
 from mcp_servers.search.passages import Passage
 from mcp_servers.search.policy import Status
@@ -36,7 +38,7 @@ from mcp_servers.search.visible import decoded, visible
 # (https://sqlite.org/pragma.html#pragma_application_id).
 APPLICATION_ID = 0x616B7369
 # Incremented when the schema or the computation of its columns changes; an older index is then rebuilt.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 NAME_CHARS = 32
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -50,7 +52,7 @@ SCHEMA = (
     "CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, "
     "stamp TEXT NOT NULL, is_settled INTEGER NOT NULL, "
     "status TEXT NOT NULL, problem TEXT NOT NULL, text_bytes INTEGER NOT NULL)",
-    "CREATE TABLE passages(id INTEGER PRIMARY KEY, file_id INTEGER NOT NULL, page INTEGER NOT NULL, "
+    "CREATE TABLE passages(id INTEGER PRIMARY KEY AUTOINCREMENT, file_id INTEGER NOT NULL, page INTEGER NOT NULL, "
     "first_line INTEGER NOT NULL, last_line INTEGER NOT NULL)",
     "CREATE INDEX passages_of_file ON passages(file_id)",
     "CREATE VIRTUAL TABLE words USING fts5("
@@ -59,8 +61,9 @@ SCHEMA = (
     # definition of a name ranks first in 79 of 100 searches for the name (51 with equal weights). A function whose
     # documentation contains the four words of a query ranks first in 70 (74).
     "INSERT INTO words(words, rank) VALUES ('rank', 'bm25(2.0, 5.0, 1.0, 1.0)')",
+    *vector_table.SCHEMA,
 )
-TABLES = ("facts", "files", "passages", "words")
+TABLES = ("facts", "files", "passages", "words", *vector_table.TABLES)
 PATH = "CAST(files.path AS BLOB)"
 """A path in a SELECT, unfiltered; `path_of` decodes it."""
 
@@ -224,28 +227,21 @@ def cache_folder() -> Path:
     return folder
 
 
-def fact(connection: sqlite3.Connection, name: str) -> str:
-    """Return the value stored under `name`, or an empty string."""
-    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else ""
-
-
 def path_of(data: bytes) -> str:
     """Decode a path selected by `PATH`."""
     return data.decode("utf-8", "replace")
 
 
-def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Store a value under `name`."""
-    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-
-
 def put_file(connection: sqlite3.Connection, file: IndexedFile) -> None:
-    """Store a file in place of its old version; skipped if another server has stored the same version."""
+    """Store a file in place of its old version; skipped if another server has stored the same version.
+
+    Passages with the content of old ones keep the vectors of these.
+    """
     row = connection.execute("SELECT stamp, is_settled FROM files WHERE path = ?", (file.path,)).fetchone()
     if row == (file.stamp, 1) and file.is_settled:
         return
-    remove_file(connection, file.path)
+    kept = vector_table.embedded_passages(connection, file.path)
+    _remove_text(connection, file.path)
     cursor = connection.execute(
         "INSERT INTO files(path, kind, stamp, is_settled, status, problem, text_bytes) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -256,12 +252,22 @@ def put_file(connection: sqlite3.Connection, file: IndexedFile) -> None:
     for passage in file.passages:
         place = (file_id, passage.page, passage.first_line, passage.last_line)
         cursor.execute("INSERT INTO passages(file_id, page, first_line, last_line) VALUES (?, ?, ?, ?)", place)
-        row = (cursor.lastrowid, path_words, passage.heading, passage.text, parts_in(passage.text))
+        passage_id = cursor.lastrowid or 0
+        row = (passage_id, path_words, passage.heading, passage.text, parts_in(passage.text))
         cursor.execute("INSERT INTO words(rowid, path, heading, body, parts) VALUES (?, ?, ?, ?, ?)", row)
+        if same := kept.get((passage.heading, passage.text)):
+            vector_table.move_vectors(connection, same.pop(), passage_id)
+    vector_table.remove_vectors(connection, [old for same in kept.values() for old in same])
 
 
 def remove_file(connection: sqlite3.Connection, path: str) -> None:
     """Remove a file from the index, if it is there."""
+    kept = vector_table.embedded_passages(connection, path)
+    vector_table.remove_vectors(connection, [passage_id for same in kept.values() for passage_id in same])
+    _remove_text(connection, path)
+
+
+def _remove_text(connection: sqlite3.Connection, path: str) -> None:
     ids = "SELECT passages.id FROM passages JOIN files ON files.id = file_id WHERE path = ?"
     connection.execute(f"DELETE FROM words WHERE rowid IN ({ids})", (path,))
     connection.execute(f"DELETE FROM passages WHERE id IN ({ids})", (path,))

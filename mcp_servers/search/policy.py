@@ -44,6 +44,8 @@ class Limits:
     """Pages of one PDF."""
     max_passages: int = 4_000
     """Passages of one file."""
+    max_vectors: int = 250_000
+    """Vectors in the index: 12 MB of codes in memory, hours of embedding; passages beyond are found by words."""
     max_total_bytes: int = 512 * MIB
     """Bytes of text in the index; the index file is about twice as large."""
     max_path_bytes: int = 1_000

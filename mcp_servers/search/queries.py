@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcp_servers.failures import ToolFailure
 from mcp_servers.search.identifiers import taken_apart
@@ -30,6 +30,8 @@ class Query:
     excluded: tuple[str, ...]
     n_left_out: int
     """Number of terms dropped beyond the first 32 wanted and 32 excluded ones."""
+    text: str = field(default="", compare=False)
+    """The query as written, without quotation marks and excluded terms: what an embedding model reads."""
 
 
 def parse_query(text: str) -> Query:
@@ -39,19 +41,22 @@ def parse_query(text: str) -> Query:
         ToolFailure: No term to find is left.
     """
     wanted: list[str] = []
+    read: list[str] = []
     excluded: list[str] = []
     for term in _TERM.findall(visible(text).translate(_PRINTED_QUOTES)):
         is_excluded = term.startswith("-") and not term.startswith("--")  # --verbose is a word
         words = " ".join(term.removeprefix("-" if is_excluded else "").replace('"', " ").split())
         if any(character.isalnum() for character in words):
             (excluded if is_excluded else wanted).append(words)
+        if not is_excluded:
+            read.append(words)
     wanted, excluded = list(dict.fromkeys(wanted)), list(dict.fromkeys(excluded))
     if not wanted:
         raise ToolFailure(
             f"The query {text[:100]!r} has no word to find. Write the words that the text would have."
         )
     n_left_out = max(0, len(wanted) - MAX_WORDS) + max(0, len(excluded) - MAX_WORDS)
-    return Query(tuple(wanted[:MAX_WORDS]), tuple(excluded[:MAX_WORDS]), n_left_out)
+    return Query(tuple(wanted[:MAX_WORDS]), tuple(excluded[:MAX_WORDS]), n_left_out, " ".join(filter(None, read)))
 
 
 def matching_all(query: Query) -> str:
@@ -64,6 +69,11 @@ def matching_any(query: Query) -> str:
     return _without(query, " OR ".join(map(_any_form, query.wanted)))
 
 
+def excluding(query: Query) -> str:
+    """Return the FTS5 expression for passages that contain an excluded term; there must be one."""
+    return " OR ".join(map(_any_form, query.excluded))
+
+
 def plain_words(query: Query) -> list[str]:
     """Return the wanted words one by one, in lower case and split, to choose the lines to show."""
     return list(dict.fromkeys(word.casefold() for term in query.wanted for word in _words(taken_apart(term))))
@@ -72,7 +82,7 @@ def plain_words(query: Query) -> list[str]:
 def _without(query: Query, expression: str) -> str:
     if not query.excluded:
         return expression
-    return f"({expression}) NOT ({' OR '.join(map(_any_form, query.excluded))})"
+    return f"({expression}) NOT ({excluding(query)})"
 
 
 def _any_form(term: str) -> str:

@@ -16,7 +16,8 @@ from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.filesystem.policy import joined
 from mcp_servers.filesystem.root import Root
 from mcp_servers.search.documents import Document, DocumentReader
-from mcp_servers.search.index import PATH, Index, IndexedFile, path_of, put_file, remove_file, set_fact
+from mcp_servers.search.facts import set_fact
+from mcp_servers.search.index import PATH, Index, IndexedFile, path_of, put_file, remove_file
 from mcp_servers.search.passages import NAME_ONLY, Passage, passages_of
 from mcp_servers.search.policy import Limits, Selection, Status, kind_of_name
 from mcp_servers.search.walking import FoundFile, walk

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_servers.filesystem.policy import shown
 from mcp_servers.search.policy import Status
-from mcp_servers.strict import ToolResult
+from mcp_servers.tool_result import ToolResult
 
 
 class Freshness(BaseModel):
@@ -21,6 +21,9 @@ class Freshness(BaseModel):
     total_files: int = Field(description="Files that it has to read; 0 while it looks for them.")
     failure: str = Field(description="Why the last refresh failed; empty if it did not.")
     incomplete_files: int = Field(description="Files of which not all text is indexed, binary ones not counted.")
+    embedding_done: int = Field(default=0, description="Passages embedded by the running pass of this server.")
+    embedding_total: int = Field(default=0, description="Passages that it has to embed; 0 if none runs.")
+    embedding_failure: str = Field(default="", description="Why the last pass failed; empty if it did not.")
 
     def as_line(self) -> str:
         """Return the state of the index in one line."""
@@ -36,6 +39,10 @@ class Freshness(BaseModel):
             line = "Index: not built yet."
         if self.failure:
             line += f" The last refresh failed: {self.failure.rstrip('.')}."
+        if self.embedding_total:
+            line += f" {self.embedding_done} of {self.embedding_total} passages are embedded so far."
+        if self.embedding_failure:
+            line += f" Embedding failed: {self.embedding_failure.rstrip('.')}."
         if self.incomplete_files:
             line += f" {_files(self.incomplete_files)} not or partly indexed; see index_status."
         return line
@@ -60,7 +67,7 @@ class SearchHit(BaseModel):
     first_line: int = Field(description="First line of the passage; 0 if only the file's name is indexed.")
     last_line: int
     heading: str = Field(description="Headings above the passage, outermost first; of code, what it defines.")
-    score: float = Field(description="BM25; higher is better, comparable within one answer only.")
+    score: float = Field(description="Higher is better, comparable within one answer only.")
     lines: list[SnippetLine]
     note: str = Field(description="What is special: changed or deleted since, or only the name is indexed.")
 
@@ -81,6 +88,9 @@ class SearchResult(ToolResult):
     total_passages: int = Field(description="Passages that match; of each file 3 are listed, of a single one all.")
     total_files: int
     has_all_words: bool = Field(description="False if no passage has all words; these have some of them.")
+    passages_by_meaning: int = Field(
+        default=0, description="Passages that were ranked by meaning, too; 0 for a search by words alone."
+    )
     left_out_words: int = Field(description="Words of the query beyond the first 32, which were not used.")
     page: int
     has_more: bool = Field(description="Whether there is a next page.")
@@ -99,7 +109,12 @@ class SearchResult(ToolResult):
         count = "1 passage" if self.total_passages == 1 else f"{self.total_passages} passages"
         words = "has" if self.total_passages == 1 else "have"
         found = f"{count} in {_files(self.total_files)} {words}"
-        text = f"{found} all words." if self.has_all_words else f"No passage has all words. {found} some of them."
+        if self.passages_by_meaning:
+            text = f"The best {count} of {_files(self.total_files)}, by words and by meaning."
+        elif self.has_all_words:
+            text = f"{found} all words."
+        else:
+            text = f"No passage has all words. {found} some of them."
         if self.total_passages > self.total_files > 1:
             text += " At most 3 of a file are listed; more with path=FILE."
         if not self.hits:
@@ -172,6 +187,8 @@ class IndexStatus(ToolResult):
     index: Freshness
     files: int
     passages: int
+    embedded_passages: int = Field(default=0, description="Passages with a vector, for search by meaning.")
+    embedding_model: str = Field(default="", description="Model of the vectors; empty if there are none.")
     text_bytes: int
     binary_files: int = Field(description="Files of which only the name is indexed, because they are no text.")
     kinds: list[KindCount] = Field(description="The most frequent extensions.")
@@ -185,6 +202,7 @@ class IndexStatus(ToolResult):
         lines = [
             self.index.as_line(),
             f"{_files(self.files)}, {self.passages} passages, {self.text_bytes} bytes of text",
+            *self._embeddings(),
             f"{self.binary_files} binary files, of which only the name is indexed",
             "kinds: "
             + (", ".join(f"{shown(kind.kind) or '(none)'} {kind.files}" for kind in self.kinds) or "none"),
@@ -194,6 +212,11 @@ class IndexStatus(ToolResult):
         if self.has_more:
             lines.append(f"(more with page={self.page + 1})")
         return "\n".join(lines)
+
+    def _embeddings(self) -> list[str]:
+        if not self.embedding_model:
+            return []
+        return [f"{self.embedded_passages} passages have vectors of {shown(self.embedding_model)}"]
 
 
 class RefreshResult(ToolResult):

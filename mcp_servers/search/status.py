@@ -12,8 +12,9 @@ from mcp_servers.filesystem.policy import parse_path
 from mcp_servers.filesystem.root import Root, lstat
 from mcp_servers.search.background import State
 from mcp_servers.search.documents import stamp_of
+from mcp_servers.search.facts import fact
 from mcp_servers.search.finding import Hit
-from mcp_servers.search.index import PATH, fact, path_of
+from mcp_servers.search.index import PATH, path_of
 from mcp_servers.search.policy import Limits
 from mcp_servers.search.refreshing import Refreshed
 from mcp_servers.search.results import (
@@ -26,13 +27,14 @@ from mcp_servers.search.results import (
     SearchHit,
     SnippetLine,
 )
+from mcp_servers.search.vector_table import EMBEDDER
 
 MAX_SHOWN_KINDS = 20
 PROBLEMS = "FROM files WHERE status NOT IN ('whole', 'binary')"
 
 
-def freshness(connection: sqlite3.Connection, state: State) -> Freshness:
-    """Return the age of the index, and whether this server is refreshing it."""
+def freshness(connection: sqlite3.Connection, state: State, embedding: State | None = None) -> Freshness:
+    """Return the age of the index, and whether this server is refreshing it or embeds its passages."""
     refreshed = float(fact(connection, "refreshed") or 0)
     (incomplete,) = connection.execute(f"SELECT count(*) {PROBLEMS}").fetchone()
     return Freshness(
@@ -43,15 +45,21 @@ def freshness(connection: sqlite3.Connection, state: State) -> Freshness:
         total_files=state.total,
         failure=state.failure,
         incomplete_files=incomplete,
+        embedding_done=int(embedding.done) if embedding is not None and embedding.is_running else 0,
+        embedding_total=embedding.total if embedding is not None and embedding.is_running else 0,
+        embedding_failure=embedding.failure if embedding is not None else "",
     )
 
 
-def index_status(connection: sqlite3.Connection, state: State, page: int, limits: Limits) -> IndexStatus:
+def index_status(
+    connection: sqlite3.Connection, state: State, embedding: State | None, page: int, limits: Limits
+) -> IndexStatus:
     """Return the contents of the index, with one page of the files that have a problem."""
     files, binary, text_bytes = connection.execute(
         "SELECT count(*), coalesce(sum(status = 'binary'), 0), coalesce(sum(text_bytes), 0) FROM files"
     ).fetchone()
     (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+    (embedded,) = connection.execute("SELECT count(DISTINCT passage_id) FROM vectors").fetchone()
     kinds = connection.execute(
         "SELECT kind, count(*) FROM files GROUP BY kind ORDER BY 2 DESC, 1 LIMIT ?", (MAX_SHOWN_KINDS,)
     )
@@ -61,9 +69,11 @@ def index_status(connection: sqlite3.Connection, state: State, page: int, limits
     ).fetchall()
     left_out = json.loads(fact(connection, "left_out") or "{}")
     return IndexStatus(
-        index=freshness(connection, state),
+        index=freshness(connection, state, embedding),
         files=files,
         passages=passages,
+        embedded_passages=embedded,
+        embedding_model=fact(connection, EMBEDDER),
         text_bytes=text_bytes,
         binary_files=binary,
         kinds=[KindCount(kind=kind, files=count) for kind, count in kinds],
@@ -77,13 +87,13 @@ def index_status(connection: sqlite3.Connection, state: State, page: int, limits
     )
 
 
-def refresh_result(connection: sqlite3.Connection, done: Refreshed, state: State) -> RefreshResult:
+def refresh_result(done: Refreshed, index: Freshness, state: State) -> RefreshResult:
     """Return the result of a refresh, and whether it is still running."""
     return RefreshResult(
         is_done=not state.is_running,
         read_files=done.n_read,
         removed_files=done.n_removed,
-        index=freshness(connection, state),
+        index=index,
     )
 
 
@@ -97,7 +107,7 @@ def shown_hit(root: Root, hit: Hit) -> SearchHit:
         heading=hit.heading,
         score=round(hit.score, 2),
         lines=[SnippetLine(line=line.number, text=line.text) for line in hit.lines],
-        note="; ".join(filter(None, (_name_only(hit), _changed(root, hit)))),
+        note="; ".join(filter(None, (_name_only(hit), change_note(root, hit.path, hit.stamp)))),
     )
 
 
@@ -107,9 +117,9 @@ def _name_only(hit: Hit) -> str:
     return f"only its name is indexed: {hit.problem}" if hit.problem else "it has no text"
 
 
-def _changed(root: Root, hit: Hit) -> str:
-    """Compare the file with its indexed state: one lstat spares the model a wrong line number."""
-    parts = parse_path(hit.path)
+def change_note(root: Root, path: str, stamp: str) -> str:
+    """Compare a file with its indexed state: one lstat spares the model a wrong line number."""
+    parts = parse_path(path)
     try:
         with root.folder(parts[:-1]) as parent:
             now = lstat(parent, parts[-1])
@@ -117,4 +127,4 @@ def _changed(root: Root, hit: Hit) -> str:
         now = None
     if now is None:
         return "deleted since it was indexed; call refresh"
-    return "" if stamp_of(now) == hit.stamp else "changed since it was indexed; call refresh"
+    return "" if stamp_of(now) == stamp else "changed since it was indexed; call refresh"

@@ -19,7 +19,8 @@ from mcp import Client, StdioServerParameters
 from server_harness import REPOSITORY, ask_once, asker
 
 from mcp_servers.failures import StartError
-from mcp_servers.search.index import Index, default_path, set_fact
+from mcp_servers.search.facts import set_fact
+from mcp_servers.search.index import Index, default_path
 from mcp_servers.search.policy import Limits
 from mcp_servers.search.server import build_server
 

@@ -89,10 +89,12 @@ def fetch_over_http(
     pause: Pause = time.sleep,
     *,
     patient: bool = True,
+    check: Callable[[Path, str, str], None] = check_gguf,
 ) -> Path:
-    """Download a GGUF file and publish it in `slot`, whose lock the caller holds.
+    """Download a model file and publish it in `slot`, whose lock the caller holds.
 
-    `patient=False` gives up at the first failure to reach the server, because another source waits.
+    `patient=False` gives up at the first failure to reach the server, because another source waits. `check` gets
+    the file, its expected hash and its origin.
 
     Raises:
         ModelFileError: the server cannot be reached or refuses, the disk is full, or the hash differs.
@@ -104,7 +106,7 @@ def fetch_over_http(
         part = slot.part(promise.sha256)
         _retrying(source.url, lambda: _receive(client, promise, part, progress), lambda: _size(part), pause)
     try:
-        check_gguf(part, promise.sha256, source.url)
+        check(part, promise.sha256, source.url)
     except ModelFileError:
         part.unlink(missing_ok=True)  # a wrong file cannot be resumed
         raise

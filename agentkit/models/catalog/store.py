@@ -21,13 +21,13 @@ from typing import Any, cast
 
 from agentkit.basics.durable import sync_folder
 from agentkit.errors import ModelError
+from modelstack.cache_folder import CACHE_VARIABLE, cache_dir
 
 try:
     import fcntl
 except ImportError:  # Windows: without the lock two pulls duplicate the work, and both still succeed
     fcntl = None
 
-CACHE_VARIABLE = "AGENTKIT_CACHE_DIR"
 GGUF_MAGIC = b"GGUF"
 _CHUNK_BYTES = 1 << 20
 _SCRATCH_PREFIX = ".pull-"
@@ -46,14 +46,6 @@ class ModelFileError(ModelError):
 
 class StorageError(ModelFileError):
     """The disk is full or cannot be written, so that another source would not help."""
-
-
-def cache_dir() -> Path:
-    """Return the folder of everything that agentkit fetches: AGENTKIT_CACHE_DIR, or the user's cache."""
-    import platformdirs
-
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("agentkit"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +152,23 @@ def check_gguf(path: Path, sha256: str, origin: str) -> None:
     Raises:
         ModelFileError: the hash differs, or the file is not GGUF; it is not removed here.
     """
+    check_hash(path, sha256, origin)
+    if not is_gguf(path):
+        raise ModelFileError(f"{origin} is not a GGUF file.")
+
+
+def check_hash(path: Path, sha256: str, origin: str) -> None:
+    """Check the hash of a fetched file.
+
+    Raises:
+        ModelFileError: the hash differs; the file is not removed here.
+    """
     found = file_sha256(path)
     if found != sha256:
         raise ModelFileError(
             f"{origin} has SHA-256 {found}, expected {sha256}: it was changed on its way, or at its source. "
             f"Nothing was installed; try again from another network or index, or correct the expected hash."
         )
-    if not is_gguf(path):
-        raise ModelFileError(f"{origin} is not a GGUF file.")
 
 
 def is_gguf(path: Path) -> bool:

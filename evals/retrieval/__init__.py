@@ -1,0 +1,1 @@
+"""Quality of retrieval: questions about this documentation, and the pages that answer them."""
