@@ -130,7 +130,7 @@ class UserPromptPart:
 
     content: Content
     additions: tuple[Addition, ...] = ()
-    """What toolsets added; the content contains it (`with_additions`)."""
+    """Additions of toolsets, which the content contains (`with_additions`)."""
     part_kind: Literal["user-prompt"] = "user-prompt"
 
     @property

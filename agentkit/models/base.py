@@ -108,6 +108,8 @@ class ModelRequestParameters:
     """Tools that are shown to the model."""
     allowed_tools: frozenset[str] | None = None
     """Tools that it may call now; None means all. Others stay in the prompt but are masked out."""
+    found_tools: frozenset[str] = frozenset()
+    """Names of tools that a search found during the conversation; `tools` lists them last."""
     output: OutputSchema | None = None
     """Schema of a structured final answer; None means text."""
     tool_choice: Literal["auto", "required", "none"] = "auto"

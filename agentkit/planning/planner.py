@@ -52,6 +52,8 @@ class Situation:
     tools: tuple[ToolDefinition, ...]
     context: RunContext[Any]
     ask: Ask
+    deferred: frozenset[str] = frozenset()
+    """Names of further tools, which a step may name although the model has not been shown their definitions."""
 
 
 class Planner(ABC):
@@ -116,7 +118,7 @@ class PlanTemplate(Planner):
             UserError: a step names an unknown tool.
         """
         steps = self._of(situation.task)
-        known = {tool.name for tool in situation.tools}
+        known = {tool.name for tool in situation.tools} | situation.deferred
         for step in _all(steps):
             if step.tool is not None and step.tool not in known:
                 raise UserError(f"plan step {step.goal!r} names tool {step.tool!r}; there are {sorted(known)}.")

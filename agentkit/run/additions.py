@@ -1,4 +1,4 @@
-"""What toolsets add to the prompt of a new run, and the end of a run as they hear of it."""
+"""Calls of toolsets' optional methods: additions to the prompt of a new run, and the end of a run."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ from agentkit.run.decide import next_action, step, with_answer
 from agentkit.run.hand_over import current_member, opening
 from agentkit.run.inner_runs import InnerRuns
 from agentkit.run.instructions import resolved
-from agentkit.run.offer import Offer, offered, prepared
+from agentkit.run.offer import Offer, found_tools, offered, prepared
 from agentkit.run.report import Report
 from agentkit.run.request import (
     Request,
@@ -149,6 +149,8 @@ class Performer(Generic[DepsT, OutputT]):
             if is_tainted_by(checked) and not self.state.tainted:
                 self.state, self._offer = self.state.changed(tainted=True), self._offer.tainted()
         await self._observe(checked)
+        if self._offer.has_changed(self._setup.toolsets, self._found()):  # a planner comes before the model
+            await self._refresh_tools()
 
     async def perform(self, action: Action, *, goes_on: bool) -> None:
         """Perform an action; `goes_on` says that the next one follows immediately."""
@@ -176,8 +178,7 @@ class Performer(Generic[DepsT, OutputT]):
 
     async def _model_turn(self, final: bool) -> Observation:
         """Ask the model, unless an event comes first."""
-        if self._setup.prepare_tools is not None:
-            await self._prepare_tools()
+        await self._update_tools()
         may_upset = bool(self.interruptions) or self.state.plan is not None
         if may_upset and (upset := await self._upset(final)) is not None:
             return upset
@@ -303,11 +304,7 @@ class Performer(Generic[DepsT, OutputT]):
 
     async def _call_model(self, final: bool) -> ModelResponse | CountedResponse | Refused:
         setup = self._setup
-        if self._offer.has_changed(setup.toolsets):
-            if setup.prepare_tools is None:
-                await self._refresh_tools()
-            else:
-                await self._prepare_tools()
+        await self._update_tools()
         state, checks = self.state, self._offer.checks
         request = await composed(setup, state, self._offer, self._conversation(), self._context, final=final)
         behind = None
@@ -361,12 +358,14 @@ class Performer(Generic[DepsT, OutputT]):
             self.report,
         )
 
-    async def _prepare_tools(self) -> None:
-        """Choose the tools of this step, once for each list of tools."""
+    async def _update_tools(self) -> None:
+        """List the tools again if they have changed; `prepare_tools` chooses once for each step and list."""
         step = (self.state.step, len(self.state.handed))
-        if self._offer.has_changed(self._setup.toolsets):
+        if self._offer.has_changed(self._setup.toolsets, self._found()):
             await self._refresh_tools()
         elif self._prepared_at == step:
+            return
+        if self._setup.prepare_tools is None:
             return
         self._prepared_at = step
         self._offer, withheld = await prepared(self._offer, self._setup, self._context())
@@ -446,7 +445,13 @@ class Performer(Generic[DepsT, OutputT]):
             self.report.finished(ended)
 
     async def _refresh_tools(self) -> None:
-        self._offer = await offered(self._setup, self._context(), self._emit)
+        self._offer = await offered(self._setup, self._context(), self._emit, self._read_found)
+
+    def _found(self) -> tuple[str, ...]:
+        return self._read_found() if self._offer.has_deferred else ()
+
+    def _read_found(self) -> tuple[str, ...]:
+        return found_tools(self.state, self._conversation())
 
     def _context(self, inner: InnerRuns | None = None) -> RunContext[DepsT]:
         state = self.state

@@ -28,7 +28,7 @@ async def made_plan(
     planner = setup.planner
     assert planner is not None  # MakePlan follows from `max_revisions`, which a planner has
     task = _task(state) if state.plan is None else state.plan.task
-    situation = Situation(task, offer.definitions, context, ask)
+    situation = Situation(task, offer.definitions, context, ask, frozenset(offer.deferred))
     steps: Sequence[PlanStep] | None
     try:
         if state.plan is None:

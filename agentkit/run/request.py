@@ -65,6 +65,7 @@ async def composed(
     parameters = ModelRequestParameters(
         tools=offer.definitions,
         allowed_tools=None if len(allowed) == len(offer.definitions) else frozenset(allowed),
+        found_tools=offer.loaded,
         output=setup.output.schema,
         tool_choice=_tool_choice(setup.settings, state, final, bool(allowed)),
         parallel_tool_calls=setup.parallel_tool_calls,

@@ -72,7 +72,7 @@ class CodeMode:
                 raise UserError(f"CodeMode({name}={getattr(self, name)!r}) must be above zero.")
 
     def tool(self, tools: Sequence[Tool]) -> Tool:
-        """Return the tool that runs code which calls `tools`.
+        """Return the tool that runs code which calls `tools`; found ones are defined where they were found.
 
         Raises:
             UserError: Monty is not installed, or two tools would have the same name in code.
@@ -86,6 +86,7 @@ class CodeMode:
         signatures = [
             render_tool(ToolSpec(name, tool.definition.description, tool.definition.parameters_json_schema))
             for name, tool in functions.items()
+            if not tool.defer_loading
         ]
         schema = {
             "type": "object",

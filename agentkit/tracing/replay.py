@@ -28,6 +28,7 @@ from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, Toke
 from agentkit.run.instructions import with_note
 from agentkit.run.state import Compacted
 from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.found_tools import found_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,11 @@ async def _ask(traced: _Traced, model: Model) -> tuple[ModelResponse, TokensDelt
         raise UserError("this trace does not say what the model was asked: it is of an older version.")
     names = frozenset(tool.name for tool in traced.tools)
     allowed = frozenset(asked.allowed_tools)
+    messages = asked.sent or with_note(view(traced.messages, traced.compacted), asked.note)
     parameters = ModelRequestParameters(
         tools=traced.tools,
         allowed_tools=None if allowed == names else allowed,
+        found_tools=frozenset(found_names(messages, traced.messages)),
         output=shape.output,
         tool_choice=asked.tool_choice,
         parallel_tool_calls=shape.parallel_tool_calls,
@@ -113,7 +116,6 @@ async def _ask(traced: _Traced, model: Model) -> tuple[ModelResponse, TokensDelt
         if isinstance(delta, TokensDelta):
             heard.append(delta)
 
-    messages = asked.sent or with_note(view(traced.messages, traced.compacted), asked.note)
     response = await model.request(messages, parameters, on_delta=hear)
     return response, heard[-1] if heard else None
 

@@ -363,12 +363,12 @@ class LocalModel(Model):
 
         loaded = self._loaded
         assert loaded is not None  # `load` was called
-        structured = parameters.output is not None
         thinks = parameters.settings.thinking_tokens is not None
         wanted = response_format(parameters, abstain=bool(self._abstain), messages=messages)
         with self._books:
             grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
-            prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured, thinks=thinks)
+            extend = partial(loaded.transcripts.extend, thinks=thinks, found=parameters.found_tools)
+            prompt = extend(messages, parameters.tools, structured=parameters.output is not None)
         asked = request_text(messages)
         biases = (
             ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),

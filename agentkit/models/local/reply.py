@@ -21,6 +21,7 @@ from agentkit.messages import (
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
+    text_of,
 )
 from agentkit.models.base import (
     ModelDelta,
@@ -71,8 +72,8 @@ def request_text(messages: Sequence[ModelMessage]) -> str | None:
     turns: list[tuple[str, str]] = []
     for part in (part for message in messages for part in message.parts):
         match part:
-            case UserPromptPart(text=text):
-                turns.append(("user", text))
+            case UserPromptPart(said=said):
+                turns.append(("user", text_of(said)))
             case ToolReturnPart(text=text) | RetryPromptPart(text=text):
                 turns.append(("tool", text))
             case _:

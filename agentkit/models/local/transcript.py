@@ -8,7 +8,7 @@ Two requests that continue one point differently fork the transcript.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -23,6 +23,7 @@ from agentkit.messages import (
 )
 from agentkit.models.local.convention import said, tool_specs
 from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.found_tools import defined_in
 from modelstack.tokenizer.chat import ChatEncoder, Role
 from modelstack.toolcalls.manner import Manner, OurManner
 
@@ -96,16 +97,25 @@ class Transcripts:
         *,
         structured: bool,
         thinks: bool = False,
+        found: Collection[str] = (),
     ) -> Prompt:
         """Return the ids of `messages` and the opening of a reply, which begins with a thought if `thinks`.
+
+        The system turn shows the `tools` that were not `found` during the conversation. Found ones stand where
+        they were found, or follow the messages if no message defines them any more.
 
         Raises:
             UserError: the model's template cannot show these tools.
         """
-        transcript = self._find(messages, tools, thinks)
+        from_beginning = [tool for tool in tools if tool.name not in found]
+        found_tools = {tool.name: tool for tool in tools if tool.name in found}
+        transcript = self._find(messages, from_beginning, thinks)
         n_known = transcript.n_known
         for message in messages[len(transcript.messages) :]:
-            self._append(transcript, message, tools, structured)
+            self._append(transcript, message, from_beginning, structured)
+            if found_tools:
+                self._note_defined(transcript, message, found_tools)
+            self._record(transcript, message)
         self._tell_new_tools(transcript, tools)
         opening = self._manner.reply_opening(transcript.encoder, transcript.last_role or "user", thinks=thinks)
         return Prompt(transcript, len(transcript.messages), transcript.ids + opening, transcript.n_fixed, n_known)
@@ -194,7 +204,15 @@ class Transcripts:
                 transcript.n_fixed = len(transcript.ids) + len(opening)
             for role, text in turns:
                 self._turn(transcript, role, text)
-        self._record(transcript, message)
+
+    def _note_defined(
+        self, transcript: Transcript, message: ModelMessage, found: Mapping[str, ToolDefinition]
+    ) -> None:
+        """Record the tools whose definitions stand in the message."""
+        if isinstance(message, ModelRequest):
+            names = (name for part in message.parts for name in defined_in(part))
+            shown = {name: found[name] for name in names if name in found}
+            transcript.tools = {**transcript.tools, **shown} if shown else transcript.tools
 
     def _system_text(self, request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
         texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
