@@ -71,6 +71,7 @@ from agentkit.events import (
 from agentkit.files import FileLimits, read_file
 from agentkit.limits import UsageLimits
 from agentkit.messages import (
+    Addition,
     BinaryContent,
     ModelMessage,
     ModelRequest,
@@ -153,6 +154,7 @@ if TYPE_CHECKING:
     from agentkit.mcp.oauth.options import OAuth
     from agentkit.mcp.pins import ToolPins
     from agentkit.mcp.toolset import MCPToolset
+    from agentkit.memory.toolset import Memory
     from agentkit.middleware import Middleware
     from agentkit.models.anthropic.model import AnthropicModel
     from agentkit.models.calibration import CalibratedModel
@@ -180,6 +182,7 @@ if TYPE_CHECKING:
         PlanTemplate,
         TemplateStep,
     )
+    from agentkit.skills.toolset import Skills
     from agentkit.teams.handoffs import Handoff
     from agentkit.testing.models import (
         FunctionModel,
@@ -188,9 +191,12 @@ if TYPE_CHECKING:
     )
     from agentkit.testing.replay import ReplayModel
     from agentkit.tools.code_mode import CodeMode
+    from agentkit.tools.tool_search.toolset import ToolSearch
     from agentkit.tracing.telemetry import Telemetry
+    from agentkit.workspace.toolset import Workspace
 
 __all__ = [
+    "Addition",
     "Agent",
     "AgentEvent",
     "AgentKitError",
@@ -234,6 +240,7 @@ __all__ = [
     "MCPConnectionError",
     "MCPRequestError",
     "MCPToolset",
+    "Memory",
     "Middleware",
     "Model",
     "ModelConnectionError",
@@ -286,6 +293,7 @@ __all__ = [
     "Session",
     "Settle",
     "SideRequestEvent",
+    "Skills",
     "SlidingWindow",
     "Summary",
     "SyncAgentStream",
@@ -315,11 +323,13 @@ __all__ = [
     "ToolProgressEvent",
     "ToolResultEvent",
     "ToolReturnPart",
+    "ToolSearch",
     "Toolset",
     "UnexpectedModelBehavior",
     "UsageLimits",
     "UserError",
     "UserPromptPart",
+    "Workspace",
     "block_model_requests",
     "function_tool",
     "input_guardrail",
@@ -354,6 +364,7 @@ _LAZY = {
     "InjectionWords": "agentkit.guardrails.rules",
     "LocalModel": "agentkit.models.local.model",
     "MCPToolset": "agentkit.mcp.toolset",
+    "Memory": "agentkit.memory.toolset",
     "Middleware": "agentkit.middleware",
     "ModelPlanner": "agentkit.planning.planner",
     "OAuth": "agentkit.mcp.oauth.options",
@@ -371,6 +382,7 @@ _LAZY = {
     "SafetyClassifier": "agentkit.guardrails.classifiers",
     "ScriptedModel": "agentkit.testing.models",
     "Session": "agentkit.persistence.session",
+    "Skills": "agentkit.skills.toolset",
     "SlidingWindow": "agentkit.history.compaction",
     "Summary": "agentkit.history.compaction",
     "TaintRule": "agentkit.guardrails.rules",
@@ -378,6 +390,8 @@ _LAZY = {
     "TemplateStep": "agentkit.planning.planner",
     "TestModel": "agentkit.testing.models",
     "ToolPins": "agentkit.mcp.pins",
+    "ToolSearch": "agentkit.tools.tool_search.toolset",
+    "Workspace": "agentkit.workspace.toolset",
     "input_guardrail": "agentkit.guardrails.guardrail",
     "load_mcp_config": "agentkit.mcp.config",
     "output_guardrail": "agentkit.guardrails.guardrail",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import NoneType, TracebackType
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.history.compaction import Compaction
     from agentkit.history.processors import HistoryProcessor
+    from agentkit.improve.pieces import Pieces
     from agentkit.middleware import Middleware
     from agentkit.output import OutputType
     from agentkit.persistence.checkpointer import Checkpointer
@@ -311,6 +313,22 @@ class Agent(Generic[DepsT, OutputT]):
             checkpointer=self._declared.checkpointer,
             is_untrusted=self._declared.may_read_untrusted(),
         )
+
+    def improved(self, by: Pieces | str | Path) -> Agent[DepsT, OutputT]:
+        """Return this agent with an improved prompt; the agent itself does not change, and both share their tools.
+
+        Args:
+            by: Folder of `agentkit improve`, of which the accepted version is read now; or the pieces of a prompt.
+
+        Raises:
+            UserError: the folder has no improvement, it is damaged, or it does not fit this agent.
+        """
+        from agentkit.improve.applying import improved_declaration
+
+        other = copy(self)
+        other._declared = improved_declaration(self._declared, by)
+        other._open, other._sync_open = [], []
+        return other
 
     # -- declaring ----------------------------------------------------------------------------------------
 

@@ -217,6 +217,17 @@ def smollm2_gguf() -> Path:
     return local_path("smollm2-135m")
 
 
+@pytest.fixture(scope="session")
+def minilm_model() -> Path:
+    """The folder of the real embedding model; skips where it has not been fetched."""
+    from modelstack.inference.minilm import minilm_folder
+
+    folder = minilm_folder()
+    if folder is None:
+        pytest.skip("needs the embedding model: agentkit models pull minilm")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pictures_drawn_once() -> Iterator[None]:
     """Draw each picture of trainings once for a module; the next trainings get a copy of its first one.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from agentkit.cli import acp, chat, demo, doctor, mcp, models, resume, run, serve, studio, trace
+from agentkit.cli import acp, chat, demo, doctor, mcp, memory, models, resume, run, serve, skills, studio, trace
 from modelstack.terminal.plain_help import PlainGroup, PlainTyper
 
 INTERRUPTED = 130
@@ -45,7 +45,9 @@ app.command()(acp.acp)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(mcp.app, name="mcp")
+app.add_typer(memory.app, name="memory")
 app.add_typer(models.app, name="models")
+app.add_typer(skills.app, name="skills")
 app.add_typer(trace.app, name="trace")
 for _plugin in entry_points(group="agentkit.commands"):  # commands of other packages, such as `agentkit eval`
     _plugin.load()(app)

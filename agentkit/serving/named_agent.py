@@ -22,6 +22,20 @@ def named_agent(name: str) -> Agent[Any, Any]:
     Raises:
         UserError: the name has another form, the module or the name in it is missing, or it is no agent.
     """
+    found = named_object(name)
+    if callable(found) and not isinstance(found, Agent):
+        found = found()
+    if not isinstance(found, Agent):
+        raise UserError(f"{name!r} is {type(found).__name__}, not an Agent or a function that returns one.")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def named_object(name: str) -> Any:
+    """Import what a name of the form of `named_agent` stands for.
+
+    Raises:
+        UserError: the name has another form, or the module or the name in it is missing.
+    """
     module_name, colon, attribute = name.rpartition(":")
     if not colon or not module_name or not attribute.isidentifier():
         raise UserError(f"{name!r} names no agent: write MODULE:NAME or FILE.py:NAME, for example app.py:agent.")
@@ -30,12 +44,7 @@ def named_agent(name: str) -> Agent[Any, Any]:
     if attribute not in names:
         known = ", ".join(key for key, value in names.items() if isinstance(value, Agent)) or "none"
         raise UserError(f"{module_name} has no {attribute!r}; agents in it: {known}.")
-    found = names[attribute]
-    if callable(found) and not isinstance(found, Agent):
-        found = found()
-    if not isinstance(found, Agent):
-        raise UserError(f"{name!r} is {type(found).__name__}, not an Agent or a function that returns one.")
-    return found  # pyright: ignore[reportUnknownVariableType]
+    return names[attribute]
 
 
 def _of_module(name: str) -> ModuleType:

@@ -34,6 +34,26 @@ BENCHMARKS: dict[str, Benchmark] = {
         "time and bytes that the journal adds to a step, compared with LangGraph's SQLite saver",
         quick=("--only", "agentkit", "--repeats", "1", "--sizes", "5", "10", "20"),
     ),
+    "memory": Benchmark(
+        "evals.speed.memory",
+        "CPU time to search, recall, write and forget memories, and whether the nearest ones are all found",
+        quick=("--sizes", "200", "--queries", "5"),
+    ),
+    "sandbox": Benchmark(
+        "evals.speed.sandbox",
+        "time that isolation adds to the start of a command, compared with a plain one, unshare and bubblewrap",
+        quick=("--repeats", "2"),
+    ),
+    "retrieval": Benchmark(
+        "evals.speed.retrieval",
+        "search among 100,000 passages by words and by meaning, compared with sqlite-vec; what a kill loses",
+        quick=("--passages", "2000", "--queries", "20", "--no-peer"),
+    ),
+    "embedding": Benchmark(
+        "evals.speed.embedding",
+        "sentences embedded in a second of CPU time, compared with llama.cpp and transformers",
+        quick=("--sentences", "30", "--only", "numpy"),
+    ),
     "mcp_servers": Benchmark(
         "evals.speed.mcp_servers",
         "calls and connections to this project's MCP servers, compared with the reference servers",

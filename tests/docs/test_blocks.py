@@ -24,6 +24,7 @@ from _pytest.mark import ParameterSet
 from pytest_examples import CodeExample, EvalExample, find_examples, run_code
 
 from agentkit.testing import block_model_requests
+from agentkit.workspace import SandboxError
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 from tests.docs.console import INSTALLED, check_console, terminal, update_console
 from tests.docs.warm_programs import can_fork, warm_programs
@@ -126,6 +127,8 @@ def _run(
     try:
         with may_ask:
             return run(example, module_globals=scope, rewrite_assertions=False)
+    except SandboxError as error:
+        pytest.skip(str(error))
     except Exception as error:  # its traceback is one that pytest 9.2 cannot print
         raised = f"{type(error).__name__}: {error}"
     pytest.fail(f"{block} raises {raised}", pytrace=False)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from agentkit.workspace import SandboxError
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "make_shop.py")
-N_EXAMPLES, MAX_LINES = 31, 60
+N_EXAMPLES, MAX_LINES = 37, 60
 LOCAL = {"answer_from_files", "query_a_database", "stream_an_answer", "typed_answer"}
 """Examples that ask the model in this process; its name is their first argument."""
 TRAINING = {"adapter_from_traces", "train_a_tiny_model"}
@@ -56,7 +58,10 @@ def test_an_example_runs(
     before = _files(folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [example.name, *(["local:tiny"] if example.stem in LOCAL else [])])
-    runpy.run_path(str(folder / example.name), run_name="__main__")
+    try:
+        runpy.run_path(str(folder / example.name), run_name="__main__")
+    except SandboxError as error:
+        pytest.skip(str(error))
     assert _files(folder) == before, "an example leaves the folder as it was"
 
 
