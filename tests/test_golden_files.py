@@ -14,6 +14,7 @@ from tests.golden import commands_of
 
 WITHOUT = {
     "agentkit acp": "speaks a protocol until its input ends; `test_acp.py` is its client",
+    "agentkit improve gate": "compares two models; its tables are those of `agentkit improve run`",
     "agentkit serve": "serves until it is stopped; `test_serve.py` holds what it prints",
     "agentkit studio": "serves until it is stopped; `test_serve.py` holds what it prints",
     "agentkit constitution show": "prints a file of the package as it is",

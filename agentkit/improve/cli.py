@@ -188,7 +188,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the history of an improvement and the texts of a version, as a difference from the one before."""
-    from agentkit.cli.console import output_console, plain, print_tables
+    from agentkit.cli.console import output_console, plain, print_tables, print_wrapped
     from agentkit.improve.report import history_table, texts, verdict_tables
     from modelstack.terminal.tables import print_json
 
@@ -306,7 +306,7 @@ def _improve(wanted: Wanted, out: Path, options: ImproveOptions, *, yes: bool) -
     """Improve with progress, and print the result."""
     import anyio
 
-    from agentkit.cli.console import output_console, plain, print_tables
+    from agentkit.cli.console import output_console, plain, print_tables, print_wrapped
     from agentkit.improve.folder import ImprovementFolder
     from agentkit.improve.report import summary, texts, verdict_tables
 
@@ -319,7 +319,7 @@ def _improve(wanted: Wanted, out: Path, options: ImproveOptions, *, yes: bool) -
         print_tables(*verdict_tables(version.verdict))
     console = output_console()
     console.print(plain("\n".join(texts(folder.pieces(version.base), version.pieces))))
-    console.print(plain(summary(version, folder.index(), out)))
+    print_wrapped(console, summary(version, folder.index(), out))
 
 
 async def _improved(wanted: Wanted, out: Path, options: ImproveOptions, told: Progress) -> Version:

@@ -190,10 +190,8 @@ class ImprovementFolder:
         waiting = [version for version, action in last.items() if action == "waiting"]
         chosen = number if number is not None else waiting[-1] if waiting else None
         if chosen not in waiting:
-            raise UserError(
-                f"{self.path}: {'no version' if number is None else f'version {number}'} waits for a review: "
-                f"`agentkit improve show {self.path}` lists them."
-            )
+            none = "no version waits" if number is None else f"version {number} does not wait"
+            raise UserError(f"{self.path}: {none} for a review; `agentkit improve show {self.path}` shows them.")
         version = self.version(chosen)
         if version.base != index.accepted:
             raise UserError(

@@ -31,7 +31,7 @@ def verdict_tables(verdict: Verdict) -> list[Table]:
         ["candidate", f"{verdict.candidate:.3f}"],
         [f"gain, {100 * verdict.level:.1f} % interval", _gain(verdict)],
         ["tasks better, worse", f"{verdict.n_better}, {verdict.n_worse}"],
-        ["p of the sign-flip test", f"{verdict.p_value:.4f}"],
+        ["p of the sign-flip test", f"{verdict.p_value:.4f}" if verdict.p_value >= 0.0001 else "under 0.0001"],
         ["gates on these tasks so far", str(verdict.attempt)],
         ["seed", str(verdict.seed)],
     ]
