@@ -188,7 +188,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the history of an improvement and the texts of a version, as a difference from the one before."""
-    from agentkit.cli.console import output_console, plain, print_tables, print_wrapped
+    from agentkit.cli.console import output_console, plain, print_tables
     from agentkit.improve.report import history_table, texts, verdict_tables
     from modelstack.terminal.tables import print_json
 
