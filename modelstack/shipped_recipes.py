@@ -28,6 +28,7 @@ FOLDERS = {
     "drafter": "inference/drafter",
     "guard": "align/guard",
     "sae": "align/sae",
+    "pipeline": "pipeline",
 }
 """Folder of each command's recipes, below the folder of its step."""
 

@@ -63,7 +63,7 @@ def count(
     reads="text (--text), or the Python library where none is given",
     writes="ablation.md and ablation.png in the folder --out",
     example="modelstack ablate --steps 20 --seeds 2",
-    then="the model.config of a training recipe: modelstack recipes show nano > mine.toml",
+    then="the model.config of a training recipe: modelstack recipes show train/nano > mine.toml",
 )
 def ablate(
     choices: Annotated[

@@ -34,6 +34,7 @@ _MARKS = {
     "runs.jsonl": "train",
     "law.json": "decide",
     "attempts.jsonl": "data",
+    "pipeline.json": "pipeline",
     "card.md": "data",
     "train.jsonl.zst": "data",
     "quality.safetensors": "data",

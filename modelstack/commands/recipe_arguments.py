@@ -40,6 +40,7 @@ MODELS = {
     "merge": "modelstack.reasoning.merging.recipe:MergeRecipe",
     "guard": "modelstack.align.guard_training.recipe:GuardRecipe",
     "sae": "modelstack.align.sae.sae_recipe:SaeRecipe",
+    "pipeline": "modelstack.pipeline.recipe:PipelineRecipe",
 }
 """Model of the recipe of each command, as module and class: a module is imported when its command needs it."""
 Arguments = Annotated[

@@ -54,20 +54,31 @@ def lineage(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Draw the ancestry of stages down to pretraining and check each record; status 1 if one is damaged."""
+    """Draw the ancestry of stages down to pretraining and check each record; status 1 if one is damaged.
+
+    Of the folder of a pipeline, all its steps are drawn and checked.
+    """
     from rich.console import Console
 
+    from modelstack.pipeline import lineage as pipelines
     from modelstack.posttrain.stages import lineage as stages
     from modelstack.terminal.tables import print_json, print_tables, print_wrapped
 
-    nodes = stages.lineage(stages.find_stages(folders))
+    # Of a pipeline, its current stages; a release in it holds a copy of a record, and `superseded/` older outputs.
+    runs = [folder for folder in folders if pipelines.is_pipeline(folder)]
+    steps = [pipelines.step_nodes(folder) for folder in runs]
+    others = [folder for folder in folders if folder not in runs]
+    found = [stage for folder in runs for stage in pipelines.stage_folders(folder)]
+    nodes = stages.lineage(stages.find_stages([*others, *found])) if others or found else {}
     if as_json:
         print_json(stages.as_json(nodes))
     elif (console := Console()).is_terminal:
-        Console(width=_TREE_COLUMNS).print(stages.tree(nodes), soft_wrap=True)
+        for tree in [*map(pipelines.tree, steps), *([stages.tree(nodes)] if nodes else [])]:
+            Console(width=_TREE_COLUMNS).print(tree, soft_wrap=True)
     else:
-        print_tables(console, stages.table(nodes))
+        print_tables(console, *map(pipelines.table, steps), *([stages.table(nodes)] if nodes else []))
     damaged = [node for node in nodes.values() if node.state == "damaged"]
+    damaged += [node for several in steps for node in several if node.state == "damaged"]
     for node in damaged:
         typer.secho(f"damaged: {node.name} in {node.path}", err=True, fg="red")  # a path is not wrapped
         for fault in node.faults:

@@ -13,6 +13,7 @@ from modelstack.commands import (
     data,
     decide,
     inference,
+    pipeline,
     preferences,
     reasoning,
     recipes,
@@ -117,5 +118,5 @@ STEPS = (
         },
     ),
 )
-RECIPES = {"recipes": recipes.recipes, "recipes show": recipes.show}
-"""Commands that belong to no step."""
+RECIPES = {"pipeline": pipeline.pipeline, "recipes": recipes.recipes, "recipes show": recipes.show}
+"""Commands that belong to no step, or to all of them."""

@@ -97,6 +97,12 @@ CHAINS: Mapping[str, str] = {
         train sweep isoflop --bootstrap 0 {SWEEP}
         plan --law own --runs runs/isoflop/runs.jsonl --hours 0.1 --preset nano-2m --out runs/plan
     """,
+    "plans of pipelines": """
+        pipeline test --dry-run
+        pipeline nano --dry-run decide.scale_devices=1
+        pipeline small --dry-run decide.scale_devices=1
+        pipeline gpu --dry-run decide.scale_devices=1
+    """,
     "tasks": """
         tasks json --out runs/tasks/json/train.jsonl --n 4
         tasks json --out runs/tasks/json/held-back.jsonl --n 2 --side held-back

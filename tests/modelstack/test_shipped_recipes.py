@@ -109,7 +109,7 @@ def test_an_error_of_a_recipe_begins_with_its_reason() -> None:
 def test_a_file_of_keys_is_laid_over_a_recipe(tmp_path: Path) -> None:
     over = tmp_path / "over.toml"
     over.write_text("steps = 7\n[data]\nheld_out = 0.1\n", encoding="utf-8")
-    nano = read_recipe(RunRecipe, shipped_recipe("nano").path)
-    changed = read_recipe(RunRecipe, shipped_recipe("nano").path, [str(over), "rows=2"])
+    nano = read_recipe(RunRecipe, shipped_recipe("train/nano").path)
+    changed = read_recipe(RunRecipe, shipped_recipe("train/nano").path, [str(over), "rows=2"])
     assert (changed.steps, changed.rows, changed.data.held_out) == (7, 2, 0.1)
     assert changed.data.row_tokens == nano.data.row_tokens

@@ -32,30 +32,35 @@ class CallShares:
     """Replies under the grammar of the tools, as they are served, whose calls are the expected ones."""
 
 
-def call_shares(policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyTask]) -> CallShares:
+def call_shares(
+    policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyTask], max_tokens: int = MAX_TOKENS
+) -> CallShares:
     """Answer tasks greedily, freely and under the grammar of their tools.
 
     Args:
         policy: Evaluates the replies.
         encoder: Encoder of the model's chat format.
         tasks: Tasks with golds of the verifier `calls`.
+        max_tokens: Maximum tokens of a reply.
 
     Raises:
         UserError: There are no tasks, a gold cannot be met, or a prompt exceeds the model's context length.
     """
     if not tasks:
         raise UserError("there are no tasks to measure tool calls on: name a file with tasks")
-    free, legal = (_answered(policy, encoder, tasks, with_grammar=with_grammar) for with_grammar in (False, True))
+    free, legal = (
+        _answered(policy, encoder, tasks, max_tokens, with_grammar=with_grammar) for with_grammar in (False, True)
+    )
     pairs = zip(tasks, free, strict=True)
     valid = fmean(has_valid_calls(reply.text, task.item.gold.format) for task, reply in pairs)
     return CallShares(len(tasks), valid, _right(tasks, free), _right(tasks, legal))
 
 
 def _answered(
-    policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyTask], *, with_grammar: bool
+    policy: RowPolicy, encoder: ChatEncoder, tasks: Sequence[PolicyTask], max_tokens: int, *, with_grammar: bool
 ) -> list[Completion]:
     asked = [Asked(task, tuple(task.prompt_ids(encoder)), seed=0) for task in tasks]
-    sampler = sampler_of(policy, encoder, max_tokens=MAX_TOKENS, temperature=0.0, with_grammar=with_grammar)
+    sampler = sampler_of(policy, encoder, max_tokens=max_tokens, temperature=0.0, with_grammar=with_grammar)
     return [completion_of(group[0], encoder) for group in sampler.sample(asked, 1)]
 
 

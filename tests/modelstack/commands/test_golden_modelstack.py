@@ -46,6 +46,10 @@ def test_recipes_are_listed_by_command(golden: Golden) -> None:
     golden.check("recipes", "recipes")
 
 
+def test_a_step_of_the_pipeline_is_explained_with_its_files(golden: Golden) -> None:
+    golden.check("pipeline", "pipeline test --explain stability")
+
+
 def test_counts_stand_side_by_side(golden: Golden) -> None:
     golden.check(
         "count",

@@ -1,0 +1,1 @@
+"""Material that a pipeline makes for itself: raw pages, conversations, requests, documents."""
