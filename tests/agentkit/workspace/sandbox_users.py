@@ -1,7 +1,7 @@
 """Sandboxed commands as two users: the tests' own, and an ordinary one where the tests run as root.
 
-Root cannot start this process's Python as another user where it lies in root's home folder. So the driver of the
-ordinary user starts in a mount namespace in which such a folder shows nothing but Python.
+An ordinary user cannot start this process's Python, or read the repository, where it lies in root's home folder. So
+the driver of the ordinary user starts in a mount namespace in which such a folder shows nothing but these.
 """
 
 from __future__ import annotations
@@ -93,19 +93,20 @@ def start_driver() -> subprocess.Popen[bytes]:
         f"kept=$(mktemp -d -p {os.environ.get('TMPDIR', '/tmp')})",
         "mount -t tmpfs -o mode=755 tmpfs $kept",
     ]
-    hidden = sorted({closed for path in _pythons() if (closed := _closed_parent(path))})
-    for number, path in enumerate(path for path in _pythons() if _closed_parent(path)):
+    closed = [(path, parent) for path in _needed() if (parent := _closed_parent(path))]
+    for number, (path, _) in enumerate(closed):
         lines += [f"mkdir $kept/{number}", f"mount --bind {path} $kept/{number}"]
-    lines += [f"mount -t tmpfs -o mode=755 tmpfs {folder}" for folder in hidden]
-    for number, path in enumerate(path for path in _pythons() if _closed_parent(path)):
+    lines += [f"mount -t tmpfs -o mode=755 tmpfs {parent}" for parent in sorted({parent for _, parent in closed})]
+    for number, (path, _) in enumerate(closed):
         lines += [f"mkdir -p {path}", f"mount --bind $kept/{number} {path}"]
     lines.append(f'exec setpriv --reuid {ORDINARY} --regid {ORDINARY} --clear-groups "$@"')
     command = ["unshare", "-m", "sh", "-c", "\n".join(lines), "sh", sys.executable, "-c", DRIVER]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY)
 
 
-def _pythons() -> list[str]:
-    return sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.prefix)})
+def _needed() -> list[str]:
+    """Return the folders that the driver reads, each after those around it."""
+    return sorted({os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, REPOSITORY)})
 
 
 def _closed_parent(path: str) -> str | None:
