@@ -1,7 +1,7 @@
 """Sandboxed commands as two users: the tests' own, and an ordinary one where the tests run as root.
 
-An ordinary user cannot start this process's Python, or read the repository, where it lies in root's home folder. So
-the driver of the ordinary user starts in a mount namespace in which such a folder shows nothing but these.
+An ordinary user cannot start this process's Python, or read the repository, where they lie in root's home folder.
+So the driver of the ordinary user starts in a mount namespace in which such a folder shows nothing but these.
 """
 
 from __future__ import annotations
