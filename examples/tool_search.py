@@ -1,6 +1,6 @@
 """Give an agent hundreds of tools and show its model only those that it needs."""
 
-from agentkit import Agent, FunctionToolset, Tool, ToolSearch, function_tool
+from agentkit import Agent, FunctionToolset, Tool, ToolSearch, UserPromptPart, function_tool
 from agentkit.testing import ScriptedModel, call
 
 
@@ -44,6 +44,8 @@ for names in offered:
     print(names)
 
 prompt = result.messages[0].parts[0]
-assert prompt.text.endswith("forecast(city:string) - Weather of the next days in a city.")
+assert isinstance(prompt, UserPromptPart) and prompt.text.endswith(
+    "forecast(city:string) - Weather of the next days in a city."
+)
 assert offered[0] == ["search_tools", "forecast"]  # found for the prompt
 assert offered[-1] == ["search_tools", "forecast", "book_room"]  # found by the model
