@@ -546,9 +546,10 @@ async def test_a_refresh_ends_when_its_call_is_cancelled(folder: Path, monkeypat
 
 
 async def test_a_refresh_ends_when_its_server_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    has_ended = threading.Event()
+    has_begun, has_ended = threading.Event(), threading.Event()
 
     def refresh(report: Report) -> Refreshed:
+        has_begun.set()
         try:
             while True:
                 report(1, 2)
@@ -558,6 +559,7 @@ async def test_a_refresh_ends_when_its_server_does(folder: Path, monkeypatch: py
     refreshing_with(monkeypatch, refresh)
     async with Client(serve(folder)) as client:
         await client.call_tool("index_status", {})
+        await anyio.to_thread.run_sync(has_begun.wait)
     assert has_ended.is_set()
 
 
