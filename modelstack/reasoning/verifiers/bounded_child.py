@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,7 @@ class BoundedChild:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._finalizer: weakref.finalize[..., BoundedChild] | None = None
 
     def ask(self, question: Any) -> Any:
         """Return the answer to a question.
@@ -101,10 +103,6 @@ class BoundedChild:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        with suppress(Exception):
-            self._end()
-
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
@@ -121,6 +119,8 @@ class BoundedChild:
             env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             cwd="/",
         )
+        # It holds the process, so that a collection of a cycle ends it before its pipes are reported as unclosed.
+        self._finalizer = weakref.finalize(self, _end_process, process, self._owner)
         try:
             ready = self._line(process, START_S)
         except TookTooLong as error:
@@ -140,16 +140,20 @@ class BoundedChild:
         return json.loads(line)
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if self._owner == os.getpid():  # a copy in a forked process must not end the child of its parent
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        self._process = None
+        if self._finalizer is not None:
+            self._finalizer()
+
+
+def _end_process(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End a child and close its pipes; a copy in a forked process must not end the child of its parent."""
+    if owner == os.getpid():
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def serve(job: Mapping[str, Any]) -> None:
