@@ -71,7 +71,7 @@ class Verdict(BaseModel, frozen=True):
     n_better: int
     n_worse: int
     p_value: float
-    """One-sided probability of such a gain if candidate and present version were equally good."""
+    """Probability of such a gain (one-sided) if candidate and present version were equally good."""
     margin: float
     guards: tuple[Guard, ...]
     reasons: tuple[str, ...]

@@ -11,11 +11,11 @@ import sqlite3
 from hashlib import sha256
 from pathlib import Path
 
+from agentkit.basics.sqlite_version import SqliteFormat
 from agentkit.memory.store import MemoryStoreError
 
-FORMAT_VERSION = 1
-APPLICATION_ID = 0x41474B4D
-"""SQLite application id, "AGKM" in ASCII; distinguishes our files from other programs' databases."""
+FORMAT = SqliteFormat("memory file", application_id=0x41474B4D, version=1, error=MemoryStoreError)
+"""The application id is "AGKM" in ASCII."""
 
 _TABLES = (
     """
@@ -67,40 +67,19 @@ def scope_word(user: str) -> str:
     return "u" + sha256(user.encode()).hexdigest()[:31]
 
 
-def checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the file's version; 0 if it is empty.
-
-    Raises:
-        MemoryStoreError: the file belongs to another program, or has a later version.
-    """
-    # One statement reads one state of the file: another process may be creating it concurrently.
-    application, version, n_tables = connection.execute(
-        "SELECT (SELECT application_id FROM pragma_application_id),"
-        " (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
-    ).fetchone()
-    if application not in (0, APPLICATION_ID) or (application == 0 and n_tables):
-        raise MemoryStoreError(f"{str(path)!r} is another program's database; name another file for the memories.")
-    if version > FORMAT_VERSION:
-        raise MemoryStoreError(
-            f"memory file {str(path)!r} has format {version}; this version of agentkit reads up to "
-            f"{FORMAT_VERSION}. Use the version that wrote it."
-        )
-    return version
-
-
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables of an empty file in one transaction.
 
     Raises:
-        MemoryStoreError: see `checked_version`.
+        MemoryStoreError: see `SqliteFormat.version_of`.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if checked_version(connection, path) == 0:  # another process may have created them
+        if FORMAT.version_of(connection, path) == 0:  # another process may have created them
             for statement in _TABLES:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            connection.execute(f"PRAGMA application_id={FORMAT.application_id}")
+            connection.execute(f"PRAGMA user_version={FORMAT.version}")
     except BaseException:
         connection.execute("ROLLBACK")
         raise

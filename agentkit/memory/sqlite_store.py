@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from agentkit.errors import AgentRunError, UserError
 from agentkit.memory.embedding import embedded, nearest
 from agentkit.memory.ranking import fused, query_words, with_recency
-from agentkit.memory.sqlite_format import FORMAT_VERSION, checked_version, create_tables, scope_word, text_key
+from agentkit.memory.sqlite_format import FORMAT, create_tables, scope_word, text_key
 from agentkit.memory.store import (
     MemoryMatch,
     MemoryRecord,
@@ -389,7 +389,7 @@ class _MemoryFile(SQLiteDatabase):
             )
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
-        return checked_version(connection, self.path) == FORMAT_VERSION
+        return FORMAT.version_of(connection, self.path) == FORMAT.version
 
     def _bring_up(self, connection: sqlite3.Connection) -> None:
         create_tables(connection, self.path)

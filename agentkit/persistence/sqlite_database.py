@@ -19,7 +19,7 @@ from typing import ClassVar, TypeVar
 from agentkit.errors import AgentRunError, CheckpointError, UserError
 from agentkit.persistence import message_chain
 from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
-from agentkit.persistence.sqlite_format import FORMAT_VERSION, bring_up, checked_version
+from agentkit.persistence.sqlite_format import FORMAT, bring_up
 
 T = TypeVar("T")
 
@@ -225,7 +225,7 @@ class SQLiteDatabase(JournalDatabase):
         Raises:
             CheckpointError: the file belongs to another program, or has a later version.
         """
-        return checked_version(connection, self.path) == FORMAT_VERSION
+        return FORMAT.version_of(connection, self.path) == FORMAT.version
 
     def _bring_up(self, connection: sqlite3.Connection) -> None:
         """Create the tables of an empty file, or migrate those of an earlier version, in one transaction."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from agentkit.basics.sqlite_version import SqliteFormat
 from agentkit.errors import CheckpointError
 from agentkit.persistence.sql_database import IS_UNENDED
 
-FORMAT_VERSION = 5
-_APPLICATION_ID = 0x41474B4A
-"""SQLite application id, "AGKJ" in ASCII; distinguishes our files from other programs' databases."""
+FORMAT = SqliteFormat("journal", application_id=0x41474B4A, version=5, error=CheckpointError)
+"""The application id is "AGKJ" in ASCII."""
 
 _ANSWERS = """
 CREATE TABLE answers( -- of calls, until the head has them
@@ -140,41 +140,20 @@ _STEPS = {
 """Migration statements, by the version of the file."""
 
 
-def checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the file's version; 0 if it is empty.
-
-    Raises:
-        CheckpointError: the file belongs to another program, or has a later version.
-    """
-    # One statement reads one state of the file: another process may be creating it concurrently.
-    application, version, n_tables = connection.execute(
-        "SELECT (SELECT application_id FROM pragma_application_id), "
-        "(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
-    ).fetchone()
-    if application not in (0, _APPLICATION_ID) or (application == 0 and n_tables):
-        raise CheckpointError(f"{str(path)!r} is another program's database; name another file.")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"journal {str(path)!r} has format {version}; this version of agentkit reads up to {FORMAT_VERSION}. "
-            f"Use the version that wrote it."
-        )
-    return version
-
-
 def bring_up(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables of an empty file, or migrate those of an earlier version, in one transaction.
 
     Raises:
-        CheckpointError: see `checked_version`.
+        CheckpointError: see `SqliteFormat.version_of`.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = checked_version(connection, path)  # another process may have migrated the file already
-        if version < FORMAT_VERSION:
+        version = FORMAT.version_of(connection, path)  # another process may have migrated the file already
+        if version < FORMAT.version:
             for statement in _STEPS[version]:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            connection.execute(f"PRAGMA application_id={FORMAT.application_id}")
+            connection.execute(f"PRAGMA user_version={FORMAT.version}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

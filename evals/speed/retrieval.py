@@ -36,6 +36,7 @@ from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_
 from evals.speed.retrieval_vectors import chosen_passages, vectors_of
 from mcp_servers.search.finding import Place
 from mcp_servers.search.folder_index import FolderIndex, open_folder
+from mcp_servers.search.fusion import Mode
 from mcp_servers.search.index import IndexedFile, put_file
 from mcp_servers.search.passages import Passage
 from mcp_servers.search.policy import Limits
@@ -48,7 +49,7 @@ PEERS = ("apsw==3.54.1.0", "numpy>=2,<3", "sqlite-vec==0.1.9")
 T = TypeVar("T")
 R = TypeVar("R")
 TOP = 10
-MODES = ("lexical", "vector", "hybrid")
+MODES: tuple[Mode, ...] = ("lexical", "vector", "hybrid")
 PASSAGES_PER_FILE = 100
 MIN_RECALL = 0.98
 KILL_PASSAGES = 3_000
@@ -164,10 +165,10 @@ def filled_index(folder: Path, passages: list[str], embedder: KnownVectors) -> F
     return opened
 
 
-def texts_found(index: FolderIndex, query: str, mode: str) -> list[str]:
+def texts_found(index: FolderIndex, query: str, mode: Mode) -> list[str]:
     """Return the texts of the best passages."""
     state = index.background.state
-    return [each.text for each in index.passages(parse_query(query), Place(), TOP, mode, state)]  # type: ignore[arg-type]
+    return [each.text for each in index.passages(parse_query(query), Place(), TOP, mode, state)]
 
 
 def timed(call: Callable[[T], R], inputs: Sequence[T]) -> tuple[list[float], list[R]]:

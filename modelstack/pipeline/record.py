@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from modelstack.errors import UserError
-from modelstack.files import replacing, sha256_of
+from modelstack.files import replacing
 from modelstack.posttrain.stages.record import FileFacts, canonical
 
 RECORD_FILE = "step.json"
@@ -102,7 +102,7 @@ def seal_step(folder: Path, record: StepRecord) -> StepRecord:
     Raises:
         UserError: A part of the content is missing.
     """
-    files = {name: FileFacts(n_bytes=path.stat().st_size, sha256=sha256_of(path)) for name, path in _files(folder)}
+    files = {name: FileFacts.of(path) for name, path in _files(folder)}
     hashes: dict[str, str] = {}
     for part in record.result.content:
         own = {name: facts.sha256 for name, facts in files.items() if name == part or name.startswith(f"{part}/")}
@@ -134,13 +134,9 @@ def read_record(folder: Path) -> StepRecord | None:
 def faults_of(folder: Path, record: StepRecord) -> Iterator[str]:
     """Yield a sentence for each file that differs from the record."""
     for name, facts in record.files.items():
-        file = folder / name
-        if not file.is_file():
-            yield f"{name} is missing"
-        elif file.stat().st_size != facts.n_bytes:
-            yield f"{name} has {file.stat().st_size:,} bytes, the record has {facts.n_bytes:,}"
-        elif sha256_of(file) != facts.sha256:
-            yield f"{name} has changed content (SHA-256)"
+        fault = facts.fault_of(folder, name)
+        if fault is not None:
+            yield fault
     known = record.files.keys()
     for part in record.result.content:
         if (folder / part).is_dir():

@@ -52,7 +52,7 @@ class Job:
         """Read a job."""
         words = os.fsdecode(data).split("\0")
         values: dict[str, list[str]] = {}
-        for name, value in zip(words[::2], words[1::2]):  # noqa: B905 - the last word is empty
+        for name, value in zip(words[::2], words[1::2], strict=False):  # the last word is empty
             values.setdefault(name, []).append(value)
         one = {name: given[0] for name, given in values.items()}
         self.command = values["command"]
@@ -76,7 +76,7 @@ class Job:
             int(one["scratch_bytes"]),
             folder=folder,
             readable=tuple(values.get("readable", [])),
-            texts=tuple(zip(values["text_path"], values["text"])),  # noqa: B905 - written in pairs
+            texts=tuple(zip(values["text_path"], values["text"], strict=True)),
             has_devices=True,
         )
         self.wall_s = float(one["wall_s"])

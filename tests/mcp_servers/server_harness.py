@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,6 +29,23 @@ while True:
     os.rename(aside, folder)
 """
 """Program that swaps a folder for a link, and back, for ever."""
+
+
+def kill_when_inside(program: str, *arguments: object) -> None:
+    """Run a Python program, and kill it when it has printed "inside"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"inside\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
 
 # (tool, **arguments) -> (text, is_error)
 Ask = Callable[..., Awaitable[tuple[str, bool]]]

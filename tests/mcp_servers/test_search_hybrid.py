@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client, StdioServerParameters
-from server_harness import REPOSITORY, asker
+from server_harness import REPOSITORY, asker, kill_when_inside
 from word_embedder import WordEmbedder
 
 from mcp_servers.failures import StartError, ToolFailure
@@ -412,19 +411,7 @@ opened.close()
 
 def killed_inside(folder: Path, stop_at: int, step: str) -> None:
     """Embed in a process of its own, and kill it in the middle."""
-    arguments = [str(folder), str(folder.parent / "index.db"), str(stop_at), step]
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPS_INSIDE, *arguments],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None and process.stdout.readline() == b"inside\n"
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_when_inside(STOPS_INSIDE, folder, folder.parent / "index.db", stop_at, step)
 
 
 @pytest.mark.parametrize(("step", "stop_at", "n_kept"), [("embed", 1, 0), ("embed", 3, 8), ("insert", 6, 4)])

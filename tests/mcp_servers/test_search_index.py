@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
-from server_harness import REPOSITORY, ask_once, asker
+from server_harness import REPOSITORY, ask_once, asker, kill_when_inside
 
 from mcp_servers.failures import StartError
 from mcp_servers.search.facts import set_fact
@@ -104,18 +103,7 @@ async def refreshed(folder: Path, index: Path) -> str:
 
 def killed_inside(folder: Path, index: Path, stop_at: int, step: str) -> None:
     """Refresh in a process of its own, and kill it in the middle."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPS_INSIDE, str(folder), str(index), str(stop_at), step],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None and process.stdout.readline() == b"inside\n"
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_when_inside(STOPS_INSIDE, folder, index, stop_at, step)
 
 
 @pytest.mark.parametrize("n_put", [1, 3, 4, 10])

@@ -51,14 +51,16 @@ class BertConfig:
             if table.get(key, value) != value:
                 raise UserError(f"config.json has {key}={table[key]!r}; the encoder computes {value!r} only.")
         names = [name for name in cls.__slots__ if name != "layer_norm_eps"]
-        numbers = {name: table.get(name) for name in names}
-        for name, number in numbers.items():
+        numbers: dict[str, int] = {}
+        for name in names:
+            number = table.get(name)
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise UserError(f"config.json has {name}={number!r}; it must be a whole number from 1.")
+            numbers[name] = number
         eps = table.get("layer_norm_eps", 1e-12)
         if not isinstance(eps, (int, float)) or not 0 < eps < 1:
             raise UserError(f"config.json has layer_norm_eps={eps!r}; it must be between 0 and 1.")
-        config = cls(**numbers, layer_norm_eps=float(eps))  # type: ignore[arg-type]
+        config = cls(**numbers, layer_norm_eps=float(eps))
         if max(config.hidden_size, config.intermediate_size) > MAX_WIDTH or config.num_hidden_layers > MAX_LAYERS:
             raise UserError(
                 f"config.json describes {config.num_hidden_layers} layers of width {config.hidden_size}; at most "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
+
+from modelstack.files import sha256_of
 
 Kind = Literal["base", "sft", "preference", "reasoning", "distilled", "merged", "drafter", "guard"]
 SHA256 = r"^[0-9a-f]{64}$"
@@ -18,6 +21,22 @@ class FileFacts(BaseModel, frozen=True, extra="forbid"):
 
     n_bytes: int = Field(ge=0)
     sha256: str = Field(pattern=SHA256)
+
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """Return the facts of a file."""
+        return cls(n_bytes=file.stat().st_size, sha256=sha256_of(file))
+
+    def fault_of(self, folder: Path, name: str) -> str | None:
+        """Return how the folder's file differs from these facts, as a sentence; None if it does not."""
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != self.n_bytes:
+            return f"{name} has {file.stat().st_size:,} bytes, the record has {self.n_bytes:,}"
+        if sha256_of(file) != self.sha256:
+            return f"{name} has changed content (SHA-256)"
+        return None
 
 
 class Origin(BaseModel, frozen=True, extra="forbid"):

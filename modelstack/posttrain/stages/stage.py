@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from modelstack.errors import UserError
-from modelstack.files import replacing, sha256_of
+from modelstack.files import replacing
 from modelstack.posttrain.stages.card import CARD_FILE, card
 from modelstack.posttrain.stages.record import FileFacts, Origin, StageRecord
 
@@ -72,10 +72,10 @@ def seal(folder: Path, record: StageRecord, parts: Iterable[str]) -> Stage:
     """
     if (folder / STAGE_FILE).exists():
         raise UserError(f"{folder} is already a stage, and a stage never changes: give another folder")
-    files = {name: _facts(folder / name) for part in parts for name in _names(folder, part)}
+    files = {name: FileFacts.of(folder / name) for part in parts for name in _names(folder, part)}
     with replacing(folder / CARD_FILE) as temporary:
         temporary.write_text(card(record.model_copy(update={"files": files})), encoding="utf-8")
-    files[CARD_FILE] = _facts(folder / CARD_FILE)
+    files[CARD_FILE] = FileFacts.of(folder / CARD_FILE)
     whole = record.model_copy(update={"files": files})
     content = {"fingerprint": whole.fingerprint, "stage": whole.model_dump(mode="json")}
     with replacing(folder / STAGE_FILE) as temporary:
@@ -131,13 +131,9 @@ def read_record(folder: Path) -> StageRecord:
 def faults_of(folder: Path, record: StageRecord) -> Iterator[str]:
     """Yield a sentence for each file that differs from the record; none if the stage is intact."""
     for name, facts in record.files.items():
-        file = folder / name
-        if not file.is_file():
-            yield f"{name} is missing"
-        elif file.stat().st_size != facts.n_bytes:
-            yield f"{name} has {file.stat().st_size} bytes, the record has {facts.n_bytes}"
-        elif sha256_of(file) != facts.sha256:
-            yield f"{name} has changed content (SHA-256)"
+        fault = facts.fault_of(folder, name)
+        if fault is not None:
+            yield fault
     for part in _WEIGHTS:
         if (folder / part).is_dir():
             for name in _names(folder, part):
@@ -154,7 +150,3 @@ def _names(folder: Path, part: str) -> list[str]:
     if not files:
         raise UserError(f"{folder} has no {part!r}, which should be part of the stage")
     return [str(PurePosixPath(file.relative_to(folder))) for file in files]
-
-
-def _facts(file: Path) -> FileFacts:
-    return FileFacts(n_bytes=file.stat().st_size, sha256=sha256_of(file))

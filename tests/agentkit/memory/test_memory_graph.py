@@ -1,4 +1,4 @@
-"""One file of the MCP server `memory` and of agents: each reads what the other writes, and taint is kept."""
+"""A file that agents share with the MCP server `memory`: each reads what the other writes, and taint is kept."""
 
 from __future__ import annotations
 

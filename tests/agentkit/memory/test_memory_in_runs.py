@@ -121,7 +121,7 @@ async def test_after_a_tainted_memory_is_recalled_by_a_tool_a_consequential_call
 async def test_taint_survives_from_writing_to_the_recall_of_another_run(
     arrangement: Arrangement, streams: bool, tmp_path: Path
 ) -> None:
-    """One run reads a page and remembers it; the prompt of another recalls it, so its payment asks."""
+    """Taint outlives the run that remembered a page: a later run recalls it, so its payment asks."""
     if arrangement.needs_code:
         pytest.importorskip("pydantic_monty")
     memory, world, journal = Memory(tmp_path / "memory.db"), World(), tmp_path / "runs.db"

@@ -17,7 +17,7 @@ from agentkit.events import RewardEvent
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolReturnPart
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence import SQLiteCheckpointer, SQLiteSession
-from agentkit.persistence.sqlite_format import FORMAT_VERSION
+from agentkit.persistence.sqlite_format import FORMAT
 from agentkit.run.resume import with_unknown
 from agentkit.testing import FunctionModel
 
@@ -109,7 +109,7 @@ async def test_the_file_has_the_tables_of_a_new_one_and_its_runs_can_be_deleted(
     forms: list[dict[str, list[tuple[object, ...]]]] = []
     for path in (journal, tmp_path / "new.db"):
         with sqlite3.connect(path) as file:
-            assert file.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
+            assert file.execute("PRAGMA user_version").fetchone() == (FORMAT.version,)
             names = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             forms.append({name: file.execute(f"PRAGMA table_info({name})").fetchall() for name in names})
     assert forms[0] == forms[1]
@@ -269,7 +269,7 @@ async def test_of_format_2_the_file_has_the_tables_and_indexes_of_a_new_one(
     for path in (journal_2, tmp_path / "new.db"):
         await SQLiteCheckpointer(path).list_runs()
         with sqlite3.connect(path) as file:
-            assert file.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
+            assert file.execute("PRAGMA user_version").fetchone() == (FORMAT.version,)
             names = [name for (name,) in file.execute("SELECT name FROM sqlite_master ORDER BY name")]
             forms.append({name: file.execute(f"PRAGMA table_info({name})").fetchall() for name in names})
     assert forms[0] == forms[1]

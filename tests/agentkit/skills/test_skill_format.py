@@ -133,7 +133,7 @@ def test_values_are_read_as_text(tmp_path: Path) -> None:
 
 
 def test_a_description_beyond_the_limit_is_cut(tmp_path: Path) -> None:
-    """As a client of the format should: a skill of the format's own repository has 1,068 characters."""
+    """Clients should read it all the same: a skill of the format's own repository has 1,068 characters."""
     skill = read(tmp_path, SAME["description too long"])[0].skill
     assert skill is not None and len(skill.description) == 1024
 

@@ -41,7 +41,7 @@ def skills_with(folder: Path, files: Mapping[str, str | bytes], rules: SkillScri
 
 
 async def output(folder: Path, code: str, *arguments: str, rules: SkillScripts = FREE) -> str:
-    """What the model reads of one Python script."""
+    """Return what the model reads of a Python script."""
     (text,) = told(
         await results(skills_with(folder, {"scripts/x.py": code}, rules), run("scripts/x.py", *arguments))
     )

@@ -141,7 +141,7 @@ def test_a_broken_skill_is_left_out_by_name_and_others_are_offered(
 
 
 def test_the_first_of_two_skills_with_one_name_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """So a folder that is given first cannot be replaced by what others put into the second."""
+    """Skills of the folder that is given first win over those of the same name in a later one."""
     write_skill(tmp_path / "own", description="Mine.")
     other = write_skill(tmp_path / "others", description="Theirs.")
     skills = Skills(tmp_path / "own", tmp_path / "others")

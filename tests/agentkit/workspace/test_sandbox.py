@@ -1,4 +1,4 @@
-"""What a command in the sandbox can do: run the machine's programs, and work in its folder."""
+"""Abilities of a command in the sandbox: it runs the machine's programs, and works in its folder."""
 
 from __future__ import annotations
 
