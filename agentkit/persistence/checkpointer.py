@@ -198,6 +198,9 @@ class Checkpointer(ABC):
 class EventCheckpointer(Checkpointer):
     """Storage of runs with their events, as agents that are served need it (`agentkit.serving`)."""
 
+    def group_writes(self) -> None:
+        """Prepare for many runs in one event loop: what they write at the same time may be stored together."""
+
     @abstractmethod
     async def create(
         self,

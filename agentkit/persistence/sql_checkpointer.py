@@ -56,6 +56,10 @@ class SQLCheckpointer(EventCheckpointer):
     def session(self, id: str) -> Session:
         """Return the conversation with an id, in the same database."""
 
+    def group_writes(self) -> None:
+        """Store what concurrent runs write at the same time together."""
+        self._database.groups_writes = True
+
     async def create(
         self,
         state: RunState,

@@ -74,6 +74,8 @@ class JournalDatabase(ABC):
 
     name: str
     """Name for messages, without a password."""
+    groups_writes: bool = False
+    """Whether short writes may wait for the event loop's next turn, and be one transaction."""
 
     @abstractmethod
     async def write(

@@ -14,12 +14,15 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from agentkit.errors import AgentRunError, CheckpointError, UserError
 from agentkit.persistence import message_chain
 from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
 from agentkit.persistence.sqlite_format import FORMAT, bring_up
+
+if TYPE_CHECKING:
+    from agentkit.persistence.write_group import WriteGroup
 
 T = TypeVar("T")
 
@@ -71,6 +74,8 @@ class SQLiteDatabase(JournalDatabase):
         self._lock = threading.Lock()
         self._connection: SQLiteTransaction | None = None
         self._pid = 0
+        self._groups: dict[int, WriteGroup] = {}
+        """Writes that wait for their transaction, by the thread whose event loop they belong to."""
 
     async def write(
         self, work: Work[T], *, durable: bool = False, is_short: bool = True, drops_messages: bool = False
@@ -82,11 +87,56 @@ class SQLiteDatabase(JournalDatabase):
         Raises:
             CheckpointError: the file cannot be used.
         """
-        if is_short and not durable and (found := self._at_once(work, "BEGIN IMMEDIATE")) is not None:
-            return found[0]
+        if is_short and not durable:
+            if self.groups_writes:
+                return await self._write_in_group(work)
+            if (found := self._at_once(work, "BEGIN IMMEDIATE")) is not None:
+                return found[0]
+        return await self._write_in_thread(work, durable)
+
+    async def _write_in_thread(self, work: Work[T], durable: bool) -> T:
         from anyio.to_thread import run_sync
 
         return await run_sync(partial(self._write_waiting, work, durable))
+
+    async def _write_in_group(self, work: Work[T]) -> T:
+        """Run `work` with what else this event loop writes until its next turn.
+
+        A cancelled task gets its result first, as that of work at once: it must know what is stored.
+        """
+        from anyio import CancelScope
+        from anyio.lowlevel import cancel_shielded_checkpoint
+
+        from agentkit.persistence.write_group import WriteGroup
+
+        thread = threading.get_ident()  # has one event loop
+        group = self._groups.get(thread)
+        if group is None or group.is_full:
+            group = self._groups[thread] = WriteGroup()
+        place = group.add(work)
+        if place > 0:
+            with CancelScope(shield=True):
+                await group.wait()
+            return group.result(place)
+        try:
+            await cancel_shielded_checkpoint()
+        finally:  # the others wait, even if asyncio cancels this task
+            if self._groups.get(thread) is group:
+                del self._groups[thread]
+            await self._write_all(group)
+        return group.result(place)
+
+    async def _write_all(self, group: WriteGroup) -> None:
+        from anyio import CancelScope
+
+        failure: BaseException | None = None
+        try:
+            if self._at_once(group.work, "BEGIN IMMEDIATE") is None:
+                with CancelScope(shield=True):
+                    await self._write_in_thread(group.work, durable=False)
+        except BaseException as error:
+            failure = error
+        group.close(failure)
 
     async def read(self, work: Work[T], *, is_short: bool = False) -> T:
         """Run `work`, which only reads, in one transaction; no writer has to wait for it.

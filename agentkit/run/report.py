@@ -53,7 +53,8 @@ class Report:
         self._began = time.perf_counter()
         self._n_messages = len(setup.state.messages) if setup.request is not None else _n_answered(setup.state)
         self._tools: tuple[ToolDefinition, ...] | None = None
-        self._shape: RequestShape | None = None
+        self._asked_for: tuple[object, ...] | None = None
+        """Shape of the last request, by its fields."""
         self._instructions: str | None = None
         self._tokens: TokensDelta | None = None
         """Token ids of the last response."""
@@ -105,9 +106,9 @@ class Report:
         self._n_messages = len(state.messages)
         tools = None if parameters.tools == self._tools else parameters.tools
         self._tools = parameters.tools
-        asked = RequestShape(parameters.output, parameters.settings, parameters.parallel_tool_calls)
-        shape = None if asked == self._shape else asked
-        self._shape = asked
+        asked = (parameters.output, parameters.settings, parameters.parallel_tool_calls)
+        shape = None if asked == self._asked_for else RequestShape(*asked)
+        self._asked_for = asked
         self.send(
             ModelRequestEvent(
                 state.step + 1,

@@ -105,6 +105,7 @@ class AgentService:
         self._agent = agent
         self.agent_name, self.name, self.limits = declared.name, name, limits
         self.telemetry, self.file_limits = declared.telemetry, declared.file_limits
+        checkpointer.group_writes()
         self._journal, self._session_of, self._deps = checkpointer, session_of, deps
         self._worker = Worker(declared, checkpointer, name=name, options=self._options, limits=limits)
 

@@ -1,0 +1,84 @@
+"""Writes of several runs in one transaction, each of which succeeds or fails by itself.
+
+A commit costs as much as the statements of several writes, and neighbouring rows share its pages. Runs that one
+event loop performs at the same time are ready to write at the same time, so none waits for long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from anyio import Event
+
+from agentkit.persistence.sql_database import Transaction, Work
+
+MOST_WRITES = 100
+"""Writes of a group; they hold the event loop for some milliseconds."""
+Outcome = tuple[Any] | BaseException
+"""Result of a write, or its error."""
+
+
+class WriteGroup:
+    """Writes that are done together."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._works: list[Work[Any]] = []
+        self._outcomes: list[Outcome] = []
+        self._failure: BaseException | None = None
+        self._done = Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further write may join."""
+        return len(self._works) >= MOST_WRITES
+
+    def add(self, work: Work[Any]) -> int:
+        """Add a write; return its place."""
+        self._works.append(work)
+        return len(self._works) - 1
+
+    def work(self, transaction: Transaction) -> None:
+        """Do all writes.
+
+        Raises:
+            sqlite3.DatabaseError: the file cannot be used; nothing is written.
+        """
+        if len(self._works) == 1:
+            self._outcomes = [(self._works[0](transaction),)]
+        else:
+            self._outcomes = [_outcome(work, transaction) for work in self._works]
+
+    def close(self, failure: BaseException | None) -> None:
+        """Wake those who wait: the transaction has ended, with an error or without."""
+        self._failure = failure
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Wait until the transaction has ended."""
+        await self._done.wait()
+
+    def result(self, place: int) -> Any:
+        """Return the result of a write, or raise its error."""
+        if self._failure is not None:
+            raise self._failure
+        outcome = self._outcomes[place]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome[0]
+
+
+def _outcome(work: Work[Any], transaction: Transaction) -> Outcome:
+    """Do a write; undo it, and nothing else, if it fails."""
+    transaction.execute("SAVEPOINT one_write")
+    try:
+        found = (work(transaction),)
+    except sqlite3.DatabaseError:  # may have ended the transaction
+        raise
+    except BaseException as error:
+        transaction.execute("ROLLBACK TO one_write")
+        transaction.execute("RELEASE one_write")
+        return error
+    transaction.execute("RELEASE one_write")
+    return found
