@@ -12,18 +12,24 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.conformance import our_servers
 from tests.conformance.our_servers import SERVERS
+from tests.docs.warm_programs import can_fork, warm_programs
 from tests.mcp_servers.git_repository import new_repository
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = Path(sys.prefix) / "conformance/node_modules"
 BASELINE = Path(__file__).with_name("baseline.yml")
 SEVERAL_RUNS = Path(__file__).with_name("several_runs.mjs")
+CLIENT = "tests.conformance.client"
+OF_OUR_CLIENT = ("agentkit.mcp.toolset", "httpx", "jsonschema", "mcp.client", "mcp.client.streamable_http")
+"""Modules that our client imports, which take 1 s."""
 OF_EVERY_SERVER = (
     "server-initialize", "ping", "tools-list", "server-sse-multiple-streams", "dns-rebinding-protection",
 )  # fmt: skip
@@ -49,18 +55,52 @@ pytestmark = [
 ]
 
 
-def conformance(*runs: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run the command line once for each list of arguments.
+# Arguments -> exit status and what is said.
+Conformance = Callable[..., tuple[int, str]]
 
-    Return the first exit status that is not 0, or 0, and what it says.
-    """
+
+@pytest.fixture(scope="module")
+def conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+    """The command line in one process of Node: to start Node and load the modules takes longer than most runs."""
     program = MODULES / "@modelcontextprotocol/conformance/dist/index.js"
-    arguments = [[*run, "-o", str(folder / "results")] for run in runs]
-    done = subprocess.run(
-        [str(MODULES / ".bin/node"), str(SEVERAL_RUNS), str(program), json.dumps(arguments)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False,
+    results = str(tmp_path_factory.mktemp("results"))
+    process = subprocess.Popen(
+        [str(MODULES / ".bin/node"), str(SEVERAL_RUNS), str(program)],
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    assert process.stdin is not None and process.stdout is not None
+    read, write = process.stdout, process.stdin
+
+    def run(*arguments: str) -> tuple[int, str]:
+        print(json.dumps([*arguments, "-o", results]), file=write, flush=True)
+        said = ""
+        try:
+            for line in read:
+                if (ended := re.fullmatch(r"exits with (\d+)\n", line)) is not None:
+                    return int(ended[1]), said
+                said += line
+        except BaseException:
+            process.kill()  # or the next run would be told the status of this one
+            raise
+        raise AssertionError(f"Node ended:\n{said}")
+
+    try:
+        yield run
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[str]:
+    """The command of our client; where it can be, a fork of a process that has its imports."""
+    if not can_fork():
+        yield f"{sys.executable} -m {CLIENT}"
+        return
+    with TemporaryDirectory() as folder, warm_programs(Path(folder), os.environ, OF_OUR_CLIENT) as programs:
+        # The command line gives a client 30 s, which the imports of the forked process are not to take from.
+        subprocess.run([str(programs / "python"), "-m", our_servers.__name__], cwd=REPOSITORY, check=True)
+        yield f"{programs / 'python'} -m {CLIENT}"
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +140,8 @@ def arguments_of(name: str, folder: Path) -> list[str]:
     return [str(folder / "memory.db")] if name == "memory" else []
 
 
-def test_the_base_of_our_servers_conforms(urls: dict[str, str], tmp_path: Path) -> None:
-    arguments = ("server", "--url", urls["fixture"], "--expected-failures", str(BASELINE))
-    status, said = conformance(arguments, folder=tmp_path)
+def test_the_base_of_our_servers_conforms(conformance: Conformance, urls: dict[str, str]) -> None:
+    status, said = conformance("server", "--url", urls["fixture"], "--expected-failures", str(BASELINE))
     assert status == 0, said
     passed, failed = map(int, re.findall(r"Total: (\d+) passed, (\d+) failed", said)[0])
     assert passed >= 32
@@ -110,15 +149,13 @@ def test_the_base_of_our_servers_conforms(urls: dict[str, str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", [name for name in SERVERS if name != "fixture"])
-def test_each_server_conforms(name: str, urls: dict[str, str], tmp_path: Path) -> None:
-    runs = [("server", "--url", urls[name], "--scenario", scenario) for scenario in OF_EVERY_SERVER]
-    status, said = conformance(*runs, folder=tmp_path)
-    assert status == 0, said
-    assert said.count(" exits with 0\n") == len(OF_EVERY_SERVER)
+def test_each_server_conforms(name: str, conformance: Conformance, urls: dict[str, str]) -> None:
+    for scenario in OF_EVERY_SERVER:
+        status, said = conformance("server", "--url", urls[name], "--scenario", scenario)
+        assert status == 0, said
 
 
 @pytest.mark.parametrize("scenario", OF_THE_CLIENT)
-def test_our_client_conforms(scenario: str, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m tests.conformance.client"
-    status, said = conformance(("client", "--command", command, "--scenario", scenario), folder=tmp_path)
+def test_our_client_conforms(scenario: str, conformance: Conformance, client: str) -> None:
+    status, said = conformance("client", "--command", client, "--scenario", scenario)
     assert status == 0, said

@@ -7,7 +7,7 @@ environment, the folder and the standard streams of its caller, and its status i
 
 `warm_programs` makes a folder for the front of PATH; its programs call `_ask`. The `sys.executable` of a console
 script is a program of that folder, too: a server that an agent starts (`python -m mcp_servers.time`,
-`agentkit-mcp`) is another fork, and everything else runs in the real interpreter.
+`agentkit-mcp`) and a module of tests are other forks, and everything else runs in the real interpreter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,26 +80,31 @@ def can_fork() -> bool:
 
 
 @contextmanager
-def warm_programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+def warm_programs(
+    folder: Path, environment: Mapping[str, str], modules: Sequence[str] = _IMPORTED
+) -> Iterator[Path]:
     """Start the process that is forked; yield a folder with the programs, to be first in PATH.
 
     Args:
         folder: An empty folder.
         environment: Packages are imported with it. The programs have the environment in which they are called.
+        modules: Modules that the process imports.
     """
     scripts, path = folder / "bin", folder / "socket"
     scripts.mkdir()
     for name in PROGRAMS:
         words = [sys.executable, "-IS", __file__, str(path), str(Path(sys.executable).with_name(name))]
         _write_program(scripts / name, f'exec {shlex.join(words)} "$@"')
-    server = f'"-m mcp_servers"*) exec {shlex.join([sys.executable, "-IS", __file__, str(path)])} "$@" ;;'
+    server = (
+        f'"-m mcp_servers"* | "-m tests"*) exec {shlex.join([sys.executable, "-IS", __file__, str(path)])} "$@" ;;'
+    )
     real = f'*) exec {shlex.quote(sys.executable)} "$@" ;;'
     _write_program(scripts / "python", f'case "$1 $2" in\n{server}\n{real}\nesac')
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, __file__, str(listener.fileno())],
+            [sys.executable, __file__, str(listener.fileno()), *modules],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # `sys.stdout` of a fork is made here, and a pipe cannot seek
@@ -143,9 +148,9 @@ def _ask(path: str, script: str, arguments: list[str]) -> int:
     return int(status)
 
 
-def _serve(listener: socket.socket) -> str:
-    """Import the packages, then fork for each request; return the script, in the fork that is to run it."""
-    for name in _IMPORTED:
+def _serve(listener: socket.socket, modules: Sequence[str]) -> str:
+    """Import modules, then fork for each request; return the script, in the fork that is to run it."""
+    for name in modules:
         importlib.import_module(name)
     n_threads = len(os.listdir("/proc/self/task"))
     assert n_threads == 1, f"{n_threads} threads, of which a fork would have one"
@@ -219,7 +224,7 @@ def _run_to_the_end(script: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        _run_to_the_end(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    if sys.argv[1].isdecimal():
+        _run_to_the_end(_serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))
     else:
         sys.exit(_ask(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -8,19 +8,20 @@ not checked again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import extend
+from typing import TYPE_CHECKING, Any
 
 from modelstack.toolcalls.grammar.formats import FORMATS
 from modelstack.toolcalls.grammar.pointers import join
 from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
+
+if TYPE_CHECKING:
+    # jsonschema is imported on first use: it takes 0.1 s, and 1 s with its extra `format-nongpl`, as in Jupyter.
+    from jsonschema.exceptions import ValidationError
 
 MAX_REMEMBERED = 10_000
 """Schemas whose problems are remembered, at about 200 bytes each."""
@@ -34,7 +35,7 @@ class SchemaValidator:
     def __init__(self, schema: Any, closed: Any) -> None:
         """Prepare both schemas."""
         # An empty registry: a reference to another document is an error and is not fetched.
-        self._validators = [_LinearTimeValidator(_without_ids(schema)), _LinearTimeValidator(closed)]
+        self._validators = [_validator_class()(_without_ids(schema)), _validator_class()(closed)]
 
     def errors(self, value: Any) -> list[str]:
         """Return one line for each violation, beginning with its place in the value."""
@@ -69,6 +70,9 @@ def check_schema(schema: Any) -> tuple[str, str] | None:
 
 
 def _problem(schema: Any) -> tuple[str, str] | None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -77,9 +81,15 @@ def _problem(schema: Any) -> tuple[str, str] | None:
     return None
 
 
+def _violation(message: str, **place: Any) -> ValidationError:
+    from jsonschema.exceptions import ValidationError
+
+    return ValidationError(message, **place)
+
+
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and not _matches(pattern, instance):
-        yield ValidationError(f"{instance[:60]!r} does not match {pattern!r}")
+        yield _violation(f"{instance[:60]!r} does not match {pattern!r}")
 
 
 def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -98,25 +108,31 @@ def _additional_properties(validator: Any, rest: Any, instance: Any, schema: Any
         if key in schema.get("properties", {}) or any(_matches(pattern, key) for pattern in patterns):
             continue
         if rest is False:
-            yield ValidationError(f"property {key[:60]!r} is not allowed", path=[key])
+            yield _violation(f"property {key[:60]!r} is not allowed", path=[key])
         else:
             yield from validator.descend(value, rest, path=key)
 
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and name in FORMATS and not _matches(FORMATS[name], instance):
-        yield ValidationError(f"{instance[:60]!r} is not a valid {name}")
+        yield _violation(f"{instance[:60]!r} is not a valid {name}")
 
 
-_LinearTimeValidator = extend(
-    Draft202012Validator,
-    {
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "additionalProperties": _additional_properties,
-        "format": _format,
-    },
-)
+@functools.cache
+def _validator_class() -> Any:
+    """Return the class of validators with these keywords."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    return extend(
+        Draft202012Validator,
+        {
+            "pattern": _pattern,
+            "patternProperties": _pattern_properties,
+            "additionalProperties": _additional_properties,
+            "format": _format,
+        },
+    )
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -1,7 +1,6 @@
 """An endpoint that does everything right, with a model that follows rules, and that can be told to lie.
 
-A lie is one of `LIES`. The server speaks HTTP on loopback, because streams are judged by the times at which their
-pieces arrive.
+A lie is one of `LIES`. `running` serves it over HTTP on loopback, which divides a stream as the network does.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message
 
 from agentkit.models.endpoint_check.advice import Advice, advice_of
 from agentkit.models.endpoint_check.checking import EndpointCheck
@@ -382,12 +383,62 @@ def running(endpoint: PretendedEndpoint) -> Iterator[PretendedEndpoint]:
         listener.close()
 
 
+class _InProcess(httpx.AsyncBaseTransport):
+    """Sends requests to an application in this event loop; its client reads each piece of a reply by itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        messages = asyncio.Queue[Message]()
+        asked: list[Message] = [{"type": "http.request", "body": await request.aread()}]
+
+        async def receive() -> Message:
+            return asked.pop() if asked else await asyncio.Future[Message]()
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": request.method,
+            "path": request.url.path,
+            "query_string": request.url.query,
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        }
+        answering = asyncio.ensure_future(self._app(scope, receive, messages.put))
+        start = await messages.get()
+        return httpx.Response(start["status"], headers=start["headers"], stream=_Pieces(messages, answering))
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, messages: asyncio.Queue[Message], answering: asyncio.Task[None]) -> None:
+        self._messages, self._answering = messages, answering
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self._messages.get()
+            more = message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
+
+    async def aclose(self) -> None:
+        self._answering.cancel()
+        await asyncio.wait([self._answering])
+
+
 async def checked(endpoint: PretendedEndpoint, *lies: str, key: str | None = KEY) -> EndpointCheck:
+    """Check the endpoint where it is served; where it is not, in this process, which takes a fifth of the time."""
     endpoint.lies = set(lies)
     endpoint.bodies.clear()
-    async with LoopClients(endpoint.url).borrowed() as client:
-        check = EndpointCheck(MODEL, send=Sender(client, endpoint.url, key, timeout_s=20.0).send)
-        await check.run()
+    if endpoint.url:
+        async with LoopClients(endpoint.url).borrowed() as client:
+            return await _checked(client, endpoint.url, key)
+    async with httpx.AsyncClient(transport=_InProcess(endpoint.asgi())) as client:
+        return await _checked(client, "http://in-process/v1", key)
+
+
+async def _checked(client: httpx.AsyncClient, url: str, key: str | None) -> EndpointCheck:
+    check = EndpointCheck(MODEL, send=Sender(client, url, key, timeout_s=20.0).send)
+    await check.run()
     return check
 
 

@@ -142,6 +142,10 @@ MAY_DIFFER: Mapping[str, set[str]] = {
 """Findings that are missing or other because of what the lie takes away."""
 
 
+OF_THE_WIRE = {"no DONE", "no usage in streams", "streams are not streamed", "streams come in one lump"}
+"""Lies that are told over HTTP: its connection divides a stream, and ends it."""
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[PretendedEndpoint]:
     with running(PretendedEndpoint(KEY)) as found:
@@ -171,7 +175,7 @@ async def test_the_honest_server_holds_everything(endpoint: PretendedEndpoint) -
 
 @pytest.mark.parametrize("lie", sorted(LIES))
 async def test_each_lie_is_caught_and_nothing_else(lie: str, endpoint: PretendedEndpoint) -> None:
-    found = by_id(await checked(endpoint, lie))
+    found = by_id(await checked(endpoint if lie in OF_THE_WIRE else PretendedEndpoint(KEY), lie))
     for id, verdict in CAUGHT[lie].items():
         assert id in found, f"{id} was not judged"
         assert found[id].verdict == verdict, found[id]
