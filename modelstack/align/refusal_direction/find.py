@@ -25,9 +25,12 @@ from torch.utils.hooks import RemovableHandle
 
 from modelstack.align.monitor_training.states import layer_states
 from modelstack.align.refusal_direction.direction import RefusalDirection
+from modelstack.architecture.cache import Cache
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
+from modelstack.inference.sequences import common_prefix_length
 from modelstack.posttrain.row_loader import PADDING
+from modelstack.posttrain.shared_prefix import SharedPrefix
 from modelstack.tokenizer.chat import ChatEncoder
 
 REFUSALS = ("I'm sorry", "I cannot", "I can't", "I won't", "I am sorry", "Sorry", "Unfortunately", "No")
@@ -84,13 +87,16 @@ def find_direction(
             f"are needed, {N_VALIDATION} of which choose among the layers"
         )
     layers = list(range(1, max(2, int(USED_LAYERS * model.config.num_hidden_layers))))
-    opening = encoder.opening_ids("user")
     prompts = [[prompt_ids(encoder, text) for text in texts] for texts in (harmful, harmless)]
-    states = [_last_states(model, opening[:1], [ids[1:] for ids in each], layers) for each in prompts]
+    everything = [*prompts[0], *prompts[1]]
+    n_prefix = min(common_prefix_length(everything[0], ids[:-1]) for ids in everything)
+    prefix = everything[0][:n_prefix]
+    rows = [[ids[n_prefix:] for ids in each] for each in prompts]
+    states = [_last_states(model, prefix, each, layers) for each in rows]
     means = [each[N_VALIDATION:].mean(0) for each in states]
-    checked = [each[:N_VALIDATION] for each in prompts]
+    checked = [each[:N_VALIDATION] for each in rows]
     refusing = sorted({encoder.content_ids(text)[0] for text in REFUSALS})
-    plain = [_log_probs(model, ids) for ids in checked]
+    plain = [_log_probs(model, prefix, ids) for ids in checked]
     before = [float(_refusal_odds(each, refusing).mean()) for each in plain]
     figures: list[LayerFigures] = []
     for place, layer in enumerate(layers):
@@ -99,9 +105,9 @@ def find_direction(
         unit_D = torch.from_numpy(difference_D / size)
         along = [each[:N_VALIDATION, place] @ (difference_D / size) for each in states]
         with added(model, layer, torch.from_numpy(difference_D)):
-            odds_added = float(_refusal_odds(_log_probs(model, checked[1]), refusing).mean())
+            odds_added = float(_refusal_odds(_log_probs(model, prefix, checked[1]), refusing).mean())
         with ablated(model, unit_D):
-            harmful_ablated, harmless_ablated = (_log_probs(model, ids) for ids in checked)
+            harmful_ablated, harmless_ablated = (_log_probs(model, prefix, ids) for ids in checked)
         kl = F.kl_div(harmless_ablated, plain[1], reduction="batchmean", log_target=True)
         figures.append(
             LayerFigures(
@@ -194,17 +200,22 @@ def _last_states(
 
 
 @torch.no_grad()
-def _log_probs(model: CausalLM, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities of the first token of each reply, fp32 [N, V]."""
+def _log_probs(model: CausalLM, prefix: Sequence[int], rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the log-probabilities of the token after each row, fp32 [N, V], in the order of the rows."""
+    cache = Cache([SharedPrefix() for _ in model.model.layers])
+    model(torch.tensor([list(prefix)]), cache=cache, with_logits=False)
+    # Rows of similar length share a batch, so that less padding is computed.
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     found: list[Tensor] = []
-    for start in range(0, len(prompts), BATCH):
-        several = prompts[start : start + BATCH]
+    for start in range(0, len(order), BATCH):
+        several = [rows[n] for n in order[start : start + BATCH]]
         T = max(map(len, several))
         ids_BT = torch.tensor([[*ids, *[PADDING] * (T - len(ids))] for ids in several])
         places_P = torch.tensor([b * T + len(ids) - 1 for b, ids in enumerate(several)])
-        states_1PD = model(ids_BT, with_logits=False, places_P=places_P).hidden_BTD
+        cache.n_tokens = len(prefix)
+        states_1PD = model(ids_BT, cache=cache, with_logits=False, places_P=places_P).hidden_BTD
         found.append(F.log_softmax(model.logits(states_1PD)[0].float(), -1))
-    return torch.cat(found)
+    return torch.cat(found)[torch.tensor(order).argsort()]
 
 
 def _refusal_odds(log_probs_NV: Tensor, refusing: Sequence[int]) -> Tensor:

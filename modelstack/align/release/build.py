@@ -100,7 +100,7 @@ def build(inputs: Inputs, out: Path, key: EllipticCurvePrivateKey) -> Release:
     stage = open_subject(inputs.stage)
     with replacing_folder(out) as work:
         model, parity = _write_weights(inputs, stage, work)
-        release = _release(inputs, stage.record, model, parity)
+        release = parts_of(inputs, stage.record, model, parity)
         _write_papers(inputs, stage, release, work)
         _write_bill(release, work)
         licence = (work / LICENCE).read_text(encoding="utf-8") if (work / LICENCE).is_file() else ""
@@ -112,7 +112,12 @@ def build(inputs: Inputs, out: Path, key: EllipticCurvePrivateKey) -> Release:
     return release
 
 
-def _release(inputs: Inputs, record: StageRecord, model: ModelFacts, parity: Parity | None) -> Release:
+def parts_of(inputs: Inputs, record: StageRecord, model: ModelFacts, parity: Parity | None) -> Release:
+    """Return the parts of a release: the facts and figures of the inputs, and those of the stage's record.
+
+    Raises:
+        UserError: Two results files have different figures of the same name.
+    """
     data = provenance(record, inputs.earlier, inputs.about.earlier)
     figures, notes = merged([Results(figures=_recorded(record, inputs.about)), *inputs.results])
     if not any(each.part == "contamination" for each in figures):

@@ -35,6 +35,8 @@ ABOUT: dict[Part, str] = {
     "contamination": "Training rows that repeat a text of an evaluation.",
     "memorisation": "Training rows that the model continues word for word.",
 }
+_ONCE = ("seed", "command")
+"""Columns that are a sentence if all rows of a table are alike."""
 _IN_INDEX: tuple[Part, ...] = ("evaluation", "refusals", "red team", "tamper", "memorisation", "bias")
 
 
@@ -187,10 +189,20 @@ def _figures(release: Release) -> Iterator[str]:
             yield f"## {title}\n"
             yield f"{ABOUT[part]}\n" if part in ABOUT else "Intervals are of 95 %.\n"
             yield from (f"{note}\n" for note in notes)
-            head = ("", "value (95 % interval, n)", "better", "the stage before", "seed", "command", "note")
-            rows = [*map(_row, figures)]
-            used = [place for place in range(len(head)) if any(row[place] for row in rows)]
-            yield markdown_table([head[place] for place in used], [[row[place] for place in used] for row in rows])
+            yield from _table([*map(_row, figures)])
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a table of figures; seed and command are stated once, above it, if all rows share them."""
+    head = ("", "value (95 % interval, n)", "better", "the stage before", "seed", "command", "note")
+    used = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    once = [
+        each for each in used if head[each] in _ONCE and len(rows) > 1 and len({row[each] for row in rows}) == 1
+    ]
+    if once:
+        yield f"{' '.join(f'{head[each].capitalize()}: {rows[0][each]}.' for each in once)}\n"
+    shown = [place for place in used if place not in once]
+    yield markdown_table([head[place] for place in shown], [[row[place] for place in shown] for row in rows])
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ def measured_results(
 ) -> Results:
     """Compare training files with evaluation files.
 
+    A merged stage has no training files of its own: those of its parts are compared, and the notes say so.
+
     Args:
         record: Record of the stage, whose manifest names the files by hash.
         files: Training files, JSON lines, plain or zstd.
@@ -75,7 +77,7 @@ def measured_results(
     figures: list[Figure] = []
     for number, file in enumerate(files, 1):
         sha256 = sha256_of(file)
-        if sha256 not in known:
+        if sha256 not in known and record.kind != "merged":
             raise UserError(
                 f"{file} (SHA-256 {sha256[:12]}) is no training file of stage {record.name!r}; its record has "
                 f"{', '.join(f'{name} ({each[:12]})' for each, name in known.items()) or 'none'}"
@@ -85,7 +87,7 @@ def measured_results(
         figures.append(
             share(
                 "contamination",
-                f"rows of {known[sha256]} that repeat an evaluation",
+                f"rows of {known.get(sha256, file.name)} that repeat an evaluation",
                 sum(each is not None for each in found),
                 len(found),
                 better="lower",
@@ -97,6 +99,8 @@ def measured_results(
     notes = tuple(
         f"{name} was not compared." for name in known.values() if not any(name in f.name for f in figures)
     )
+    if record.kind == "merged":
+        notes = tuple(f"{file.name} is not a training file of the stage's record." for file in files)
     return Results(
         weights_sha256=weights_sha256(record),
         figures=tuple(figures),

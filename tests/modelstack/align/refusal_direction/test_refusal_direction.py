@@ -14,6 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from modelstack.align.guard_training.rows import GuardRow, Turn
+from modelstack.align.refusal_direction import find
 from modelstack.align.refusal_direction.direction import RefusalDirection
 from modelstack.align.refusal_direction.find import REFUSALS, ablated, added, find_direction, prompt_ids
 from modelstack.align.refusal_direction.replies import ABLATED, STRENGTHS, refused_by_strength
@@ -84,6 +85,20 @@ def test_a_planted_direction_is_found_and_moves_refusals(base: Base, planted: Te
     with added(model, found.layer, torch.from_numpy(found.size * found.unit_D)):
         assert refusal_probability(model, base, harmless) > before[1]
     assert [refusal_probability(model, base, several) for several in (harmful, harmless)] == before
+
+
+@pytest.mark.usefixtures("planted")
+def test_requests_that_share_batches_and_their_beginning_give_the_figures_of_requests_asked_alone(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [[text[: 2 + number % 11] for number, text in enumerate(texts(letter))] for letter in "xy"]
+    together = find_direction(base.model, base.encoder, *several, weights_sha256="0" * 64).card
+    monkeypatch.setattr(find, "BATCH", 1)
+    monkeypatch.setattr(find, "common_prefix_length", lambda left, right: 1)
+    alone = find_direction(base.model, base.encoder, *several, weights_sha256="0" * 64).card
+    assert together["refusal_log_odds"] == pytest.approx(alone["refusal_log_odds"], rel=1e-4)
+    for found, wanted in zip(together["layers"], alone["layers"], strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5)
 
 
 def test_each_state_of_the_model_is_counted(base: Base, planted: Tensor) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="needs torch (extra `train`)")
 pytest.importorskip("cryptography", reason="needs cryptography (extra `release`)")
 
 from modelstack.align.release.build import Refused
-from modelstack.align.release.card import front_matter_of
+from modelstack.align.release.card import card, front_matter_of
 from modelstack.align.release.check import check_release, read_release
 from modelstack.align.release.gate import EVAL_RESULTS
 from modelstack.align.release.listing import SIGNATURE, SUMS, hashes_of, sums_text
@@ -125,10 +125,14 @@ def test_we_verify_a_signature_of_model_signing(released: Path, signer: tuple[Pa
 
 
 @pytest.mark.parametrize("spec", ["V1_6", "V1_7"])
-def test_the_bill_is_valid_cyclonedx(released: Path, spec: str) -> None:
+def test_the_bill_is_valid_cyclonedx(released: Path, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
+    from jsonschema import Draft7Validator
 
+    checks = Draft7Validator.FORMAT_CHECKER.checkers
+    monkeypatch.setitem(checks, "iri-reference", checks["uri-reference"])  # a URI reference is one of IRIs too
+    assert {"date-time", "idn-email", "uri"} <= checks.keys(), "a format would be left unchecked"
     text = (released / "bom.cdx.json").read_text(encoding="utf-8")
     written = text.replace('"specVersion": "1.6"', f'"specVersion": "{spec[1:].replace("_", ".")}"')
     written = written.replace("bom-1.6.schema", f"bom-{spec[1:].replace('_', '.')}.schema")
@@ -164,10 +168,10 @@ def test_the_hub_reads_card_and_evaluation_results(released: Path) -> None:
     from huggingface_hub import ModelCard
     from huggingface_hub import _eval_results as hub
 
-    card = ModelCard.load(released / "README.md")
-    data: Any = card.data
+    loaded = ModelCard.load(released / "README.md")
+    data: Any = loaded.data
     assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "toys/toy", "peft")
-    assert card.data.to_dict()["base_model_relation"] == "adapter"
+    assert data.to_dict()["base_model_relation"] == "adapter"
     figures = {each.key: each for each in read_release(released).figures}
     found = {(each.dataset_name, each.metric_name): each for each in data.eval_results or ()}
     assert found["Evaluation", "lamps lit"].metric_value == figures["evaluation", "lamps lit"].value == 0.75
@@ -181,6 +185,13 @@ def test_the_card_prints_the_tamper_figures(released: Path) -> None:
     text = (released / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Tampering")[2].partition("\n## ")[0]
     assert "| figure of tamper | 0.75 (0.5981 to 0.8581, n = 40) | higher | 0 |" in section
+
+
+def test_a_command_that_all_figures_of_a_table_share_is_stated_once(released: Path) -> None:
+    pair = tuple(figure("tamper", name) for name in ("as it is", "ablated"))
+    text = card(read_release(released).model_copy(update={"figures": pair}))
+    assert f"Seed: 0. Command: `{pair[0].command}`." in text and text.count(pair[0].command) == 1
+    assert "| as it is | 0.75 (0.5981 to 0.8581, n = 40) | higher |\n" in text
 
 
 CHANGES: dict[str, tuple[Change, str]] = {

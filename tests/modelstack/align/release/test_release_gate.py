@@ -9,12 +9,17 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch (extra `train`)")
 
-from modelstack.align.release.figures import REQUIRED, Measured, Part
+from modelstack.align.release.about import About
+from modelstack.align.release.build import Inputs, parts_of
+from modelstack.align.release.figures import REQUIRED, Measured, Part, of_part, read_results
 from modelstack.align.release.gate import Fault, faults_of, required_files
 from modelstack.align.release.licences import verdict
 from modelstack.align.release.parts import Compute, ModelFacts, Parity, Release, compute_of, weights_sha256
 from modelstack.align.release.provenance import provenance
+from modelstack.align.release.shipped import shipped_about, shipped_releases, shipped_results
+from modelstack.align.release.subject import open_subject
 from modelstack.posttrain.stages.record import Evaluation, FileFacts, Measurement, Origin, StageRecord
+from modelstack.recipe_file import read_recipe
 from tests.modelstack.align.release.releases import METRICS, about, data_manifest, figure, results
 from tests.modelstack.posttrain.toy_stages import BASE, sha256, toy_record
 
@@ -239,3 +244,16 @@ def test_compute_counts_adapters_and_all_weights() -> None:
 
     assert flops("lora").flops == 4 * 1_000 * 3_000 and flops("full").flops == 6 * 1_000 * 3_000
     assert flops("lora").watt_hours == 1.0  # 100 W for 36 s
+
+
+@pytest.mark.parametrize("name", shipped_releases())
+def test_facts_and_recorded_figures_of_each_shipped_adapter_pass_the_gate(name: str) -> None:
+    # Sizes and parity are read from the base's weights; `test_release_reports.py` writes a whole folder of one.
+    about_file, results_file = shipped_about(name), shipped_results(name)
+    assert about_file is not None and results_file is not None
+    inputs = Inputs(name, read_recipe(About, about_file), (read_results(results_file),))
+    release = parts_of(inputs, open_subject(name).record, MODEL, Parity(n_tensors=1, max_difference=0.0))
+    assert faults_of(release, required_files(release), APACHE) == []
+    assert release.measured_weights == (release.weights_sha256,)
+    tampered = {each.name.partition(", ")[2] for each in of_part(release.figures, "tamper")}
+    assert tampered == {"direction projected out", "after 100 LoRA steps on harmless rows"}

@@ -159,6 +159,10 @@ def test_rows_that_repeat_an_evaluation_are_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no training file of stage 'toy'; its record has b"):
         other = toy_record("toy", data=DataManifest(files=tuple(files[1:])))
         measured_results(other, [tmp_path / "train.jsonl.zst"], [tmp_path / "lights.json"])
+    merged = toy_record("toy", kind="merged", data=DataManifest())
+    found = measured_results(merged, [tmp_path / "train.jsonl.zst"], [tmp_path / "lights.json"])
+    assert [(each.value, each.n) for each in found.figures] == [(0.5, 2)]
+    assert found.notes == {"contamination": ("train.jsonl.zst is not a training file of the stage's record.",)}
 
 
 def test_a_recorded_decontamination_is_a_figure() -> None:
