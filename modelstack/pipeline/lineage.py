@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from modelstack.errors import UserError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STATE_FILE = "pipeline.json"
 _SHORT = 12
+WHAT_COLUMNS = 44
+"""Columns of an outcome in the tree, whose deepest step begins at column 36 of 80."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def tree(nodes: list[StepNode]) -> Tree:
             (node.digest[:_SHORT], "cyan"),
             " ",
             (node.state, {"whole": "green", "damaged": "bold red"}.get(node.state, "dim")),
-            (f"\n{node.what}" if node.what else "", "dim"),
+            ("".join(f"\n{line}" for line in wrap(node.what, WHAT_COLUMNS)), "dim"),
         )
         for fault in node.faults:
             label.append(f"\n{fault}", style="red")

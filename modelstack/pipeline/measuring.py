@@ -9,6 +9,7 @@ the file holds a hash of the model, the cases and the settings.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +25,12 @@ from modelstack.posttrain.stages.record import Measurement
 
 if TYPE_CHECKING:
     from modelstack.posttrain.base import Base
+    from modelstack.train.evaluation import Score
 
 FOLDER = "evaluations"
 TEXT_FILE, TASKS_FILE, REQUESTS_FILE = "held-out.jsonl", "tasks.jsonl", "requests.json"
+CLEAN_FILE = "clean-pages.jsonl"
+"""Texts of the domains of the made pages, of which no page is made; a run on a crawl has none."""
 BITS, VALID, RIGHT, RIGHT_WITH_GRAMMAR, REFUSED, OVER_REFUSED = (
     "bits per byte",
     "valid replies",
@@ -53,6 +57,10 @@ class Evaluated(BaseModel, frozen=True, extra="forbid"):
     step: str
     figures: tuple[Measurement, ...]
     samples: tuple[Sample, ...]
+    bits: tuple[float, ...] = ()
+    """Bits of each held-out text, for differences between two steps."""
+    n_bytes: tuple[int, ...] = ()
+    """Scored bytes of each."""
 
     def figure(self, name: str) -> Measurement | None:
         """Return the figure with a name."""
@@ -62,7 +70,7 @@ class Evaluated(BaseModel, frozen=True, extra="forbid"):
 def evaluation_key(model_digest: str, cases_digest: str, table: EvaluationTable, package: str) -> str:
     """Return the hash that a step's evaluation follows from."""
     inputs = {"model": model_digest, "cases": cases_digest}
-    return key_of("evaluation", 1, package, {"evaluation": table.model_dump(mode="json")}, inputs)
+    return key_of("evaluation", 2, package, {"evaluation": table.model_dump(mode="json")}, inputs)
 
 
 def read_evaluation(folder: Path, step: str) -> Evaluated | None:
@@ -86,8 +94,7 @@ def measure_step(job: StepJob, record: StepRecord) -> Evaluated:
     if found is not None and found.key == key:
         return found
     job.say(f"measuring the model of step {job.step.name}")
-    figures, samples = measured(str(job.folder / record.result.model), job)
-    evaluated = Evaluated(key=key, step=job.step.name, figures=figures, samples=samples)
+    evaluated = measured(str(job.folder / record.result.model), job, key)
     path = Path(FOLDER) / f"{job.step.folder}.json"
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary:
@@ -95,8 +102,8 @@ def measure_step(job: StepJob, record: StepRecord) -> Evaluated:
     return evaluated
 
 
-def measured(model: str, job: StepJob) -> tuple[tuple[Measurement, ...], tuple[Sample, ...]]:
-    """Return the figures and samples of a model.
+def measured(model: str, job: StepJob, key: str) -> Evaluated:
+    """Return the figures and samples of a model, under the hash that they follow from.
 
     Raises:
         UserError: The model cannot be read.
@@ -108,14 +115,22 @@ def measured(model: str, job: StepJob) -> tuple[tuple[Measurement, ...], tuple[S
     set_up_process(job.recipe.threads)
     base = load_merged(starting_point(model), precision="fp32", device="auto")
     table = job.recipe.evaluation
+    score = _scored(base, job.of("data/evaluation") / TEXT_FILE, table)
     figures = (
-        _bits_per_byte(base, job.of("data/evaluation") / TEXT_FILE, table),
+        _bits_per_byte(score),
         *_calls(base, job.of("data/evaluation") / TASKS_FILE, table),
         *_refusals(base, job.of("data/evaluation") / REQUESTS_FILE, table.requests),
     )
     for each in figures:
         job.say(f"{each.name}: {each.value:.4f} (n = {each.n})")
-    return figures, tuple(_samples(base, table))
+    return Evaluated(
+        key=key,
+        step=job.step.name,
+        figures=figures,
+        samples=tuple(_samples(base, table)),
+        bits=tuple(round(float(nats) / math.log(2), 3) for nats in score.nats),
+        n_bytes=tuple(map(int, score.n_bytes)),
+    )
 
 
 def share(name: str, n: int, of: int, note: str = "") -> Measurement:
@@ -127,19 +142,22 @@ def share(name: str, n: int, of: int, note: str = "") -> Measurement:
     return Measurement(name=name, value=value, low=min(low, value), high=max(high, value), n=of, note=note)
 
 
-def _bits_per_byte(base: Base, file: Path, table: EvaluationTable) -> Measurement:
+def _scored(base: Base, file: Path, table: EvaluationTable) -> Score:
     from modelstack.tokenizer.documents import read_documents, sample_of
     from modelstack.train.evaluation import evaluate, held_out
 
     texts = [each.text for each in sample_of(read_documents(file), int(1000 * table.kilobytes))]
-    score = evaluate(base.model, held_out(texts, base.tokenizer), table.row_tokens)
+    return evaluate(base.model, held_out(texts, base.tokenizer), table.row_tokens)
+
+
+def _bits_per_byte(score: Score) -> Measurement:
     interval = score.interval()
     return Measurement(
         name=BITS,
         value=score.bits_per_byte,
         low=min(interval.low, score.bits_per_byte),
         high=max(interval.high, score.bits_per_byte),
-        n=len(texts),
+        n=len(score.nats),
         note="held-out text",
     )
 

@@ -16,10 +16,11 @@ from modelstack.align.sae.feature_pages import shown
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.pipeline.explain import explanations
-from modelstack.pipeline.measuring import IS_BETTER_LOWER, Evaluated, read_evaluation
+from modelstack.pipeline.measuring import BITS, IS_BETTER_LOWER, Evaluated, read_evaluation
 from modelstack.pipeline.page_plots import ablation_plot, cost_plot, loss_plot, refusal_plot
 from modelstack.pipeline.record import StepRecord, read_record
 from modelstack.pipeline.steps import BY_NAME, STEPS
+from modelstack.pipeline.worth import Worth, worth_of_steps
 from modelstack.posttrain.stages.record import Measurement
 
 STATE_FILE, PAGE_FILE = "pipeline.json", "index.html"
@@ -86,10 +87,13 @@ def page(folder: Path, state: Mapping[str, Any]) -> str:
         f"outputs <code>{_text(state['digest'][:16])}</code>. Intervals are of 95 %.</p>",
         _steps(rows, records),
         "<h2>What each step was worth</h2>",
-        "<p>The same small evaluation after every step that changes the model. The change is against the step "
-        "before; a change whose intervals overlap may be chance.</p>",
-        _worth(measured),
-        _compared(records.get("tokenizer")),
+        "<p>A figure without the step and with it. A difference is coloured if its interval excludes 0; others "
+        "may be chance. Data and tokenizers are compared by small trainings of equal computation.</p>",
+        _worth(worth_of_steps(folder)),
+        "<h2>The same evaluation after every step</h2>",
+        "<p>After every step that changes the model. The change is against the step before; a change whose "
+        "intervals overlap may be chance.</p>",
+        _spanning(measured),
         "<h2>Plots</h2>",
         f"<div class=plots>{''.join(_figures(folder, records, rows))}</div>",
         "<h2>The same prompts after every step</h2>",
@@ -124,8 +128,12 @@ def _text(text: object) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML already."""
-    heads = "".join(f"<th>{cell}</th>" for cell in head)
+    """Return a table of cells that are HTML already; a head is aligned like the cells below it."""
+    numbers = [cell.startswith("<td class=n>") for cell in rows[0]] if rows else []
+    heads = "".join(
+        f"<th class=n>{cell}</th>" if place < len(numbers) and numbers[place] else f"<th>{cell}</th>"
+        for place, cell in enumerate(head)
+    )
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
 
@@ -160,7 +168,35 @@ def _time(seconds: float | None) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _worth(measured: Sequence[Evaluated]) -> str:
+def _worth(found: Sequence[Worth]) -> str:
+    if not found:
+        return "<p><em>Nothing was compared yet.</em></p>"
+    rows: list[list[str]] = []
+    for each in found:
+        digits = _digits(each.figure)
+        difference = "" if each.difference is None else _signed(*each.difference, digits)
+        link = f'<a href="#{each.step}">{each.step}</a>'
+        rows.append(
+            [
+                *map(_cell, (link, _text(each.compared), _text(each.figure))),
+                _cell(f"{each.before:.{digits}f}", "n"),
+                _cell(f"{each.after:.{digits}f}", "n"),
+                _cell(f'<span class="{each.verdict or "dim"}">{difference}</span>', "n"),
+                _cell(_text(each.cases)),
+            ]
+        )
+    return _table(("step", "compared", "figure", "first", "second", "difference, 95 %", "of"), rows)
+
+
+def _digits(figure: str) -> int:
+    return 3 if figure.startswith(BITS) else 2
+
+
+def _signed(value: float, low: float, high: float, digits: int) -> str:
+    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def _spanning(measured: Sequence[Evaluated]) -> str:
     if not measured:
         return "<p><em>No model was measured yet.</em></p>"
     names = [each.name for each in measured[0].figures]
@@ -173,18 +209,10 @@ def _worth(measured: Sequence[Evaluated]) -> str:
     return _table(("step", *map(_text, names)), rows)
 
 
-def _compared(record: StepRecord | None) -> str:
-    """Return the comparisons of data and tokenizer, if the run made them."""
-    if record is None or not record.result.table:
-        return ""
-    head, *rows = record.result.table
-    return _table([_text(cell) for cell in head], [[_cell(_text(cell)) for cell in row] for row in rows])
-
-
 def _change(now: Measurement | None, before: Measurement | None) -> str:
     if now is None:
         return ""
-    digits = 3 if now.name.startswith("bits") else 2
+    digits = _digits(now.name)
     interval = "" if now.low is None or now.high is None else f"{now.low:.{digits}f} to {now.high:.{digits}f}"
     text = f"{now.value:.{digits}f}<br><small>{interval}</small>"
     if before is None or round(now.value - before.value, digits) == 0:
@@ -210,7 +238,8 @@ def _figures(
 
     for name in ("train", "sft", "preferences"):
         if name in records and (svg := loss_plot(folder / BY_NAME[name].folder / "metrics.jsonl")):
-            yield figure(svg, f"{name}: loss by step; line: held-out loss")
+            held_out = "; line: held-out loss" if 'class="a"' in svg else ""
+            yield figure(svg, f"{name}: loss by step{held_out}")
     choice = folder / BY_NAME["architecture"].folder / "choice" / "choice.json"
     if "architecture" in records and (svg := ablation_plot(choice)):
         yield figure(svg, "architecture: bits per byte of each choice; shorter is better")

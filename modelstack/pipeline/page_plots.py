@@ -12,7 +12,7 @@ from typing import Any
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 240, 48, 26, 10
 ROW_HEIGHT, LABELS = 26, 190
 MOST_POINTS = 400
-LONGEST_LABEL = 30
+LONGEST_LABEL = 27
 Point = tuple[float, float]
 
 

@@ -38,8 +38,8 @@ DECODE_SHARE = 0.15
 """Speed of writing tokens in batches, as a share of the speed of reading them in training."""
 CHAT_TOKENS = 400
 """Typical tokens of an example: its tools, request and reply."""
-AGENT_TOKENS, TWIN_TOKENS = 450, 60
-"""Typical tokens of an example with the agent's tools, and of a request without tools with its reply."""
+AGENT_TOKENS, TWIN_TOKENS = 240, 60
+"""Typical tokens of a request in a conversation with the agent's tools, and of one without tools."""
 RUNTIME_BYTES = 450e6
 """Memory of a process with torch before it loads a model."""
 SCALE = 1000
@@ -268,7 +268,7 @@ def _row_tokens(run: TuningRecipe) -> float:
 
 def _sft(recipe: PipelineRecipe) -> StepCost:
     table = recipe.data
-    n_tokens = 0.7 * (table.tool_tokens + 2 * table.agent_examples * AGENT_TOKENS) + 2 * table.twins * TWIN_TOKENS
+    n_tokens = 0.7 * (table.tool_tokens + table.agent_examples * AGENT_TOKENS) + 2 * table.twins * TWIN_TOKENS
     return _tuning(recipe, "sft", n_tokens, 1.0)
 
 

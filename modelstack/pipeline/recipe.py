@@ -97,7 +97,7 @@ class DataTable(_Table, frozen=True):
     tool_shares: dict[str, float] = {"single": 0.7, "tool_removed": 0.15, "clarify": 0.05, "answer": 0.1}
     """Shares of the examples' sorts, as in `modelstack data tools`."""
     agent_examples: int = Field(default=600, ge=4, le=10_000)
-    """Number of requests for the agent's tools, each learnt as a call and as an answer."""
+    """Number of requests for the agent's tools; conversations of several teach their calls and answers."""
     validation_examples: int = Field(default=200, ge=8)
     """Number of held-back examples of tool calls."""
     pairs: int = Field(default=400, ge=4)
@@ -230,8 +230,8 @@ class AgentTable(_Table, frozen=True):
     """Command that answers tasks with the released model; `modelstack` itself never imports agentkit."""
 
     command: tuple[str, ...] = (
-        "agentkit", "run", "{task}", "--model", "local:{model}", "--mcp", "{python} -m mcp_servers.time",
-        "--json", "--no-trace", "--no-journal", "--max-steps", "3",
+        "agentkit", "run", "{task}", "--model", "local:{model}?convention=ours&abstain=true", "--mcp",
+        "{python} -m mcp_servers.time", "--json", "--no-trace", "--no-journal", "--max-steps", "3",
     )  # fmt: skip
     """Words of the command; {task}, {model} and {python} are replaced."""
     tasks: tuple[AgentTask, ...] = (

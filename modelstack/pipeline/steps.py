@@ -63,7 +63,7 @@ class Step:
 _ALWAYS = ("seed", "threads")
 STEPS: tuple[Step, ...] = (
     Step(1, "decide", "a plan of hours, memory and cost", ("decide", "train", "tokenizer", "base")),
-    Step(2, "data", "raw pages, code, dialogues, synthetic documents, examples", ("data", "seed")),
+    Step(2, "data", "raw pages, code, dialogues, synthetic documents, examples", ("data", "seed"), version=2),
     Step(
         3,
         "tokenizer",
@@ -119,7 +119,7 @@ STEPS: tuple[Step, ...] = (
         "toolcalls",
         "convention, grammar, and calls on held-back tasks",
         (*_ALWAYS, "toolcalls"),
-        ("inference/served", "data/evaluation"),
+        ("inference/served", "data/examples"),
     ),
     Step(
         12,
@@ -127,6 +127,7 @@ STEPS: tuple[Step, ...] = (
         "guard, probe, direction of refusal, attacks",
         (*_ALWAYS, "align"),
         ("inference/served", "data/twins"),
+        version=2,
     ),
     Step(
         13,

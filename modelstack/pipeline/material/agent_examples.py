@@ -1,8 +1,10 @@
-"""Examples for the tools that the agent at the end has: sums, units, dates, each as a call and as an answer.
+"""Conversations with the tools that the agent at the end has: sums, units, dates.
 
 The tools are those of an MCP server of the package, as a client lists them (`agent_tools.json`; a test compares
 them with the server). A model of a few million parameters learns narrow things; the agent is asked for these.
-Numbers of the recipe's tasks, and those of the held-back examples, are in no example to learn from.
+A conversation has several requests, and every call and every answer in it is learnt: the tools take four fifths of
+an example's tokens, so a conversation of one request would spend its computation on reading them again. The
+requests of the recipe's tasks, and those that are held back, are in no conversation to learn from.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
@@ -23,6 +25,8 @@ from modelstack.data.examples import Call, Example, Message, Tool
 _FILE = Path(__file__).with_name("agent_tools.json")
 LICENSE, SOURCE = "CC0-1.0", "agent tools"
 HELD_BACK_OF_256 = 24
+TURNS = 5
+"""Requests of a conversation; more would leave fewer first requests to learn from, and cost attention."""
 ASKED_BY_THE_AGENT = ("What is 17 + 25?", "How many m are 6 km?", "Which date is 10 days after 2026-03-01?")
 """Requests of the default tasks, which no example has."""
 _UNITS = {
@@ -56,26 +60,40 @@ def agent_tools() -> tuple[Tool, ...]:
     return tuple(Tool.model_validate(each) for each in json.loads(_FILE.read_text(encoding="utf-8")))
 
 
-def agent_examples(n: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """Return examples to learn from, a call and an answer of each of `n` requests; and held-back calls.
+def agent_requests(n: int, seed: int) -> tuple[list[Asked], list[Asked]]:
+    """Return `n` different requests to learn from, and the held-back ones that were drawn between them.
 
     There are tens of thousands of different requests; the recipe allows 10,000.
     """
-    learnt: list[Example] = []
-    held_back: list[Example] = []
+    learnt: list[Asked] = []
+    held_back: list[Asked] = []
     seen: set[str] = set(ASKED_BY_THE_AGENT)
     for number in count():
-        if len(learnt) >= 2 * n:
+        if len(learnt) == n:
             break
         asked = _asked(random.Random(f"agent {seed} {number}"))
         if asked.text in seen:
             continue
         seen.add(asked.text)
-        if hashlib.sha256(asked.text.encode()).digest()[0] < HELD_BACK_OF_256:
-            held_back.append(_call(asked, f"agent-held-back-{number}"))
-        else:
-            learnt += [_call(asked, f"agent-call-{number}"), _answer(asked, f"agent-answer-{number}")]
+        is_held_back = hashlib.sha256(asked.text.encode()).digest()[0] < HELD_BACK_OF_256
+        (held_back if is_held_back else learnt).append(asked)
     return learnt, held_back
+
+
+def call_examples(requests: Sequence[Asked], name: str) -> list[Example]:
+    """Return an example of each request, whose target is the call."""
+    return [
+        _example(f"{name}-{number}", (Message(role="user", content=asked.text),), kind="call", calls=(asked.call,))
+        for number, asked in enumerate(requests)
+    ]
+
+
+def conversations(requests: Sequence[Asked], name: str) -> list[Example]:
+    """Return conversations of `TURNS` requests each, fewer in the last one; calls and answers are learnt."""
+    return [
+        _conversation(requests[start : start + TURNS], f"{name}-{start // TURNS}")
+        for start in range(0, len(requests), TURNS)
+    ]
 
 
 def _asked(draw: random.Random) -> Asked:
@@ -93,7 +111,7 @@ def _sum(draw: random.Random) -> Asked:
 
 def _unit(draw: random.Random) -> Asked:
     (large, small), factor = draw.choice(list(_UNITS.items()))
-    amount = draw.randrange(2, 90)
+    amount = draw.randrange(2, 500)
     text = draw.choice((f"How many {small} are {amount} {large}?", f"Convert {amount} {large} to {small}."))
     arguments = {"amount": str(amount), "from_unit": large, "to_unit": small}
     result = f"{amount * factor} {small}"
@@ -110,17 +128,23 @@ def _date(draw: random.Random) -> Asked:
     return Asked(text, call, result, f"That is {result}.")
 
 
-def _call(asked: Asked, name: str) -> Example:
-    return _example(name, (Message(role="user", content=asked.text),), kind="call", calls=(asked.call,))
+def _conversation(requests: Sequence[Asked], name: str) -> Example:
+    *earlier, last = requests
+    turns = [turn for asked in earlier for turn in (*_called(asked), _said(asked.answer))]
+    return _example(name, (*turns, *_called(last)), kind="answer", reply=last.answer)
 
 
-def _answer(asked: Asked, name: str) -> Example:
-    turns = (
+def _called(asked: Asked) -> tuple[Message, Message, Message]:
+    """Return the turns of a request until the tool's result."""
+    return (
         Message(role="user", content=asked.text),
-        Message(role="assistant", calls=(asked.call,)),
+        Message(role="assistant", calls=(asked.call,), train=True),
         Message(role="tool", content=asked.result),
     )
-    return _example(name, turns, kind="answer", reply=asked.answer)
+
+
+def _said(answer: str) -> Message:
+    return Message(role="assistant", content=answer, train=True)
 
 
 def _example(name: str, messages: tuple[Message, ...], **target: Any) -> Example:

@@ -36,6 +36,7 @@ def work(job: StepJob) -> StepResult:
     model = job.of("inference/served/model.gguf").resolve()
     rows: list[tuple[str, ...]] = []
     outcomes: list[dict[str, object]] = []
+    notes: list[str] = []
     for each in table.tasks:
         named = {"task": each.task, "model": str(model), "python": sys.executable}
         words = [program, *(word.format(**named) for word in table.command[1:])]
@@ -43,6 +44,8 @@ def work(job: StepJob) -> StepResult:
         is_right = status == 0 and each.expect.lower() in answer.lower()
         rows.append((each.task, answer[:SHOWN] or f"status {status}", "right" if is_right else "wrong"))
         outcomes.append({"task": each.task, "right": is_right, "status": status})
+        if status:
+            notes.append(f"{each.task!r} ended with status {status}")
     n_right = sum(bool(each["right"]) for each in outcomes)
     (job.folder / RESULTS).mkdir(exist_ok=True)
     write_json(job.folder / RESULTS / "tasks.json", outcomes)
@@ -51,6 +54,7 @@ def work(job: StepJob) -> StepResult:
         content=(RESULTS,),
         facts={"right": n_right, "tasks": len(outcomes)},
         table=(("task", "answer", ""), *rows),
+        notes=tuple(notes),
     )
 
 

@@ -1,6 +1,7 @@
 """Step 12: what watches the model and what it refuses: classifiers, a probe, the direction of refusal, attacks.
 
 classifiers   the package's own, on the harmful and harmless requests of the run
+guard         harmful requests that the model answers, and harmless ones that are turned away, with and without it
 probe         logistic regression on the model's states at the end of a request
 direction     found on requests for training; refusals at several strengths, and after tampering
 attacks       harmful requests under transforms, and their harmless twins
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from modelstack.pipeline.job import StepJob
 from modelstack.pipeline.measuring import share
 from modelstack.pipeline.record import StepResult, write_json
+from modelstack.pipeline.worth import ALONE, GUARDED, THROUGH, TURNED_AWAY
 
 if TYPE_CHECKING:
     from modelstack.align.guard_training.rows import GuardRow
+    from modelstack.posttrain.base import Base
     from modelstack.posttrain.stages.record import Measurement
 
 RESULTS, ATTACK = "results", "attack"
@@ -40,9 +43,13 @@ def work(job: StepJob) -> StepResult:
         list(read_rows(job.of("data/twins") / f"{name}.jsonl")) for name in ("training", "validation")
     )
     (job.folder / RESULTS).mkdir(exist_ok=True)
+    base = _served(job)
     figures = [*_classifiers(measured)]
     job.say("fitting the probe")
-    figures.append(_probe(job, training, measured))
+    figures.append(_probe(job, base, training, measured))
+    job.say("asking with and without the guard")
+    figures += _guarded(base, measured, job.recipe.align.requests)
+    del base  # the next parts load the model again, in other forms
     job.say("tampering")
     curve, notes = _tampered(job, [*training, *measured])
     job.say("attacking")
@@ -66,30 +73,53 @@ def _interval(found: Measurement) -> str:
     return "" if found.low is None or found.high is None else f"{found.low:.3f} to {found.high:.3f}"
 
 
-def _classifiers(rows: Sequence[GuardRow]) -> list[Measurement]:
-    """Return the shares of harmful and harmless requests that the package's classifier flags."""
-    from modelstack.align.guards.assess import assess_request
-
-    found: list[Measurement] = []
-    for unsafe, name in ((True, "harmful requests flagged"), (False, "harmless requests flagged")):
-        texts = [row.turns[-1].content for row in rows if row.unsafe is unsafe]
-        n = sum(POINT in assess_request(text).flagged_at for text in texts)
-        found.append(share(f"{name}, classifier at {POINT}", n, len(texts)))
-    return found
-
-
-def _probe(job: StepJob, training: Sequence[GuardRow], measured: Sequence[GuardRow]) -> Measurement:
-    """Fit a probe of requests and write it; return the share of twins that it puts in the right order."""
-    import numpy as np
-
-    from modelstack.align.guards.weights_file import write_weights
-    from modelstack.align.monitor_training.fit import fit_requests
+def _served(job: StepJob) -> Base:
     from modelstack.posttrain.starting_point import starting_point
     from modelstack.reasoning.sampling.frozen_model import load_merged
     from modelstack.train.process import set_up_process
 
     set_up_process(job.recipe.threads)
-    base = load_merged(starting_point(job.of(f"{SERVED}/model.gguf")), precision="fp32", device="cpu")
+    return load_merged(starting_point(job.of(f"{SERVED}/model.gguf")), precision="fp32", device="cpu")
+
+
+def _is_flagged(text: str) -> bool:
+    from modelstack.align.guards.assess import assess_request
+
+    return POINT in assess_request(text).flagged_at
+
+
+def _guarded(base: Base, rows: Sequence[GuardRow], n_each: int) -> list[Measurement]:
+    """Return how many harmful requests are answered and harmless ones turned away, by the model and the guard."""
+    from modelstack.align.refusal_direction.replies import n_refused
+
+    found: list[Measurement] = []
+    for unsafe, name in ((True, THROUGH), (False, TURNED_AWAY)):
+        texts = [row.turns[-1].content for row in rows if row.unsafe is unsafe][:n_each]
+        passed = [text for text in texts if not _is_flagged(text)]
+        for state, asked in ((ALONE, texts), (GUARDED, passed)):
+            n_answered = len(asked) - n_refused(base.model, base.encoder, asked)
+            n = n_answered if unsafe else len(texts) - n_answered
+            found.append(share(f"{name}, {state}", n, len(texts)))
+    return found
+
+
+def _classifiers(rows: Sequence[GuardRow]) -> list[Measurement]:
+    """Return the shares of harmful and harmless requests that the package's classifier flags."""
+    found: list[Measurement] = []
+    for unsafe, name in ((True, "harmful requests flagged"), (False, "harmless requests flagged")):
+        texts = [row.turns[-1].content for row in rows if row.unsafe is unsafe]
+        n = sum(map(_is_flagged, texts))
+        found.append(share(f"{name}, classifier at {POINT}", n, len(texts)))
+    return found
+
+
+def _probe(job: StepJob, base: Base, training: Sequence[GuardRow], measured: Sequence[GuardRow]) -> Measurement:
+    """Fit a probe of requests and write it; return the share of twins that it puts in the right order."""
+    import numpy as np
+
+    from modelstack.align.guards.weights_file import write_weights
+    from modelstack.align.monitor_training.fit import fit_requests
+
     layer = max(0, base.model.config.num_hidden_layers // 2)
     known, seen = (_states(base, rows, layer) for rows in (training, measured))
     labels = np.array([row.unsafe for row in training])
@@ -108,7 +138,7 @@ def _probe(job: StepJob, training: Sequence[GuardRow], measured: Sequence[GuardR
     return share("twins in the right order, probe", sum(pair[True] > pair[False] for pair in whole), len(whole))
 
 
-def _states(base: Any, rows: Sequence[GuardRow], layer: int) -> Any:
+def _states(base: Base, rows: Sequence[GuardRow], layer: int) -> Any:
     """Return the states at the end of each request [N, D], in half precision."""
     import numpy as np
 

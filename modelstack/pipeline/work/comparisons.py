@@ -1,8 +1,9 @@
 """Worth of the data and the tokenizer: small trainings that differ in one of them, scored on the same text.
 
 Raw pages are compared with those that the rules kept, and a tokenizer of bytes with the run's own. All trainings
-have the same shape, steps, rows and seeds, so the same computation. They are scored in bits per byte, which
-compares between tokenizers. The raw pages hold near copies of held-out pages, which favours them a little.
+have the same shape, steps, rows and seeds, so the same computation. Bits per byte compare between tokenizers. The
+pages are scored on clean text of their domains, of which no page was made; the tokenizers on held-out text of all
+domains. A crawl of your own has no such clean text: its pages are scored on held-out text too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelstack.pipeline.job import StepJob
 from modelstack.pipeline.material.texts import held_out_share
-from modelstack.pipeline.measuring import TEXT_FILE
+from modelstack.pipeline.measuring import CLEAN_FILE, TEXT_FILE
 from modelstack.pipeline.record import write_json
 
 if TYPE_CHECKING:
@@ -50,19 +51,26 @@ def comparisons(job: StepJob, tokenizer: Path, steps: int, n_seeds: int) -> tupl
     Raises:
         UserError: There is too little text.
     """
+    held_out = job.of("data/evaluation") / TEXT_FILE
+    clean = job.of("data/evaluation") / CLEAN_FILE
     pairs = (
         (
             Variant("raw pages", job.of("data/raw"), tokenizer),
             Variant("kept pages", job.of("data/kept"), tokenizer),
+            clean if clean.exists() else held_out,
         ),
-        (Variant("bytes", job.of("data/text"), None), Variant("own tokenizer", job.of("data/text"), tokenizer)),
+        (
+            Variant("bytes", job.of("data/text"), None),
+            Variant("own tokenizer", job.of("data/text"), tokenizer),
+            held_out,
+        ),
     )
     rows: list[tuple[str, ...]] = []
     figures: list[dict[str, Any]] = []
-    for pair in pairs:
-        before, after = (_scores(job, each, steps, n_seeds) for each in pair)
+    for first, second, scored in pairs:
+        before, after = (_scores(job, each, scored, steps, n_seeds) for each in (first, second))
         differences = [b - a for a, b in zip(before, after, strict=True)]
-        names = f"{pair[0].name}, {pair[1].name}"
+        names = f"{first.name}, {second.name}"
         rows.append((names, f"{fmean(before):.4f}", f"{fmean(after):.4f}", _difference(differences), str(n_seeds)))
         figures.append({"names": names, "before": before, "after": after, "steps": steps})
     write_json(job.folder / FOLDER / FILE, figures)
@@ -76,14 +84,14 @@ def _difference(values: Sequence[float]) -> str:
     return f"{mean:+.4f}" if len(values) < 2 else f"{mean:+.4f} ± {half_width_95(values):.4f}"
 
 
-def _scores(job: StepJob, variant: Variant, steps: int, n_seeds: int) -> list[float]:
-    """Return bits per byte of a variant for each seed."""
+def _scores(job: StepJob, variant: Variant, scored: Path, steps: int, n_seeds: int) -> list[float]:
+    """Return bits per byte of a variant on the documents of a file, for each seed."""
     from modelstack.run_folder import RunFolder
     from modelstack.tokenizer.documents import read_documents, sample_of
     from modelstack.train.run.prepare import prepare
     from modelstack.train.run.short_run import train_and_score
 
-    texts = [each.text for each in sample_of(read_documents(job.of("data/evaluation") / TEXT_FILE), SCORED_BYTES)]
+    texts = [each.text for each in sample_of(read_documents(scored), SCORED_BYTES)]
     folder = RunFolder(job.folder / "trainings" / variant.name.replace(" ", "-"))
     folder.path.mkdir(parents=True, exist_ok=True)
     scores: list[float] = []

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from modelstack.data.examples import Example, read_examples, write_examples
 from modelstack.pipeline.job import StepJob
-from modelstack.pipeline.material.agent_examples import agent_examples
+from modelstack.pipeline.material.agent_examples import agent_requests, call_examples, conversations
 from modelstack.pipeline.material.conversations import (
     as_text,
     call_tasks,
@@ -33,13 +33,20 @@ from modelstack.pipeline.material.conversations import (
 from modelstack.pipeline.material.raw_pages import UNWANTED, Page, made_pages, write_warc
 from modelstack.pipeline.material.texts import ABOUT_FILE, Text, corpus_texts, write_lines
 from modelstack.pipeline.material.twins import LICENSE, SOURCE, Twin, made_twins
-from modelstack.pipeline.measuring import REQUESTS_FILE, TASKS_FILE, TEXT_FILE
+from modelstack.pipeline.measuring import CLEAN_FILE, REQUESTS_FILE, TASKS_FILE, TEXT_FILE
 from modelstack.pipeline.record import StepResult, write_json
 
 PAGE_DOMAINS = ("howto", "textbooks")
 """Domains whose documents become made pages; they are not in the default mix, so that nothing is read twice."""
+CLEAN_MEGABYTES = 0.06
+"""Megabytes of each of them that are in no page: the text on which raw pages are compared with those kept."""
 LEARNT = 0.7
 """Share of the tool-calling examples for fine-tuning; the others become preferences and tasks."""
+VALIDATION = 0.8
+"""Share of the package's held-back examples for validation; the others are asked after every step.
+
+Of the calls for the agent's tools it is a half, so most of the questions are about what the model is taught.
+"""
 PARTS = ("text", "raw", "kept", "examples", "pairs", "tasks", "twins", "evaluation")
 
 
@@ -49,9 +56,9 @@ def work(job: StepJob) -> StepResult:
     Raises:
         UserError: A domain or file does not exist, or a recipe's number cannot be met.
     """
-    learnt, others, held_back = _tool_examples(job)
+    learnt, others, held_back, asked = _tool_examples(job)
     twins = made_twins(job.recipe.data.twins, job.recipe.seed)
-    _write_conversations(job, learnt, others, held_back, twins)
+    _write_conversations(job, learnt, others, held_back, asked, twins)
     table, rows = _write_texts(job, learnt)
     n_chars = sum(row[2] for row in rows)
     head = ("text", "documents", "characters", "licences")
@@ -59,13 +66,13 @@ def work(job: StepJob) -> StepResult:
     return StepResult(
         what=f"{sum(row[1] for row in rows):,} documents, {n_chars / 1e6:.2f} M characters; {table}",
         content=PARTS,
-        facts={"characters": n_chars, "examples": len(learnt), "held-back examples": len(held_back)},
+        facts={"characters": n_chars, "examples": len(learnt), "held-back examples": len(held_back) + len(asked)},
         table=(head, *shown),
     )
 
 
-def _tool_examples(job: StepJob) -> tuple[list[Example], list[Example], list[Example]]:
-    """Return examples to learn from, to make preferences and tasks of, and held-back ones."""
+def _tool_examples(job: StepJob) -> tuple[list[Example], list[Example], list[Example], list[Example]]:
+    """Return examples for fine-tuning, for preferences and tasks, for validation, and for the evaluation."""
     from modelstack.data.tools.build import TRAIN_FILE, VALIDATION_FILE, build
     from modelstack.data.tools.recipe import ToolDataRecipe
 
@@ -80,10 +87,16 @@ def _tool_examples(job: StepJob) -> tuple[list[Example], list[Example], list[Exa
     build(recipe, folder, job.say)
     every = list(read_examples(folder / TRAIN_FILE))
     n = int(LEARNT * len(every))
-    own, own_held_back = agent_examples(table.agent_examples, job.recipe.seed)
-    m = 2 * int(LEARNT * len(own) / 2)
-    held_back = list(read_examples(folder / VALIDATION_FILE))
-    return [*every[:n], *own[:m]], _in_turns(every[n:], own[m:]), _in_turns(held_back, own_held_back)
+    own, own_held_back = agent_requests(table.agent_examples, job.recipe.seed)
+    m = int(LEARNT * len(own))
+    learnt = [*every[:n], *conversations(own[:m], "agent-conversation")]
+    others = _in_turns(every[n:], call_examples(own[m:], "agent-call"))
+    held_back, own_calls = (
+        list(read_examples(folder / VALIDATION_FILE)),
+        call_examples(own_held_back, "agent-held-back"),
+    )
+    n, m = int(VALIDATION * len(held_back)), len(own_calls) // 2
+    return learnt, others, _in_turns(held_back[:n], own_calls[:m]), _in_turns(held_back[n:], own_calls[m:])
 
 
 def _in_turns(some: Sequence[Example], others: Sequence[Example]) -> list[Example]:
@@ -98,28 +111,28 @@ def _write_conversations(
     learnt: Sequence[Example],
     others: Sequence[Example],
     held_back: Sequence[Example],
+    asked: Sequence[Example],
     twins: tuple[Sequence[Twin], Sequence[Twin]],
 ) -> None:
     table, folder, seed = job.recipe.data, job.folder, job.recipe.seed
     for part in PARTS:
         (folder / part).mkdir(parents=True, exist_ok=True)
-    n = len(held_back) // 2
     write_examples(folder / "examples/train.jsonl", [*learnt, *twin_examples(twins[0]), *obliging_examples()])
-    validation = [*held_back[:n], *twin_examples(twins[1], "validation")]
+    validation = [*held_back, *twin_examples(twins[1], "validation")]
     write_examples(folder / "examples/validation.jsonl", validation)
     pairs = [*tool_pairs(others, seed), *twin_pairs(twins[0])][: 2 * table.pairs]
     chosen = pairs[:: max(1, len(pairs) // table.pairs)][: table.pairs]
     write_lines(folder / "pairs/train.jsonl", (json.dumps(each, ensure_ascii=False) + "\n" for each in chosen))
-    measured = [*tool_pairs(held_back[:n], seed), *twin_pairs(twins[1])]
+    measured = [*tool_pairs(held_back, seed), *twin_pairs(twins[1])]
     write_lines(
         folder / "pairs/validation.jsonl",
         (json.dumps(each, ensure_ascii=False) + "\n" for each in measured[: max(8, table.pairs // 4)]),
     )
     tasks = list(call_tasks(others)) or list(call_tasks(learnt))
     write_lines(folder / "tasks/train.jsonl", tasks[: table.tasks])
-    asked = list(call_tasks(held_back[n:])) or list(call_tasks(held_back))
-    write_lines(folder / "tasks/held-back.jsonl", asked[: max(2, table.tasks // 4)])
-    write_lines(folder / "evaluation" / TASKS_FILE, asked)
+    questions = list(call_tasks(asked)) or list(call_tasks(held_back))
+    write_lines(folder / "tasks/held-back.jsonl", questions[: max(2, table.tasks // 4)])
+    write_lines(folder / "evaluation" / TASKS_FILE, questions)
     requests = {
         "harmful": [twin.harmful for twin in twins[1]],
         "harmless": [twin.harmless for twin in twins[1]],
@@ -236,8 +249,11 @@ def _lines(file: Path) -> list[bytes]:
 
 def _pages(job: StepJob) -> list[Page]:
     table = job.recipe.data
-    megabytes = table.pages * 4_000 / 1e6 / len(PAGE_DOMAINS)
-    texts = [each.text for domain in PAGE_DOMAINS for each in corpus_texts(domain, max(0.2, megabytes))]
+    megabytes = max(0.2, table.pages * 4_000 / 1e6 / len(PAGE_DOMAINS))
+    texts = [each.text for domain in PAGE_DOMAINS for each in corpus_texts(domain, megabytes)]
+    known = set(texts)
+    more = (each for domain in PAGE_DOMAINS for each in corpus_texts(domain, megabytes + CLEAN_MEGABYTES))
+    write_lines(job.folder / "evaluation" / CLEAN_FILE, (each.line() for each in more if each.text not in known))
     tasks = (job.folder / "evaluation" / TASKS_FILE).read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line)["messages"][-1]["content"] for line in tasks]
     long = [question for question in questions if len(question.split()) >= 13] or questions

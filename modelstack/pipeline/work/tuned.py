@@ -14,6 +14,9 @@ from modelstack.pipeline.record import StepResult
 from modelstack.posttrain.stages.card import shown
 from modelstack.posttrain.stages.stage import ADAPTER, ADAPTER_GGUF, MODEL, Stage
 
+MANY_REJECTED = 0.02
+"""Share of the steps above which rejected ones are told."""
+
 
 def tuned(
     job: StepJob, run: Callable[[Any, Path, Console], Stage | None], filled: Mapping[str, Any]
@@ -45,4 +48,16 @@ def tuned(
         facts=facts,
         model=".",
         table=(("figure", "before", "after"), *rows),
+        notes=notes_on_steps(job.folder),
     )
+
+
+def notes_on_steps(folder: Path) -> tuple[str, ...]:
+    """Return a sentence if the guard rejected many steps: its thresholds may not fit batches of several kinds."""
+    from modelstack.stability.run_events import EVENTS_FILE, Stepped, read_events
+
+    steps = [event for event in read_events(folder / EVENTS_FILE) if isinstance(event, Stepped)]
+    n = sum(step.is_rejected for step in steps)
+    if n <= MANY_REJECTED * len(steps):
+        return ()
+    return (f"the guard rejected {n} of {len(steps):,} steps: look at the losses, and at the keys `guard`",)

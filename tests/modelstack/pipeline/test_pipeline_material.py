@@ -16,7 +16,14 @@ from modelstack.data.documents import Document
 from modelstack.data.examples import Example, check_example
 from modelstack.data.reading import open_input
 from modelstack.data.reading.warc import WarcInput
-from modelstack.pipeline.material.agent_examples import ASKED_BY_THE_AGENT, agent_examples, agent_tools
+from modelstack.pipeline.material.agent_examples import (
+    ASKED_BY_THE_AGENT,
+    TURNS,
+    agent_requests,
+    agent_tools,
+    call_examples,
+    conversations,
+)
 from modelstack.pipeline.material.conversations import as_text, call_tasks, tool_pairs, twin_examples, twin_pairs
 from modelstack.pipeline.material.raw_pages import SHARES, made_pages, write_warc
 from modelstack.pipeline.material.texts import corpus_texts
@@ -87,36 +94,46 @@ def test_results_in_examples_are_what_the_server_answers() -> None:
 
     from mcp_servers.time.server import build_server
 
-    answers = [each for each in agent_examples(30, seed=3)[0] if each.kind == "answer"]
+    requests, _ = agent_requests(30, seed=3)
 
     async def checked() -> None:
         async with Client(build_server()) as client:
-            for example in answers:
-                (call,) = example.messages[1].calls
-                found = await client.call_tool(call.name, call.arguments)
+            for asked in requests:
+                found = await client.call_tool(asked.call.name, asked.call.arguments)
                 assert isinstance(found.content[0], TextContent)
-                assert found.content[0].text == example.messages[2].content, example.id
-                assert example.reply is not None and example.messages[2].content in example.reply
+                assert found.content[0].text == asked.result
+                assert asked.result in asked.answer
 
     asyncio.run(checked())
 
 
 def test_examples_are_valid_and_the_agents_own_tasks_are_in_none() -> None:
-    learnt, held_back = agent_examples(200, seed=0)
-    assert len(learnt) == 400 and held_back
-    for example in (*learnt, *held_back):
+    learnt, held_back = agent_requests(200, seed=0)
+    assert len(learnt) == 200 and held_back
+    for example in (*conversations(learnt, "learnt"), *call_examples(held_back, "held-back")):
         check_example(example)
-    texts = [example.messages[0].content for example in learnt if example.kind == "call"]
-    assert len(set(texts)) == len(texts)
-    assert not set(texts) & {example.messages[0].content for example in held_back}
-    asked = {task.task for task in AgentTable().tasks}
-    assert asked == set(ASKED_BY_THE_AGENT)
-    assert not asked & {*texts, *(example.messages[0].content for example in held_back)}
+    texts = {asked.text for asked in learnt}
+    assert len(texts) == len(learnt)
+    assert not texts & {asked.text for asked in held_back}
+    tasks = {task.task for task in AgentTable().tasks}
+    assert tasks == set(ASKED_BY_THE_AGENT)
+    assert not tasks & {asked.text for asked in (*learnt, *held_back)}
+
+
+def test_every_call_and_every_answer_of_a_conversation_is_learnt() -> None:
+    requests, _ = agent_requests(2 * TURNS - 1, seed=0)
+    first, last = conversations(requests, "talk")
+    said = [message for message in first.messages if message.role == "assistant"]
+    assert all(message.train for message in said) and len(said) == 2 * TURNS - 1
+    assert [call for message in said for call in message.calls] == [asked.call for asked in requests[:TURNS]]
+    assert [message.content for message in said if not message.calls] == [
+        asked.answer for asked in requests[: TURNS - 1]
+    ]
+    assert (first.reply, last.reply) == (requests[TURNS - 1].answer, requests[-1].answer)
 
 
 def test_a_preference_has_a_worse_reply_that_differs_and_is_read_back(tmp_path: Path) -> None:
-    learnt, _ = agent_examples(40, seed=0)
-    calls = [example for example in learnt if example.calls]
+    calls = call_examples(agent_requests(40, seed=0)[0], "call")
     twins, _ = made_twins(100, seed=0)
     pairs = [*tool_pairs(calls, seed=0), *twin_pairs(twins[:5])]
     file = tmp_path / "pairs.jsonl"
@@ -127,18 +144,15 @@ def test_a_preference_has_a_worse_reply_that_differs_and_is_read_back(tmp_path: 
 
 
 def test_tasks_have_the_examples_call_as_their_gold(tmp_path: Path) -> None:
-    learnt, _ = agent_examples(10, seed=0)
+    learnt = call_examples(agent_requests(10, seed=0)[0], "call")
     (tmp_path / "tasks.jsonl").write_text("".join(call_tasks(learnt)), encoding="utf-8")
     tasks = [task.judged_by("calls") for task in read_tasks(tmp_path / "tasks.jsonl")]
     assert len(tasks) == 10
-    assert [task.item.gold.calls[0].name for task in tasks] == [
-        example.calls[0].name for example in learnt if example.calls
-    ]
+    assert [task.item.gold.calls[0].name for task in tasks] == [example.calls[0].name for example in learnt]
 
 
 def test_conversations_as_text_and_twins_as_examples() -> None:
-    learnt, _ = agent_examples(2, seed=0)
-    text = as_text(next(each for each in learnt if each.calls))
+    text = as_text(call_examples(agent_requests(1, seed=0)[0], "call")[0])
     assert "User: " in text and "Assistant calls: " in text
     twins, _ = made_twins(100, seed=0)
     examples: list[Example] = list(twin_examples(twins[:1]))

@@ -27,6 +27,7 @@ from modelstack.pipeline.measuring import read_evaluation
 from modelstack.pipeline.page import write_page
 from modelstack.pipeline.recipe import PipelineRecipe
 from modelstack.pipeline.steps import STEPS
+from modelstack.pipeline.worth import worth_of_steps
 from modelstack.recipe_file import read_recipe
 from modelstack.shipped_recipes import recipe_path
 
@@ -148,6 +149,21 @@ def test_the_page_is_one_file_without_requests_and_shows_every_step(whole: Whole
     assert text.count("<figure>") == page.tags.count("figure") >= 5
     assert "Once upon a time" in text
     assert "raw pages, kept pages" in text and "bytes, own tokenizer" in text
+
+
+def test_the_table_of_what_steps_were_worth_has_every_step_that_is_compared(whole: Whole) -> None:
+    found = worth_of_steps(whole.path)
+    assert list(dict.fromkeys(each.step for each in found)) == [
+        "data",
+        "tokenizer",
+        "sft",
+        "preferences",
+        "reasoning",
+        "inference",
+        "align",
+    ]
+    bits = next(each for each in found if (each.step, each.figure) == ("inference", "bits per byte"))
+    assert bits.difference is not None and bits.difference[0] == pytest.approx(bits.after - bits.before, abs=1e-3)
 
 
 def test_the_lineage_draws_all_steps_and_names_an_altered_file(whole: Whole) -> None:
