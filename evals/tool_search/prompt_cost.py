@@ -4,7 +4,7 @@ Each request opens a new conversation. The head of the prompt is in the cache, a
 added tools and the request are evaluated. The time to the first token is that of the whole way: search, rendering,
 grammar and model. Beside it: the same with words alone, and all tools in the prompt.
 
-    python -m evals.tool_search.prompt_cost [--model local:small] [--requests 40]
+    python -m evals.tool_search.prompt_cost [--model local:small] [--requests 40] [--cache FILE]
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evals.tool_search.prompt_cost", description=__doc__)
     parser.add_argument("--model", default="local:small")
     parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--cache", type=Path, help="file in which the embeddings of the tools are kept")
     options = parser.parse_args(arguments)
     requests = read_requests()[: options.requests + N_WARM]
     model = resolve_model(options.model)
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'':22} median / most    s        median / p90")
     with tempfile.TemporaryDirectory() as folder:
         for title, embedder in (("words and embeddings", minilm()), ("words", None)):
-            costs = asyncio.run(measure(model, embedder, requests, Path(folder) / "embeddings.sqlite"))
+            cache = options.cache or Path(folder) / "embeddings.sqlite"
+            costs = asyncio.run(measure(model, embedder, requests, cache))
             print(line_of(title, costs), flush=True)
     specs = [ToolSpec(row["name"], row["description"], row["parameters"]) for row in read_tools()]
     n_all = len(model.load().vocabulary.encode(tools_prompt(specs)))

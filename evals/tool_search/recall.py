@@ -2,7 +2,7 @@
 
 1,000 real tools of 500 servers, 300 requests in the words of people. Words alone, embeddings alone and both.
 
-    python -m evals.tool_search.recall [--tuning] [--misses]
+    python -m evals.tool_search.recall [--tuning] [--misses] [--cache FILE]
 """
 
 from __future__ import annotations
@@ -52,15 +52,16 @@ def line_of(title: str, places: Sequence[int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the recall of the three searches."""
     parser = argparse.ArgumentParser(prog="python -m evals.tool_search.recall", description=__doc__)
-    parser.add_argument("--tuning", action="store_true", help="use the 60 tuning requests")
+    parser.add_argument("--tuning", action="store_true", help="use the tuning requests")
     parser.add_argument(
         "--misses", action="store_true", help="print the requests without a right tool in the first 5"
     )
+    parser.add_argument("--cache", type=Path, help="file in which the embeddings of the tools are kept")
     options = parser.parse_args(arguments)
     requests = read_requests(TUNING if options.tuning else REQUESTS)
     tools = indexed_tools()
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "embeddings.sqlite"
+        cache = options.cache or Path(folder) / "embeddings.sqlite"
         begun = time.perf_counter()
         both = ToolIndex(tools, minilm(), cache)
         first_s = time.perf_counter() - begun

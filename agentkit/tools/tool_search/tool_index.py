@@ -1,15 +1,14 @@
 """The index of tools: words and embeddings, each good where the other is blind.
 
-    score(tool) = max over views of cos(request, view) + LEXICAL_WEIGHT * bm25(tool) / max of bm25
+    score(tool) = FULL_SHARE * cos(request, whole text) + (1 - FULL_SHARE) * max over views of cos(request, view)
+                + LEXICAL_WEIGHT * bm25(tool) / max of bm25
 
-The request is read twice: as it is, and without quoted texts, addresses and numbers, which say what the arguments
-are and not what the tool does. Weights were chosen on the tuning requests of `evals/tool_search`
-and on requests of other data.
+The request is read twice: as it is, and without what its arguments are. Weights were chosen on the tuning requests
+of `evals/tool_search`.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +18,20 @@ from typing import TYPE_CHECKING
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.tool_search.embeddings import tool_vectors
 from agentkit.tools.tool_search.lexical import LexicalIndex
+from agentkit.tools.tool_search.request_embedder import request_embedder, without_arguments
 from agentkit.tools.tool_search.searched_text import searched_text
 
 if TYPE_CHECKING:
     from modelstack.inference.minilm import TextEmbedder
 
+FULL_SHARE = 0.5
+"""Weight of the whole text beside the nearest view; 0.3 to 0.7 perform about as well."""
 LEXICAL_WEIGHT = 0.2
 """0.15 to 0.3 perform about as well."""
 LEAST_SIMILARITY = 0.25
-"""Cosine below which a tool that shares no word with the request is not found."""
+"""Similarity below which a tool that shares no word with the request is not found."""
 MAX_QUERY_CHARS = 2_000
 """Characters of a request that are read; its end, where people say what they want."""
-_ARGUMENTS = re.compile(r"\"[^\"]*\"|https?://\S+|\b\w*\d\w*\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class ToolIndex:
         self.tools = tuple(tools)
         texts = [searched_text(tool.definition, tool.source) for tool in tools]
         self._lexical = LexicalIndex(texts)
-        self._embedder = embedder
+        self._reader = None if embedder is None else request_embedder(embedder)
         self._vectors = None if embedder is None or not tools else tool_vectors(texts, embedder, cache)
         self._lock = threading.Lock()
 
@@ -73,10 +74,10 @@ class ToolIndex:
         return [self.tools[index].definition for index in ranked if is_found[index]][:top]
 
     def _similarities(self, request: str) -> list[float] | None:
-        """Return the highest cosine of each tool's views; None without embeddings."""
-        if self._embedder is None or self._vectors is None:
+        """Return the similarity of each tool, from its views; None without embeddings."""
+        if self._reader is None or self._vectors is None:
             return None
-        bare = " ".join(_ARGUMENTS.sub(" ", request).split())
         with self._lock:  # the embedder may be an application's own
-            asked = self._embedder.embed([request, bare or request]).mean(axis=0)
-        return (self._vectors @ asked).max(axis=1).tolist()
+            asked = self._reader.embed([request, without_arguments(request)]).mean(axis=0)
+        cosines = self._vectors @ asked
+        return (FULL_SHARE * cosines[:, 0] + (1 - FULL_SHARE) * cosines.max(axis=1)).tolist()

@@ -26,7 +26,7 @@ from agentkit.tools.found_tools import FOUND_KEY, SEARCH_TOOL, found_names
 from agentkit.tools.function import function_tool
 from agentkit.tools.listing import list_all, tools_by_name
 from agentkit.tools.tool import ApprovalRule, Tool, ToolOutput
-from agentkit.tools.tool_search.signatures import signature
+from agentkit.tools.tool_search.signatures import MAX_FIRST_CHARS, MAX_SIGNATURE_CHARS, signature
 from agentkit.tools.toolset import Toolset, overriding
 
 if TYPE_CHECKING:
@@ -241,8 +241,9 @@ def _search_tool(answer: Callable[[str, RunContext[Any]], Any]) -> Tool:
 
 
 def _shown(heading: str, tools: Sequence[ToolDefinition], known: set[str]) -> str:
-    """Return the definitions of tools; those that the conversation has are only named."""
-    new = [signature(tool) for tool in tools if tool.name not in known]
+    """Return the definitions of tools, the nearest first; those that the conversation has are only named."""
+    room = [MAX_FIRST_CHARS, *[MAX_SIGNATURE_CHARS] * (len(tools) - 1)]
+    new = [signature(tool, max_chars=n) for tool, n in zip(tools, room, strict=True) if tool.name not in known]
     old = ", ".join(tool.name for tool in tools if tool.name in known)
     lines = [heading, *new] if new else []
     return "\n".join([*lines, f"Known from before, and fitting: {old}."] if old else lines)

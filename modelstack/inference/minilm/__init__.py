@@ -5,6 +5,6 @@ processor, packed texts need no padding, and the vectors equal those of transfor
 """
 
 from modelstack.inference.minilm.embedder import SentenceEncoder, TextEmbedder, load_encoder
-from modelstack.inference.minilm.place import minilm, minilm_folder
+from modelstack.inference.minilm.place import loaded_minilm, minilm, minilm_folder
 
-__all__ = ["SentenceEncoder", "TextEmbedder", "load_encoder", "minilm", "minilm_folder"]
+__all__ = ["SentenceEncoder", "TextEmbedder", "load_encoder", "loaded_minilm", "minilm", "minilm_folder"]

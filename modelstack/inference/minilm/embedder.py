@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -109,13 +109,17 @@ class SentenceEncoder:
         return states_ND / np.maximum(lengths_N, np.float32(1e-12))
 
 
-def load_encoder(folder: Path, label: str, max_tokens: int = MAX_TOKENS) -> SentenceEncoder:
+def load_encoder(
+    folder: Path, label: str, max_tokens: int = MAX_TOKENS, *, adapter: Path | None = None
+) -> SentenceEncoder:
     """Load a sentence encoder from its folder.
 
     Args:
         folder: Folder with the three `FILES`.
         label: First part of the encoder's name; the hash of the files follows.
         max_tokens: Tokens of a text that are read.
+        adapter: Safetensors file with low-rank updates: `NAME.A` [rank, in] and `NAME.B` [out, rank] are added to
+            `NAME.weight` as B A.
 
     Raises:
         UserError: A file is missing, too large, damaged, or describes another architecture.
@@ -149,9 +153,22 @@ def load_encoder(folder: Path, label: str, max_tokens: int = MAX_TOKENS) -> Sent
     digest = hashlib.sha256()
     for name in FILES:
         digest.update(hashlib.sha256(data[name]).digest())
+    if adapter is not None:
+        updates = adapter.read_bytes()
+        digest.update(hashlib.sha256(updates).digest())
+        tensors = _updated(tensors, load(updates))
     bert = Bert(config, tensors)
     limit = min(max_tokens, config.max_position_embeddings)
     return SentenceEncoder(bert, tokenizer, f"{label}@{digest.hexdigest()[:NAME_DIGITS]}/{limit}", limit)
+
+
+def _updated(tensors: Mapping[str, Any], updates: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors with the low-rank updates added."""
+    found = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    for name in (name.removesuffix(".A") for name in updates if name.endswith(".A")):
+        factors = (updates[f"{name}.{factor}"].astype(np.float32) for factor in "BA")
+        found[f"{name}.weight"] = found[f"{name}.weight"] + np.matmul(*factors)
+    return found
 
 
 def _groups(by_length: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

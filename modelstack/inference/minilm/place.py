@@ -51,3 +51,8 @@ def minilm() -> TextEmbedder:
                     f"{error.name} is missing; {LABEL} needs the extra 'embeddings': {command}"
                 ) from error
         return _loaded[folder]
+
+
+def loaded_minilm(embedder: TextEmbedder) -> Path | None:
+    """Return the folder that `minilm` loaded this model from; None: the model is another one."""
+    return next((folder for folder, loaded in _loaded.items() if loaded is embedder), None)

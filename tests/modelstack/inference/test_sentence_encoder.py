@@ -58,6 +58,23 @@ def test_the_fixture_is_the_one_that_was_made() -> None:
     assert {name: hashlib.sha256((TINY / name).read_bytes()).hexdigest() for name in FILES} == PINNED
 
 
+def test_an_adapter_is_added_to_the_weights(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    layer, rng = "encoder.layer.0.attention.self.query", np.random.default_rng(0)
+    weights = load_file(TINY / WEIGHTS)
+    n_out, n_in = weights[f"{layer}.weight"].shape
+    down, up = rng.normal(size=(2, n_in)).astype(np.float16), rng.normal(size=(n_out, 2)).astype(np.float16)
+    save_file({f"{layer}.A": down, f"{layer}.B": up}, tmp_path / "adapter.safetensors")
+    merged = Path(shutil.copytree(TINY, tmp_path / "merged"))
+    weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + up.astype(np.float32) @ down.astype(np.float32)
+    save_file(weights, merged / WEIGHTS)
+    adapted = load_encoder(TINY, "tiny", adapter=tmp_path / "adapter.safetensors")
+    plain = load_encoder(TINY, "tiny")
+    np.testing.assert_allclose(adapted.embed(TEXTS), load_encoder(merged, "merged").embed(TEXTS), atol=1e-6)
+    assert adapted.name != plain.name and not np.allclose(adapted.embed(TEXTS), plain.embed(TEXTS), atol=1e-3)
+
+
 def test_vectors_equal_those_of_transformers() -> None:
     encoder = load_encoder(TINY, "tiny")
     assert isinstance(encoder, TextEmbedder) and encoder.width == 32
