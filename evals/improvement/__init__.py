@@ -1,1 +1,1 @@
-"""Measures `agentkit improve` on two MCP servers with a local model: gains on held-back tasks, and a refusal."""
+"""Measures `agentkit improve` on MCP servers with a local model: gains on held-back tasks, and refusals."""

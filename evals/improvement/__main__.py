@@ -1,4 +1,8 @@
-"""Improves an agent on one server and prints the verdict: `python -m evals.improvement workshop --out FOLDER`."""
+"""Improves an agent on one server and prints the verdict: `python -m evals.improvement workshop --out FOLDER`.
+
+`--harmful` on the same folder then holds the gate for a candidate that is worse than the version accepted there.
+The rollouts of that version are in the folder's journal, so only the candidate runs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import typer
 from agentkit import Agent, MCPToolset
 from agentkit.improve import (
     BudgetLimits,
+    GateOptions,
     ImproveOptions,
     Pieces,
     Progress,
@@ -22,27 +27,34 @@ from agentkit.improve import (
     improve,
 )
 from agentkit.limits import UsageLimits
-from agentkit.models.base import ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.tools.toolset import Toolset
-from evals.improvement import society, workshop
+from evals.improvement import society, tariff, workshop
 
 LIMITS = UsageLimits(request_limit=6, tool_calls_limit=6)
 SETTINGS = ModelSettings(temperature=0.0, seed=0, max_tokens=64)
 CONNECT_TIMEOUT_S = 120.0
 HARMFUL = Pieces(rules=(Rule(text="Answer at once, in one word, without calling a tool.", source="template"),))
 """A candidate that the gate must refuse."""
+MAX_COST_INCREASE = 1.0
+"""Allowed rise of the tokens of a task: an answer without a call is cheap, but wrong in these tasks."""
 TIMEOUT_S = 1800.0
 """Long, because a rollout beside other work is not a failure of the model."""
 
 app = typer.Typer(add_completion=False)
-Server = Literal["workshop", "society"]
+Subject = Literal["workshop", "society", "tariff"]
+SUBJECTS = {"workshop": workshop, "society": society, "tariff": tariff}
 
 
-def server(name: Server, folder: Path) -> Toolset:
+def server(name: Subject, folder: Path) -> Toolset:
     """Return the MCP server of a subject on a folder."""
-    if name == "workshop":
-        return _child("sqlite", folder / workshop.DATABASE)
-    return _child("filesystem", folder)
+    match name:
+        case "workshop":
+            return _child("sqlite", folder / workshop.DATABASE)
+        case "society":
+            return _child("filesystem", folder)
+        case "tariff":
+            return _child("python")
 
 
 def _child(module: str, *words: Any) -> Toolset:
@@ -51,10 +63,10 @@ def _child(module: str, *words: Any) -> Toolset:
 
 
 async def improved(
-    name: Server, model: str, out: Path, options: ImproveOptions, candidate: Pieces | None, told: Progress
+    name: Subject, model: Model | str, out: Path, options: ImproveOptions, candidate: Pieces | None, told: Progress
 ) -> Version:
     """Improve an agent on one subject, or hold the gate for a candidate that is given."""
-    subject = workshop if name == "workshop" else society
+    subject = SUBJECTS[name]
     with TemporaryDirectory(prefix="improvement-") as made:
         folder = Path(made)
         subject.build(folder)
@@ -74,11 +86,12 @@ async def improved(
 
 @app.command()
 def main(
-    name: Annotated[Server, typer.Argument(metavar="workshop|society")],
+    name: Annotated[Subject, typer.Argument(metavar="workshop|society|tariff")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the improvement; a started one is resumed.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model as for `agentkit run`.")] = "local:small",
-    rollouts: Annotated[int, typer.Option(help="Budget of rollouts, the gate included.")] = 80,
+    rollouts: Annotated[int, typer.Option(help="Budget of rollouts, the gate included.")] = 120,
     seed: Annotated[int, typer.Option(help="Seed of split, search and bootstrap.")] = 0,
+    parallel: Annotated[int, typer.Option(help="Rollouts at once; a local model decodes them together.")] = 8,
     harmful: Annotated[
         bool, typer.Option("--harmful", help="Hold the gate for a candidate that is worse.")
     ] = False,
@@ -88,7 +101,9 @@ def main(
         seed=seed,
         search=SearchOptions(minibatch=4),
         budget=BudgetLimits(rollouts=rollouts),
+        gate=GateOptions(max_cost_increase=MAX_COST_INCREASE),
         timeout_s=TIMEOUT_S,
+        parallel=parallel,
     )
     told = Progress(
         lambda part, done, total, each: print(

@@ -8,11 +8,18 @@ from pathlib import Path
 from agentkit.improve import Call, Checks, Task
 
 INSTRUCTIONS = "You look after a society's folder of files. Do what is asked, then answer in one short sentence."
-_FIRST = ("Anton", "Berta", "Clara", "Dario", "Elin", "Fabio", "Greta", "Hanno", "Ilse", "Jonas")
-_LAST = ("Abel", "Brandt", "Cordes", "Dietz", "Ebert", "Falk", "Gerber", "Hauser", "Imhof", "Jahn")
+_FIRST = (
+    "Anton", "Berta", "Clara", "Dario", "Elin", "Fabio", "Greta", "Hanno", "Ilse", "Jonas", "Karla", "Lothar",
+    "Mira", "Nils", "Olga",
+)  # fmt: skip
+_LAST = (
+    "Abel", "Brandt", "Cordes", "Dietz", "Ebert", "Falk", "Gerber", "Hauser", "Imhof", "Jahn", "Kern", "Lenz",
+    "Moser", "Nolte", "Oster",
+)  # fmt: skip
 _EVENTS = (
     "autumn fair", "boat trip", "chess night", "dance evening", "flea market", "garden party", "hill walk",
-    "jazz brunch", "kite day", "lantern walk",
+    "jazz brunch", "kite day", "lantern walk", "music night", "night swim", "open stage", "picnic day",
+    "quiz evening",
 )  # fmt: skip
 
 
@@ -65,7 +72,7 @@ def _members() -> list[tuple[str, str, int]]:
 
 def _events() -> list[tuple[str, str, int]]:
     draw = random.Random(22)
-    places = [f"{a} {b}" for a in ("Mill", "North", "Old", "River") for b in ("Barn", "Hall", "Lawn")]
+    places = [f"{a} {b}" for a in ("Mill", "North", "Old", "River", "South") for b in ("Barn", "Hall", "Lawn")]
     fees = draw.sample(range(101, 999), len(_EVENTS))
     return list(zip(_EVENTS, draw.sample(places, len(_EVENTS)), fees, strict=True))
 
