@@ -129,12 +129,6 @@ def test_examples_forget_the_instructions_that_the_replies_followed(
     assert texts[0] == texts[1] != []
 
 
-def replies_by_id(file: Path) -> dict[str, list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in file.read_bytes().splitlines()]
-    assert all(row.keys() == {"id", "replies"} for row in rows)
-    return {row["id"]: row["replies"] for row in rows}
-
-
 def test_a_stopped_sampling_goes_on_to_the_same_files(
     world: World, tmp_path: Path, even: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,12 +150,8 @@ def test_a_stopped_sampling_goes_on_to_the_same_files(
     file.write_bytes(content[:-30])  # a process killed while it wrote a line
     assert sample(recipe_of(world), tmp_path / "cut") == whole
     assert (tmp_path / "cut" / EXAMPLES_FILE).read_bytes() == (tmp_path / "whole" / EXAMPLES_FILE).read_bytes()
-    found, expected = (replies_by_id(tmp_path / run / REPLIES_FILE) for run in ("cut", "whole"))
-    assert found.keys() == expected.keys()
-    for number, replies in expected.items():
-        for one, other in zip(found[number], replies, strict=True):
-            # Fewer prompts are sampled at once, and the kernels of some processors add up in another order then.
-            assert one == other | {"log_prob": pytest.approx(other["log_prob"], rel=1e-6)}
+    lines = [set((tmp_path / run / REPLIES_FILE).read_bytes().splitlines()) for run in ("cut", "whole")]
+    assert lines[0] == lines[1]
     with pytest.raises(UserError, match="holds a run with recipe.replies = 6, the recipe says 5"):
         sample(recipe_of(world, replies=5), tmp_path / "cut")
 
