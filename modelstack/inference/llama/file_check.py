@@ -44,6 +44,9 @@ WITHOUT_KERNELS = ("Q8_1", "Q8_K", "I8", "I16", "I64", "F64")
 """Number types that llama.cpp stores, or uses for intermediate results, but cannot multiply a matrix of."""
 UNCHECKED = ("tokenizer.ggml.merges",)
 """Arrays that are not read: llama.cpp accepts any text as a merge, and there are as many as tokens."""
+HEAD_MATRICES = (".attn_k_b.weight", ".attn_v_b.weight")
+"""Endings of tensors with a matrix for each head."""
+FLOATS = ("F32", "F16", "BF16")
 WHOLE_NUMBERS = ".ffn_gate_tid2eid.weight"
 """Ending of the only tensor of whole numbers (I32): the experts of each token, in DeepSeek-V4."""
 
@@ -57,8 +60,8 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _MAX_SHOWN_CHARS = 80
 
 
-def check_model_file(path: Path) -> None:
-    """Check a model file, or all files of a split model, for errors that would end the process.
+def check_model_file(path: Path) -> dict[str, StoredTensor]:
+    """Check a model file, or all files of a split model, for errors that would end the process; return its tensors.
 
     Raises:
         EngineError: the file is missing or damaged; the message names field, value and rule.
@@ -74,6 +77,12 @@ def check_model_file(path: Path) -> None:
         _check_layers(file, architecture, tensors)
         _check_sizes(file, architecture)
         _check_vocabulary(file, tensors)
+    return tensors
+
+
+def multiplies_stacks(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether a quantised matrix per head is multiplied, as in multi-head latent attention (DeepSeek-V2 and V3)."""
+    return any(name.endswith(HEAD_MATRICES) and tensor.type_name not in FLOATS for name, tensor in tensors.items())
 
 
 def check_adapter_file(path: Path) -> None:

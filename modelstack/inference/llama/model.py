@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
 from modelstack.inference.llama.batch import DECODE_OK, MAX_REPLY_BATCH, SequencePart, TokenBatch
-from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
+from modelstack.inference.llama.decode_thread import DecodeThread, has_tiles
+from modelstack.inference.llama.file_check import check_adapter_file, check_model_file, multiplies_stacks
 from modelstack.inference.llama.layer_states import LayerStates
 from modelstack.inference.llama.library import library, take_errors
 from modelstack.inference.steering import Steering
@@ -52,9 +53,11 @@ class LlamaWeights:
         self.lora_scale = lora_scale
         self.model: Any = None
         self.adapter: Any = None
-        check_model_file(path)
+        tensors = check_model_file(path)
         take_errors()
         params = self._lib.llama_model_default_params()
+        # llama.cpp places quantised stacks in AMX buffers, whose kernels multiply single matrices only, and aborts.
+        params.use_extra_bufts = not (has_tiles(self._lib) and multiplies_stacks(tensors))
         self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise EngineError(
@@ -190,6 +193,8 @@ class LlamaContext:
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)
+        self._own_thread = DecodeThread(self._lib.llama_decode) if has_tiles(self._lib) else None
+        self._decode: Callable[[Any, Any], int] = self._own_thread or self._lib.llama_decode
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._no_logits = np.empty((0, weights.n_vocab), np.float32)
         self._all_logits_address = _address_returned_by(self._lib, "llama_get_logits", ctypes.c_void_p)
@@ -309,13 +314,13 @@ class LlamaContext:
         # llama.cpp uses the second count for every batch, but a forced block is about as short as a token.
         n_threads = decode if batch.n_tokens <= MAX_REPLY_BATCH else prefill
         self._lib.llama_set_n_threads(self._context, decode, n_threads)
-        code = self._lib.llama_decode(self._context, batch)
+        code = self._decode(self._context, batch)
         if code == DECODE_OK and self._layer_states is not None and not self._layer_states.is_complete:
             # The graph has another form than those before: its tensors must be found by name.
             for part in parts:
                 self.remove(part.sequence, part.position)
             with self._layer_states.reading_names():
-                code = self._lib.llama_decode(self._context, batch)
+                code = self._decode(self._context, batch)
         return code
 
     def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
@@ -384,6 +389,8 @@ class LlamaContext:
 
     def free(self) -> None:
         """Free the context. Idempotent."""
+        if self._own_thread is not None:
+            self._own_thread.close()
         if self._context:
             self._lib.llama_free(self._context)
         self._context = None

@@ -77,12 +77,11 @@ def sample(
             say(f"{changed} changed since the start of the run: replies agree up to rounding only")
         tasks = _tasks(recipe)
         done = _records(path / REPLIES_FILE)
-        waiting = [task for task in tasks if task.item.id not in done]
         reward = GuardedReward(verifier_of(recipe.verifier, recipe.max_tokens))
-        if waiting:
+        if len(done) < len(tasks):
             base = load_frozen(start, precision=recipe.precision, device=recipe.device)
             try:
-                is_over = _sample(recipe, base, waiting, reward, path / REPLIES_FILE, len(done), progress)
+                is_over = _sample(recipe, base, tasks, reward, path / REPLIES_FILE, set(done), progress)
             except RewardHacked as error:
                 raise UserError(f"sampling stopped, since its examples would teach a hack: {error}") from error
             if not is_over:
@@ -98,29 +97,35 @@ def _sample(
     tasks: Sequence[PolicyTask],
     reward: GuardedReward,
     file: Path,
-    n_done: int,
+    done: set[str],
     progress: Progress,
 ) -> bool:
-    """Append the tasks' lines; return False if a stop was requested before the last one."""
+    """Append the lines of tasks that are not done; return False if a stop was requested before the last one.
+
+    Tasks are grouped as if none were done: log-probabilities depend on the other rows of a batch, by rounding.
+    """
     encoder = base.encoder
     end_ids = frozenset(encoder.end_ids)
     sampler = GroupSampler(TorchPolicy(base.model), end_ids, recipe.max_tokens, recipe.temperature)
-    n_all = n_done + len(tasks)
     # Sorted by length: rows of similar length need little padding; equal ones stay in file order.
     prompts = {task.item.id: tuple(task.prompt_ids(encoder)) for task in tasks}
     ordered = sorted(tasks, key=lambda task: len(prompts[task.item.id]))
     with stop_asked() as stop, file.open("ab") as lines:
         for start in range(0, len(ordered), recipe.tasks_at_once):
             several = ordered[start : start + recipe.tasks_at_once]
+            if all(task.item.id in done for task in several):
+                continue
             asked = [Asked(task, prompts[task.item.id], _seed_of(recipe.seed, task.item.id)) for task in several]
             sampled = sampler.sample(asked, recipe.replies)
             for task, replies in zip(several, sampled, strict=True):
-                record = _record(task, replies, recipe, reward, encoder)
-                lines.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+                if task.item.id not in done:
+                    record = _record(task, replies, recipe, reward, encoder)
+                    lines.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
-            progress("tasks", n_done + start + len(several), n_all)
-            if stop.asked and start + len(several) < len(ordered):
+            done |= {task.item.id for task in several}
+            progress("tasks", len(done), len(tasks))
+            if stop.asked and len(done) < len(tasks):
                 return False
     return True
 

@@ -1,7 +1,8 @@
 """llama.cpp in a process of its own: a shape that it does not expect aborts the whole process.
 
 `python llama_child.py TASKS.json OUT.npz` runs every task {"name", "path", "ids", "greedy"}: logits of all `ids`
-in one batch, and the ids that follow greedily. Cache in F32, no flash attention, one thread: what can be compared.
+in one batch, and the ids that follow greedily. Cache in F32, no flash attention, one thread, weights as they are
+stored: what can be compared.
 """
 
 from __future__ import annotations
@@ -53,6 +54,20 @@ def run_in_llama_cpp(tasks: Sequence[Task], folder: Path) -> dict[str, dict[str,
         }
 
 
+def _load_as_stored() -> None:
+    """Keep llama.cpp from packing weights for this processor: quantised DeepSeek-V3 would abort where there is AMX."""
+    import llama_cpp.llama_cpp as lib
+
+    defaults = lib.llama_model_default_params
+
+    def as_stored() -> Any:
+        params = defaults()
+        params.use_extra_bufts = False
+        return params
+
+    lib.llama_model_default_params = as_stored
+
+
 def _run(task: dict[str, Any]) -> tuple[Any, list[int]]:
     from llama_cpp import Llama
 
@@ -84,6 +99,7 @@ def _run(task: dict[str, Any]) -> tuple[Any, list[int]]:
 
 
 def main(source: str, target: str) -> None:
+    _load_as_stored()
     results = {}
     for n, task in enumerate(json.loads(Path(source).read_text(encoding="utf-8"))):
         print(task["name"], file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from tests.modelstack.inference.tiny_gguf import write_tiny_gguf, write_tiny_lor
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
 
 UNCHECKED = (
-    "import sys, modelstack.inference.llama.model as m; m.check_model_file = lambda path: None; "
+    "import sys, modelstack.inference.llama.model as m; m.check_model_file = lambda path: {}; "
     "from modelstack.inference.llama.trial_load import load; load(sys.argv[1:])"
 )
 """A child that has no check of the header, as for a file that the check does not know."""

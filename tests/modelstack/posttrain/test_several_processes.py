@@ -60,7 +60,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         ("sft", FULL | {"micro_batches": 1}),
         ("prefer", {"optimizer": OPTIMIZER}),
         ("reinforce", {"optimizer": {"lr": 1e-3, "eps": 1e-3}}),
-        ("reinforce", FULL | {"algorithm": "grpo", "optimizer": {"lr": 1e-3, "eps": 1e-3}}),
+        ("reinforce", FULL | {"algorithm": "grpo", "optimizer": {"lr": 0.1, "eps": 1.0}}),
     ],
     ids=["sft", "sft, all weights", "dpo", "dapo", "grpo, all weights"],
 )
