@@ -26,8 +26,8 @@ settings.load_profile("suite")
 gc.set_threshold(20_000, 10, 10)  # the default, 700, is for programs of fewer objects
 
 
-# Rounding depends on the instructions that a matrix product uses. Bounds mean the same on all processors if all use
-# the same; read at MKL's first product.
+# Rounding depends on the instructions that a matrix product uses. Bounds mean the same on all processors if all
+# use the same; read at MKL's first product.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 # No test needs its files to outlast a loss of power, for which each write would wait for the disk.
 os.fsync = lambda fd: None

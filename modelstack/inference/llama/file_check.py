@@ -61,7 +61,7 @@ _MAX_SHOWN_CHARS = 80
 
 
 def check_model_file(path: Path) -> dict[str, StoredTensor]:
-    """Check a model file, or all files of a split model, for errors that would end the process; return its tensors.
+    """Check a model file, or all files of a split one, for errors that would end the process; return its tensors.
 
     Raises:
         EngineError: the file is missing or damaged; the message names field, value and rule.
@@ -81,7 +81,7 @@ def check_model_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def multiplies_stacks(tensors: Mapping[str, StoredTensor]) -> bool:
-    """Whether a quantised matrix per head is multiplied, as in multi-head latent attention (DeepSeek-V2 and V3)."""
+    """Whether there is a quantised matrix for each head, as in multi-head latent attention (DeepSeek-V3)."""
     return any(name.endswith(HEAD_MATRICES) and tensor.type_name not in FLOATS for name, tensor in tensors.items())
 
 

@@ -56,7 +56,7 @@ class LlamaWeights:
         tensors = check_model_file(path)
         take_errors()
         params = self._lib.llama_model_default_params()
-        # llama.cpp places quantised stacks in AMX buffers, whose kernels multiply single matrices only, and aborts.
+        # llama.cpp places quantised stacks in AMX buffers, whose kernels multiply single matrices only: it aborts.
         params.use_extra_bufts = not (has_tiles(self._lib) and multiplies_stacks(tensors))
         self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:

@@ -55,7 +55,7 @@ def run_in_llama_cpp(tasks: Sequence[Task], folder: Path) -> dict[str, dict[str,
 
 
 def _load_as_stored() -> None:
-    """Keep llama.cpp from packing weights for this processor: quantised DeepSeek-V3 would abort where there is AMX."""
+    """Keep llama.cpp from packing weights for this processor: with AMX, quantised DeepSeek-V3 would abort."""
     import llama_cpp.llama_cpp as lib
 
     defaults = lib.llama_model_default_params
