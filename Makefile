@@ -17,6 +17,8 @@ CMAKE_SWITCHES := -DGGML_LLAMAFILE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAM
 # process compiles all tests, and each of its children the packages.
 TEST_ENV := env -u PYTHONDONTWRITEBYTECODE -u MAKEFLAGS OMP_NUM_THREADS=1
 N_TEST_PROCESSES := $(shell expr $(N_CORES) + 1)
+# A test that ends its process ends the run: with another process in its place, pytest-xdist loses tests and waits.
+TEST_OPTIONS := -n $(N_TEST_PROCESSES) --dist loadgroup --max-worker-restart 0
 # Node's own limit of 4 GiB is just enough for pyright, which then spends two thirds of its time collecting garbage.
 PYRIGHT_ENV := env NODE_OPTIONS=--max-old-space-size=8192
 BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)"
@@ -34,10 +36,10 @@ test: $(VENV)/.conformance
 	$(MAKE) -j2 lint test-all
 
 test-all: $(VENV)/.conformance
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_TEST_PROCESSES) --dist loadgroup
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_OPTIONS)
 
 test-fast: $(VENV)/.dev
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(N_TEST_PROCESSES) --dist loadgroup -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_OPTIONS) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def base(world: World) -> Base:
     found = load_base(world.base)
+    found.model.double()  # sums in another order differ less
     add_lora(found.model, LoraConfig(rank=4))
     with torch.no_grad():
         for _, layer in lora_layers(found.model):
@@ -88,7 +89,7 @@ def test_a_shared_policy_gives_the_loss_and_gradients_of_whole_rows(base: Base) 
     loss = (losses * batch.weights_BT.flatten()).sum() / 3
     loss.backward()
     of_whole = gradients(base)
-    assert shared == pytest.approx(loss.item(), rel=1e-5)
+    assert shared == pytest.approx(loss.item(), rel=1e-6)
     assert of_shared.keys() == of_whole.keys() and of_shared
     for name, gradient in of_whole.items():
         torch.testing.assert_close(of_shared[name], gradient, rtol=1e-3, atol=1e-6)
