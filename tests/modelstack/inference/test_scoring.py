@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerateRequest
+from modelstack.inference.llama.decode_thread import DecodeThread
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.scoring import (
     continuation_logprob,
@@ -55,7 +56,9 @@ def engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
 def reference_logprobs(reference: Any, ids: list[int]) -> list[tuple[float, bool]]:
     """(log-probability, greedy) of ids[1:], from llama-cpp-python's own class and a plain log-softmax."""
     reference.reset()
-    reference.eval(ids)
+    evaluate = DecodeThread(reference.eval)  # other tests of this process compute in bfloat16
+    evaluate(ids)
+    evaluate.close()
     scores = np.array(reference.scores[: len(ids)], dtype=np.float64)
     found = []
     for row, token in zip(scores, ids[1:], strict=False):
