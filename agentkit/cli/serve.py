@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -25,12 +24,6 @@ DEFAULT_PORT = 8080
 KEEP_ALIVE_S = 75
 """Seconds until a connection that asks nothing is closed: more than the 60 s of usual load balancers, which would
 otherwise send a request on a connection that is being closed."""
-YOUNG_OBJECTS = 10_000
-"""New objects after which Python looks for cyclic garbage, 5 ms of work.
-
-Its default of 700 visits the objects of the runs in progress at every twentieth step, which are no garbage: 7 %
-of the server's CPU time.
-"""
 SETTINGS_VARIABLE = "AGENTKIT_SERVE_SETTINGS"
 """Settings of the command line as JSON, for the worker processes that it starts."""
 
@@ -140,6 +133,7 @@ def served_app() -> AgentApp:
         UserError: a setting is wrong.
     """
     from agentkit.serving import ServiceLimits, app
+    from agentkit.serving.garbage import collect_seldom
     from agentkit.serving.named_agent import named_agent
 
     settings = json.loads(os.environ[SETTINGS_VARIABLE])
@@ -158,10 +152,7 @@ def served_app() -> AgentApp:
             max_runs=settings["runs"], run_timeout_s=settings["timeout"], keep_s=settings["keep"]
         ),
     )
-    # A full garbage collection would visit the 100,000 objects of modules and classes: all runs wait 40 ms for it.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    collect_seldom()
     return made
 
 

@@ -67,6 +67,7 @@ class Transaction(Protocol):
 
 
 Work = Callable[[Transaction], T]
+"""Statements of a transaction, and their result; performed again if they were undone."""
 
 
 class JournalDatabase(ABC):

@@ -211,7 +211,7 @@ class SQLJournal(RunJournal):
 
     def _note_start(self, call_id: str, transaction: Transaction) -> None:
         # Runs in the journal's turn, so concurrent calls record their starts one after another.
-        started = [*self._started, call_id]
+        started = [*(each for each in self._started if each != call_id), call_id]
         self._update("started = ?", (_ids(started),), transaction)
         self._started = started
 

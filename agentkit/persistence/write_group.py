@@ -40,15 +40,23 @@ class WriteGroup:
         return len(self._works) - 1
 
     def work(self, transaction: Transaction) -> None:
-        """Do all writes.
+        """Do all writes: without a savepoint each as long as none fails, which is faster.
 
         Raises:
             sqlite3.DatabaseError: the file cannot be used; nothing is written.
         """
         if len(self._works) == 1:
             self._outcomes = [(self._works[0](transaction),)]
-        else:
+            return
+        transaction.execute("SAVEPOINT all_writes")
+        try:
+            self._outcomes = [(work(transaction),) for work in self._works]
+        except sqlite3.DatabaseError:  # may have ended the transaction
+            raise
+        except BaseException:
+            transaction.execute("ROLLBACK TO all_writes")
             self._outcomes = [_outcome(work, transaction) for work in self._works]
+        transaction.execute("RELEASE all_writes")
 
     def close(self, failure: BaseException | None) -> None:
         """Wake those who wait: the transaction has ended, with an error or without."""
@@ -74,7 +82,7 @@ def _outcome(work: Work[Any], transaction: Transaction) -> Outcome:
     transaction.execute("SAVEPOINT one_write")
     try:
         found = (work(transaction),)
-    except sqlite3.DatabaseError:  # may have ended the transaction
+    except sqlite3.DatabaseError:
         raise
     except BaseException as error:
         transaction.execute("ROLLBACK TO one_write")

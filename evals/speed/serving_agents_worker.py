@@ -73,23 +73,29 @@ def agentkit_agent() -> Agent[None, str]:
 
 
 def agentkit_durable(folder: Path) -> Any:
-    """Return this project's application with its journal in a SQLite file."""
+    """Return this project's application with its journal in a SQLite file, in a process as of `agentkit serve`."""
     from agentkit.serving import app
+    from agentkit.serving.garbage import collect_seldom
 
-    return app(agentkit_agent(), journal=folder / "runs.db")
+    made = app(agentkit_agent(), journal=folder / "runs.db")
+    collect_seldom()
+    return made
 
 
 def agentkit_memory(folder: Path) -> Any:
     """Return this project's application with journal and sessions in memory."""
     from agentkit.persistence import InMemoryCheckpointer, InMemorySession
     from agentkit.serving import app
+    from agentkit.serving.garbage import collect_seldom
 
     sessions: dict[str, InMemorySession] = {}
-    return app(
+    made = app(
         agentkit_agent(),
         journal=InMemoryCheckpointer(),
         session_of=lambda name: sessions.setdefault(name, InMemorySession(name)),
     )
+    collect_seldom()
+    return made
 
 
 def pydantic_ai(folder: Path) -> Any:

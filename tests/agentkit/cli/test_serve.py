@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli.main import app
-from agentkit.cli.serve import SETTINGS_VARIABLE, YOUNG_OBJECTS
+from agentkit.cli.serve import SETTINGS_VARIABLE
+from agentkit.serving.garbage import YOUNG_OBJECTS
 from tests.agentkit.serving.killed_servers import free_port
 
 MODULE = """

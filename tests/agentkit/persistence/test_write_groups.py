@@ -15,10 +15,12 @@ import anyio.to_thread
 import pytest
 
 from agentkit.errors import CheckpointError
+from agentkit.messages import ModelRequest, ToolCallPart, UserPromptPart
 from agentkit.persistence import SQLiteCheckpointer
 from agentkit.persistence.sql_database import Transaction
 from agentkit.persistence.sqlite_database import SQLiteDatabase
 from agentkit.persistence.write_group import MOST_WRITES
+from agentkit.run.state import RunState
 from agentkit.testing import check_checkpointer, check_stored_events
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +93,17 @@ async def test_a_write_that_fails_is_undone_alone(numbers: SQLiteDatabase) -> No
     found = await asyncio.gather(*(added(numbers, n) for n in (1, -2, 3, -4, 5)), return_exceptions=True)
     assert [n if isinstance(n, int) else str(n) for n in found] == [1, "-2 is negative", 2, "-4 is negative", 3]
     assert await stored(numbers) == [1, 3, 5]
+
+
+async def test_calls_are_noted_once_though_their_writes_were_undone_with_another(tmp_path: Path) -> None:
+    keeper = SQLiteCheckpointer(tmp_path / "runs.db")
+    keeper.group_writes()
+    journals = [await keeper.create(RunState(messages=(ModelRequest((UserPromptPart(text),)),))) for text in "ab"]
+    await keeper.delete(journals[1].run_id)
+    starts = (journal.call_started(ToolCallPart("add", "{}", "call-1"), durable=False) for journal in journals)
+    first, second = await asyncio.gather(*starts, return_exceptions=True)
+    assert first is None and isinstance(second, CheckpointError)
+    assert (await keeper.load(journals[0].run_id)).in_flight == ("call-1",)
 
 
 async def test_an_error_of_the_file_undoes_the_group_and_all_are_told(numbers: SQLiteDatabase) -> None:
