@@ -46,7 +46,6 @@ UNCHECKED = ("tokenizer.ggml.merges",)
 """Arrays that are not read: llama.cpp accepts any text as a merge, and there are as many as tokens."""
 HEAD_MATRICES = (".attn_k_b.weight", ".attn_v_b.weight")
 """Endings of tensors with a matrix for each head."""
-FLOATS = ("F32", "F16", "BF16")
 WHOLE_NUMBERS = ".ffn_gate_tid2eid.weight"
 """Ending of the only tensor of whole numbers (I32): the experts of each token, in DeepSeek-V4."""
 
@@ -80,9 +79,10 @@ def check_model_file(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def multiplies_stacks(tensors: Mapping[str, StoredTensor]) -> bool:
+def has_quantised_stacks(tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether there is a quantised matrix for each head, as in multi-head latent attention (DeepSeek-V3)."""
-    return any(name.endswith(HEAD_MATRICES) and tensor.type_name not in FLOATS for name, tensor in tensors.items())
+    stacks = (tensor.type_name for name, tensor in tensors.items() if name.endswith(HEAD_MATRICES))
+    return any(kind not in ("F32", "F16", "BF16") for kind in stacks)
 
 
 def check_adapter_file(path: Path) -> None:

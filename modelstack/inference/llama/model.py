@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modelstack.inference.engine import EngineError
 from modelstack.inference.llama.batch import DECODE_OK, MAX_REPLY_BATCH, SequencePart, TokenBatch
 from modelstack.inference.llama.decode_thread import DecodeThread, has_tiles
-from modelstack.inference.llama.file_check import check_adapter_file, check_model_file, multiplies_stacks
+from modelstack.inference.llama.file_check import check_adapter_file, check_model_file, has_quantised_stacks
 from modelstack.inference.llama.layer_states import LayerStates
 from modelstack.inference.llama.library import library, take_errors
 from modelstack.inference.steering import Steering
@@ -57,7 +57,7 @@ class LlamaWeights:
         take_errors()
         params = self._lib.llama_model_default_params()
         # llama.cpp places quantised stacks in AMX buffers, whose kernels multiply single matrices only: it aborts.
-        params.use_extra_bufts = not (has_tiles(self._lib) and multiplies_stacks(tensors))
+        params.use_extra_bufts = not (has_tiles(self._lib) and has_quantised_stacks(tensors))
         self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise EngineError(

@@ -50,6 +50,16 @@ QUANTISED: dict[str, dict[str, Any]] = {
 """Of each family one, with rows of multiples of 32."""
 
 
+REPLY_OF_THE_ENGINE = """
+import sys
+from pathlib import Path
+
+from modelstack.inference.engine import GenerateRequest
+from modelstack.inference.llama.engine import LlamaCppEngine
+
+with LlamaCppEngine(Path(sys.argv[1]), context_window=64, n_threads=1) as engine:
+    print(len(engine.generate(GenerateRequest([1, 2, 3], 4)).ids))
+"""
 LOAD_WITH_MODULES = """
 import sys
 import llama_cpp.llama_cpp as lib
@@ -115,6 +125,14 @@ def test_every_family_runs_with_quantised_weights(tmp_path: Path) -> None:
     for name, ours in logits.items():
         error = (ours - torch.from_numpy(theirs[name]["logits"])).norm() / ours.norm()
         assert error < (0.2 if "v4" in name else 0.1), name  # V4 chooses entries, and a choice may tip over
+
+
+def test_the_engine_replies_with_quantised_latent_attention(tmp_path: Path) -> None:
+    """On processors with AMX, llama.cpp as it is by default aborts."""
+    model = toy_model(toy_config("deepseek_v3", **QUANTISED["deepseek_v3"]))
+    path = toy_file(model, tmp_path / "v3.gguf", "q8_0").path
+    done = subprocess.run([sys.executable, "-c", REPLY_OF_THE_ENGINE, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-1000:]
 
 
 def test_what_llama_cpp_rounds_is_told(runs: dict[str, _Run]) -> None:
