@@ -98,12 +98,13 @@ async def test_a_write_that_fails_is_undone_alone(numbers: SQLiteDatabase) -> No
 async def test_calls_are_noted_once_though_their_writes_were_undone_with_another(tmp_path: Path) -> None:
     keeper = SQLiteCheckpointer(tmp_path / "runs.db")
     keeper.group_writes()
-    journals = [await keeper.create(RunState(messages=(ModelRequest((UserPromptPart(text),)),))) for text in "ab"]
-    await keeper.delete(journals[1].run_id)
+    states = [RunState(messages=(ModelRequest((UserPromptPart(text),)),)) for text in "ab"]
+    journals = [await keeper.create(state) for state in states]
+    await keeper.delete(states[1].run_id)
     starts = (journal.call_started(ToolCallPart("add", "{}", "call-1"), durable=False) for journal in journals)
     first, second = await asyncio.gather(*starts, return_exceptions=True)
     assert first is None and isinstance(second, CheckpointError)
-    assert (await keeper.load(journals[0].run_id)).in_flight == ("call-1",)
+    assert (await keeper.load(states[0].run_id)).in_flight == ("call-1",)
 
 
 async def test_an_error_of_the_file_undoes_the_group_and_all_are_told(numbers: SQLiteDatabase) -> None:
