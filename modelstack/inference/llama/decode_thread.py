@@ -13,11 +13,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 
-def has_tiles(lib: Any) -> bool:
-    """Whether this build of llama.cpp computes with AMX."""
-    return "AMX_INT8 = 1" in lib.llama_print_system_info().decode()
-
-
 class DecodeThread:
     """Calls a function on one thread, which runs nothing else; adds 20 microseconds to a call."""
 

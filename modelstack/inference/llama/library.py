@@ -60,6 +60,11 @@ def library() -> ModuleType:
     return lib
 
 
+def is_built_with(switch: str) -> bool:
+    """Return whether a part of llama.cpp's build is in use on this processor, for example "AMX_INT8"."""
+    return f"{switch} = 1" in library().llama_print_system_info().decode()
+
+
 @functools.cache
 def ggml(name: str, result: Any, *arguments: Any) -> Any:
     """Return a function of ggml, which llama.cpp computes with, as a plain C function.

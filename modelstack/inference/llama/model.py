@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import EngineError
 from modelstack.inference.llama.batch import DECODE_OK, MAX_REPLY_BATCH, SequencePart, TokenBatch
-from modelstack.inference.llama.decode_thread import DecodeThread, has_tiles
+from modelstack.inference.llama.decode_thread import DecodeThread
 from modelstack.inference.llama.file_check import check_adapter_file, check_model_file, has_quantised_stacks
 from modelstack.inference.llama.layer_states import LayerStates
-from modelstack.inference.llama.library import library, take_errors
+from modelstack.inference.llama.library import is_built_with, library, take_errors
 from modelstack.inference.steering import Steering
 
 KVType = Literal["f32", "f16", "q8_0"]
@@ -32,6 +32,8 @@ FLASH_ATTENTION_AUTO = -1
 """The automatic value of `enum llama_flash_attn_type` in llama.h; 0 is disabled, 1 enabled."""
 
 
+TILES = "AMX_INT8"
+"""Part of the build that computes with AMX."""
 NO_POOLING = 0
 """The value of `enum llama_pooling_type` in llama.h with which each token has states of its own."""
 MAX_METADATA_BYTES = 256
@@ -57,7 +59,7 @@ class LlamaWeights:
         take_errors()
         params = self._lib.llama_model_default_params()
         # llama.cpp places quantised stacks in AMX buffers, whose kernels multiply single matrices only: it aborts.
-        params.use_extra_bufts = not (has_tiles(self._lib) and has_quantised_stacks(tensors))
+        params.use_extra_bufts = not (is_built_with(TILES) and has_quantised_stacks(tensors))
         self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise EngineError(
@@ -193,7 +195,7 @@ class LlamaContext:
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention, has_states)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = TokenBatch(self._lib, n_batch)
-        self._own_thread = DecodeThread(self._lib.llama_decode) if has_tiles(self._lib) else None
+        self._own_thread = DecodeThread(self._lib.llama_decode) if is_built_with(TILES) else None
         self._decode: Callable[[Any, Any], int] = self._own_thread or self._lib.llama_decode
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._no_logits = np.empty((0, weights.n_vocab), np.float32)
@@ -256,8 +258,7 @@ class LlamaContext:
         On a CPU this holds without flash attention and without the matrix kernels of llamafile or a BLAS (switches
         of the build). Packed formats may still have different kernels for four rows and for one.
         """
-        system = self._lib.llama_print_system_info().decode()
-        has_others = "LLAMAFILE = 1" in system or "BLAS = 1" in system
+        has_others = is_built_with("LLAMAFILE") or is_built_with("BLAS")
         return not self.on_gpu and self._flash_attention == 0 and not has_others
 
     def _flash_attention_type(self, wanted: bool | None, kv_type: KVType) -> int:
@@ -410,5 +411,4 @@ def _address_returned_by(lib: Any, name: str, *argument_types: Any) -> Any:
 
 def rearranges_q4_0() -> bool:
     """Return whether llama.cpp computes on a CPU with Q4_0 weights rearranged for products of many rows."""
-    lib = library()
-    return not lib.llama_supports_gpu_offload() and "REPACK = 1" in lib.llama_print_system_info().decode()
+    return not library().llama_supports_gpu_offload() and is_built_with("REPACK")
