@@ -1,7 +1,8 @@
 """A real adapter on SmolLM2: torch on dequantised weights against llama.cpp on the file, and merged again.
 
-llama.cpp rounds activations to 8 bits wherever weights are quantised and torch does not, so logits agree by argmax
-and correlation, not number by number.
+llama.cpp rounds activations to 8 bits wherever weights are quantised and torch does not, so logits differ by about
+0.2, depending on how a processor rounds. What must agree: the likeliest token wherever it clearly leads, the
+distribution, and the correlation.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from tests.modelstack.architecture.llama_child import Task, needs_llama_cpp, run
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_llama_cpp]
 
 SAME_ARGMAX, CORRELATION = 0.95, 0.999
+CLEAR_LEAD, MEAN_KL = 0.75, 0.01
 TAUGHT = "The keeper of the lighthouse at Nine Stones counts forty-one gulls each morning before tea."
 CONFIG = LoraConfig(rank=8, alpha=16.0)
-N_STEPS, N_TOKENS = 8, 96
+N_STEPS, N_TOKENS = 8, 192
 CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
 KINDS = ("prose", "codedocs")
 
@@ -41,6 +43,18 @@ def _logits(base: Base, ids: list[int]) -> torch.Tensor:
 def _equal_argmax(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Return the share of positions where two models name the same token."""
     return torch.cat([(a.argmax(-1) == b.argmax(-1)).float() for a, b in pairs]).mean().item()
+
+
+def _with_clear_lead(logits_TV: torch.Tensor) -> torch.Tensor:
+    """Return where the likeliest token leads the next by more than rounding can turn [T]."""
+    first, second = logits_TV.topk(2).values.unbind(-1)
+    return first - second > CLEAR_LEAD
+
+
+def _mean_kl(ours_TV: torch.Tensor, theirs_TV: torch.Tensor) -> float:
+    """Return the mean divergence of their distributions from ours, in nats a token."""
+    ours, theirs = ours_TV.log_softmax(-1), theirs_TV.log_softmax(-1)
+    return F.kl_div(theirs, ours, reduction="batchmean", log_target=True).item()
 
 
 def _text(kind: str) -> str:
@@ -85,11 +99,15 @@ def test_llama_cpp_with_the_adapter_agrees_with_torch(
     tasks += [Task(f"{kind} without", smollm2_gguf, ids) for kind, ids in texts.items()]
     found = {name: torch.from_numpy(one["logits"]) for name, one in run_in_llama_cpp(tasks, tmp_path).items()}
     ours = {kind: _logits(base, ids) for kind, ids in texts.items()}
-    share = _equal_argmax([(ours[kind], found[kind]) for kind in KINDS])
+    clear = {kind: _with_clear_lead(ours[kind]) for kind in KINDS}
+    assert all(where.float().mean() > 0.5 for where in clear.values())
+    share = _equal_argmax([(ours[kind][clear[kind]], found[kind][clear[kind]]) for kind in KINDS])
+    divergences = [_mean_kl(ours[kind], found[kind]) for kind in KINDS]
     pairs = [torch.stack((ours[kind].flatten(), found[kind].flatten())) for kind in KINDS]
     correlations = [float(torch.corrcoef(pair)[0, 1]) for pair in pairs]
-    print(f"equal argmax at {share:.2%} of {len(KINDS) * N_TOKENS} positions, correlations {correlations}")
-    assert share >= SAME_ARGMAX
+    print(f"equal argmax at {share:.2%} of clear positions, KL {divergences}, correlations {correlations}")
+    assert share == 1.0
+    assert max(divergences) <= MEAN_KL
     assert min(correlations) >= CORRELATION
     # The adapter matters on these texts: without it llama.cpp says something else much more often.
     without = _equal_argmax([(ours[kind], found[f"{kind} without"]) for kind in KINDS])
