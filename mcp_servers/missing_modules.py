@@ -54,7 +54,7 @@ MODULES_OF_EXTRAS = {
     "keyring": ("keyring",),
     "skills": ("yaml",),
     "release": ("cryptography", "yaml"),
-    "serve": ("prometheus_client", "sse_starlette", "starlette", "uvicorn"),
+    "serve": ("httptools", "prometheus_client", "sse_starlette", "starlette", "uvicorn"),
     "cost": ("genai_prices",),
     "postgres": ("psycopg",),
     "a2a": ("a2a",),

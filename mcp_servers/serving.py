@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_servers.confinement.confining import confine
 from mcp_servers.failures import StartError
 from mcp_servers.oauth.options import add_oauth_arguments, prepared_verifier, resource_of, with_reach
+from mcp_servers.uvicorn_settings import uvicorn_settings
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
@@ -143,9 +144,7 @@ def _serve_http(
         app = http_app(server, host, bound_port, secret)
     else:
         app = oauth_app(server, host, bound_port, replace(resource, name=server.name), verifier)
-    # No route is a WebSocket: a client that asks for one is answered as without the question.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none")
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(app, **uvicorn_settings())).run(sockets=[listener])
 
 
 def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:

@@ -15,6 +15,7 @@ import typer
 from agentkit.cli.options import journal_name
 from agentkit.errors import UserError
 from agentkit.persistence.named_journal import is_postgres, named_journal
+from mcp_servers.uvicorn_settings import uvicorn_settings
 
 if TYPE_CHECKING:
     from agentkit.serving.asgi import AgentApp
@@ -115,11 +116,7 @@ def serve(
         workers=workers,
         host=host,
         port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        http="h11",  # limits a request's head to 64 KB; httptools, which uvicorn prefers, has no limit
-        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
+        **uvicorn_settings(),
         proxy_headers=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=KEEP_ALIVE_S,

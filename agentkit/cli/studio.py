@@ -31,6 +31,7 @@ from agentkit.cli.options import (
     trace_directory,
 )
 from agentkit.errors import UserError
+from mcp_servers.uvicorn_settings import uvicorn_settings
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
@@ -124,10 +125,7 @@ def studio(
         made,
         host="127.0.0.1",
         port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
+        **uvicorn_settings(),
         timeout_graceful_shutdown=5,
     )
     with suppress(KeyboardInterrupt):

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from agentkit.errors import CheckpointError, UserError
 from agentkit.persistence import postgres_format, sql_files
-from agentkit.persistence.sql_database import JournalDatabase, Rows, Transaction, Work
+from agentkit.persistence.sql_database import (
+    INSERT_EVENT,
+    EventRow,
+    JournalDatabase,
+    Rows,
+    Transaction,
+    Work,
+)
 from mcp_servers.distribution import install_command
 
 if TYPE_CHECKING:
@@ -82,6 +89,14 @@ class PostgresTransaction:
     def executemany(self, statement: str, parameters: Iterable[Sequence[Any]], /) -> None:
         """Execute a statement once for each row of parameters, all in one exchange with the server."""
         self._connection.cursor().executemany(_numbered(statement), parameters)
+
+    def insert_events(self, rows: Sequence[EventRow], /) -> bool:
+        """Insert events of one run; none if the number of the first is taken, which must not be an error here."""
+        if self.execute(f"{INSERT_EVENT} ON CONFLICT DO NOTHING", rows[0]).rowcount != 1:
+            return False
+        if len(rows) > 1:
+            self.executemany(INSERT_EVENT, rows[1:])
+        return True
 
     def now(self) -> float:
         """Return the time by the database's clock at which the transaction began, or had its turn."""

@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 IS_UNENDED = "part_of IS NULL AND status IN ('running', 'needs_approval', 'needs_results')"
 """Condition of runs that have not ended, word for word that of their index."""
+INSERT_EVENT = "INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)"
+EventRow = tuple[str, int, float, str]
+"""Run, number, time in seconds since 1970, and JSON of an event."""
 
 
 class Rows(Protocol):
@@ -55,6 +58,16 @@ class Transaction(Protocol):
 
     def executemany(self, statement: str, parameters: Iterable[Sequence[Any]], /) -> object:
         """Execute a statement once for each row of parameters."""
+        ...
+
+    def insert_events(self, rows: Sequence[EventRow], /) -> bool:
+        """Insert events of one run, at least one; none if the number of the first is taken.
+
+        The numbers are consecutive, and the run's row is locked or new, so no later number is taken either.
+
+        Returns:
+            Whether they are inserted.
+        """
         ...
 
     def now(self) -> float:

@@ -8,12 +8,10 @@ from typing import TypeVar
 
 from agentkit.persistence import sql_files
 from agentkit.persistence.outbox import Outbox, SentEvent
-from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
+from agentkit.persistence.sql_database import EventRow, JournalDatabase, Transaction, Work
 from agentkit.persistence.stored_events import StoredEvent, numbered
 
 T = TypeVar("T")
-
-_INSERT = "INSERT INTO events(run_id, number, time, body) VALUES (?, ?, ?, ?)"
 
 
 async def written_with(
@@ -51,11 +49,8 @@ def append(
         last: Number of the last event that the caller stored; others may have added some since. None: unknown.
     """
     events = numbered(sent, _last(run_id, transaction) if last is None else last)
-    while not _is_inserted(run_id, events[0], transaction):  # others added some, for example a request to cancel
+    while not transaction.insert_events(_rows(run_id, events)):  # others added some: a request to cancel
         events = numbered(sent, _last(run_id, transaction))
-    if len(events) > 1:
-        rest = [(run_id, each.number, each.time, each.body) for each in events[1:]]
-        transaction.executemany(_INSERT, rest)
     for each in events:
         if each.files:
             sql_files.add_of_events(transaction, run_id, each.files)
@@ -68,10 +63,8 @@ def _last(run_id: str, transaction: Transaction) -> int:
     return found.fetchone()[0]
 
 
-def _is_inserted(run_id: str, event: StoredEvent, transaction: Transaction) -> bool:
-    """Store an event unless its number is taken; return whether it is stored."""
-    row = (run_id, event.number, event.time, event.body)
-    return transaction.execute(f"{_INSERT} ON CONFLICT DO NOTHING", row).rowcount == 1
+def _rows(run_id: str, events: Sequence[StoredEvent]) -> list[EventRow]:
+    return [(run_id, each.number, each.time, each.body) for each in events]
 
 
 def read(run_id: str, after: int, limit: int, transaction: Transaction) -> list[StoredEvent]:

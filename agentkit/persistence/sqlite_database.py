@@ -11,14 +11,16 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from agentkit.errors import AgentRunError, CheckpointError, UserError
 from agentkit.persistence import message_chain
-from agentkit.persistence.sql_database import JournalDatabase, Transaction, Work
+from agentkit.persistence.sql_database import INSERT_EVENT, EventRow, JournalDatabase, Transaction, Work
 from agentkit.persistence.sqlite_format import FORMAT, bring_up
 
 if TYPE_CHECKING:
@@ -41,6 +43,15 @@ _WAIT_MS = 30_000
 """Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
 
 
+_TOGETHER = 8
+"""Events that one statement inserts: half the time of a statement each. Most writes have less."""
+
+
+@cache
+def _insert_events(n: int) -> str:
+    return INSERT_EVENT + ", (?, ?, ?, ?)" * (n - 1)
+
+
 class SQLiteTransaction(sqlite3.Connection):
     """Connection to a file; a transaction that writes is alone, so nothing has to be locked."""
 
@@ -49,6 +60,20 @@ class SQLiteTransaction(sqlite3.Connection):
     # A merge patch (RFC 7396) with values that are there changes nothing; twice as fast as `json_each`.
     HAS_METADATA: ClassVar[str] = "json_patch(runs.metadata, ?1) = json(runs.metadata)"
     RUN_IDS: ClassVar[str] = "json_each(?1) AS wanted"
+
+    def insert_events(self, rows: Sequence[EventRow], /) -> bool:
+        """Insert events of one run; none if the number of the first is taken."""
+        first = rows[:_TOGETHER]
+        values = list(chain.from_iterable(first))
+        try:
+            self.execute(_insert_events(len(first)), values)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+                raise
+            return False  # SQLite has undone the whole statement
+        if len(rows) > _TOGETHER:
+            self.executemany(INSERT_EVENT, rows[_TOGETHER:])
+        return True
 
     def now(self) -> float:
         """Return the time by this machine's clock: all processes that use the file are on it."""
@@ -104,7 +129,6 @@ class SQLiteDatabase(JournalDatabase):
 
         A cancelled task gets its result first, as that of work at once: it must know what is stored.
         """
-        from anyio import CancelScope
         from anyio.lowlevel import cancel_shielded_checkpoint
 
         from agentkit.persistence.write_group import WriteGroup
@@ -115,8 +139,7 @@ class SQLiteDatabase(JournalDatabase):
             group = self._groups[thread] = WriteGroup()
         place = group.add(work)
         if place > 0:
-            with CancelScope(shield=True):
-                await group.wait()
+            await group.wait()
             return group.result(place)
         try:
             await cancel_shielded_checkpoint()

@@ -6,10 +6,11 @@ event loop performs at the same time are ready to write at the same time, so non
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from typing import Any
 
-from anyio import Event
+from anyio import CancelScope, Event, current_effective_deadline, get_cancelled_exc_class
 
 from agentkit.persistence.sql_database import Transaction, Work
 
@@ -64,8 +65,17 @@ class WriteGroup:
         self._done.set()
 
     async def wait(self) -> None:
-        """Wait until the transaction has ended."""
-        await self._done.wait()
+        """Wait until the transaction has ended, in a cancelled scope too.
+
+        A scope that shields from cancellation would cost more than the wait, and few tasks are cancelled here.
+        """
+        try:
+            await self._done.wait()
+        except get_cancelled_exc_class():
+            with CancelScope(shield=True):
+                await self._done.wait()
+            if current_effective_deadline() != -math.inf:
+                raise  # by asyncio's `Task.cancel`, which nothing repeats
 
     def result(self, place: int) -> Any:
         """Return the result of a write, or raise its error."""

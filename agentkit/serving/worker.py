@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 from agentkit.errors import AgentKitError, CheckpointError
 from agentkit.events import (
@@ -384,6 +385,7 @@ class Worker:
         if not self._held:
             return
         last = await self._journal.last_events(list(self._held))
+        await anyio.lowlevel.checkpoint()  # runs whose events were just written count them first
         for held in list(self._held.values()):
             n_foreign = last.get(held.run_id, 0) - held.known.n
             if n_foreign > held.n_foreign:

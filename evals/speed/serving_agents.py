@@ -48,7 +48,7 @@ MOST_GROWTH_MB = 10.0
 START_S = 120.0
 """Seconds in which a server must accept requests."""
 MB = 1e6
-UVICORN = "uvicorn==0.54.0"
+UVICORN = ("uvicorn==0.54.0", "httptools==0.9.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ IN_MEMORY = AgentServer("agentkit, in memory", "agentkit-memory")
 PROGRAMS = (
     DURABLE,
     IN_MEMORY,
-    AgentServer("pydantic-ai", "pydantic-ai", packages=("pydantic-ai-slim[ag-ui]==2.68.0", UVICORN)),
-    AgentServer("Google ADK", "google-adk", "adk", ("google-adk==2.13.0", UVICORN)),
+    AgentServer("pydantic-ai", "pydantic-ai", packages=("pydantic-ai-slim[ag-ui]==2.68.0", *UVICORN)),
+    AgentServer("Google ADK", "google-adk", "adk", ("google-adk==2.13.0", *UVICORN)),
 )
 
 

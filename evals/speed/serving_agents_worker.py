@@ -2,8 +2,9 @@
 
 A server runs in its own process, by the interpreter of its environment, which holds one peer and nothing of this
 project: all imports except the standard library's are inside the functions. All run on uvicorn with asyncio's loop
-and h11, without access logs. The agent's model follows a script: one call of `add`, then an answer in `PIECES`.
-The port and the version are printed as JSON when the server accepts requests.
+and httptools, this project's with its own limits, without access logs. The agent's model follows a script: one
+call of `add`, then an answer in `PIECES`. The port and the version are printed as JSON when the server accepts
+requests.
 
     python -P evals/speed/serving_agents_worker.py agentkit-memory
 """
@@ -163,13 +164,23 @@ def google_adk(folder: Path) -> Any:
     )
 
 
+OURS = "agentkit-modelstack"
 SERVERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "agentkit-durable": ("agentkit-modelstack", agentkit_durable),
-    "agentkit-memory": ("agentkit-modelstack", agentkit_memory),
+    "agentkit-durable": (OURS, agentkit_durable),
+    "agentkit-memory": (OURS, agentkit_memory),
     "pydantic-ai": ("pydantic-ai-slim", pydantic_ai),
     "google-adk": ("google-adk", google_adk),
 }
 """Package and application by the name of a server."""
+
+
+def parser_for(package: str) -> str:
+    """Return uvicorn's parser of requests: what `agentkit serve` takes, or what uvicorn prefers."""
+    if package != OURS:
+        return "httptools"
+    from mcp_servers.uvicorn_settings import http_parser
+
+    return http_parser()
 
 
 async def serve(name: str, folder: Path) -> None:
@@ -177,8 +188,8 @@ async def serve(name: str, folder: Path) -> None:
     import uvicorn
 
     package, build = SERVERS[name]
-    options: dict[str, Any] = {"loop": "asyncio", "http": "h11", "log_level": "warning", "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(build(folder), **options))
+    options: dict[str, Any] = {"loop": "asyncio", "log_level": "warning", "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(build(folder), http=parser_for(package), **options))  # pyright: ignore[reportArgumentType]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         serving = asyncio.create_task(server.serve([listener]))

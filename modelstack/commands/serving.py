@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from mcp_servers.uvicorn_settings import uvicorn_settings
 from modelstack.commands.help import explained
 from modelstack.commands.torch_engines import (
     DRAFTER_HELP,
@@ -254,11 +255,8 @@ def _server(app: Starlette, **settings: Any) -> uvicorn.Server:
         signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         app,
-        log_level="warning",
-        access_log=False,
         proxy_headers=False,
-        server_header=False,
-        ws="none",  # no route is a WebSocket: a client that asks for one is answered as without the question
+        **uvicorn_settings(),
         timeout_graceful_shutdown=GRACE_S,
         **settings,
     )

@@ -163,7 +163,7 @@ async def test_calls_of_the_mcp_server_are_parents_of_their_runs_and_are_counted
             assert found.structured_content is not None and found.structured_content["answer"] == "done: a"
         run = await spans.one("invoke_agent clerk")
         await client.ask("POST", "/mcp/", 401, json={}, headers={"Authorization": "Bearer wrong"})
-        await client.http.request("MADE-UP", "/mcp/")
+        await client.http.request("PROPFIND", "/mcp/")
         requests = spans.named("POST /mcp")
         assert ids(run) in {own_ids(span) for span in requests}
         counted = (await client.http.get("/metrics")).text
@@ -173,7 +173,7 @@ async def test_calls_of_the_mcp_server_are_parents_of_their_runs_and_are_counted
                 f'agentkit_requests_total{{method="POST",path="/mcp",status="{status}"}} {posts.count(status)}.0'
             )
             assert line in counted, counted
-        assert 401 in posts and 'method="_OTHER",path="/mcp"' in counted and "MADE-UP" not in counted
+        assert 401 in posts and 'method="_OTHER",path="/mcp"' in counted and "PROPFIND" not in counted
 
 
 @pytest.mark.parametrize(
