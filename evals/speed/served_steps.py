@@ -2,9 +2,10 @@
 
 200 sessions at once, each with a run of ten steps: nine calls of a tool and an answer. The model takes no time.
 Served, a client begins each run with `POST /runs` and reads its events to the end. The server is `agentkit serve`.
-Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too.
+Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too. A process performs
+several such rounds; the first warms it up and is not counted. Each repeat has new processes.
 
-    python -m evals.speed.served_steps [--sessions 200] [--repeats 3]
+    python -m evals.speed.served_steps [--sessions 200] [--rounds 5] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -53,32 +54,38 @@ def stepping_agent(checkpointer: Checkpointer | None = None) -> Agent[None, str]
     return Agent(FunctionModel(reply), tools=[count], name="counter", checkpointer=checkpointer)
 
 
-async def alone(folder: Path, n_sessions: int) -> float:
-    """Return the CPU seconds of the runs without a server."""
+async def alone(folder: Path, n_sessions: int, n_rounds: int) -> float:
+    """Return the CPU seconds of the runs of `n_rounds` without a server, behind a round that warms up."""
     from agentkit import SQLiteSession
     from agentkit.persistence import SQLiteCheckpointer
 
     checkpointer = SQLiteCheckpointer(folder / "runs.db")
     agent = stepping_agent(checkpointer)
 
-    async def run(number: int) -> None:
-        session = SQLiteSession(checkpointer.database, f"s{number}")
+    async def run(name: str) -> None:
+        session = SQLiteSession(checkpointer.database, name)
         result = await agent.run("Count.", session=session)
         assert result.output == "counted"
 
-    await run(-1)
-    started = time.process_time()
-    await asyncio.gather(*map(run, range(n_sessions)))
+    started = 0.0
+    for round_ in range(n_rounds + 1):
+        await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
+        started = started or time.process_time()
     return time.process_time() - started
 
 
-async def served(pid: int, url: str, n_sessions: int) -> float:
-    """Return the CPU seconds of the server for the runs."""
+def _sessions(round_: int, n: int) -> list[str]:
+    """Return new names of sessions."""
+    return [f"{round_}-{number}" for number in range(n)]
+
+
+async def served(pid: int, url: str, n_sessions: int, n_rounds: int) -> float:
+    """Return the CPU seconds of the server for the runs of `n_rounds`, behind a round that warms up."""
     limits = httpx.Limits(max_connections=n_sessions, max_keepalive_connections=n_sessions)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False) as client:
 
-        async def run(number: int) -> None:
-            begun = await client.post("/runs", json={"prompt": "Count.", "session": f"s{number}"})
+        async def run(name: str) -> None:
+            begun = await client.post("/runs", json={"prompt": "Count.", "session": name})
             events = await client.get(f"/runs/{begun.json()['run_id']}/events")
             assert '"output":"counted"' in events.text, events.text[-300:]
 
@@ -88,15 +95,16 @@ async def served(pid: int, url: str, n_sessions: int) -> float:
                     break
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
-        await run(-1)
-        before = cpu_s(pid)
-        await asyncio.gather(*map(run, range(n_sessions)))
+        before = 0.0
+        for round_ in range(n_rounds + 1):
+            await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
+            before = before or cpu_s(pid)
         return cpu_s(pid) - before
 
 
-def measured(n_sessions: int) -> tuple[float, float]:
+def measured(n_sessions: int, n_rounds: int) -> tuple[float, float]:
     """Return milliseconds of CPU a step, served and alone."""
-    n_steps = n_sessions * (N_CALLS + 1)
+    n_steps = n_sessions * n_rounds * (N_CALLS + 1)
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,12 +113,12 @@ def measured(n_sessions: int) -> tuple[float, float]:
         command = [sys.executable, "-m", "agentkit.cli.main", "serve", agent, "--journal", journal]
         with subprocess.Popen([*command, "--port", str(port), "--runs", str(n_sessions)]) as server:
             try:
-                of_server = asyncio.run(served(server.pid, f"http://127.0.0.1:{port}", n_sessions))
+                of_server = asyncio.run(served(server.pid, f"http://127.0.0.1:{port}", n_sessions, n_rounds))
             finally:
                 server.terminate()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "evals.speed.served_steps", "--alone", "--folder", folder]
-        command += ["--sessions", str(n_sessions)]
+        command += ["--sessions", str(n_sessions), "--rounds", str(n_rounds)]
         of_loop = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return 1000 * of_server / n_steps, 1000 * of_loop / n_steps
 
@@ -119,15 +127,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if the bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     add_result_option(parser)
     options = parser.parse_args(argv)
     if options.alone:
-        print(asyncio.run(alone(options.folder, options.sessions)))
+        print(asyncio.run(alone(options.folder, options.sessions, options.rounds)))
         return 0
-    pairs = [measured(options.sessions) for _ in range(options.repeats)]
+    pairs = [measured(options.sessions, options.rounds) for _ in range(options.repeats)]
     ratios = sorted(one / other for one, other in pairs)
     values = {SERVED: median(one for one, _ in pairs), ALONE: median(other for _, other in pairs)}
     for name, value in values.items():
