@@ -4,7 +4,8 @@ A reader of stored events must neither miss one nor see one twice, whenever the 
 killed. So an event that reports a change of the state is stored in the same transaction as the state: the
 response, the start and the result of a call, a plan, the end. Events that change nothing (pieces of text, progress
 of a tool, a request) may be stored earlier; if the process is killed, the step is done again, and the event
-`RunResumedEvent` says from which step.
+`RunResumedEvent` says from which step. Pieces of tool calls of which none was stored before the response are left
+out: the response has the calls.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from agentkit.events import (
     AgentEvent,
     ModelRequestEvent,
+    ModelResponseEvent,
     RunResumedEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
@@ -46,6 +48,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._on_stored = on_stored
         self._left_out: type[object] | None = None
+        self._has_told_pieces = False
+        """Whether a piece of a tool call of the current response was taken."""
         self.last: int | None = None
         """Number of the last event that was stored from here; others may have added some since. None: unknown."""
 
@@ -67,14 +71,22 @@ class Outbox:
             self._left_out = None
             return
         with self._lock:
+            if isinstance(event, ModelResponseEvent):
+                self._leave_pieces_out()
             if not self._waiting or not self._waiting[-1][1].takes(event):
                 self._waiting.append((time.time(), GrowingEvent(event)))
+
+    def _leave_pieces_out(self) -> None:
+        """Drop the pieces of calls that wait when the response comes, unless a reader may have earlier ones."""
+        while not self._has_told_pieces and self._waiting and _is_piece_of_call(self._waiting[-1][1].event):
+            self._waiting.pop()
+        self._has_told_pieces = False
 
     def with_state(self) -> list[SentEvent]:
         """Take the events that a write of the state stores: all."""
         with self._lock:
             taken, self._waiting = self._waiting, []
-        return [(at, event.joined()) for at, event in taken]
+            return self._joined(taken)
 
     def with_call(self, call_id: str) -> list[SentEvent]:
         """Take the events that the start or the answer of a call stores: its own, and those that change nothing.
@@ -108,7 +120,15 @@ class Outbox:
             wanted = [is_wanted(each.event) for _, each in self._waiting]
             taken = [each for each, is_taken in zip(self._waiting, wanted, strict=True) if is_taken]
             self._waiting = [each for each, is_taken in zip(self._waiting, wanted, strict=True) if not is_taken]
+            return self._joined(taken)
+
+    def _joined(self, taken: list[tuple[float, GrowingEvent]]) -> list[SentEvent]:
+        self._has_told_pieces |= any(_is_piece_of_call(each.event) for _, each in taken)
         return [(at, event.joined()) for at, event in taken]
+
+
+def _is_piece_of_call(event: AgentEvent) -> bool:
+    return isinstance(event, ToolCallDeltaEvent)
 
 
 def changes_nothing(event: AgentEvent) -> bool:
