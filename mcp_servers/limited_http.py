@@ -1,6 +1,6 @@
 """HTTP/1.1 for our servers by httptools, with the limits that it lacks.
 
-httptools is llhttp, the parser of Node.js: a server takes 15 % less processor time with it than with h11. But
+httptools is llhttp, the parser of Node.js: a server takes a tenth less processor time with it than with h11. But
 uvicorn's protocol on it takes a head of any length and a request with two `Host` lines, and loses the body of a
 request that asks to upgrade. RFC 9112, section 3.2, wants one `Host`; RFC 9110, section 7.8, lets a server ignore
 `Upgrade`.
@@ -30,22 +30,28 @@ class LimitedHttp(HttpToolsProtocol):
         """Parse what the client has sent."""
         self._unset_keepalive_if_required()
         self._n_waiting += len(data)
+        rest = memoryview(data)  # a slice copies nothing
         try:
-            self.parser.feed_data(data)
+            while rest:
+                rest = self._parse(rest)
             self._require(self._n_waiting <= MOST_HEAD_BYTES, _TOO_LONG)
-        except HttpParserUpgrade as stopped:
-            behind_head = data[stopped.args[0] :]
-            self._go_on_without_upgrade(behind_head)
         except (HttpParserError, _Refused):
             self.send_400_response(self._why_refused)
 
-    def _go_on_without_upgrade(self, behind_head: bytes) -> None:
-        """Parse the request again without the lines that ask for another protocol, and what comes behind it."""
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
-        lines += [name + b": " + value for name, value in self.headers if name not in (b"connection", b"upgrade")]
-        self.parser = HttpRequestParser(self)
-        self._n_waiting = 0
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + behind_head)
+    def _parse(self, data: memoryview) -> memoryview:
+        """Parse data up to the end of a head that asks to upgrade; return what comes behind it."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as stopped:
+            version = self.parser.get_http_version().encode()
+            lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+            for name, value in self.headers:
+                if name not in (b"connection", b"upgrade"):
+                    lines.append(name + b": " + value)
+            self.parser = HttpRequestParser(self)
+            self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+            return data[stopped.args[0] :]
+        return data[:0]
 
     def on_message_begin(self) -> None:
         """Begin a request."""

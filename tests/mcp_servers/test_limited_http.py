@@ -93,6 +93,7 @@ async def _answer(port: int, *parts: bytes, until: bytes = b">") -> str:
         pytest.param((request(), request(path="/b")), ["</a:>", "</b:>"], id="two requests"),
         pytest.param((request() + request(path="/b"),), ["</a:>", "</b:>"], id="pipelined"),
         pytest.param((request(lines=ASKS_TO_UPGRADE), request(path="/b")), ["</a:>", "</b:>"], id="upgrade"),
+        pytest.param((b"GET /a HTTP/1.0\r\n" + ASKS_TO_UPGRADE + b"\r\n",), ["</a:>"], id="upgrade of HTTP/1.0"),
         pytest.param(
             (request(lines=ASKS_TO_UPGRADE) + request(path="/b"),), ["</a:>", "</b:>"], id="upgrade, pipelined"
         ),
@@ -160,6 +161,13 @@ async def test_what_is_refused_ends_the_connection(parser: str, parts: tuple[byt
 async def test_the_reason_is_told(part: bytes, reason: str) -> None:
     async with _served(HTTPTOOLS) as port:
         assert reason in await _answer(port, part)
+
+
+async def test_many_requests_to_upgrade_in_one_piece_are_all_answered() -> None:
+    n = 2_000
+    async with _served(HTTPTOOLS) as port:
+        got = await _answer(port, request(lines=ASKS_TO_UPGRADE) * n + request(path="/b"), until=b"</b:>")
+    assert got.count("</a:>") == n
 
 
 async def test_a_long_head_within_the_limit_is_answered() -> None:
