@@ -10,6 +10,7 @@ import httpx
 import uvicorn
 
 from agentkit.models.catalog.entries import local_path
+from mcp_servers.uvicorn_settings import uvicorn_settings
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.server.app import ServerApp
 from modelstack.inference.server.served_model import ServedModel
@@ -26,7 +27,7 @@ def main() -> None:
     """Serve the smallest model on a free port, and ask it once."""
     with LlamaCppEngine(local_path("smollm2-135m")) as engine:
         app = ServerApp(ServedModel(engine, "smollm2"))
-        config = uvicorn.Config(app.asgi(), port=0, log_level="warning")
+        config = uvicorn.Config(app.asgi(), port=0, **uvicorn_settings())
         listener = config.bind_socket()
         listener.listen()
         server = uvicorn.Server(config)

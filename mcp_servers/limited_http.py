@@ -21,9 +21,6 @@ class LimitedHttp(HttpToolsProtocol):
 
     _n_waiting = 0
     """Bytes received since the end of the last head, or the last bytes of a body."""
-    _n_head = 0
-    """Bytes of the header lines of the request."""
-    _n_hosts = 0
     _why_refused = "Invalid HTTP request received."
 
     def data_received(self, data: bytes) -> None:
@@ -53,30 +50,17 @@ class LimitedHttp(HttpToolsProtocol):
             return data[stopped.args[0] :]
         return data[:0]
 
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        super().on_message_begin()
-        self._n_head = self._n_hosts = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a line of the head or of the trailer."""
-        self._n_head += len(name) + len(value)
-        self._require(self._n_head <= MOST_HEAD_BYTES, _TOO_LONG)
-        super().on_header(name, value)
-        self._n_hosts += self.headers[-1][0] == b"host"
-
     def on_headers_complete(self) -> None:
         """Begin to answer."""
         self._n_waiting = 0
-        self._require(len(self.url) + self._n_head <= MOST_HEAD_BYTES, _TOO_LONG)
-        self._require(self._n_hosts == 1 or self._may_lack_host, "An HTTP/1.1 request has one Host.")
+        n_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        n_hosts = sum(name == b"host" for name, _ in self.headers)
+        may_lack_host = n_hosts == 0 and self.parser.get_http_version() == "1.0"
+        self._require(n_bytes <= MOST_HEAD_BYTES, _TOO_LONG)  # it may have come in one piece
+        self._require(n_hosts == 1 or may_lack_host, "An HTTP/1.1 request has one Host.")
         self._require(self.parser.get_method() != b"CONNECT", "This server is no proxy.")
         if not self.parser.should_upgrade():  # else the request is parsed again
             super().on_headers_complete()
-
-    @property
-    def _may_lack_host(self) -> bool:
-        return self._n_hosts == 0 and self.parser.get_http_version() == "1.0"
 
     def on_body(self, body: bytes) -> None:
         """Hand on a part of a body."""

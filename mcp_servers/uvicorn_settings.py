@@ -6,13 +6,14 @@ from importlib.util import find_spec
 from typing import Any
 
 
-def uvicorn_settings() -> dict[str, Any]:
+def uvicorn_settings(*, log_level: str = "warning") -> dict[str, Any]:
     """Return arguments of `uvicorn.Config`: no log of requests, no name of the server, a limit on heads.
 
-    No route is a WebSocket: a client that asks for one is answered as without the question.
+    Without them, uvicorn takes httptools without our limits where it is installed. No route is a WebSocket: a
+    client that asks for one is answered as without the question.
     """
     return {
-        "log_level": "warning",
+        "log_level": log_level,
         "access_log": False,
         "server_header": False,
         "http": http_parser(),

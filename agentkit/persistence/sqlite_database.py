@@ -41,10 +41,8 @@ SQLite's default is 1000. The runs in progress write the same pages again and ag
 """
 _WAIT_MS = 30_000
 """Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
-
-
 _TOGETHER = 8
-"""Events that one statement inserts: half the time of a statement each. Most writes have less."""
+"""Events that one statement inserts at most; most writes have fewer."""
 
 
 @cache

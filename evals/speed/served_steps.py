@@ -67,10 +67,10 @@ async def alone(folder: Path, n_sessions: int, n_rounds: int) -> float:
         result = await agent.run("Count.", session=session)
         assert result.output == "counted"
 
-    started = 0.0
-    for round_ in range(n_rounds + 1):
+    await asyncio.gather(*map(run, _sessions(0, n_sessions)))
+    started = time.process_time()
+    for round_ in range(1, n_rounds + 1):
         await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
-        started = started or time.process_time()
     return time.process_time() - started
 
 
@@ -95,10 +95,10 @@ async def served(pid: int, url: str, n_sessions: int, n_rounds: int) -> float:
                     break
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
-        before = 0.0
-        for round_ in range(n_rounds + 1):
+        await asyncio.gather(*map(run, _sessions(0, n_sessions)))
+        before = cpu_s(pid)
+        for round_ in range(1, n_rounds + 1):
             await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
-            before = before or cpu_s(pid)
         return cpu_s(pid) - before
 
 

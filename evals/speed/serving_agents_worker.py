@@ -174,13 +174,13 @@ SERVERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 """Package and application by the name of a server."""
 
 
-def parser_for(package: str) -> str:
-    """Return uvicorn's parser of requests: what `agentkit serve` takes, or what uvicorn prefers."""
+def settings_of(package: str) -> dict[str, Any]:
+    """Return uvicorn's settings: those of `agentkit serve`, or its own choice of a parser, httptools."""
     if package != OURS:
-        return "httptools"
-    from mcp_servers.uvicorn_settings import http_parser
+        return {"log_level": "warning", "access_log": False}
+    from mcp_servers.uvicorn_settings import uvicorn_settings
 
-    return http_parser()
+    return uvicorn_settings()
 
 
 async def serve(name: str, folder: Path) -> None:
@@ -188,8 +188,7 @@ async def serve(name: str, folder: Path) -> None:
     import uvicorn
 
     package, build = SERVERS[name]
-    options: dict[str, Any] = {"loop": "asyncio", "log_level": "warning", "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(build(folder), http=parser_for(package), **options))  # pyright: ignore[reportArgumentType]
+    server = uvicorn.Server(uvicorn.Config(build(folder), loop="asyncio", **settings_of(package)))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         serving = asyncio.create_task(server.serve([listener]))

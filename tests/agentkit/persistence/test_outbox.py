@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from agentkit import ModelResponse, TextPart
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent, ToolCallDeltaEvent
-from agentkit.persistence.outbox import Outbox
+from agentkit.persistence.outbox import Outbox, SentEvent
 
 TEXT = TextDeltaEvent("I add.")
 RESPONSE = ModelResponseEvent(1, ModelResponse((TextPart("I add."),)), 0.1, None, None)
@@ -16,7 +18,7 @@ def piece(arguments: str, index: int = 0) -> ToolCallDeltaEvent:
     return ToolCallDeltaEvent(index, "add", arguments)
 
 
-def events_of(sent: list[tuple[float, AgentEvent]]) -> list[AgentEvent]:
+def events_of(sent: list[SentEvent]) -> list[AgentEvent]:
     return [event for _, event in sent]
 
 
@@ -31,10 +33,13 @@ def test_pieces_of_calls_are_left_out_if_the_response_comes_before_a_write(n_cal
     assert events_of(outbox.with_state()) == [TEXT, RESPONSE]
 
 
-def test_pieces_behind_a_stored_one_are_kept_so_that_readers_can_join_them() -> None:
+@pytest.mark.parametrize("take", [Outbox.alone, Outbox.with_state])
+def test_pieces_behind_a_stored_one_are_kept_so_that_readers_can_join_them(
+    take: Callable[[Outbox], list[SentEvent]],
+) -> None:
     outbox = Outbox()
     outbox(piece('{"a":'))
-    assert events_of(outbox.alone()) == [piece('{"a":')]
+    assert events_of(take(outbox)) == [piece('{"a":')]
     outbox(piece("1}"))
     outbox(RESPONSE)
     assert events_of(outbox.with_state()) == [piece("1}"), RESPONSE]
@@ -48,12 +53,3 @@ def test_each_response_is_judged_by_its_own_pieces() -> None:
     outbox(piece("{}"))
     outbox(RESPONSE)
     assert events_of(outbox.with_state()) == [RESPONSE, RESPONSE]
-
-
-def test_pieces_are_there_while_the_response_is_not() -> None:
-    outbox = Outbox()
-    outbox(piece("{"))
-    assert events_of(outbox.with_state()) == [piece("{")]
-    outbox(piece("}"))
-    outbox(RESPONSE)
-    assert events_of(outbox.with_state()) == [piece("}"), RESPONSE]

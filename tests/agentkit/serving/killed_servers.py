@@ -41,6 +41,7 @@ def serve(journal: Path, world: Path, port: int) -> None:
     from agentkit.models.base import ModelRequestParameters, OnDelta, TextDelta
     from agentkit.serving import app
     from agentkit.testing import FunctionModel
+    from mcp_servers.uvicorn_settings import uvicorn_settings
     from tests.agentkit.serving.served_agents import clerk, clerks_reply
 
     class Typist(FunctionModel):
@@ -66,7 +67,7 @@ def serve(journal: Path, world: Path, port: int) -> None:
         os.close(descriptor)
 
     served = app(clerk(note, Typist(clerks_reply), PAUSE_S), journal=journal)
-    uvicorn.run(served, host="127.0.0.1", port=port, log_level="critical")
+    uvicorn.run(served, host="127.0.0.1", port=port, **uvicorn_settings(log_level="critical"))
 
 
 def main_of_forks() -> None:

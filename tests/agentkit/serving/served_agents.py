@@ -20,6 +20,7 @@ from agentkit.models.base import Model, ModelRequestParameters
 from agentkit.serving import ServiceLimits, app
 from agentkit.testing import FunctionModel, call
 from agentkit.tracing.telemetry import Telemetry
+from mcp_servers.uvicorn_settings import uvicorn_settings
 
 KEYS = {"ann": "a" * 20, "bob": "b" * 20}
 
@@ -168,8 +169,8 @@ async def served(
 @asynccontextmanager
 async def listening(served: Any, port: int = 0) -> AsyncIterator[str]:
     """Yield the address of an application that a server of its own runs; port 0 is any free one."""
-    config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    settings = uvicorn_settings(log_level="error")
+    server = uvicorn.Server(uvicorn.Config(served, timeout_graceful_shutdown=2, **settings))
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import httpx
 import uvicorn
 
+from mcp_servers.uvicorn_settings import uvicorn_settings
 from modelstack.inference.engine import Engine
 from modelstack.inference.server.app import ServerApp
 from modelstack.inference.server.replying import Limits
@@ -40,7 +41,8 @@ def served(
     """Serve an engine, or a model, until the block is left."""
     model = source if isinstance(source, ServedModel) else ServedModel(source, NAME)
     app = ServerApp(model, key=key, limits=limits)
-    config = uvicorn.Config(app.asgi(), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+    settings = uvicorn_settings(log_level="error")
+    config = uvicorn.Config(app.asgi(), host="127.0.0.1", port=0, timeout_graceful_shutdown=1, **settings)
     listener = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
