@@ -9,10 +9,11 @@ package, of listeners and of the journal are no failures of a tool and always en
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from agentkit.approvals.pending import PendingCall, pending_call
 from agentkit.basics.json_values import NoJSONForm, json_form
@@ -44,13 +45,17 @@ CallResult = ToolReturnPart | RetryPromptPart | PendingCall
 Execute = Callable[[ToolCallPart, Tool, dict[str, Any], RunContext[Any]], Awaitable[Any]]
 
 
-@runtime_checkable
-class CallListener(Protocol):
-    """A listener that keeps a context open while a tool call runs, for example a span."""
+class CallListener(ABC):
+    """A listener that keeps a context open while a tool call runs, for example a span.
 
+    No protocol: each run asks which of its listeners are such, and asking for a protocol takes 20 us.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
     def around_call(self, call: ToolCallPart) -> AbstractContextManager[object]:
         """Return a context that is entered before the call and left after it, however it ends."""
-        ...
 
 
 @dataclass(slots=True)

@@ -48,6 +48,7 @@ from agentkit.messages import (
     ToolReturnPart,
 )
 from agentkit.models.providers import IN_PROCESS_PROVIDER
+from agentkit.tools.execution import CallListener
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
@@ -78,7 +79,7 @@ class Telemetry:
 
 
 @dataclass(slots=True, eq=False)
-class TelemetrySink:
+class TelemetrySink(CallListener):
     """Turns the events of one run into spans."""
 
     tracer: Tracer

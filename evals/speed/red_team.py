@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 import httpx
 
 from evals.speed.peers import peer_python
+from evals.speed.ports import free_port
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.running import ROOT
 from modelstack.align.attack.run import read_records
@@ -70,9 +70,7 @@ def served(model: str, threads: int) -> Iterator[str]:
     Raises:
         RuntimeError: The server did not start.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "modelstack", "serve", model, "--port", str(port), "--threads", str(threads)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/v1"

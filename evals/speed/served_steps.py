@@ -1,9 +1,11 @@
 """CPU time of a step of a served agent beside the same step of the loop with its journal alone.
 
 200 sessions at once, each with a run of ten steps: nine calls of a tool and an answer. The model takes no time.
-Served, a client begins each run with `POST /runs` and reads its events to the end. The server is `agentkit serve`.
-Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too. A process performs
-several such rounds; the first warms it up and is not counted. Each repeat has new processes.
+Served, a client begins each run with `POST /runs` and reads its events to the end from the response, as with
+every protocol of the server. The server is `agentkit serve`.
+Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too. Rounds of both
+alternate, because the speed of a machine changes; the first of each warms up and is not counted. Each repeat has
+new processes.
 
     python -m evals.speed.served_steps [--sessions 200] [--rounds 5] [--repeats 3]
 """
@@ -12,18 +14,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from evals.speed.ports import free_port
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.serving_agents_clients import cpu_s
 
@@ -54,8 +57,8 @@ def stepping_agent(checkpointer: Checkpointer | None = None) -> Agent[None, str]
     return Agent(FunctionModel(reply), tools=[count], name="counter", checkpointer=checkpointer)
 
 
-async def alone(folder: Path, n_sessions: int, n_rounds: int) -> float:
-    """Return the CPU seconds of the runs of `n_rounds` without a server, behind a round that warms up."""
+async def alone(folder: Path, n_sessions: int) -> None:
+    """Perform a round without a server for each line of standard input; answer with its CPU seconds."""
     from agentkit import SQLiteSession
     from agentkit.persistence import SQLiteCheckpointer
 
@@ -67,11 +70,10 @@ async def alone(folder: Path, n_sessions: int, n_rounds: int) -> float:
         result = await agent.run("Count.", session=session)
         assert result.output == "counted"
 
-    await asyncio.gather(*map(run, _sessions(0, n_sessions)))
-    started = time.process_time()
-    for round_ in range(1, n_rounds + 1):
-        await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
-    return time.process_time() - started
+    for line in sys.stdin:
+        started = time.process_time()
+        await asyncio.gather(*map(run, _sessions(int(line), n_sessions)))
+        print(time.process_time() - started, flush=True)
 
 
 def _sessions(round_: int, n: int) -> list[str]:
@@ -79,48 +81,56 @@ def _sessions(round_: int, n: int) -> list[str]:
     return [f"{round_}-{number}" for number in range(n)]
 
 
-async def served(pid: int, url: str, n_sessions: int, n_rounds: int) -> float:
-    """Return the CPU seconds of the server for the runs of `n_rounds`, behind a round that warms up."""
-    limits = httpx.Limits(max_connections=n_sessions, max_keepalive_connections=n_sessions)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False) as client:
+async def served(client: httpx.AsyncClient, pid: int, round_: int, n_sessions: int) -> float:
+    """Perform a round with a server; return the CPU seconds of its process."""
 
-        async def run(name: str) -> None:
-            begun = await client.post("/runs", json={"prompt": "Count.", "session": name})
-            events = await client.get(f"/runs/{begun.json()['run_id']}/events")
-            assert '"output":"counted"' in events.text, events.text[-300:]
+    async def run(name: str) -> None:
+        asked = {"prompt": "Count.", "session": name}
+        events = await client.post("/runs", json=asked, headers={"Accept": "text/event-stream"})
+        assert '"output":"counted"' in events.text, events.text[-300:]
 
-        while True:
-            try:
-                if (await client.get("/health/ready")).is_success:
-                    break
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
-        await asyncio.gather(*map(run, _sessions(0, n_sessions)))
-        before = cpu_s(pid)
-        for round_ in range(1, n_rounds + 1):
-            await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
-        return cpu_s(pid) - before
+    before = cpu_s(pid)
+    await asyncio.gather(*map(run, _sessions(round_, n_sessions)))
+    return cpu_s(pid) - before
 
 
-def measured(n_sessions: int, n_rounds: int) -> tuple[float, float]:
+async def _until_ready(client: httpx.AsyncClient) -> None:
+    while True:
+        try:
+            if (await client.get("/health/ready")).is_success:
+                return
+        except httpx.TransportError:
+            await asyncio.sleep(0.05)
+
+
+async def measured(n_sessions: int, n_rounds: int) -> tuple[float, float]:
     """Return milliseconds of CPU a step, served and alone."""
-    n_steps = n_sessions * n_rounds * (N_CALLS + 1)
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        agent, journal = "evals.speed.served_steps:stepping_agent", f"{folder}/runs.db"
-        command = [sys.executable, "-m", "agentkit.cli.main", "serve", agent, "--journal", journal]
-        with subprocess.Popen([*command, "--port", str(port), "--runs", str(n_sessions)]) as server:
-            try:
-                of_server = asyncio.run(served(server.pid, f"http://127.0.0.1:{port}", n_sessions, n_rounds))
-            finally:
-                server.terminate()
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        port = free_port()
+        command = [sys.executable, "-m", "agentkit.cli.main", "serve", "evals.speed.served_steps:stepping_agent"]
+        command += ["--journal", f"{folder}/served.db", "--port", str(port), "--runs", str(n_sessions)]
+        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        stack.callback(server.terminate)
         command = [sys.executable, "-m", "evals.speed.served_steps", "--alone", "--folder", folder]
-        command += ["--sessions", str(n_sessions), "--rounds", str(n_rounds)]
-        of_loop = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return 1000 * of_server / n_steps, 1000 * of_loop / n_steps
+        command += ["--sessions", str(n_sessions)]
+        loop = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(loop.terminate)
+        assert loop.stdin is not None and loop.stdout is not None
+        limits = httpx.Limits(max_connections=n_sessions, max_keepalive_connections=n_sessions)
+        url, spent = f"http://127.0.0.1:{port}", [0.0, 0.0]
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False) as client:
+            await _until_ready(client)
+            for round_ in range(n_rounds + 1):
+                of_server = await served(client, server.pid, round_, n_sessions)
+                print(round_, file=loop.stdin, flush=True)
+                of_loop = float(loop.stdout.readline())
+                if round_ > 0:  # the first warms up
+                    spent = [spent[0] + of_server, spent[1] + of_loop]
+    n_steps = n_sessions * n_rounds * (N_CALLS + 1)
+    return 1000 * spent[0] / n_steps, 1000 * spent[1] / n_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_result_option(parser)
     options = parser.parse_args(argv)
     if options.alone:
-        print(asyncio.run(alone(options.folder, options.sessions, options.rounds)))
+        asyncio.run(alone(options.folder, options.sessions))
         return 0
-    pairs = [measured(options.sessions, options.rounds) for _ in range(options.repeats)]
+    pairs = [asyncio.run(measured(options.sessions, options.rounds)) for _ in range(options.repeats)]
     ratios = sorted(one / other for one, other in pairs)
     values = {SERVED: median(one for one, _ in pairs), ALONE: median(other for _, other in pairs)}
     for name, value in values.items():

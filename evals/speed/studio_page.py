@@ -9,7 +9,6 @@ browser's `first-contentful-paint`, which counts from the beginning of the navig
 from __future__ import annotations
 
 import argparse
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 
+from evals.speed.ports import free_port
 from evals.speed.results import BenchmarkResult, Figure, add_result_option, finish
 
 MOST_BYTES, MOST_PAINT_S = 300_000, 0.3
@@ -30,12 +30,10 @@ PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 @contextmanager
 def served() -> Iterator[str]:
     """Yield the address of a studio in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as folder:
         module = Path(folder) / "measured_agent.py"
         module.write_text(AGENT, encoding="utf-8")
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+        port = free_port()
         command = [
             sys.executable,
             "-m",

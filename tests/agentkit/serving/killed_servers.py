@@ -246,10 +246,11 @@ async def trial(forks: subprocess.Popen[str], folder: Path, draw: random.Random)
     kinds = [event["event_kind"] for event in client.events]
     results = [event["tool_call_id"] for event in client.events if event["event_kind"] == "tool_result"]
     assert len(results) == len(set(results)), f"results: {results}"
-    assert kinds.count("run_requested") == kinds.count("run_started") == 1
+    assert kinds.count("run_requested") == kinds.count("run_started") == 1, f"kinds: {kinds}"
     responses = [event["step"] for event in client.events if event["event_kind"] == "model_response"]
     assert responses == list(range(1, len(PROMPT.split()) + 2)), f"steps: {responses}"
-    assert text_after_last_request(client.events) == ANSWER
+    told = text_after_last_request(client.events)
+    assert told == ANSWER, f"text: {told!r}, kinds: {kinds}"
     return kinds.count("run_resumed")
 
 
