@@ -1,8 +1,8 @@
 """CPU time of a step of a served agent beside the same step of the loop with its journal alone.
 
 200 sessions at once, each with a run of ten steps: nine calls of a tool and an answer. The model takes no time.
-Served, a client begins each run with `POST /runs` and reads its events to the end from the response, as with
-every protocol of the server. The server is `agentkit serve`.
+Served, a client begins each run with one request, `POST /runs`, and reads its events to the end from the response.
+The server is `agentkit serve`.
 Alone, the same runs are tasks of one process, with journal and sessions in a SQLite file too. Rounds of both
 alternate, because the speed of a machine changes; the first of each warms up and is not counted. Each repeat has
 new processes.
@@ -94,8 +94,10 @@ async def served(client: httpx.AsyncClient, pid: int, round_: int, n_sessions: i
     return cpu_s(pid) - before
 
 
-async def _until_ready(client: httpx.AsyncClient) -> None:
+async def _until_ready(client: httpx.AsyncClient, server: subprocess.Popen[bytes]) -> None:
     while True:
+        if server.poll() is not None:
+            raise RuntimeError(f"The server did not start: it ended with status {server.returncode}.")
         try:
             if (await client.get("/health/ready")).is_success:
                 return
@@ -122,7 +124,7 @@ async def measured(n_sessions: int, n_rounds: int) -> tuple[float, float]:
         limits = httpx.Limits(max_connections=n_sessions, max_keepalive_connections=n_sessions)
         url, spent = f"http://127.0.0.1:{port}", [0.0, 0.0]
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False) as client:
-            await _until_ready(client)
+            await _until_ready(client, server)
             for round_ in range(n_rounds + 1):
                 of_server = await served(client, server.pid, round_, n_sessions)
                 print(round_, file=loop.stdin, flush=True)

@@ -249,19 +249,32 @@ async def trial(forks: subprocess.Popen[str], folder: Path, draw: random.Random)
     assert kinds.count("run_requested") == kinds.count("run_started") == 1, f"kinds: {kinds}"
     responses = [event["step"] for event in client.events if event["event_kind"] == "model_response"]
     assert responses == list(range(1, len(PROMPT.split()) + 2)), f"steps: {responses}"
+    for at, event in enumerate(client.events):
+        if event["event_kind"] == "run_resumed":
+            assert event["step"] == kinds[:at].count("model_response"), f"resumed at {event['step']}: {kinds}"
     told = text_after_last_request(client.events)
     assert told == ANSWER, f"text: {told!r}, kinds: {kinds}"
     return kinds.count("run_resumed")
 
 
 def text_after_last_request(events: Sequence[dict[str, Any]]) -> str:
-    """Return the answer as a client shows it: pieces behind the last request of the model."""
-    text = ""
+    """Return the answer as a client shows it: pieces behind the last request of the model.
+
+    A resumed run takes back the pieces of a response that was not stored, and of no other one.
+    """
+    text, is_stored = "", False
     for event in events:
-        if event["event_kind"] in ("model_request", "run_resumed"):
-            text = ""
-        elif event["event_kind"] == "text_delta":
-            text += event["text"]
+        match event["event_kind"]:
+            case "model_request":
+                text, is_stored = "", False
+            case "text_delta":
+                text += event["text"]
+            case "model_response":
+                is_stored = True
+            case "run_resumed" if not is_stored:
+                text = ""
+            case _:
+                pass
     return text
 
 

@@ -11,11 +11,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from agentkit import RunContext
 from agentkit.errors import UserError
 from agentkit.events import RewardEvent
 from agentkit.persistence import InMemoryCheckpointer, InMemorySession, SQLiteCheckpointer
 from agentkit.serving import ServiceLimits, app
 from agentkit.serving.service import FIRST_PAGE
+from tests.agentkit.serving.killed_servers import text_after_last_request
 from tests.agentkit.serving.served_agents import (
     KEYS,
     clerk,
@@ -257,6 +259,26 @@ async def test_a_service_that_stops_leaves_runs_to_the_next(journal: Path) -> No
         assert (await client.end(run_id))["output"] == "done: wait"
         events = await client.events(run_id)
         assert "run_failed" not in kinds(events) and kinds(events).count("run_finished") == 2
+
+
+async def test_a_stored_answer_is_not_taken_back_when_another_service_ends_the_run(journal: Path) -> None:
+    checking = anyio.Event()
+    agents = [clerk(), clerk()]
+
+    @agents[0].output_validator
+    async def check(context: RunContext[None], output: str) -> str:
+        checking.set()
+        await anyio.sleep_forever()
+        return output
+
+    async with served(agents[0], journal) as client:
+        run_id = await client.run("a")
+        await checking.wait()
+    async with served(agents[1], journal) as client:
+        assert (await client.end(run_id))["output"] == "done: a"
+        events = await client.events(run_id)
+    assert kinds(events)[-3:] == ["model_response", "run_resumed", "run_finished"]
+    assert text_after_last_request(events) == "done: a"
 
 
 async def test_two_processes_share_a_journal(journal: Path) -> None:
