@@ -48,7 +48,7 @@ Execute = Callable[[ToolCallPart, Tool, dict[str, Any], RunContext[Any]], Awaita
 class CallListener(ABC):
     """A listener that keeps a context open while a tool call runs, for example a span.
 
-    No protocol: each run asks which of its listeners are such, and asking for a protocol takes 20 us.
+    No protocol: each run asks which of its listeners are such, and asking for a protocol takes 10 to 20 us.
     """
 
     __slots__ = ()
