@@ -36,6 +36,15 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 typer.testing._get_command = typer.main.get_command  # pyright: ignore[reportPrivateImportUsage]
 
 
+@pytest.fixture(params=[1_000, 10_000])
+def each_recursion_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set Python's recursion limit; libraries change it, for example torch.compile to 2,000."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(request.param)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exclude the collected modules and tests from later garbage collections.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from agentkit.basics.well_formed import well_formed_data
+from modelstack.nesting import is_nested_deeper
 
 MAX_NESTING = 100
 """Maximum nesting levels of a value. jiter stops at 200, and a stored state adds some levels around the value."""
@@ -36,7 +37,7 @@ def json_form(value: Any) -> tuple[str, Any]:
     standard = to_json(data)
     if standard != text and not had_constants:
         raise NoJSONForm("two keys of one object are written alike")
-    if standard.count(b"[") + standard.count(b"{") > MAX_NESTING and _is_deeper(data, MAX_NESTING):
+    if standard.count(b"[") + standard.count(b"{") > MAX_NESTING and is_nested_deeper(data, MAX_NESTING):
         raise NoJSONForm(f"it is nested more than {MAX_NESTING} levels deep")
     return standard.decode(), data
 
@@ -92,18 +93,3 @@ def _why_unreadable(said: str) -> str:
     if "out of range" in said:
         return "it holds an integer of more digits than Python reads (4300)"
     return f"it is nested more than {MAX_NESTING} levels deep" if "recursion" in said else said
-
-
-def _is_deeper(data: Any, levels: int) -> bool:
-    level = [data]
-    for _ in range(levels + 1):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner += cast("dict[str, Any]", each).values()
-            elif isinstance(each, list):
-                inner += cast("list[Any]", each)
-        if not inner:
-            return False
-        level = inner
-    return True

@@ -421,6 +421,7 @@ def test_no_more_is_kept_than_allowed(pieces: list[str], most: int) -> None:
         ("x = {}\nfor i in range(5000):\n    x = {1: x}\nx", "too many others inside each other"),
     ],
 )
+@pytest.mark.usefixtures("each_recursion_limit")
 async def test_a_value_that_python_cannot_write_is_an_answer(code: str, said: str) -> None:
     async with Client(build_server()) as client:
         text, is_error = await asker(client)("run_python", code=code)

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from modelstack.errors import reason_of
 from modelstack.inference.engine import SamplingParams
 from modelstack.inference.server.errors import ApiError
+from modelstack.nesting import is_nested_deeper
 
 DEEPEST = 200
 """Most nested brackets of a body; deeper ones are an attack on parsers of schemas."""
@@ -104,7 +105,7 @@ async def read_body(request: Request, model: type[BodyT], *, max_bytes: int, tim
         raise ApiError(400, "the body is nested too deeply") from error
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from error
-    if _depth(value) > DEEPEST:
+    if is_nested_deeper(value, DEEPEST):
         raise ApiError(400, f"the body is nested more than {DEEPEST} levels deep")
     try:
         return model.model_validate(value)
@@ -142,17 +143,6 @@ async def _bytes_of(request: Request, max_bytes: int) -> bytes:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > DEEPEST:
-            return depth
-        inside = [each for each in level if isinstance(each, dict | list)]
-        level = [item for each in inside for item in (each.values() if isinstance(each, dict) else each)]
-    return depth
 
 
 def _explained(error: ValidationError) -> ApiError:

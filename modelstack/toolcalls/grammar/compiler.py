@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, Protocol, get_args
 
 from modelstack.errors import UserError
 from modelstack.inference.grammar import Grammar
+from modelstack.nesting import is_nested_deeper
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
 from modelstack.toolcalls.conventions import JSON_LIST, Convention
@@ -42,6 +43,8 @@ from modelstack.toolcalls.marks import Marks
 UnsupportedPolicy = Literal["refuse", "check"]
 DEFAULT_CACHE_SIZE = 64
 """Number of compiled formats kept; each takes 0.1 to 3 MB."""
+MAX_SCHEMA_DEPTH = 100
+"""Maximum number of lists and dicts of a schema inside each other; llguidance's parser of JSON stops at 128."""
 _SUSPECTS = (
     "pattern",
     "patternProperties",
@@ -269,6 +272,8 @@ class _Work:
 
     def add(self, schema: Any, tool: str) -> Any:
         """Return the normalised schema that the engine will enforce."""
+        if is_nested_deeper(schema, MAX_SCHEMA_DEPTH):
+            self._refuse("schema", "", f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep", tool)
         try:
             normal = self._added(schema, tool)
             parameters = self.form.parameters

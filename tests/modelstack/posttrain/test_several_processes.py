@@ -87,7 +87,8 @@ def test_two_processes_equal_one_and_resume_to_the_same_bits(
     for a, b in zip(
         *(read_metrics(folder / "metrics.jsonl").steps for folder in (one.path, two.path)), strict=True
     ):
-        assert a.losses == pytest.approx(b.losses, rel=1e-6, abs=1e-6)
+        # The order of float32 sums differs by ranks, its roundings by processor; 4e-6 was seen.
+        assert a.losses == pytest.approx(b.losses, rel=1e-5, abs=1e-6)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4, abs=1e-6)
     figures = [{each.name: each.value for each in stage.record.evaluation.after} for stage in (one, two)]
     assert figures[0] == pytest.approx(figures[1], abs=1e-5)

@@ -78,7 +78,7 @@ CHAT: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a schema of a hundred arrays": (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": nested(180)}}},
-        "", "nested",
+        "", "nested more than 100 levels deep",
     ),
     "five stops": ({"stop": list("abcde")}, "stop", "at most 4"),
     "an empty stop": ({"stop": ""}, "stop", "empty"),
@@ -88,6 +88,7 @@ CHAT: dict[str, tuple[dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("each_recursion_limit")
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("case", CHAT)
 def test_a_bad_request_is_refused_with_its_field(http: httpx.Client, case: str, streams: bool) -> None:

@@ -46,8 +46,8 @@ def test_a_sweep_goes_on_with_the_runs_that_are_missing_and_fits_a_law(tmp_path:
     recipe = write_toml(tmp_path / "sweep.toml", tables)
     done = modelstack("train", "sweep", recipe, "--out", tmp_path / "law", "--bootstrap", 0)
     file = tmp_path / "law" / "runs.jsonl"
-    if done.returncode:  # runs this short need not have a minimum, and the command says so
-        assert "minimum" in done.stderr, done.stderr
+    if done.returncode:  # runs this short need not give a law, and the command says so
+        assert "has no minimum; train smaller" in done.stderr or "train longer runs" in done.stderr, done.stderr
     runs = read_runs(file)
     assert len(runs) == 6
     lines = file.read_text().splitlines()
