@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +19,19 @@ from modelstack.errors import UserError
 
 if TYPE_CHECKING:
     from modelstack.align.attack.targets import Target
+    from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.inference.torch.engine import TorchEngine
 
 ATTEMPT_TOKENS = 1024
 """Tokens of the longest attempt with its reply."""
+
+
+class EngineName(StrEnum):
+    """Engine of a model in this process."""
+
+    auto = "auto"
+    llama = "llama.cpp"
+    torch = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,17 @@ class Asking:
     concurrency: int
 
 
+@dataclass(frozen=True, slots=True)
+class _InProcess:
+    """Options of a model in this process."""
+
+    source: str
+    engine: EngineName
+    lora: Path | None
+    monitor: str | None
+    threads: int | None
+
+
 @explained(
     reads="a model, or the address of an API; requests with verdicts, as `modelstack guard` takes them",
     writes="runs/attack: attempts.jsonl, attack.md, attack.png; no reply is stored",
@@ -39,7 +62,11 @@ class Asking:
 )
 def attack(
     target: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model's name, a GGUF file, or an address, http://HOST/v1.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model's name, a GGUF file, a stage, a checkpoint, or an address, http://HOST/v1.",
+        ),
     ],
     rows: Annotated[Path, typer.Option("--rows", help="Requests with verdicts; twins share a `pair`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/attack"),
@@ -55,8 +82,11 @@ def attack(
     max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a reply.")] = 48,
     model: Annotated[str | None, typer.Option("--model", help="Name of the model behind an address.")] = None,
     key_variable: Annotated[str, typer.Option(help="Environment variable with the API's key.")] = "OPENAI_API_KEY",
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="auto: llama.cpp for GGUF files, else torch.")
+    ] = EngineName.auto,
     lora: Annotated[
-        Path | None, typer.Option(help="GGUF adapter on a model in this process; else that shipped for its name.")
+        Path | None, typer.Option(help="GGUF adapter for llama.cpp; else that shipped for the model's name.")
     ] = None,
     monitor: Annotated[str | None, typer.Option(help="Monitor in front of a model in this process.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Attempts at a time.")] = 8,
@@ -75,7 +105,8 @@ def attack(
     from modelstack.terminal.tables import print_tables, print_wrapped
     from modelstack.train.run.stopping import STOPPED
 
-    _refuse_without_effect(target, model, lora, monitor)
+    local = _InProcess(target, engine, lora, monitor, threads)
+    _refuse_without_effect(local, model)
     found = () if suffixes is None else read_suffixes(suffixes)
     known = transforms_with(found)
     names = tuple(transform or known)
@@ -90,7 +121,7 @@ def attack(
         if target.startswith(("http://", "https://")):
             attacked = _endpoint(stack, target, model, key_variable, how)
         else:
-            attacked = _local(stack, target, lora, monitor, threads, how)
+            attacked = _local(stack, local, how)
         plan = AttackPlan(
             target=attacked.name,
             requests_sha256=requests_sha256(requests),
@@ -184,12 +215,13 @@ def read_suffixes(file: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _refuse_without_effect(target: str, model: str | None, lora: Path | None, monitor: str | None) -> None:
+def _refuse_without_effect(local: _InProcess, model: str | None) -> None:
+    target = local.source
     is_address = target.startswith(("http://", "https://"))
     if is_address and model is None:
         raise UserError(f"{target} is an address: name the model there with --model")
-    if is_address and (monitor is not None or lora is not None):
-        raise UserError(f"{target} is an address, and --monitor and --lora are for a model in this process")
+    if is_address and (local.monitor is not None or local.lora is not None or local.engine is not EngineName.auto):
+        raise UserError(f"{target} is an address; --monitor, --lora and --engine are for a model in this process")
     if not is_address and model is not None:
         raise UserError(f"--model names a model behind an address, and {target!r} is in this process")
 
@@ -210,39 +242,80 @@ def _endpoint(stack: ExitStack, url: str, model: str | None, key_variable: str, 
     return target
 
 
-def _local(
-    stack: ExitStack, source: str, lora: Path | None, monitor: str | None, threads: int | None, how: Asking
-) -> Target:
+def _local(stack: ExitStack, local: _InProcess, how: Asking) -> Target:
     from modelstack.align.attack.targets import EngineTarget
     from modelstack.align.monitor.shipped import named_probe
     from modelstack.align.monitor.watch import new_watch
     from modelstack.inference.engine import EngineError
-    from modelstack.inference.llama.engine import LlamaCppEngine
-    from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
+    from modelstack.posttrain.weights_by_name import weights_path
     from modelstack.toolcalls.manner import AUTO, manner_for
 
-    if lora is None and (shipped := shipped_adapter(source)) is not None:
-        lora = shipped[0]
-    probe = None if monitor is None else named_probe(monitor)
+    probe = None if local.monitor is None else named_probe(local.monitor)
+    layers = () if probe is None else probe.layers
+    is_gguf = weights_path(local.source).suffix == ".gguf"
+    is_llama = local.engine is EngineName.llama or (local.engine is EngineName.auto and is_gguf)
     try:
-        engine = LlamaCppEngine(
-            weights_path(source),
-            lora_path=lora,
-            n_cells=how.concurrency * ATTEMPT_TOKENS,
-            max_conversations=how.concurrency,
-            n_threads=threads,
-            n_threads_prefill=threads,
-            state_layers=() if probe is None else probe.layers,
-        )
+        load = _llama_engine if is_llama else _torch_engine
+        engine, is_ours = load(stack, local, how, layers)
     except EngineError as error:
         raise UserError(str(error)) from error
-    stack.enter_context(engine)
     if probe is not None:
         probe.require_fitted_to(engine.fingerprint, probe.layers)
     return EngineTarget(
         engine,
-        manner_for(engine, AUTO, is_ours=lora is not None, abstain=False),
+        manner_for(engine, AUTO, is_ours=is_ours, abstain=False),
         max_tokens=how.max_tokens,
         temperature=how.temperature,
         new_watch=None if probe is None else partial(new_watch, probe),
     )
+
+
+def _llama_engine(
+    stack: ExitStack, local: _InProcess, how: Asking, state_layers: Sequence[int]
+) -> tuple[LlamaCppEngine, bool]:
+    """Return an engine over a GGUF file, and whether it has an adapter of this package."""
+    from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
+
+    lora = local.lora
+    if lora is None and (shipped := shipped_adapter(local.source)) is not None:
+        lora = shipped[0]
+    engine = LlamaCppEngine(
+        weights_path(local.source),
+        lora_path=lora,
+        n_cells=how.concurrency * ATTEMPT_TOKENS,
+        max_conversations=how.concurrency,
+        n_threads=local.threads,
+        n_threads_prefill=local.threads,
+        state_layers=state_layers,
+    )
+    return stack.enter_context(engine), lora is not None
+
+
+def _torch_engine(
+    stack: ExitStack, local: _InProcess, how: Asking, state_layers: Sequence[int]
+) -> tuple[TorchEngine, bool]:
+    """Return an engine over a stage, a checkpoint or a model's name, and whether this package trained it."""
+    from modelstack.align.release.subject import loadable
+    from modelstack.inference.torch.engine import TorchEngine
+    from modelstack.posttrain.stages.stage import is_stage
+    from modelstack.posttrain.starting_point import starting_point
+    from modelstack.posttrain.weights_by_name import shipped_adapter
+    from modelstack.reasoning.sampling.frozen_model import load_merged
+    from modelstack.train.process import set_up_process
+
+    if local.lora is not None:
+        raise UserError("--lora is for llama.cpp; the torch engine takes the folder of a stage as MODEL")
+    set_up_process(local.threads)
+    is_ours = is_stage(Path(local.source)) or shipped_adapter(local.source) is not None
+    start = loadable(local.source, None, stack)[0] if is_ours else starting_point(local.source)
+    base = load_merged(start, precision="bf16", device="auto")
+    engine = TorchEngine(
+        base.model,
+        base.tokenizer,
+        owns_model=True,
+        max_rows=how.concurrency,
+        n_cached_tokens=how.concurrency * ATTEMPT_TOKENS,
+        state_layers=state_layers,
+    )
+    return stack.enter_context(engine), is_ours

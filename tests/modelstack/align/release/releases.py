@@ -9,13 +9,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from modelstack.align.release.about import About
 from modelstack.align.release.build import Inputs, build
 from modelstack.align.release.figures import REQUIRED, Figure, Part, Results, share
 from modelstack.align.release.parts import Release
 from modelstack.align.release.signature import new_key, read_private_key
 from modelstack.posttrain.base import load_base
-from modelstack.posttrain.lora.adapters import add_lora, draw_adapters
+from modelstack.posttrain.lora.adapters import add_lora, draw_adapters, lora_layers
 from modelstack.posttrain.lora.config import LoraConfig
 from modelstack.posttrain.lora.files import save_adapter
 from modelstack.posttrain.lora.gguf import write_gguf_adapter
@@ -89,13 +91,21 @@ def results(**replaced: tuple[Figure, ...]) -> Results:
     return Results(figures=tuple(each for several in figures.values() for each in several))
 
 
-def toy_adapter(folder: Path, *, with_gguf: bool = True, **changes: Any) -> tuple[Stage, Path]:
-    """Write a toy base and a stage with an adapter on it; return the stage and the base's file."""
+def toy_adapter(
+    folder: Path, *, with_gguf: bool = True, is_trained: bool = False, **changes: Any
+) -> tuple[Stage, Path]:
+    """Write a toy base and a stage with an adapter on it; return the stage and the base's file.
+
+    An adapter that is not trained does not change the base's output.
+    """
     file = write_base(folder / "base")
     base = load_base(file)
     config = LoraConfig(rank=4, alpha=8)
     add_lora(base.model, config)
     draw_adapters(base.model, config)
+    if is_trained:
+        for _, layer in lora_layers(base.model):
+            nn.init.constant_(layer.lora_B, 0.1)
     stage = folder / "stage"
     save_adapter(base.model, config, stage / ADAPTER, base_sha256=base.sha256)
     parts = [ADAPTER]
