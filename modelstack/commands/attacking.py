@@ -50,12 +50,13 @@ class _InProcess:
     source: str
     engine: EngineName
     lora: Path | None
+    weights: str | None
     monitor: str | None
     threads: int | None
 
 
 @explained(
-    reads="a model, or the address of an API; requests with verdicts, as `modelstack guard` takes them",
+    reads="a model or a stage, or the address of an API; requests with verdicts, as `modelstack guard` takes them",
     writes="runs/attack: attempts.jsonl, attack.md, attack.png; no reply is stored",
     example="modelstack attack smollm2-135m --rows guard-rows/validation.jsonl --n 50",
     then="the page runs/attack/attack.md; the same command resumes a run that was stopped",
@@ -88,6 +89,9 @@ def attack(
     lora: Annotated[
         Path | None, typer.Option(help="GGUF adapter for llama.cpp; else that shipped for the model's name.")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Base weights of a stage that is an adapter; else the recorded path.")
+    ] = None,
     monitor: Annotated[str | None, typer.Option(help="Monitor in front of a model in this process.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Attempts at a time.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of threads; else measured.")] = None,
@@ -105,7 +109,7 @@ def attack(
     from modelstack.terminal.tables import print_tables, print_wrapped
     from modelstack.train.run.stopping import STOPPED
 
-    local = _InProcess(target, engine, lora, monitor, threads)
+    local = _InProcess(target, engine, lora, weights, monitor, threads)
     _refuse_without_effect(local, model)
     found = () if suffixes is None else read_suffixes(suffixes)
     known = transforms_with(found)
@@ -220,8 +224,10 @@ def _refuse_without_effect(local: _InProcess, model: str | None) -> None:
     is_address = target.startswith(("http://", "https://"))
     if is_address and model is None:
         raise UserError(f"{target} is an address: name the model there with --model")
-    if is_address and (local.monitor is not None or local.lora is not None or local.engine is not EngineName.auto):
-        raise UserError(f"{target} is an address; --monitor, --lora and --engine are for a model in this process")
+    own = (local.monitor, local.lora, local.weights)
+    if is_address and (any(each is not None for each in own) or local.engine is not EngineName.auto):
+        options = "--monitor, --lora, --weights and --engine"
+        raise UserError(f"{target} is an address; {options} are for a model in this process")
     if not is_address and model is not None:
         raise UserError(f"--model names a model behind an address, and {target!r} is in this process")
 
@@ -253,9 +259,10 @@ def _local(stack: ExitStack, local: _InProcess, how: Asking) -> Target:
     probe = None if local.monitor is None else named_probe(local.monitor)
     layers = () if probe is None else probe.layers
     is_gguf = weights_path(local.source).suffix == ".gguf"
-    is_llama = local.engine is EngineName.llama or (local.engine is EngineName.auto and is_gguf)
+    if local.engine is EngineName.llama and not is_gguf:
+        raise UserError(f"llama.cpp reads GGUF files, and {local.source} is none: leave --engine out")
     try:
-        load = _llama_engine if is_llama else _torch_engine
+        load = _llama_engine if is_gguf and local.engine is not EngineName.torch else _torch_engine
         engine, is_ours = load(stack, local, how, layers)
     except EngineError as error:
         raise UserError(str(error)) from error
@@ -277,6 +284,8 @@ def _llama_engine(
     from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.posttrain.weights_by_name import shipped_adapter, weights_path
 
+    if local.weights is not None:
+        raise UserError("--weights is for a stage; llama.cpp takes base weights as MODEL and an adapter as --lora")
     lora = local.lora
     if lora is None and (shipped := shipped_adapter(local.source)) is not None:
         lora = shipped[0]
@@ -308,7 +317,10 @@ def _torch_engine(
         raise UserError("--lora is for llama.cpp; the torch engine takes the folder of a stage as MODEL")
     set_up_process(local.threads)
     is_ours = is_stage(Path(local.source)) or shipped_adapter(local.source) is not None
-    start = loadable(local.source, None, stack)[0] if is_ours else starting_point(local.source)
+    if is_ours:
+        start = loadable(local.source, local.weights, stack)[0]
+    else:
+        start = starting_point(local.source, local.weights)
     base = load_merged(start, precision="bf16", device="auto")
     engine = TorchEngine(
         base.model,

@@ -219,12 +219,13 @@ def test_the_command_attacks_and_refuses_options_without_effect(
         "at --temperature 0 they are all equal": ["--samples", "3"],
         "is in this process": ["--model", "x"],
         "--lora is for llama.cpp": ["--engine", "torch", "--lora", "adapter.gguf"],
+        "--weights is for a stage": ["--weights", str(tiny_gguf)],
     }
     for said_, options in wrong.items():
         failed = CliRunner().invoke(app, [*common, *options])
         assert failed.exit_code != 0 and said_ in " ".join((failed.output + str(failed.exception)).split())
     address = ["attack", "http://127.0.0.1:9/v1", "--rows", str(file)]
-    for options in ([], ["--model", "x", "--engine", "torch"]):
+    for options in ([], ["--model", "x", "--engine", "torch"], ["--model", "x", "--weights", "y.gguf"]):
         assert CliRunner().invoke(app, [*address, *options]).exit_code != 0
 
 
@@ -233,7 +234,8 @@ def test_the_command_attacks_a_stage_and_its_base_on_the_torch_engine(tmp_path: 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f"{row.model_dump_json()}\n" for row in rows()))
     targets: list[str] = []
-    for given in ([str(base), "--engine", "torch"], [str(stage.path)]):
+    moved = base.rename(tmp_path / base.name)
+    for given in ([str(moved), "--engine", "torch"], [str(stage.path), "--weights", str(moved)]):
         out = tmp_path / f"run-{len(targets)}"
         small = ["--n", "1", "--max-tokens", "8", "--transform", "plain"]
         result = CliRunner().invoke(app, ["attack", *given, "--rows", str(file), "--out", str(out), *small])
@@ -241,6 +243,10 @@ def test_the_command_attacks_a_stage_and_its_base_on_the_torch_engine(tmp_path: 
         assert len(read_records(out)) == 2
         targets.append(json.loads((out / "recipe.json").read_text())["resolved"]["target"])
     assert targets[0] != targets[1]
+    common = ["attack", str(stage.path), "--rows", str(file), "--out", str(tmp_path / "other")]
+    for says, options in {"reads GGUF files": ["--engine", "llama.cpp"], "is missing": []}.items():
+        failed = CliRunner().invoke(app, [*common, *options])
+        assert failed.exit_code != 0 and says in " ".join((failed.output + str(failed.exception)).split())
 
 
 def test_a_rate_has_wilsons_interval() -> None:
