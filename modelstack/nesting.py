@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 
 def is_nested_deeper(value: Any, levels: int) -> bool:
@@ -13,16 +13,8 @@ def is_nested_deeper(value: Any, levels: int) -> bool:
     """
     level = [value]
     for _ in range(levels + 1):
-        inner: list[Any] = []
-        is_last = True
-        for each in level:
-            if isinstance(each, dict):
-                is_last = False
-                inner += cast("dict[Any, Any]", each).values()
-            elif isinstance(each, list):
-                is_last = False
-                inner += cast("list[Any]", each)
-        if is_last:
+        inside = [each for each in level if isinstance(each, dict | list)]
+        if not inside:
             return False
-        level = inner
+        level = [item for each in inside for item in (each.values() if isinstance(each, dict) else each)]
     return True

@@ -60,7 +60,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         ("sft", FULL | {"micro_batches": 1}),
         ("prefer", {"optimizer": OPTIMIZER}),
         ("reinforce", {"optimizer": {"lr": 1e-3, "eps": 1e-3}}),
-        ("reinforce", FULL | {"algorithm": "grpo", "optimizer": {"lr": 0.02, "eps": 1.0}}),
+        # At a rate of 0.1 each step multiplies the rounding of float32 sums, whose order differs by ranks, by ten.
+        ("reinforce", FULL | {"algorithm": "grpo", "optimizer": {"lr": 1e-3, "eps": 1.0}}),
     ],
     ids=["sft", "sft, all weights", "dpo", "dapo", "grpo, all weights"],
 )
@@ -87,8 +88,7 @@ def test_two_processes_equal_one_and_resume_to_the_same_bits(
     for a, b in zip(
         *(read_metrics(folder / "metrics.jsonl").steps for folder in (one.path, two.path)), strict=True
     ):
-        # Ranks add float32 numbers in another order, and each step multiplies the rounding: up to 7e-6 was seen.
-        assert a.losses == pytest.approx(b.losses, rel=1e-5, abs=2e-6)
+        assert a.losses == pytest.approx(b.losses, rel=1e-6, abs=1e-6)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4, abs=1e-6)
     figures = [{each.name: each.value for each in stage.record.evaluation.after} for stage in (one, two)]
     assert figures[0] == pytest.approx(figures[1], abs=1e-5)
