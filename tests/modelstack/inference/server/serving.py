@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,3 +55,11 @@ def served(
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; fail after half a minute."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)

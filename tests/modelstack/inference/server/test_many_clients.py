@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.server.replying import Limits
-from tests.modelstack.inference.server.serving import NAME, Served, served
+from tests.modelstack.inference.server.serving import NAME, Served, served, until
 
 ASK = [{"role": "user", "content": "hello"}]
 PATH, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -31,13 +30,6 @@ def engine(tiny_gguf: Path) -> Iterator[LlamaCppEngine]:
         tiny_gguf, n_threads=1, n_threads_prefill=1, n_cells=16_384, max_conversations=4
     ) as engine:
         yield engine
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def open_replies(found: Served) -> float:
