@@ -11,6 +11,7 @@ from modelstack.architecture.losses import TokenLoss
 from modelstack.posttrain.recipe import TuningFiles, TuningRecipe
 from modelstack.sft.augment import NOTHING, AugmentConfig
 from modelstack.sft.rendering import RenderOptions
+from modelstack.stability.guard import GuardConfig
 
 
 class SftData(TuningFiles, frozen=True, extra="forbid"):
@@ -43,6 +44,17 @@ class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
     """Number of llama.cpp's threads; None: the fastest number, found by measurement."""
 
 
+class SftGuard(GuardConfig, frozen=True, extra="forbid"):
+    """Guard for examples of several kinds.
+
+    When most kinds are learnt, losses lie near 0, and a batch with a rare kind has many times the usual loss and
+    gradient norm. Such batches are what is left to learn, and clipping bounds their updates.
+    """
+
+    min_loss_rise_absolute: float = Field(default=3.0, ge=0)
+    min_norm_rise: float = Field(default=30.0, ge=1)
+
+
 class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """Recipe of a supervised fine-tuning; a step has at most `rows` times `data.row_tokens` tokens."""
 
@@ -51,6 +63,7 @@ class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
     loss: TokenLoss = "cross_entropy"
     """Loss of a token: -log p, or `dft`: -p log p with the factor p held constant."""
     evaluation: SftEvaluation = SftEvaluation()
+    guard: SftGuard = SftGuard()
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:

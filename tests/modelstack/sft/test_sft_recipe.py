@@ -14,8 +14,9 @@ from modelstack.errors import UserError
 from modelstack.posttrain.recipe import TuningSchedule
 from modelstack.posttrain.starting_point import starting_point
 from modelstack.recipe_file import checked_recipe, read_recipe
-from modelstack.sft.recipe import SftData, SftRecipe
+from modelstack.sft.recipe import SftData, SftGuard, SftRecipe
 from modelstack.sft.training_data import read_training_data
+from modelstack.stability.guard import Guard, Verdict
 from modelstack.train.schedules import schedule
 from tests.modelstack.posttrain.toy_stages import sha256, toy_stage
 from tests.modelstack.sft.toy_sft import toy_example, toy_values, write_base, write_data
@@ -140,3 +141,12 @@ def test_a_damaged_stage_is_no_base(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "one" / "adapter")
     with pytest.raises(UserError, match="one differs from its record: adapter/adapter_config.json is missing"):
         starting_point(tmp_path / "one")
+
+
+def test_the_guard_takes_batches_of_a_rare_kind_and_rejects_noise() -> None:
+    guard = Guard(SftGuard())
+    for step in range(100):
+        guard.judge(0.01 + 0.001 * (step % 7), 0.1 + 0.01 * (step % 5))
+    assert guard.judge(1.6, 1.7).verdict is Verdict.GO
+    assert "loss 8.3 is above" in guard.judge(8.3, 1.7).reason
+    assert "gradient norm 40 is above" in guard.judge(1.6, 40.0).reason

@@ -172,8 +172,9 @@ def test_the_figures_count_what_was_refused_and_what_was_written(http: httpx.Cli
     figures: dict[str, str] = {}
 
     def is_counted() -> bool:  # a reply is counted after its last byte was sent
-        lines = http.get("/metrics").text.splitlines()
-        figures.update(line.rsplit(" ", 1) for line in lines if line[0] != "#")
+        for line in http.get("/metrics").text.splitlines():
+            name, _, value = line.rpartition(" ")
+            figures[name] = value
         return 'modelstack_requests_total{path="/v1/completions",status="200"}' in figures
 
     until(is_counted)
